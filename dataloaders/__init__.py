@@ -1,0 +1,1 @@
+"""From annotation files to batches: data sets draw a `Sample`, `collate.Collator` makes a `Batch` of them."""

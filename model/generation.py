@@ -1,0 +1,161 @@
+"""Greedy generation with a key-value cache, keeping the states that the masks are decoded from.
+
+An image is encoded once and the prompt is read once; every further token costs one position. The image tokens'
+states come from reading the prompt, a target's state from the step that wrote its `[SEG]`.
+
+Legend: R rows (answers), T tokens of a prompt, n tokens per target, L+1 hidden states, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import DynamicCache
+
+from dataloaders.batch import Batch
+
+from .outputs import Answer
+from .states import TargetStates
+
+if TYPE_CHECKING:
+    from .grounding import GroundingModel
+
+
+@dataclass
+class WrittenRow:
+    """One answer as it grows.
+
+    token_ids: what was written; seg_indices: index of the first token of each target; targets: the states [n, L+1, D]
+    that predicted it; partial: states of a target that is not complete yet; ended: the end of the answer was written.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    seg_indices: list[int] = field(default_factory=list)
+    targets: list[Tensor] = field(default_factory=list)
+    partial: list[Tensor] = field(default_factory=list)
+    ended: bool = False
+
+    def append(self, token: int, state: Callable[[], Tensor], seg_ids: list[int]) -> None:
+        """Add a token; `state` gives the states [L+1, D] of the position that predicted it."""
+        if token != seg_ids[len(self.partial)]:
+            self.partial = []
+        if token == seg_ids[len(self.partial)]:
+            self.partial.append(state())
+            if len(self.partial) == len(seg_ids):
+                self.seg_indices.append(len(self.token_ids) + 1 - len(seg_ids))
+                self.targets.append(torch.stack(self.partial))
+                self.partial = []
+        self.token_ids.append(token)
+
+
+def generate_answers(
+    model: GroundingModel,
+    batch: Batch,
+    max_new_tokens: int,
+    layer: str | int,
+    on_token: Callable[[int, int], None] | None,
+) -> list[Answer]:
+    """Answers to the prompts of a left-padded batch of plain rows, in row order.
+
+    layer: a checked layer rule; on_token(row, token id) is called as tokens are written.
+    """
+    image_tokens = model.encode_images(batch)
+    embeddings, attention, places = model.embed_rows(batch, image_tokens)
+    rows, unrolled = _write(model, batch, embeddings, attention, max_new_tokens, on_token)
+    images = batch.image_index.tolist()
+    targets = [state for row in rows for state in row.targets]
+    if not targets:
+        return [_answer_without_masks(batch, image, row) for image, row in zip(images, rows, strict=True)]
+    counts = [len(row.targets) for row in rows]
+    row_of_target = torch.tensor([i for i, count in enumerate(counts) for _ in range(count)], device=places.device)
+    offsets = row_of_target.unsqueeze(1) * batch.input_ids.shape[1]
+    states = TargetStates(
+        seg=torch.stack(targets),
+        unrolled=unrolled,
+        image_places=places[row_of_target] + offsets,
+        image=batch.image_index[row_of_target],
+        images=image_tokens,
+        groups=images,
+        counts=counts,
+    )
+    prompt = model.system.prompt(model, states, batch, layer)
+    masks = model.masks(batch, states, prompt)
+    layers = prompt.layers.split(counts)
+    return [
+        Answer(
+            token_ids=row.token_ids,
+            seg_indices=row.seg_indices,
+            mask_logits=masks[index],
+            layers=layers[index].tolist(),
+            similarity_maps=None if prompt.maps is None else prompt.maps[index],
+            mask_scores=mask_scores(masks[index]),
+        )
+        for index, row in enumerate(rows)
+    ]
+
+
+def mask_scores(logits: Tensor) -> list[float]:
+    """Mean probability of the predicted foreground of each mask [n, H, W] (PixelLM's mask score)."""
+    inside = logits > 0
+    total = (logits.sigmoid() * inside).sum(dim=(1, 2))
+    return (total / (inside.sum(dim=(1, 2)) + 1e-6)).tolist()
+
+
+def _write(
+    model: GroundingModel,
+    batch: Batch,
+    embeddings: Tensor,
+    attention: Tensor,
+    max_new_tokens: int,
+    on_token: Callable[[int, int], None] | None,
+) -> tuple[list[WrittenRow], tuple[Tensor, ...]]:
+    """Write until every row has ended: the rows, and the L+1 hidden states [R, T, D] of the prompts."""
+    language_model = model.language_model
+    seg_ids = list(model.config.seg_token_ids)
+    cache = DynamicCache(config=language_model.config)
+    rows = [WrittenRow() for _ in range(batch.input_ids.shape[0])]
+    seen = attention[:, :, -1:]  # what the last token of a prompt sees, later tokens see too
+    positions = batch.position_ids
+    unrolled = states = None
+    for _ in range(max_new_tokens):
+        states = language_model(
+            inputs_embeds=embeddings,
+            attention_mask=attention,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            output_hidden_states=True,
+        ).hidden_states
+        unrolled = states if unrolled is None else unrolled
+        ids = model.lm_head(states[-1][:, -1]).argmax(dim=-1)
+        for index, token in enumerate(ids.tolist()):
+            row = rows[index]
+            row.ended = row.ended or token == model.config.text_config.eos_token_id
+            if not row.ended:
+                row.append(token, lambda i=index, s=states: torch.stack([layer[i, -1] for layer in s]), seg_ids)
+                if on_token is not None:
+                    on_token(index, token)
+        if all(row.ended for row in rows):
+            break
+        embeddings = language_model.embed_tokens(ids.unsqueeze(1))
+        seen = F.pad(seen, (0, 1), value=True)
+        attention = seen
+        positions = positions[:, -1:] + 1
+    return rows, unrolled
+
+
+def _answer_without_masks(batch: Batch, image: int, row: WrittenRow) -> Answer:
+    empty = torch.zeros((0, *batch.original_sizes[image]), device=batch.input_ids.device)
+    return Answer(
+        token_ids=row.token_ids,
+        seg_indices=[],
+        mask_logits=empty,
+        layers=[],
+        similarity_maps=None,
+        mask_scores=[],
+    )

@@ -1,0 +1,250 @@
+"""The shared skeleton of all systems: images and text -> hidden states -> prompts -> masks and losses.
+
+Legend: I images, R rows, T tokens, P image tokens, S targets, n tokens per target, D width, C prompt width,
+H W original size of an image.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPVisionModel, LlamaModel, PreTrainedModel, SamModel
+
+from dataloaders.batch import Batch
+from utils.errors import UserError
+
+from .backbone import (
+    ImageTokens,
+    build_projector,
+    encode_images,
+    row_attention,
+    row_embeddings,
+    separate_projector,
+    unroll,
+)
+from .config import GroundingConfig
+from .generation import generate_answers
+from .losses import mask_bce, mask_dice, token_loss
+from .outputs import Answer, GroundingOutput, LossWeights, Segmentation
+from .states import TargetStates, gather_states
+from .systems import build_system
+from .systems.base import Prompt
+
+
+class GroundingModel(PreTrainedModel):
+    """CLIP, projector, LLaMA and SAM with the projection of `[SEG]` states to prompts, and what the system adds.
+
+    `loss_weights` weighs the terms of the training loss; the training script sets it.
+    """
+
+    config_class = GroundingConfig
+    base_model_prefix = "grounding"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _no_split_modules = ["LlamaDecoderLayer", "CLIPEncoderLayer", "SamVisionLayer"]
+
+    def __init__(self, config: GroundingConfig):
+        super().__init__(config)
+        vision_config = copy.deepcopy(config.vision_config)
+        vision_config.image_size = config.clip_image_size
+        width = config.text_config.hidden_size
+        self.vision_tower = CLIPVisionModel(vision_config)
+        if config.separate_mm_projector:
+            hidden = width * config.mm_projector_hidden_dim
+            self.mm_projector = separate_projector(vision_config.hidden_size, hidden, width)
+            self.out_mm_projector = separate_projector(vision_config.hidden_size, hidden, config.clip_feature_width)
+        else:
+            self.mm_projector = build_projector(config.mm_projector_type, vision_config.hidden_size, width)
+        self.language_model = LlamaModel(copy.deepcopy(config.text_config))
+        self.lm_head = nn.Linear(width, config.text_config.vocab_size, bias=False)
+        self.text_hidden_fcs = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.out_dim), nn.Dropout(0.0)
+        )
+        self.system = build_system(config)
+        if self.system.uses_sam:
+            self.sam = SamModel(copy.deepcopy(config.sam_config))
+        for name, module in self.system.modules().items():
+            self.add_module(name, module)
+        self.loss_weights = LossWeights()
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.language_model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.language_model.embed_tokens = value
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        self.lm_head = value
+
+    def forward(self, batch: Batch, layer_choice: Tensor | None = None) -> GroundingOutput:
+        """Losses of one micro-batch with given answers; `layer_choice` int64 [S] replaces the policy's sampling."""
+        images = self.encode_images(batch)
+        unrolled, places = self.read(batch, images)
+        logits = self.lm_head(unrolled[-1].flatten(0, 1)[batch.label_positions])
+        ce_loss = self.loss_weights.ce * token_loss(logits, batch.label_ids)
+
+        # Without a target a stand-in takes part with weight zero: every parameter then has a gradient on every
+        # process, and collectives match.
+        present = batch.seg_positions.shape[0] > 0
+        if not present:
+            batch = _with_stand_in(batch, self.config.tokens_per_target)
+        states = self.target_states(batch, images, unrolled, places)
+        prompt = self.system.prompt(self, states, batch, "sample", layer_choice)
+        low_res = self.system.decode(self, batch, states, prompt)
+
+        own = self.system.own_losses(self, prompt, states, batch, present)
+        bce, dice = self._mask_losses(batch, states, low_res)
+        if own is not None:
+            bce, dice = bce + own.mask_bce, dice + own.mask_dice
+        scale = float(present) / (len(bce) + 1e-8)
+        losses = {
+            "ce_loss": ce_loss,
+            "mask_bce_loss": self.loss_weights.bce * scale * bce.sum(),
+            "mask_dice_loss": self.loss_weights.dice * scale * dice.sum(),
+        }
+        losses["mask_loss"] = losses["mask_bce_loss"] + losses["mask_dice_loss"]
+        loss = ce_loss + losses["mask_loss"]
+        statistics = {}
+        if own is not None and own.policy is not None:
+            losses["policy_loss"] = own.policy * float(present)
+            loss = loss + self.loss_weights.policy * losses["policy_loss"]
+            statistics = own.statistics
+        losses["loss"] = loss
+        return GroundingOutput(
+            loss=loss,
+            losses=losses,
+            statistics=statistics,
+            low_res_masks=low_res,
+            pred_embeddings=prompt.text,
+            similarity_maps=prompt.maps,
+        )
+
+    @torch.no_grad()
+    def segment(self, batch: Batch, layer: str | int | None = None) -> list[Segmentation]:
+        """Masks for the `[SEG]` of given answers, one result per image; see `Segmentation`."""
+        layer = self.layer_rule(layer)
+        images = self.encode_images(batch)
+        unrolled, places = self.read(batch, images)
+        decisions = self._decisions(batch, unrolled[-1])
+        if batch.seg_positions.shape[0] == 0:
+            return [_nothing(batch, image, decided) for image, decided in enumerate(decisions)]
+        states = self.target_states(batch, images, unrolled, places)
+        prompt = self.system.prompt(self, states, batch, layer)
+        masks = self.masks(batch, states, prompt)
+        layers = prompt.layers.split(states.counts)
+        maps = prompt.maps or [None] * len(masks)
+        return [
+            Segmentation(mask_logits=logits, decisions=decided, layers=chosen.tolist(), similarity_maps=each)
+            for logits, decided, chosen, each in zip(masks, decisions, layers, maps, strict=True)
+        ]
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, max_new_tokens: int = 128, layer=None, on_token=None) -> list[Answer]:
+        """Write an answer to each row's prompt (greedily) and decode its masks; see `generation.py`."""
+        return generate_answers(self, batch, max_new_tokens, self.layer_rule(layer), on_token)
+
+    def layer_rule(self, layer: str | int | None) -> str | int:
+        """The layer rule to use outside training, checked: None is the checkpoint's own."""
+        if layer is None:
+            return self.system.default_layer()
+        if layer in ("last", "greedy", "sample"):
+            if layer != "last" and not self.system.uses_policy:
+                raise UserError(f'layer "{layer}": {self.config.system} has no policy; use "last"')
+            return layer
+        index = int(layer)
+        if not 0 <= index < self.config.num_layers:
+            raise UserError(f"layer {index} is outside 0..{self.config.num_layers - 1}")
+        if not self.system.uses_policy:
+            raise UserError(f"layer {index}: {self.config.system} always uses the last layer")
+        return index
+
+    def encode_images(self, batch: Batch) -> ImageTokens:
+        """CLIP and the projector, once per image of the batch."""
+        return encode_images(
+            self.vision_tower,
+            self.mm_projector,
+            batch.clip_images,
+            batch.clip_sizes,
+            padded=self.config.pad_train_clip_images,
+            grid=self.config.image_grid,
+            select_layer=self.config.mm_vision_select_layer,
+            extra_depths=self.system.clip_depths(),
+        )
+
+    def embed_rows(self, batch: Batch, images: ImageTokens) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings [R, T, D] with the image tokens in, who sees whom [R, 1, T, T], their places [R, P]."""
+        tokens = images.tokens[batch.image_index]
+        places = batch.image_start[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+        visible = None if images.visible is None else images.visible[batch.image_index]
+        embeddings = row_embeddings(self.language_model.embed_tokens, batch.input_ids, places, tokens)
+        return embeddings, row_attention(batch.branches, places, visible), places
+
+    def read(self, batch: Batch, images: ImageTokens) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The L+1 hidden states [R, T, D] of all rows, and the places [R, P] of their image tokens."""
+        embeddings, attention, places = self.embed_rows(batch, images)
+        return unroll(self.language_model, embeddings, attention, batch.position_ids), places
+
+    def target_states(
+        self, batch: Batch, images: ImageTokens, unrolled: tuple[Tensor, ...], places: Tensor
+    ) -> TargetStates:
+        """The states of the `[SEG]` targets of given answers, grouped by image."""
+        length = batch.input_ids.shape[1]
+        rows = batch.seg_positions[:, 0] // length
+        return TargetStates(
+            seg=gather_states(unrolled, batch.seg_positions),
+            unrolled=unrolled,
+            image_places=places[rows] + rows.unsqueeze(1) * length,
+            image=batch.seg_image,
+            images=images,
+            groups=list(range(len(batch.masks))),
+            counts=[len(masks) for masks in batch.masks],
+        )
+
+    def masks(self, batch: Batch, states: TargetStates, prompt: Prompt) -> list[Tensor]:
+        """Mask logits float32 [m, H, W] at original size, for each group of targets."""
+        return self.system.upscale(self, batch, states, self.system.decode(self, batch, states, prompt))
+
+    def _mask_losses(self, batch: Batch, states: TargetStates, low_res: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """BCE and Dice of every mask, [S] each."""
+        bce, dice = [], []
+        masks = self.system.upscale(self, batch, states, low_res)
+        for logits, truth, ignore in zip(masks, batch.masks, batch.ignore, strict=True):
+            if len(logits):
+                bce.append(mask_bce(logits, truth, ignore))
+                dice.append(mask_dice(logits, truth, ignore))
+        return torch.cat(bce), torch.cat(dice)
+
+    def _decisions(self, batch: Batch, last: Tensor) -> list[list[bool]]:
+        """For every image and target, in written order: would the model have written `[SEG]` there?
+
+        Where `[SEG]` is given anything else counts as a rejection, where `[REJ]` is given anything else as acceptance
+        (the reference's rule).
+        """
+        flat = last.flatten(0, 1)
+        firsts = [batch.seg_positions[:, 0], batch.rej_positions[:, 0]]
+        written = [self.lm_head(flat[first]).argmax(dim=-1) for first in firsts]
+        accepted = iter((written[0] == self.config.seg_token_ids[0]).tolist() if len(firsts[0]) else [])
+        rejected = iter((written[1] == self.config.rej_token_ids[0]).tolist() if len(firsts[1]) else [])
+        return [[next(accepted) if is_seg else not next(rejected) for is_seg in kinds] for kinds in batch.target_is_seg]
+
+
+def _with_stand_in(batch: Batch, tokens_per_target: int) -> Batch:
+    """The batch with one empty target at the first token of the first row."""
+    stand_in = copy.copy(batch)
+    zeros = torch.zeros(1, dtype=torch.int64, device=batch.input_ids.device)
+    stand_in.seg_positions = zeros.unsqueeze(1).expand(1, tokens_per_target)
+    stand_in.seg_image = zeros
+    mask = torch.zeros((1, *batch.original_sizes[0]), dtype=torch.bool, device=zeros.device)
+    stand_in.masks = [mask, *batch.masks[1:]]
+    return stand_in
+
+
+def _nothing(batch: Batch, image: int, decisions: list[bool]) -> Segmentation:
+    """The result for an image whose answers name no `[SEG]`."""
+    empty = torch.zeros((0, *batch.original_sizes[image]), device=batch.input_ids.device)
+    return Segmentation(mask_logits=empty, decisions=decisions, layers=[], similarity_maps=None)

@@ -1,0 +1,70 @@
+"""What the model returns. Legend: S targets, m targets of one image, n targets of one answer, H W pixels."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass
+class LossWeights:
+    """Weights of the terms in the total loss (`training.md` of the reference: 1, 2, 0.5 or 4, 0.4)."""
+
+    ce: float = 1.0
+    bce: float = 2.0
+    dice: float = 0.5
+    policy: float = 0.4
+
+
+@dataclass
+class GroundingOutput:
+    """One training forward.
+
+    loss: scalar, the weighted total.
+    losses: scalars by name: loss, ce_loss, mask_bce_loss, mask_dice_loss, mask_loss (weighted, the similarity terms
+        included) and policy_loss (unweighted) where a policy acts.
+    statistics: detached tensors by name: policy/entropy, policy/reward, policy/baseline, policy/advantage (scalars)
+        and policy/layers (float [L+1], how often each layer was chosen).
+    low_res_masks: the decoder's logits [S, h, w] per scale; pred_embeddings [S, K, C]: the text prompts.
+    similarity_maps: per image [m, H, W] in [0, 1], or None.
+    """
+
+    loss: Tensor
+    losses: dict[str, Tensor]
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+    low_res_masks: list[Tensor] | None = None
+    pred_embeddings: Tensor | None = None
+    similarity_maps: list[Tensor] | None = None
+
+
+@dataclass
+class Segmentation:
+    """The teacher-forced result for one image.
+
+    mask_logits float32 [m, H, W]: one per `[SEG]` of the given answers, at the image's original size.
+    decisions: for every target in written order, True where the model itself would have written `[SEG]`.
+    layers: the hidden state that each similarity map came from (the last one for systems without a choice).
+    similarity_maps: [m, H, W] in [0, 1], or None for systems without one.
+    """
+
+    mask_logits: Tensor
+    decisions: list[bool]
+    layers: list[int]
+    similarity_maps: Tensor | None
+
+
+@dataclass
+class Answer:
+    """What the model wrote for one prompt, and the masks of its `[SEG]`.
+
+    token_ids: generated ids without the end-of-sentence token.
+    seg_indices: for every target the index into `token_ids` of its first token.
+    mask_logits float32 [n, H, W]; masks are `mask_logits > 0`.
+    layers [n]; similarity_maps [n, H, W] or None; mask_scores [n]: mean foreground probability of each mask.
+    """
+
+    token_ids: list[int]
+    seg_indices: list[int]
+    mask_logits: Tensor
+    layers: list[int]
+    similarity_maps: Tensor | None
+    mask_scores: list[float]

@@ -1,0 +1,117 @@
+"""PixelLM (Ren et al., CVPR 2024): a code book of tokens per target and a light-weight decoder on CLIP features.
+
+Tokens: `seg_token_num` × `image_feature_scale_num` per target. States: the last; the tokens of a scale are fused by
+weights. Prompt: one token per scale. With `vision_tower_for_mask` the masks come from CLIP features at several
+scales, without it from SAM. Own losses: none.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import SamConfig, SamPromptEncoderConfig, SamVisionConfig
+from transformers.models.sam.modeling_sam import SamPromptEncoder
+
+from ..multiscale_decoder import FeatureNeck, MultiScaleDecoder
+from .base import Prompt, System
+
+OUTSIDE_LOGIT = -20.0
+
+
+class SegFusion(nn.Module):
+    """Weights of the tokens of a scale, and of the scales; constant unless they are made trainable.
+
+    The token weights start at 1/(tokens · scales), as in the reference, so a "mean" of tokens is scaled by 1/scales.
+    """
+
+    def __init__(self, tokens: int, scales: int):
+        super().__init__()
+        self.token_weights = nn.Parameter(torch.full((tokens,), 1.0 / (tokens * scales)), requires_grad=False)
+        self.scale_weights = nn.Parameter(torch.full((scales,), 1.0 / scales), requires_grad=False)
+
+
+class PixelLM(System):
+    @property
+    def decodes_from_clip(self):
+        return self.config.vision_tower_for_mask
+
+    @property
+    def uses_sam(self):
+        return not self.decodes_from_clip
+
+    def clip_depths(self):
+        """A CLIP state per scale: 2 and 11 from the end for a deep tower (the reference), earlier ones as far as there
+        are layers."""
+        if not self.decodes_from_clip:
+            return ()
+        last = self.config.vision_config.num_hidden_layers - 1
+        return tuple(max(1, last - 9 * scale) for scale in range(self.config.image_feature_scale_num))
+
+    def modules(self):
+        config = self.config
+        modules = {"fusion": SegFusion(config.seg_token_num, config.image_feature_scale_num)}
+        if self.decodes_from_clip:
+            width, side = config.out_dim, config.clip_image_size
+            settings = SamConfig(
+                vision_config=SamVisionConfig(num_pos_feats=width // 2, scale=1.0),
+                prompt_encoder_config=SamPromptEncoderConfig(
+                    hidden_size=width, image_size=side, patch_size=config.vision_config.patch_size
+                ),
+            )
+            modules["prompt_encoder"] = SamPromptEncoder(settings)
+            modules["image_feature_neck"] = FeatureNeck(config.clip_feature_width, width)
+            modules["mask_decoder"] = MultiScaleDecoder(width, config.image_feature_scale_num)
+        return modules
+
+    def prompt(self, model, states, batch, layer, layer_choice=None):
+        config = self.config
+        embeddings = model.text_hidden_fcs(states.last)  # [S, n, C]
+        codes = embeddings.unflatten(1, (config.image_feature_scale_num, config.seg_token_num))
+        if config.seg_token_num == 1:
+            text = codes[:, :, 0]
+        else:
+            text = torch.einsum("skmc,m->skc", codes, model.fusion.token_weights.to(codes.dtype))
+        layers = torch.full_like(states.image, states.seg.shape[2] - 1)
+        return Prompt(text=text, sparse=text, dense=None, layers=layers)
+
+    def decode(self, model, batch, states, prompt):
+        if not self.decodes_from_clip:
+            return super().decode(model, batch, states, prompt)
+        projector = model.out_mm_projector if self.config.separate_mm_projector else model.mm_projector
+        grid = round(states.images.clip_states[1].shape[1] ** 0.5)
+        features = []
+        for clip_states in states.images.clip_states[1:]:
+            square = projector(clip_states).transpose(1, 2).unflatten(2, (grid, grid))
+            features.append(model.image_feature_neck(square)[states.image])
+        line = (torch.arange(grid, device=states.image.device, dtype=torch.float32) + 0.5) / grid
+        y, x = torch.meshgrid(line, line, indexing="ij")
+        positions = model.prompt_encoder.shared_embedding(torch.stack([x, y], dim=-1)).permute(2, 0, 1).unsqueeze(0)
+        no_mask = model.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+        return model.mask_decoder(features, prompt.text, positions, no_mask)
+
+    def upscale(self, model, batch, states, low_res):
+        if not self.decodes_from_clip:
+            return super().upscale(model, batch, states, low_res)
+        largest = low_res[-1].shape[-2:]
+        fused = 0.0
+        for weight, masks in zip(model.fusion.scale_weights, low_res, strict=True):
+            masks = F.interpolate(masks.unsqueeze(1), largest, mode="bilinear", align_corners=False)
+            fused = fused + weight.to(masks.dtype) * masks
+        return [
+            self._at_original_size(group.float(), batch.clip_sizes[image], batch.original_sizes[image])
+            for group, image in zip(fused.split(states.counts), states.groups, strict=True)
+        ]
+
+    def _at_original_size(self, masks, clip_size, size):
+        """Logits [m, 1, h, w] over CLIP's square -> [m, H, W]; outside a centre crop nothing is predicted."""
+        if len(masks) == 0:
+            return masks.new_zeros((0, *size))
+        if self.config.pad_train_clip_images:
+            side = max(clip_size)
+            masks = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)
+            masks = masks[..., : clip_size[0], : clip_size[1]]
+            return F.interpolate(masks, size, mode="bilinear", align_corners=False).squeeze(1)
+        side = min(size)
+        top, left = (size[0] - side) // 2, (size[1] - side) // 2
+        masks = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False).squeeze(1)
+        padding = (left, size[1] - side - left, top, size[0] - side - top)
+        return F.pad(masks, padding, value=OUTSIDE_LOGIT)

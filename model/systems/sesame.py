@@ -1,0 +1,10 @@
+"""SESAME (Wu et al., CVPR 2024): LISA's architecture; an absent object is denied or corrected in words.
+
+Tokens: `[SEG]`; its absence from the answer means that the object is absent. The difference to LISA is in the data.
+"""
+
+from .lisa import LISA
+
+
+class SESAME(LISA):
+    pass

@@ -1,0 +1,27 @@
+"""Errors that a user can mend, and how an entry point reports them."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+
+class UserError(Exception):
+    """Something outside the program is wrong; the message says what, where, and what to do about it."""
+
+
+def run_main(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
+    """Run an entry point and exit with its status: 0, 2 for a `UserError` or a file that cannot be read.
+
+    With `--debug` among the arguments the traceback is shown as well.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = main(arguments) or 0
+    except (UserError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        if "--debug" in arguments:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)
