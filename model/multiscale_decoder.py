@@ -16,6 +16,8 @@ from transformers.models.sam.modeling_sam import (
     SamTwoWayTransformer,
 )
 
+from .sam import DECODER_LAYER_NORM_EPS
+
 MASK_TOKENS = 4
 
 
@@ -36,7 +38,7 @@ class MultiScaleDecoder(nn.Module):
 
     def __init__(self, width: int, scales: int):
         super().__init__()
-        config = SamMaskDecoderConfig(hidden_size=width)
+        config = SamMaskDecoderConfig(hidden_size=width, layer_norm_eps=DECODER_LAYER_NORM_EPS)
         config._attn_implementation = "sdpa"
         first = SamTwoWayTransformer(config)
         self.transformer = nn.ModuleList([first, *(copy.deepcopy(first) for _ in range(scales - 1))])

@@ -73,7 +73,7 @@ class LayerPolicy(nn.Module):
         rewards = rewards.detach()
         value_loss = rewards.new_zeros(())
         if self.baseline == "critic":
-            mean_probabilities = sample.log_probabilities.exp().mean(dim=0)
+            mean_probabilities = sample.log_probabilities.exp().mean(dim=0).detach()
             value = self.critic(mean_probabilities.to(self.critic[0].weight.dtype)).float().squeeze()
             value_loss = self.beta * (value - rewards).square().mean()
             value = value.detach()

@@ -11,6 +11,11 @@ from transformers import SamModel
 from .pixels import normalize_padded
 
 
+# The original's two-way transformer has PyTorch's default; transformers' configuration defaults to 1e-6, which moves
+# logits by some 1e-3. Whoever builds a SamConfig for published weights sets it.
+DECODER_LAYER_NORM_EPS = 1e-5
+
+
 def mask_prompt_side(sam: SamModel) -> int:
     """Side of the square that a mask prompt (and a low-resolution mask) fills: four times the embedding grid."""
     return 4 * sam.config.prompt_encoder_config.image_embedding_size

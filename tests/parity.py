@@ -16,6 +16,7 @@ from model.checkpoints.loading import load_reference_state_dict
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
 from model.outputs import LossWeights
+from model.sam import DECODER_LAYER_NORM_EPS
 
 IMAGE_TOKEN = -200
 IGNORE = -100
@@ -48,10 +49,11 @@ class ParityCase:
     def config(self) -> GroundingConfig:
         meta = self.meta
         arguments = dict(meta["model_args"])
-        for handled in ("num_layers", "strategy", "seg_token_idx"):
+        seg = arguments.pop("seg_token_idx", meta["seg_token_id"])
+        for handled in ("num_layers", "strategy"):
             arguments.pop(handled, None)
-        seg = meta["seg_token_id"]
         rej = meta["rej_token_id"]
+        seg_ids = seg if isinstance(seg, list) else [seg]
         sam = meta["sam"]
         embedding = meta["image_size"] // 16
         width = sam["encoder_embed_dim"]
@@ -68,11 +70,12 @@ class ParityCase:
                     "image_size": meta["image_size"],
                     "layer_norm_eps": 1e-6,
                 },
+                "mask_decoder_config": {"layer_norm_eps": DECODER_LAYER_NORM_EPS},
                 "prompt_encoder_config": {"image_size": meta["image_size"], "image_embedding_size": embedding},
             },
             system=meta["system"],
-            seg_token_ids=seg if isinstance(seg, list) else [seg],
-            rej_token_ids=rej if isinstance(rej, list) else [rej],
+            seg_token_ids=seg_ids,
+            rej_token_ids=rej if isinstance(rej, list) else [rej] * len(seg_ids),
             im_start_id=meta["im_start_id"],
             im_end_id=meta["im_end_id"],
             map_geometry="reference",

@@ -14,6 +14,7 @@ from transformers.models.sam.modeling_sam import SamPromptEncoder
 from ..multiscale_decoder import FeatureNeck, MultiScaleDecoder
 from .base import Prompt, System
 
+FUSED_SIDE = 128  # masks of all scales are fused at this side, whatever their own (a constant of the reference)
 OUTSIDE_LOGIT = -20.0
 
 
@@ -91,10 +92,10 @@ class PixelLM(System):
     def upscale(self, model, batch, states, low_res):
         if not self.decodes_from_clip:
             return super().upscale(model, batch, states, low_res)
-        largest = low_res[-1].shape[-2:]
+        side = (FUSED_SIDE, FUSED_SIDE)
         fused = 0.0
         for weight, masks in zip(model.fusion.scale_weights, low_res, strict=True):
-            masks = F.interpolate(masks.unsqueeze(1), largest, mode="bilinear", align_corners=False)
+            masks = F.interpolate(masks.unsqueeze(1), side, mode="bilinear", align_corners=False)
             fused = fused + weight.to(masks.dtype) * masks
         return [
             self._at_original_size(group.float(), batch.clip_sizes[image], batch.original_sizes[image])

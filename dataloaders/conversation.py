@@ -1,0 +1,66 @@
+"""The prompt text of a conversation: LLaVA's "v1" chat format, the one the six systems were trained with.
+
+    {system} USER: <im_start><image><im_end>\\n{question} ASSISTANT: {answer}</s>USER: {question} ASSISTANT: …
+
+The image stands before the first question. An answer of None leaves the text at `ASSISTANT:`, for the model to go on.
+The text comes in pieces, because everything up to the image is the same for all conversations about it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dataloaders.sample import Turn
+
+SYSTEM_TEXT = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
+IMAGE_PLACEHOLDER = "<image>"
+IM_START = "<im_start>"
+IM_END = "<im_end>"
+END_OF_ANSWER = "</s>"
+
+
+@dataclass(frozen=True)
+class TurnText:
+    """One turn as text: `asked` ends in "ASSISTANT:"; `answered` is the answer up to its `</s>`, empty for None."""
+
+    asked: str
+    answered: str
+
+
+@dataclass(frozen=True)
+class ConversationText:
+    """`prefix` is what precedes the image; the first of `turns` begins right after it."""
+
+    prefix: str
+    turns: tuple[TurnText, ...]
+
+    def __str__(self) -> str:
+        return self.prefix + IMAGE_PLACEHOLDER + "".join(turn.asked + turn.answered for turn in self.turns)
+
+
+def conversation_text(turns: Sequence[Turn], *, wrap_image: bool = True) -> ConversationText:
+    """The text of a conversation about one image.
+
+    wrap_image: write `<im_start>` and `<im_end>` around the image (all systems here do).
+
+    A placeholder inside a question is taken out: a conversation shows its image once, and it is put there.
+    """
+    if not turns:
+        raise ValueError("a conversation has at least one turn")
+    if any(not turn.answer for turn in turns[:-1]):
+        raise ValueError("only the last answer of a conversation may be left open")
+    before, after = (IM_START, IM_END) if wrap_image else ("", "")
+    texts = []
+    for index, turn in enumerate(turns):
+        opening = f"{after}\n" if index == 0 else "USER: "
+        question = turn.question.replace(IMAGE_PLACEHOLDER, "")
+        answered = f" {turn.answer}{END_OF_ANSWER}" if turn.answer else ""
+        texts.append(TurnText(f"{opening}{question} ASSISTANT:", answered))
+    return ConversationText(f"{SYSTEM_TEXT} USER: {before}", tuple(texts))
+
+
+def prompt_text(turns: Sequence[Turn], *, wrap_image: bool = True) -> str:
+    """The whole prompt in one string, with `<image>` where the image goes."""
+    return str(conversation_text(turns, wrap_image=wrap_image))

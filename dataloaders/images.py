@@ -1,0 +1,74 @@
+"""Reading pictures: one way for all data sets, for evaluation and for the demos."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from utils.errors import UserError
+
+MAX_PIXELS = 256 * 1024 * 1024
+MAX_ASPECT = 100  # the short side fills the CLIP square, so a sliver would grow without bound
+
+
+def read_image(path: str | Path, *, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The picture as uint8 RGB [H, W, 3], upright as its EXIF orientation says.
+
+    size: (height, width) of the frame that the annotations are drawn in, where they tell it. A picture that has this
+        size only without its EXIF rotation is left unrotated, since that is what was annotated; any other size is an
+        error.
+    """
+    path = Path(path)
+    image = _open(path)
+    if size is not None and size != (image.height, image.width):
+        raw = _open(path, upright=False)
+        if size != (raw.height, raw.width):
+            raise UserError(
+                f"{path} is {image.height} high and {image.width} wide, but its annotations are for "
+                f"{size[0]} × {size[1]}. Image and annotation file do not belong together; fetch both anew."
+            )
+        image = raw
+    return np.asarray(_to_rgb(image))
+
+
+def check_image(rgb: np.ndarray, source: str = "the image") -> None:
+    """Refuse an array that is not a picture of usable shape: uint8 RGB, not empty, not a sliver."""
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+        raise UserError(f"{source} should be uint8 RGB [H, W, 3], it is {rgb.dtype} {list(rgb.shape)}")
+    _check_size(rgb.shape[0], rgb.shape[1], source)
+
+
+def _check_size(height: int, width: int, source: str) -> None:
+    if height < 1 or width < 1:
+        raise UserError(f"{source} is empty ({height} × {width} pixels)")
+    if height * width > MAX_PIXELS:
+        raise UserError(f"{source} has {height} × {width} pixels, more than {MAX_PIXELS}; make it smaller first")
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise UserError(f"{source} is a strip of {height} × {width} pixels; crop it to less than {MAX_ASPECT} : 1")
+
+
+def _open(path: Path, *, upright: bool = True) -> Image.Image:
+    """Open, check and decode; every way in which a file can be bad becomes a `UserError` that names it."""
+    try:
+        with Image.open(path) as image:
+            _check_size(image.height, image.width, str(path))
+            image.load()
+            return ImageOps.exif_transpose(image) if upright else image.copy()
+    except FileNotFoundError as error:
+        raise UserError(f"image {path} is missing; see dataloaders/README.md for where images go") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder, not an image") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path} is not an image that Pillow can read; fetch it anew") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} is too large: {error}") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise UserError(f"image {path} is damaged ({error}); fetch it anew") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB with 8 bits; 16-bit greys are scaled, where Pillow's own conversion would clip them."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray((np.minimum(values, 65535) >> 8).astype(np.uint8))
+    return image.convert("RGB")

@@ -1,0 +1,137 @@
+"""Images and text as a model takes them: sizes and layout come from its configuration, all images stay uint8.
+
+Normalisation, and zeroing the padding after it, happens on the device.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dataloaders.images import check_image
+from dataloaders.tokenization import GroundingTokenizer, collapse_targets
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from model.config import GroundingConfig
+
+SETTINGS_FILE = "preprocessor_config.json"
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """What the processor must know of a model.
+
+    sam_image_size: side of SAM's square.
+    clip_image_size: side of CLIP's square.
+    num_image_tokens: P, image tokens of the LLM.
+    pad_clip_images: CLIP sees the whole image, padded, instead of its centre crop.
+    """
+
+    sam_image_size: int
+    clip_image_size: int
+    num_image_tokens: int
+    pad_clip_images: bool = False
+
+    @classmethod
+    def from_config(cls, config: "GroundingConfig") -> "ImageSettings":
+        return cls(
+            sam_image_size=config.sam_config.vision_config.image_size,
+            clip_image_size=config.clip_image_size,
+            num_image_tokens=config.num_image_tokens,
+            pad_clip_images=config.pad_train_clip_images,
+        )
+
+
+class GroundingProcessor:
+    """Tokenizer and image sizes of one model.
+
+    config: the model's configuration, or the settings alone.
+    """
+
+    def __init__(self, config: "GroundingConfig | ImageSettings", tokenizer: GroundingTokenizer):
+        self.settings = config if isinstance(config, ImageSettings) else ImageSettings.from_config(config)
+        self.tokenizer = tokenizer
+
+    @property
+    def num_image_tokens(self) -> int:
+        return self.settings.num_image_tokens
+
+    def sam_image(self, rgb: np.ndarray) -> tuple[Tensor, tuple[int, int]]:
+        """The longest side fills SAM's square; zeros fill it up at the right and the bottom.
+
+        rgb uint8 [H, W, 3] → uint8 [3, S, S], and (height, width) of the part that is image.
+        """
+        return _fit_and_pad(rgb, self.settings.sam_image_size)
+
+    def clip_image(self, rgb: np.ndarray) -> tuple[Tensor, tuple[int, int]]:
+        """The centre crop that CLIP was trained on, or the whole image padded, as the model was trained.
+
+        rgb uint8 [H, W, 3] → uint8 [3, C, C], and (height, width) of the part that is image.
+        """
+        if self.settings.pad_clip_images:
+            return _fit_and_pad(rgb, self.settings.clip_image_size)
+        return _fill_and_crop(rgb, self.settings.clip_image_size)
+
+    def decode(self, ids) -> str:
+        """What a model wrote, with `[SEG]` and `[REJ]` once per target."""
+        return collapse_targets(self.tokenizer.decode(ids), self.tokenizer.tokens_per_target)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> "GroundingProcessor":
+        """Read what `save_pretrained` wrote."""
+        path = Path(directory) / SETTINGS_FILE
+        if not path.is_file():
+            raise UserError(f"{directory} has no {SETTINGS_FILE}; it is not a directory that this program saved")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            settings = ImageSettings(**{name: values[name] for name in ImageSettings.__dataclass_fields__})
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} does not hold the settings of a grounding model ({error!r})") from error
+        return cls(settings, GroundingTokenizer.from_directory(directory))
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write the tokenizer's files and `preprocessor_config.json`."""
+        directory = Path(directory)
+        self.tokenizer.save(directory)
+        values = {"processor_class": type(self).__name__, **asdict(self.settings)}
+        (directory / SETTINGS_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def fitted_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """(height, width) after scaling the longest side to `side`, rounded half up, at least one pixel."""
+    scale = side / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def _fit_and_pad(rgb: np.ndarray, side: int) -> tuple[Tensor, tuple[int, int]]:
+    """Bilinear to the longest side, zeros at the right and the bottom."""
+    check_image(rgb)
+    height, width = fitted_size(rgb.shape[0], rgb.shape[1], side)
+    square = torch.zeros(3, side, side, dtype=torch.uint8)
+    square[:, :height, :width] = _resized(rgb, height, width, Image.Resampling.BILINEAR)
+    return square, (height, width)
+
+
+def _fill_and_crop(rgb: np.ndarray, side: int) -> tuple[Tensor, tuple[int, int]]:
+    """Bicubic to the shortest side, then the centre: the pixels of transformers' `CLIPImageProcessorPil`."""
+    check_image(rgb)
+    height, width = rgb.shape[:2]
+    if width <= height:
+        height, width = int(side * height / width), side
+    else:
+        height, width = side, int(side * width / height)
+    top, left = (height - side) // 2, (width - side) // 2
+    resized = _resized(rgb, height, width, Image.Resampling.BICUBIC)
+    return resized[:, top : top + side, left : left + side].contiguous(), (side, side)
+
+
+def _resized(rgb: np.ndarray, height: int, width: int, resampling: Image.Resampling) -> Tensor:
+    """uint8 [H, W, 3] → uint8 [3, height, width]."""
+    resized = Image.fromarray(rgb).resize((width, height), resampling)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)

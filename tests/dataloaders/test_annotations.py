@@ -1,0 +1,196 @@
+"""Annotations on disk become masks, and what is wrong with them is named."""
+
+import collections
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from dataloaders.json_files import read_json
+from dataloaders.labelme import draw_regions, read_annotation
+from dataloaders.records import KeyedRecords, PackedRecords
+from dataloaders.restricted_pickle import restricted_unpickle
+from dataloaders.segmentations import decode_segmentation
+from utils.errors import UserError
+
+SQUARE = [2, 2, 6, 2, 6, 6, 2, 6]
+OVERLAPPING = [[0, 0, 6, 0, 6, 6, 0, 6], [3, 3, 9, 3, 9, 9, 3, 9]]
+
+
+class RunsCommand:
+    def __reduce__(self):
+        return os.system, ("echo run",)
+
+
+class ReadsAttribute:
+    def __reduce__(self):
+        return getattr, ([], "append")
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_pickles_are_read(tmp_path, protocol):
+    value = [
+        {"ref_id": 1, "sent": "café", "ann_id": [-1], "split": ("a", b"b"), "set": {1, 2}, "none": None},
+        {"id": np.int64(7), "score": np.float32(0.5), "box": np.arange(4.0)},
+        collections.OrderedDict(a=1),
+        collections.defaultdict(list, b=[2]),
+    ]
+    (tmp_path / "refs.p").write_bytes(pickle.dumps(value, protocol=protocol))
+
+    read = restricted_unpickle(tmp_path / "refs.p")
+
+    assert read[0] == value[0]
+    assert read[1]["id"] == 7
+    assert read[1]["score"] == 0.5
+    assert read[1]["box"].tolist() == [0, 1, 2, 3]
+    assert read[2:] == value[2:]
+
+
+@pytest.mark.parametrize("value", [RunsCommand(), ReadsAttribute(), np.array([RunsCommand()], dtype=object)])
+def test_a_pickle_that_calls_something_is_refused(tmp_path, value):
+    (tmp_path / "refs.p").write_bytes(pickle.dumps([value]))
+
+    with pytest.raises(UserError, match=r"refs\.p is refused: it asks for"):
+        restricted_unpickle(tmp_path / "refs.p")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04junk", pickle.dumps(list(range(1000)))[:50]])
+def test_a_damaged_pickle_is_named(tmp_path, content):
+    (tmp_path / "refs.p").write_bytes(content)
+
+    with pytest.raises(UserError, match=r"refs\.p"):
+        restricted_unpickle(tmp_path / "refs.p")
+
+
+def test_packed_records_are_what_went_in():
+    values = [{"a": [1, 2]}, "é", [], 3]
+
+    records = PackedRecords(values)
+
+    assert list(records) == values
+    assert records[-1] == 3
+    assert len(PackedRecords([])) == 0
+    assert KeyedRecords({7: "seven", -1: "one less"})[-1] == "one less"
+    with pytest.raises(IndexError):
+        records[4]
+    with pytest.raises(KeyError):
+        KeyedRecords({7: "seven"})[8]
+
+
+def test_overlapping_polygons_are_a_union():
+    mask = decode_segmentation(OVERLAPPING, 10, 10, "here")
+
+    assert mask.dtype == np.uint8
+    assert mask.max() == 1
+    assert mask.sum() == 36 + 36 - 9
+
+
+def test_all_forms_of_a_segmentation_agree():
+    mask = decode_segmentation([SQUARE], 10, 12, "here")
+    compressed = coco_mask.encode(np.asfortranarray(mask))
+    as_text = {"size": [10, 12], "counts": compressed["counts"].decode()}
+    column_major = mask.T.reshape(-1)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], column_major, [0]]))).tolist()
+    lengths = np.diff([0, *edges, len(column_major)]).tolist()
+
+    for form in (as_text, [as_text], {"size": [10, 12], "counts": lengths}, [as_text, as_text]):
+        assert np.array_equal(decode_segmentation(form, 10, 12, "here"), mask)
+
+
+def test_polygons_that_enclose_nothing_add_nothing():
+    mask = decode_segmentation([[1, 1], [1, 1, 5, 5], [], SQUARE], 10, 10, "here")
+
+    assert np.array_equal(mask, decode_segmentation([SQUARE], 10, 10, "here"))
+    assert not decode_segmentation([], 10, 10, "here").any()
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[1, 2, 3]],
+        [["a", "b"]],
+        [[float("nan")] * 6],
+        [[[1, 2], [3, 4], [5, 6]]],
+        [1, 2, 3, 4, 5, 6],
+        "polygon",
+        None,
+        {"size": [9, 9], "counts": [81]},
+        {"size": [10, 10], "counts": [7]},
+        {"size": [10, 10]},
+        {},
+    ],
+)
+def test_bad_segmentations_name_their_annotation(segmentation):
+    with pytest.raises(UserError, match=r"instances\.json: annotation 7"):
+        decode_segmentation(segmentation, 10, 10, "instances.json: annotation 7")
+
+
+def write_labelme(path, **changes):
+    path.write_text(json.dumps({"shapes": [], "text": ["it"], "is_sentence": True, **changes}))
+    return path
+
+
+def test_smaller_regions_lie_on_larger_ones(tmp_path):
+    square = [[0, 0], [7, 0], [7, 7], [0, 7]]
+    inner = [[2, 2], [4, 2], [4, 4], [2, 4]]
+    shapes = [
+        {"label": "please Ignore this", "points": inner},
+        {"label": "target", "points": square},
+        {"label": "FLAG", "points": [[0, 0], [9, 9], [0, 9]]},
+    ]
+
+    mask, ignore = draw_regions(read_annotation(write_labelme(tmp_path / "a.json", shapes=shapes)), 10, 10)
+
+    assert ignore.sum() == 9
+    assert mask.sum() == 64 - 9
+    assert set(np.unique(mask)) == {0, 1}
+
+
+def test_points_are_cut_to_whole_pixels(tmp_path):
+    shapes = [{"label": "target", "points": [[1.9, 1.9], [5.9, 1.9], [5.9, 5.9], [1.9, 5.9]]}]
+
+    mask, ignore = draw_regions(read_annotation(write_labelme(tmp_path / "a.json", shapes=shapes)), 10, 10)
+
+    assert np.argwhere(mask).min() == 1
+    assert np.argwhere(mask).max() == 5
+    assert ignore is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
+def test_old_encodings_are_read(tmp_path, encoding):
+    (tmp_path / "a.json").write_text(
+        json.dumps({"text": "the café’s", "is_sentence": False, "shapes": []}, ensure_ascii=False), encoding=encoding
+    )
+
+    assert read_annotation(tmp_path / "a.json").sentences == ("the café’s",)
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"text": []}, "at least one sentence"),
+        ({"text": 3}, "at least one sentence"),
+        ({"shapes": [{"label": "target"}]}, "shape 0 has no 'points'"),
+        ({"shapes": [{"label": "target", "points": []}]}, "shape 0: points"),
+        ({"shapes": [{"label": "target", "points": [[1, "x"]]}]}, "shape 0: points"),
+    ],
+)
+def test_bad_reason_seg_annotations_are_named(tmp_path, changes, message):
+    path = write_labelme(tmp_path / "a.json", **changes)
+
+    with pytest.raises(UserError, match=message) as caught:
+        read_annotation(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content,message", [("{", "not valid JSON"), ("[]", "should hold a JSON dict")])
+def test_bad_json_is_named(tmp_path, content, message):
+    (tmp_path / "a.json").write_text(content)
+
+    with pytest.raises(UserError, match=message):
+        read_json(tmp_path / "a.json", dict)
+    with pytest.raises(UserError, match="missing"):
+        read_json(tmp_path / "b.json")

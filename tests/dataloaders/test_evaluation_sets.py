@@ -1,0 +1,101 @@
+"""Evaluation sets ask in the published words, in a fixed order."""
+
+import pytest
+
+from dataloaders.collate import Collator
+from dataloaders.evaluation import evaluation_set, evaluation_sets
+from dataloaders.sample import Sample, Turn
+from utils.errors import UserError
+
+
+def test_reason_seg_asks_for_the_first_sentence(data_root):
+    short, long = evaluation_set("ReasonSeg|val", data_root)
+
+    assert (short.image_path.name, long.image_path.name) == ("a_short.jpg", "b_long.jpg")
+    assert short.prompts == [" What is The Seat in this image? Please output segmentation mask."]
+    assert long.prompts == [" Where can one sit? Please output segmentation mask."]
+    assert long.given_answers == ["[SEG]."]
+    assert (long.joint_prompt, long.joint_answer) == (long.prompts[0], "[SEG].")
+    assert short.ignore.sum() == 49
+    assert long.ignore is None
+    assert short.masks.shape == (1, 24, 32)
+    assert short.masks.max() == 1
+
+
+@pytest.mark.parametrize(
+    "split,stems",
+    [
+        ("val_overall", ["a_short", "b_long"]),
+        ("val_longquery", ["b_long"]),
+        ("val_shortquery", ["a_short"]),
+    ],
+)
+def test_reason_seg_splits_by_kind_of_question(data_root, split, stems):
+    assert [item.image_path.stem for item in evaluation_set(f"ReasonSeg|{split}", data_root)] == stems
+
+
+@pytest.mark.parametrize("spec", ["refcoco|unc|val", "refcocog|umd|val", "refclef|unc|testA", "refcoco+|anything|test"])
+def test_referring_sets_ask_one_by_one_and_for_all_at_once(data_root, spec):
+    (item,) = evaluation_set(spec, data_root)
+
+    assert item.expressions == ["the left one", "right one"]
+    assert item.prompts[0] == "What is the left one in this image? Please output segmentation mask."
+    assert item.given_answers == ["[SEG].", "[SEG]."]
+    assert item.joint_prompt == " What are the left one, right onein this image? Please output segmentation masks."
+    assert item.joint_answer == "Sure,the left one:[SEG], right one:[SEG]."
+    assert item.exists == [True, True]
+    assert item.masks.sum((1, 2)).tolist() == [64, 144]
+
+
+def test_absent_expressions_are_rejected_in_the_given_answers(data_root):
+    (item,) = evaluation_set("grefcoco|unc|testA", data_root)
+
+    assert item.exists == [True, True, True, False]
+    assert item.given_answers[-1] == "[REJ]."
+    assert item.joint_answer == "Sure,the left one:[SEG], right one:[SEG], both:[SEG], the zebra:[REJ]."
+    assert item.masks[2].sum() == 64 + 144
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_items_make_batches(data_root, make_processor, joint):
+    (item,) = evaluation_set("grefcoco|unc|val", data_root)
+    pairs = [(item.joint_prompt, item.joint_answer)] if joint else zip(item.prompts, item.given_answers)
+    conversations = [(Turn(question, answer),) for question, answer in pairs]
+    sample = Sample(item.image_path, item.image, conversations, item.masks, item.ignore, "evaluation", item.dataset)
+
+    batch = Collator(make_processor(), max_length=None)([sample])
+
+    assert batch.target_is_seg == [[True, True, True, False]]
+    assert len(batch.masks[0]) == 3
+
+
+def test_several_sets_are_named_by_their_specs(data_root):
+    sets = evaluation_sets("ReasonSeg|val||grefcoco|unc|val", data_root)
+
+    assert {name: len(items) for name, items in sets.items()} == {"ReasonSeg|val": 2, "grefcoco|unc|val": 1}
+
+
+@pytest.mark.parametrize(
+    "spec,message",
+    [
+        ("coco", "unknown evaluation set 'coco'; known are"),
+        ("refcoco|val", "known are"),
+        ("multirefcoco|unc|val", "known are"),
+        ("refcoco|unc|testB", "its splits are testA, train, val"),
+        ("grefcoco|unc|test", "its splits are"),
+        ("ReasonSeg|test", "siblings are train, val"),
+        ("ReasonSeg|val_mediumquery", "unknown part"),
+        ("", "no evaluation set"),
+    ],
+)
+def test_unknown_sets_list_what_there_is(data_root, spec, message):
+    with pytest.raises(UserError, match=message):
+        evaluation_sets(spec, data_root)
+
+
+def test_an_annotation_without_a_target_is_an_error(data_root):
+    path = data_root / "reason_seg/ReasonSeg/val/a_short.json"
+    path.write_text('{"text": ["x"], "is_sentence": false, "shapes": []}')
+
+    with pytest.raises(UserError, match=r"a_short\.json marks no target"):
+        list(evaluation_set("ReasonSeg|val", data_root))

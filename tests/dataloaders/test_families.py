@@ -1,0 +1,307 @@
+"""Each family draws samples that say what their masks show."""
+
+import json
+import logging
+import pickle
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataloaders.collate import Collator
+from dataloaders.reason_seg import ReasonSeg
+from dataloaders.refer_index import ReferIndex
+from dataloaders.refer_seg import ReferSeg
+from dataloaders.sample import REJ, SEG
+from dataloaders.sem_seg import Ade20k, SemSeg
+from dataloaders.templates import DIRECTORY, fill, read_pool
+from dataloaders.vqa import Vqa
+from dataloaders.wording import TargetAnswers, distribute, join_names
+from utils.errors import UserError
+
+DRAWS = 60
+
+
+def draws(family, count: int = DRAWS):
+    return [family.draw(np.random.default_rng([7, number])) for number in range(count)]
+
+
+def targets_of(sample) -> list[str]:
+    answers = " ".join(turn.answer for turns in sample.conversations for turn in turns)
+    return re.findall(r"\[SEG\]|\[REJ\]", answers)
+
+
+def families(root) -> dict:
+    size = {"num_classes_per_sample": 3, "num_classes_per_question": 2}
+    return {
+        "sem_seg": SemSeg(root, "ade20k", **size, negative_sampling_weight=0.5, use_expand_question_list=True),
+        "refer_seg": ReferSeg(root, "refclef||refcoco||refcoco+||refcocog||grefcoco", **size),
+        "vqa": Vqa(root, "llava_instruct_150k"),
+        "reason_seg": ReasonSeg(root, "ReasonSeg|train_val"),
+    }
+
+
+@pytest.mark.parametrize("name", ["sem_seg", "refer_seg", "vqa", "reason_seg"])
+def test_samples_of_every_family_make_batches(data_root, make_processor, name):
+    collator = Collator(make_processor())
+
+    for sample in draws(families(data_root)[name]):
+        batch = collator([sample])
+        assert sample.family == name
+        assert sample.masks.dtype == np.uint8
+        assert len(batch.seg_positions) == len(batch.masks[0]) == targets_of(sample).count(SEG)
+        assert len(sample.expressions) == len(sample.masks)
+        assert not any("{" in turn.question + turn.answer for turns in sample.conversations for turn in turns)
+
+
+@pytest.mark.parametrize("name", ["sem_seg", "refer_seg", "vqa", "reason_seg"])
+def test_a_draw_depends_on_its_generator_only(data_root, name):
+    first = draws(families(data_root)[name], 10)
+    family = families(data_root)[name]
+    second = [family.draw(np.random.default_rng([7, number])) for number in reversed(range(10))][::-1]
+
+    for one, other in zip(first, second):
+        assert one.conversations == other.conversations
+        assert np.array_equal(one.masks, other.masks)
+        assert one.image_path == other.image_path
+
+
+def test_ade20k_classes_count_from_the_first_grey_value(data_root):
+    scene = Ade20k(data_root).draw_scene(np.random.default_rng(0), 9)
+
+    assert scene.names == ["wall", "sky", "flag"]
+    assert scene.masks.sum((1, 2)).tolist() == [8 * 32, 2 * 32, 2 * 32]
+    assert len(scene.absent) == 147
+
+
+def test_masks_stand_in_the_order_of_the_answers(data_root):
+    areas = {"wall": 8 * 32, "sky": 2 * 32, "flag": 2 * 32}
+    family = SemSeg(data_root, "ade20k", num_classes_per_sample=2, num_classes_per_question=3)
+
+    seen = set()
+    for sample in draws(family):
+        asked = " ".join(turn.question.lower() for turns in sample.conversations for turn in turns)
+        assert [areas[name] for name in sample.expressions] == sample.masks.sum((1, 2)).tolist()
+        assert all(name in asked for name in sample.expressions)
+        seen.add(len(sample.conversations))
+    assert seen == {2}
+
+
+def test_absent_classes_are_denied_or_corrected_without_targets(data_root):
+    samples = draws(SemSeg(data_root, "ade20k", negative_sampling_weight=1.0, use_expand_question_list=True))
+
+    assert all(sample.masks.shape == (0, 24, 32) for sample in samples)
+    assert all(targets_of(sample) == [] for sample in samples)
+    corrected = sum(
+        any(name in sample.conversations[0][0].answer for name in ("wall", "sky", "flag")) for sample in samples
+    )
+    assert DRAWS // 5 < corrected < DRAWS
+
+
+def test_a_label_map_with_an_unknown_class_is_named(data_root):
+    for path in (data_root / "ade20k/annotations/training").iterdir():
+        Image.fromarray(np.full((24, 32), 200, np.uint8)).save(path)
+
+    with pytest.raises(UserError, match="has class 199"):
+        draws(SemSeg(data_root, "ade20k"), 1)
+
+
+def test_an_unlabelled_data_set_is_an_error_and_not_an_endless_loop(data_root):
+    for path in (data_root / "ade20k/annotations/training").iterdir():
+        Image.fromarray(np.zeros((24, 32), np.uint8)).save(path)
+
+    with pytest.raises(UserError, match="nothing to segment"):
+        draws(SemSeg(data_root, "ade20k"), 1)
+
+
+def test_absent_expressions_are_rejected_and_several_targets_united(data_root):
+    samples = draws(ReferSeg(data_root, "grefcoco", num_classes_per_sample=2, num_classes_per_question=2))
+
+    single = {"the left one", "right one"}
+    for sample in samples:
+        kinds = dict(zip(sample.expressions, targets_of(sample)))
+        areas = dict(zip(sample.expressions, sample.masks.sum((1, 2)).tolist()))
+        assert kinds == {"the left one": SEG, "right one": SEG, "both": SEG, "the zebra": REJ}
+        assert areas["both"] == sum(areas[name] for name in single)
+        assert areas["the zebra"] == 0
+        assert sample.masks.max() == 1
+
+
+def test_grefs_are_read_from_json_too(data_root):
+    folder = data_root / "refer_seg/grefcoco"
+    refs = pickle.loads((folder / "grefs(unc).p").read_bytes())
+    (folder / "grefs(unc).json").write_text(json.dumps(refs))
+    (folder / "grefs(unc).p").unlink()
+
+    index = ReferIndex(data_root, "grefcoco", "train")
+
+    assert [e.annotation_ids for e in index[0].expressions] == [(1001,), (1002,), (1001, 1002), ()]
+
+
+@pytest.mark.parametrize("split,count", [("train", 1), ("val", 1), ("testA", 1), ("test", 1)])
+def test_splits_choose_their_images(data_root, split, count):
+    assert len(ReferIndex(data_root, "refcoco", split)) == count
+
+
+def test_an_unknown_split_lists_those_there_are(data_root):
+    with pytest.raises(UserError, match="testA, train, val"):
+        ReferIndex(data_root, "refcoco", "testB")
+
+
+def change_instances(root, name, change):
+    path = root / "refer_seg" / name / "instances.json"
+    instances = json.loads(path.read_text())
+    change(instances)
+    path.write_text(json.dumps(instances))
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (lambda i: i["images"].clear(), r"refs\(unc\)\.p: ref 0 names image 10, which .*instances\.json does not have"),
+        (lambda i: i["annotations"].clear(), r"ref 0 names annotation 1001, which .*instances\.json does not have"),
+        (lambda i: i.pop("images"), r"instances\.json has no 'images'"),
+        (lambda i: [a.pop("segmentation") for a in i["annotations"]], r"annotation 1001 has no 'segmentation'"),
+        (lambda i: [a.update(image_id=99) for a in i["annotations"]], "belongs to image 99"),
+        (lambda i: [image.pop("height") for image in i["images"]], "image 10 has no 'height'"),
+    ],
+)
+def test_instances_that_do_not_fit_the_refs_are_named(data_root, change, message):
+    change_instances(data_root, "refcoco", change)
+
+    with pytest.raises(UserError, match=message):
+        ReferSeg(data_root, "refcoco")
+
+
+def test_an_annotation_without_pixels_is_passed_over_with_a_warning(data_root, caplog):
+    def spoil(instances):
+        for annotation in instances["annotations"]:
+            if annotation["id"] % 10 == 2:
+                annotation["segmentation"] = [[5, 5, 6, 6]]
+
+    change_instances(data_root, "refcoco", spoil)
+
+    with caplog.at_level(logging.WARNING):
+        samples = draws(ReferSeg(data_root, "refcoco"))
+
+    assert {sample.expressions for sample in samples} == {("the left one",)}
+    assert len(caplog.records) == 1
+    assert "[1002]" in caplog.text
+
+
+def test_a_ref_without_a_key_is_named(data_root):
+    path = data_root / "refer_seg/refcoco/refs(unc).p"
+    refs = pickle.loads(path.read_bytes())
+    del refs[3]["ann_id"]
+    path.write_bytes(pickle.dumps(refs))
+
+    with pytest.raises(UserError, match=r"ref 11 has no 'ann_id'"):
+        ReferIndex(data_root, "refcoco", "train")
+
+
+def test_dialogues_are_taken_over_turn_by_turn(data_root):
+    sample = Vqa(data_root, "llava_instruct_150k").draw(np.random.default_rng(0))
+
+    ((first, second),) = sample.conversations
+    assert (first.question, first.answer, second.question, second.answer) == ("What is it?", "A cat.", "Sure?", "Yes.")
+    assert sample.masks.shape == (0, 24, 32)
+
+
+@pytest.mark.parametrize(
+    "speakers,message",
+    [(["human", "human"], "take turns"), (["human"], "without an answer"), (["gpt"], "without an answer")],
+)
+def test_dialogues_out_of_turn_are_named(data_root, speakers, message):
+    path = data_root / "llava_dataset/llava_instruct_150k.json"
+    turns = [{"from": speaker, "value": "Hm."} for speaker in speakers]
+    path.write_text(json.dumps([{"id": "x17", "image": "a.jpg", "conversations": turns}]))
+
+    with pytest.raises(UserError, match=message) as caught:
+        Vqa(data_root, "llava_instruct_150k")
+    assert "x17" in str(caught.value)
+
+
+def test_the_first_turn_of_the_machine_is_left_out(data_root):
+    path = data_root / "llava_dataset/llava_instruct_150k.json"
+    turns = [{"from": speaker, "value": speaker} for speaker in ("gpt", "human", "gpt", "human")]
+    path.write_text(json.dumps([{"id": "1", "image": "000000000001.jpg", "conversations": turns}]))
+
+    sample = Vqa(data_root, "llava_instruct_150k").draw(np.random.default_rng(0))
+
+    assert [turn.question for turn in sample.conversations[0]] == ["human"]
+
+
+def test_sentences_about_a_picture_share_its_target(data_root):
+    samples = draws(ReasonSeg(data_root, "ReasonSeg|train", explanatory=-1))
+
+    for sample in samples:
+        expected = 2 if sample.image_path.stem == "b_long" else 1
+        assert len(sample.conversations) == len(sample.masks) == expected
+        assert (sample.masks == sample.masks[:1]).all()
+        assert (sample.ignore is not None) == (expected == 1)
+    assert {sample.image_path.stem for sample in samples} == {"a_short", "b_long"}
+
+
+def test_explanations_replace_or_follow_the_mask(data_root):
+    samples = [
+        s for s in draws(ReasonSeg(data_root, "ReasonSeg|train", explanatory=0.3), 200) if "b_" in s.image_path.stem
+    ]
+
+    kinds = []
+    for sample in samples:
+        answer = sample.conversations[0][0].answer
+        kinds.append((SEG in answer, "A chair is made for sitting." in answer))
+        assert len(sample.masks) == (2 if SEG in answer else 0)
+    share = {kind: kinds.count(kind) / len(kinds) for kind in set(kinds)}
+    assert share.keys() == {(True, False), (True, True), (False, True)}
+    assert 0.15 < share[False, True] < 0.45
+
+
+def test_missing_parts_of_reason_seg_are_named(data_root):
+    (data_root / "reason_seg/ReasonSeg/explanatory/train.json").unlink()
+    (data_root / "reason_seg/ReasonSeg/val/a_short.json").unlink()
+
+    with pytest.raises(UserError, match="--explanatory -1"):
+        ReasonSeg(data_root, "ReasonSeg|train")
+    with pytest.raises(UserError, match="siblings are train, val"):
+        ReasonSeg(data_root, "ReasonSeg|test")
+    with pytest.raises(UserError, match=r"a_short\.json is missing"):
+        draws(ReasonSeg(data_root, "ReasonSeg|val", explanatory=-1))
+
+
+def test_names_are_joined_without_a_comma_before_and():
+    assert [join_names(list("abc")[:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+
+
+@pytest.mark.parametrize("count,questions,size", [(1, 3, 1), (3, 3, 1), (5, 3, 2), (9, 3, 3), (2, 3, 3)])
+def test_targets_are_dealt_out_to_as_many_questions_as_there_are(count, questions, size):
+    for seed in range(30):
+        dealt = distribute(np.random.default_rng(seed), count, questions, size)
+
+        assert sorted(sum(dealt, [])) == list(range(count))
+        assert len(dealt) == min(count, questions)
+        assert all(0 < len(group) <= size for group in dealt)
+
+
+def test_answers_hold_a_token_per_target_in_order():
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        answer = TargetAnswers().write(rng, ["A", "B", "C"], [True, False, True])
+
+        assert re.findall(r"\[SEG\]|\[REJ\]", answer) == [SEG, REJ, SEG]
+        assert answer.endswith(".")
+        assert "{" not in answer
+
+
+def test_filling_a_template_leaves_braces_in_the_values_alone():
+    assert fill("{a} or {b}", a="{b}", b="{a}") == "{b} or {a}"
+
+
+@pytest.mark.parametrize("path", sorted(DIRECTORY.glob("*.txt")), ids=lambda path: path.stem)
+def test_templates_have_the_placeholders_of_their_kind(path):
+    lines = path.read_text().splitlines()
+
+    assert len(lines) == len(set(lines))
+    assert all(set(re.findall(r"\{\w*\}", line)) <= {"{class_name}", "{sent}", "{seg}", "{gt_name}"} for line in lines)
+    assert read_pool(path.stem)
