@@ -1,0 +1,214 @@
+"""Build the miniature's base models, untrained: `python -m miniature.base --out DIR --dataset_dir DATA`.
+
+Written in the layouts of the real ones, so that the same loading code runs: `DIR/llava` (llava-hf layout with a
+SentencePiece tokenizer trained on the miniature's text), `DIR/clip`, and `DIR/sam_miniature.pth` in the layout of
+segment-anything.
+"""
+
+import argparse
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import UserError, run_main
+
+
+@dataclass(frozen=True)
+class MiniatureSizes:
+    """Widths and depths of the three models; pictures are squares of `clip_image` and `sam_image` pixels."""
+
+    vocabulary: int = 1200
+    llm_width: int = 128
+    llm_mlp: int = 352
+    llm_layers: int = 6
+    llm_heads: int = 4
+    clip_image: int = 128
+    clip_patch: int = 16
+    clip_width: int = 96
+    clip_layers: int = 5
+    clip_heads: int = 4
+    sam_image: int = 128
+    sam_patch: int = 16
+    sam_width: int = 96
+    sam_layers: int = 4
+    sam_heads: int = 4
+    sam_window: int = 4
+    sam_global: tuple[int, ...] = (1, 3)
+    decoder_width: int = 64
+    decoder_mlp: int = 256
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m miniature.base", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    parser.add_argument("--dataset_dir", type=Path, required=True, help="the miniature data, for the tokenizer")
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    arguments = parser.parse_args(argv)
+    if not (arguments.dataset_dir / "llava_dataset").is_dir():
+        raise UserError(
+            f"{arguments.dataset_dir} holds no miniature data; write it with python -m miniature.data --out "
+            f"{arguments.dataset_dir}"
+        )
+    build(arguments.out, arguments.dataset_dir, arguments.seed)
+    print(f"[miniature] untrained base models in {arguments.out}")
+
+
+def training_text(dataset_dir: Path) -> Iterator[str]:
+    """Every sentence of the miniature and of the templates, with `[SEG]` and placeholders left out."""
+    from dataloaders.conversation import SYSTEM_TEXT
+    from dataloaders.json_files import read_json
+    from dataloaders.restricted_pickle import restricted_unpickle
+    from dataloaders.templates import DIRECTORY
+
+    for item in read_json(dataset_dir / "llava_dataset/llava_instruct_150k.json", list):
+        yield from (turn["value"].replace("<image>", "").strip() for turn in item["conversations"])
+    refs = restricted_unpickle(dataset_dir / "refer_seg/refcoco/refs(unc).p")
+    refs += read_json(dataset_dir / "refer_seg/grefcoco/grefs(unc).json", list)
+    for ref in refs:
+        yield from (sentence["sent"] for sentence in ref["sentences"])
+    for path in sorted((dataset_dir / "reason_seg/ReasonSeg").glob("*/*.json")):
+        record = read_json(path)
+        if isinstance(record, dict):
+            yield from record["text"]
+        else:
+            yield from (item["outputs"] for item in record)
+    templates = [
+        line.replace("[SEG]", "").replace("{class_name}", "").replace("{sent}", "").replace("{seg}", "")
+        for path in sorted(DIRECTORY.glob("*.txt"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    for _ in range(20):
+        yield from templates
+    for _ in range(200):
+        yield SYSTEM_TEXT
+        yield "USER: ASSISTANT: Sure, What is in this image? Please output segmentation mask. What are they?"
+
+
+def train_tokenizer(text: Iterator[str], vocabulary: int) -> bytes:
+    """A SentencePiece model like LLaMA's: byte-pair encoding with byte fallback, nothing normalised."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=text,
+        model_writer=model,
+        vocab_size=vocabulary,
+        model_type="bpe",
+        byte_fallback=True,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=True,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        hard_vocab_limit=False,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def sam_config(sizes: MiniatureSizes):
+    """The configuration of the miniature SAM."""
+    from transformers import SamConfig
+
+    from model.sam import DECODER_LAYER_NORM_EPS
+
+    return SamConfig(
+        vision_config={
+            "hidden_size": sizes.sam_width,
+            "num_hidden_layers": sizes.sam_layers,
+            "num_attention_heads": sizes.sam_heads,
+            "image_size": sizes.sam_image,
+            "patch_size": sizes.sam_patch,
+            "window_size": sizes.sam_window,
+            "global_attn_indexes": list(sizes.sam_global),
+            "mlp_dim": 4 * sizes.sam_width,
+            "output_channels": sizes.decoder_width,
+            "num_pos_feats": sizes.decoder_width // 2,
+            "layer_norm_eps": 1e-6,
+        },
+        prompt_encoder_config={
+            "hidden_size": sizes.decoder_width,
+            "image_size": sizes.sam_image,
+            "patch_size": sizes.sam_patch,
+        },
+        mask_decoder_config={
+            "hidden_size": sizes.decoder_width,
+            "mlp_dim": sizes.decoder_mlp,
+            "iou_head_hidden_dim": sizes.decoder_width,
+            "layer_norm_eps": DECODER_LAYER_NORM_EPS,
+        },
+    )
+
+
+def vision_config(sizes: MiniatureSizes):
+    """The configuration of the miniature CLIP tower."""
+    from transformers import CLIPVisionConfig
+
+    return CLIPVisionConfig(
+        hidden_size=sizes.clip_width,
+        intermediate_size=4 * sizes.clip_width,
+        num_hidden_layers=sizes.clip_layers,
+        num_attention_heads=sizes.clip_heads,
+        image_size=sizes.clip_image,
+        patch_size=sizes.clip_patch,
+        projection_dim=sizes.clip_width,
+        hidden_act="quick_gelu",
+    )
+
+
+def text_config(sizes: MiniatureSizes, vocabulary: int):
+    """The configuration of the miniature LLaMA."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=sizes.llm_width,
+        intermediate_size=sizes.llm_mlp,
+        num_hidden_layers=sizes.llm_layers,
+        num_attention_heads=sizes.llm_heads,
+        num_key_value_heads=sizes.llm_heads,
+        max_position_embeddings=2048,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+
+
+def build(out: Path, dataset_dir: Path, seed: int, sizes: MiniatureSizes | None = None) -> None:
+    """Write the three base models with random weights."""
+    import copy
+
+    import torch
+    from transformers import CLIPVisionModel, LlavaConfig, LlavaForConditionalGeneration, SamModel
+
+    from dataloaders.tokenization import GroundingTokenizer
+    from model.checkpoints.names import sam_state_dict_to_original
+
+    sizes = sizes or MiniatureSizes()
+    tokenizer = GroundingTokenizer(train_tokenizer(training_text(dataset_dir), sizes.vocabulary))
+    torch.manual_seed(seed)
+    config = LlavaConfig(
+        text_config=text_config(sizes, len(tokenizer)),
+        vision_config=vision_config(sizes),
+        image_token_index=len(tokenizer),
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+    llava = LlavaForConditionalGeneration(copy.deepcopy(config))
+    llava.save_pretrained(out / "llava")
+    tokenizer.save(out / "llava")
+    clip = CLIPVisionModel(copy.deepcopy(config.vision_config))
+    clip.load_state_dict(llava.model.vision_tower.state_dict())
+    clip.save_pretrained(out / "clip")
+    sam = SamModel(sam_config(sizes))
+    torch.save(sam_state_dict_to_original(sam.state_dict()), out / "sam_miniature.pth")
+
+
+if __name__ == "__main__":
+    run_main(main)

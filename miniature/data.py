@@ -1,0 +1,120 @@
+"""Write the miniature data set: `python -m miniature.data --out DIR`."""
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from utils.errors import UserError, run_main
+
+MARKER = "miniature.json"
+
+# Pictures per set and split at scale 1.
+COUNTS = {
+    "ade20k": {"train": 500},
+    "refcoco": {"train": 1600, "val": 80, "testA": 60, "testB": 60},
+    "grefcoco": {"train": 500, "val": 60, "testA": 40, "testB": 40},
+    "reason_seg": {"train": 1000, "val": 80, "test": 120},
+    "llava": {"train": 1200},
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    arguments = parse(argv)
+    write(arguments.out, seed=arguments.seed, scale=arguments.scale)
+    if arguments.sheet:
+        from miniature.sheet import draw_sheet
+
+        draw_sheet(arguments.sheet, seed=arguments.seed)
+        print(f"[miniature] a look at it: {arguments.sheet}")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m miniature.data", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="directory to write, the later --dataset_dir")
+    parser.add_argument("--seed", type=int, default=0, help="another seed is another world")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of pictures")
+    parser.add_argument("--sheet", type=Path, help="also draw some scenes with what is said about them to this PNG")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser.parse_args(argv)
+
+
+def write(out: Path, *, seed: int, scale: float) -> None:
+    """Write the data set; one of the same seed and scale that is complete already is left as it is."""
+    import json
+
+    content = {"seed": seed, "scale": scale, "counts": COUNTS}
+    if (out / MARKER).is_file():
+        if json.loads((out / MARKER).read_text()) == content:
+            print(f"[miniature] {out} is complete already")
+            return
+        raise UserError(f"{out} holds a miniature of another seed or scale; remove it or choose another --out")
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty and no miniature; choose another --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write_sets(partial, seed, scale)
+        (partial / MARKER).write_text(json.dumps(content))
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_sets(root: Path, seed: int, scale: float) -> None:
+    import numpy as np
+
+    from miniature import sets
+    from miniature.scenes import Scene, random_scene
+
+    total = sum(_scaled(count, scale) for splits in COUNTS.values() for count in splits.values())
+    progress = Progress(total)
+    streams = np.random.SeedSequence(seed).spawn(sum(len(splits) for splits in COUNTS.values()))
+    seeds = iter(streams)
+
+    def scenes(count: int) -> Iterator[Scene]:
+        for scene_seed in next(seeds).generate_state(_scaled(count, scale)):
+            yield random_scene(int(scene_seed) >> 1)
+            progress.advance()
+
+    by_split = {name: {split: scenes(count) for split, count in splits.items()} for name, splits in COUNTS.items()}
+    rng = np.random.default_rng(seed)
+    sets.write_ade20k(root, by_split["ade20k"]["train"], rng)
+    sets.write_refcoco(root, by_split["refcoco"], rng)
+    sets.write_grefcoco(root, by_split["grefcoco"], rng)
+    sets.write_reason_seg(root, by_split["reason_seg"], rng)
+    sets.write_llava_instruct(root, by_split["llava"]["train"], rng)
+    progress.finish(root)
+
+
+def _scaled(count: int, scale: float) -> int:
+    return max(1, round(count * scale))
+
+
+class Progress:
+    """A line that says how many pictures are written and how long the rest takes."""
+
+    def __init__(self, total: int):
+        self._total = total
+        self._done = 0
+        self._start = time.monotonic()
+
+    def advance(self) -> None:
+        self._done += 1
+        if self._done % 50 == 0 and sys.stderr.isatty():
+            rest = (time.monotonic() - self._start) / self._done * (self._total - self._done)
+            print(f"\r[miniature] {self._done}/{self._total} pictures, {rest:.0f} s left ", end="", file=sys.stderr)
+
+    def finish(self, root: Path) -> None:
+        seconds = time.monotonic() - self._start
+        end = "\r" if sys.stderr.isatty() else ""
+        print(f"{end}[miniature] {self._done} pictures in {seconds:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,85 @@
+"""How scenes become files: pictures, polygons and COCO records."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from miniature.scenes import Scene
+from miniature.vocabulary import CATEGORIES
+
+JPEG_QUALITY = 92
+
+
+def write_picture(path: Path, scene: Scene) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(scene.image).save(path, quality=JPEG_QUALITY)
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def edge_polygons(mask: np.ndarray, scale: int = 4) -> list[list[float]]:
+    """COCO polygons [x0, y0, x1, y1, …] of a bool mask [H, W], along the edges of its pixels."""
+    large = mask.astype(np.uint8).repeat(scale, 0).repeat(scale, 1)
+    contours, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    polygons = []
+    for contour in contours:
+        points = cv2.approxPolyDP(contour, scale / 2, True)[:, 0].astype(float)
+        if len(points) >= 3:
+            polygons.append([round(float(value), 2) for value in ((points + 0.5) / scale).ravel()])
+    return polygons
+
+
+def pixel_polygons(mask: np.ndarray) -> list[list[list[int]]]:
+    """LabelMe polygons [[x, y], …] of a bool mask [H, W], through its outermost pixels."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return [contour[:, 0].tolist() for contour in contours]
+
+
+class CocoRecords:
+    """The pictures and objects of several scenes as the content of an `instances.json`."""
+
+    def __init__(self, file_name: str):
+        self._file_name = file_name
+        self._images: list[dict] = []
+        self._annotations: list[dict] = []
+        self._category_ids = {category.name: index + 1 for index, category in enumerate(CATEGORIES)}
+
+    def add(self, scene: Scene) -> tuple[int, list[int]]:
+        """Record a scene: its image id and the annotation ids of its objects. The id tells the file's name."""
+        image_id = len(self._images) + 1
+        name = self.name_of(image_id)
+        self._images.append({"id": image_id, "file_name": name, "height": scene.height, "width": scene.width})
+        ids = []
+        for index, thing in enumerate(scene.objects):
+            mask = scene.mask(index)
+            rows, columns = np.nonzero(mask)
+            left, top = int(columns.min()), int(rows.min())
+            annotation = {
+                "id": len(self._annotations) + 1,
+                "image_id": image_id,
+                "category_id": self._category_ids[thing.category],
+                "segmentation": edge_polygons(mask),
+                "bbox": [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top],
+                "area": int(mask.sum()),
+                "iscrowd": 0,
+            }
+            self._annotations.append(annotation)
+            ids.append(annotation["id"])
+        return image_id, ids
+
+    def name_of(self, image_id: int) -> str:
+        return self._file_name.format(image_id)
+
+    def category_id(self, name: str) -> int:
+        return self._category_ids[name]
+
+    def content(self) -> dict[str, list[dict]]:
+        categories = [{"id": number, "name": name} for name, number in self._category_ids.items()]
+        return {"images": self._images, "annotations": self._annotations, "categories": categories}

@@ -1,0 +1,13 @@
+"""Models on disk: ours, LLaVA bases, and checkpoints of the reference implementation, read and written."""
+
+from .loading import LoadReport, load_model, load_reference_state_dict, reference_state_dict
+from .saving import export_reference, save_model
+
+__all__ = [
+    "LoadReport",
+    "export_reference",
+    "load_model",
+    "load_reference_state_dict",
+    "reference_state_dict",
+    "save_model",
+]

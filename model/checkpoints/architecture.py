@@ -1,0 +1,236 @@
+"""Configurations from what is on disk: the `config.json` of others, and the shapes of their tensors.
+
+Legend of shapes: D width of the LLM, V width of CLIP, W width of SAM's image encoder, C width of its decoder.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import CLIPConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig, SamConfig
+
+from utils.errors import UserError
+
+from ..config import SYSTEM_NAMES
+from ..sam import DECODER_LAYER_NORM_EPS
+from .files import read_config
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+LLAMA_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "attention_bias",
+    "mlp_bias",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+# Original PixelLM fixes these in code, so its configurations do not name them.
+PIXELLM_ORIGINAL = {"pad_train_clip_images": True, "resize_vision_tower": True, "resize_vision_tower_size": 448}
+SAM_DECODER_HEADS = 8
+SAM_WINDOW = 14
+
+
+def llama_config(config: Mapping[str, Any], source: Path) -> LlamaConfig:
+    """The LLM of an original LLaVA's `config.json`, or of the `text_config` of a llava-hf one."""
+    kind = config.get("model_type", "llama")
+    if kind not in ("llama", "llava", "llava_llama"):
+        raise UserError(f"{source}: the language model is of type {kind!r}, only LLaMA is supported")
+    return LlamaConfig(**{name: config[name] for name in LLAMA_FIELDS if config.get(name) is not None})
+
+
+def original_llava_fields(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """Fields of `GroundingConfig` from the `config.json` of an original LLaVA or of a reference checkpoint."""
+    if config.get("mm_vision_select_feature", "patch") != "patch":
+        raise UserError(f"{source}: mm_vision_select_feature {config['mm_vision_select_feature']!r} is not supported")
+    return {
+        "text_config": llama_config(config, source),
+        "mm_projector_type": config.get("mm_projector_type") or "linear",
+        "mm_vision_select_layer": config.get("mm_vision_select_layer", -2),
+    }
+
+
+def llava_hf_fields(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """Fields of `GroundingConfig` from the `config.json` of a llava-hf directory, CLIP included."""
+    defaults = LlavaConfig()
+    if config.get("vision_feature_select_strategy", "default") != "default":
+        raise UserError(f"{source}: only image tokens without the class token are supported")
+    vision = dict(config.get("vision_config") or defaults.vision_config.to_dict())
+    if vision.get("model_type", "clip_vision_model") != "clip_vision_model":
+        raise UserError(f"{source}: the vision tower is of type {vision['model_type']!r}, only CLIP is supported")
+    return {
+        "text_config": llama_config(config.get("text_config") or {}, source),
+        "vision_config": _clip_vision_config(vision),
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_select_layer": config.get("vision_feature_layer", -2),
+    }
+
+
+def clip_config(directory: Path) -> CLIPVisionConfig:
+    """The vision side of a CLIP directory, which may hold both sides."""
+    config = read_config(directory)
+    kind = config.get("model_type")
+    if kind == "clip":
+        return CLIPConfig(**config).vision_config
+    if kind == "clip_vision_model":
+        return _clip_vision_config(config)
+    raise UserError(f"{directory} holds a model of type {kind!r}, not CLIP")
+
+
+def _clip_vision_config(config: Mapping[str, Any]) -> CLIPVisionConfig:
+    return CLIPVisionConfig(**{name: value for name, value in config.items() if name != "model_type"})
+
+
+# --- SAM -------------------------------------------------------------------------------------------------------------
+
+
+def sam_config(directory: Path) -> SamConfig:
+    """The configuration of a transformers SAM directory, with the decoder's epsilon that its weights were trained
+    with: transformers saves its own default."""
+    config = read_config(directory)
+    if config.get("model_type") != "sam":
+        raise UserError(f"{directory} holds a model of type {config.get('model_type')!r}, not SAM")
+    result = SamConfig(**{name: value for name, value in config.items() if name != "model_type"})
+    result.mask_decoder_config.layer_norm_eps = DECODER_LAYER_NORM_EPS
+    return result
+
+
+def sam_config_from_shapes(shapes: Shapes, source: Path) -> SamConfig:
+    """The configuration of a SAM of any size, from the shapes of its tensors under our names without `sam.`.
+
+    What leaves no trace in shapes is as in every published SAM: 8 decoder heads, epsilons, activations.
+    """
+    try:
+        return _sam_config_from_shapes(shapes)
+    except KeyError as error:
+        raise UserError(f"{source} is not a SAM: it has no tensor {error}") from None
+
+
+def _sam_config_from_shapes(shapes: Shapes) -> SamConfig:
+    _, grid, _, width = shapes["vision_encoder.pos_embed"]
+    _, channels, patch, _ = shapes["vision_encoder.patch_embed.projection.weight"]
+    depth = _count(shapes, "vision_encoder.layers")
+    lengths, head_width = zip(*(shapes[f"vision_encoder.layers.{i}.attn.rel_pos_h"] for i in range(depth)), strict=True)
+    is_global = [length == 2 * grid - 1 for length in lengths]
+    windows = {(length + 1) // 2 for length, everywhere in zip(lengths, is_global, strict=True) if not everywhere}
+    decoder_width = shapes["mask_decoder.iou_token.weight"][1]
+    attention_width = shapes["mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight"][0]
+    return SamConfig(
+        vision_config={
+            "image_size": grid * patch,
+            "patch_size": patch,
+            "num_channels": channels,
+            "hidden_size": width,
+            "num_hidden_layers": depth,
+            "num_attention_heads": width // head_width[0],
+            "mlp_dim": shapes["vision_encoder.layers.0.mlp.lin1.weight"][0],
+            "qkv_bias": "vision_encoder.layers.0.attn.qkv.bias" in shapes,
+            "global_attn_indexes": [index for index, everywhere in enumerate(is_global) if everywhere],
+            "window_size": windows.pop() if windows else SAM_WINDOW,
+            "output_channels": shapes["vision_encoder.neck.conv1.weight"][0],
+            "num_pos_feats": shapes["prompt_encoder.shared_embedding.positional_embedding"][1],
+            "layer_norm_eps": 1e-6,
+        },
+        prompt_encoder_config={
+            "hidden_size": shapes["prompt_encoder.no_mask_embed.weight"][1],
+            "image_size": grid * patch,
+            "patch_size": patch,
+            "mask_input_channels": shapes["prompt_encoder.mask_embed.conv2.weight"][0],
+            "num_point_embeddings": _count(shapes, "prompt_encoder.point_embed"),
+        },
+        mask_decoder_config={
+            "hidden_size": decoder_width,
+            "mlp_dim": shapes["mask_decoder.transformer.layers.0.mlp.lin1.weight"][0],
+            "num_hidden_layers": _count(shapes, "mask_decoder.transformer.layers"),
+            "num_attention_heads": SAM_DECODER_HEADS,
+            "attention_downsample_rate": decoder_width // attention_width,
+            "num_multimask_outputs": shapes["mask_decoder.mask_tokens.weight"][0] - 1,
+            "iou_head_hidden_dim": shapes["mask_decoder.iou_prediction_head.proj_in.weight"][0],
+            "layer_norm_eps": DECODER_LAYER_NORM_EPS,
+        },
+    )
+
+
+def _count(names: Collection[str], prefix: str) -> int:
+    """How many numbered modules there are below `prefix`."""
+    found = {match[1] for name in names if (match := re.match(rf"{re.escape(prefix)}\.(\d+)\.", name))}
+    if not found:
+        raise KeyError(f"{prefix}.0")
+    return len(found)
+
+
+# --- checkpoints of the reference ------------------------------------------------------------------------------------
+
+
+def is_reference(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is one of the reference's merged checkpoints."""
+    return "train_mask_decoder" in config or reference_system(config) is not None
+
+
+def reference_system(config: Mapping[str, Any]) -> str | None:
+    """The system that a reference configuration names by its class, or None."""
+    for architecture in config.get("architectures") or []:
+        for system in SYSTEM_NAMES:
+            if architecture.lower() == f"{system}ForCausalLM".lower():
+                return system
+    return None
+
+
+def reference_fields(config: Mapping[str, Any], shapes: Shapes, source: Path) -> dict[str, Any]:
+    """Fields of `GroundingConfig` for a reference checkpoint with tensors of these shapes (our names), but for the
+    system, CLIP and SAM. What the shapes tell is not asked of the configuration."""
+    fields = original_llava_fields(config, source)
+    width = fields["text_config"].hidden_size
+    decodes_from_clip = "mask_decoder.level_embed.weight" in shapes
+    separate = "out_mm_projector.0.weight" in shapes
+    fields |= {
+        "vision_tower_for_mask": decodes_from_clip,
+        "separate_mm_projector": separate,
+        "out_dim": _required(shapes, "text_hidden_fcs.2.weight", source)[0],
+        "map_geometry": "reference",
+    }
+    if separate:
+        fields["mm_projector_hidden_dim"] = shapes["out_mm_projector.0.weight"][0] // width
+        fields["mm_projector_out_dim"] = 1 if shapes["out_mm_projector.2.weight"][0] == width else 2
+    else:
+        fields["mm_projector_type"] = _projector_type(shapes, source)
+    if decodes_from_clip:
+        fields["image_feature_scale_num"] = shapes["mask_decoder.level_embed.weight"][0]
+    else:
+        fields["image_feature_scale_num"] = config.get("image_feature_scale_num", 1)
+    if decodes_from_clip and "resize_vision_tower" not in config:
+        fields |= PIXELLM_ORIGINAL
+    copied = (*PIXELLM_ORIGINAL, "mode", "baseline_beta", "eval_legacy")
+    fields |= {name: config[name] for name in copied if config.get(name) is not None}
+    if "policy.critic.0.weight" in shapes:
+        fields |= {"baseline_type": "critic", "critic_hidden_dim": shapes["policy.critic.0.weight"][0]}
+    elif config.get("baseline_type") == "none":
+        fields["baseline_type"] = "none"
+    return fields
+
+
+def _projector_type(shapes: Shapes, source: Path) -> str:
+    if "mm_projector.weight" in shapes:
+        return "linear"
+    _required(shapes, "mm_projector.0.weight", source)
+    return f"mlp{_count(shapes, 'mm_projector')}x_gelu"
+
+
+def _required(shapes: Shapes, name: str, source: Path) -> tuple[int, ...]:
+    if name not in shapes:
+        raise UserError(f"{source} is not a grounding checkpoint of the reference: it has no {name}")
+    return shapes[name]

@@ -1,0 +1,215 @@
+"""Tensors and configurations in files: opened lazily, never trusted, complained about by name.
+
+Pickles are read with `weights_only=True`: a file that holds anything but tensors is refused.
+"""
+
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from utils.errors import UserError
+
+CONFIG_FILE = "config.json"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+SAFETENSORS_FILE = "model.safetensors"
+TORCH_INDEX = "pytorch_model.bin.index.json"
+TORCH_FILE = "pytorch_model.bin"
+# Names under which training programs put the tensors inside a file.
+WRAPPERS = ("state_dict", "model", "module")
+
+
+class _Reader(Protocol):
+    names: list[str]
+
+    def tensor(self, name: str) -> Tensor: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+
+class _SafetensorsReader:
+    def __init__(self, path: Path):
+        _check_readable(path)
+        try:
+            self._file = safe_open(path, framework="pt", device="cpu")
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{path} is not a complete safetensors file ({error}); fetch it anew") from error
+        self.names = list(self._file.keys())
+
+    def tensor(self, name: str) -> Tensor:
+        return self._file.get_tensor(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._file.get_slice(name).get_shape())
+
+
+class _TorchReader:
+    def __init__(self, path: Path):
+        _check_readable(path)
+        with path.open("rb") as file:
+            is_archive = file.read(2) == b"PK"
+        if is_archive and not zipfile.is_zipfile(path):
+            raise UserError(f"{path} breaks off before its end; fetch it anew")
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"{path} cannot be read as a file of tensors ({reason}). Files that hold other Python objects are "
+                "refused, since reading them runs their code; anything else is damaged: fetch it anew"
+            ) from error
+        self._tensors = _tensors_of(content, path)
+        self.names = list(self._tensors)
+
+    def tensor(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
+
+
+def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of a loaded pickle, unwrapped if they lie below one of the usual names."""
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict):
+        raise UserError(f"{path} should hold tensors by name, it holds a {type(content).__name__}")
+    others = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise UserError(f"{path} should hold tensors by name, but {others[0]!r} is no tensor")
+    return content
+
+
+def _check_readable(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    with path.open("rb") as file:
+        start = file.read(40)
+    if not start:
+        raise UserError(f"{path} is empty; fetch it anew")
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a pointer of Git LFS, not the file; run `git lfs pull` where it was cloned")
+
+
+class TensorFiles(Mapping[str, Tensor]):
+    """Tensors by name in one file or in the shards of a directory; `[name]` reads one."""
+
+    def __init__(self, path: Path, readers: Mapping[str, _Reader]):
+        self.path = path
+        self._readers = dict(readers)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._readers[name].tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without reading it."""
+        return self._readers[name].shape(name)
+
+
+def open_tensors(path: Path) -> TensorFiles:
+    """A `.safetensors`, `.bin`, `.pt` or `.pth` file, or a directory that holds a model in one file or in shards."""
+    if path.is_dir():
+        return _open_directory(path)
+    reader = _open_file(path)
+    return TensorFiles(path, dict.fromkeys(reader.names, reader))
+
+
+def _open_file(path: Path) -> _Reader:
+    return _SafetensorsReader(path) if path.suffix == ".safetensors" else _TorchReader(path)
+
+
+def _open_directory(directory: Path) -> TensorFiles:
+    for index, single in ((SAFETENSORS_INDEX, SAFETENSORS_FILE), (TORCH_INDEX, TORCH_FILE)):
+        if (directory / index).is_file():
+            return _open_shards(directory / index)
+        if (directory / single).is_file():
+            reader = _open_file(directory / single)
+            return TensorFiles(directory, dict.fromkeys(reader.names, reader))
+    raise UserError(
+        f"{directory} holds no weights: expected {SAFETENSORS_FILE} or {TORCH_FILE}, or their shards with an index"
+    )
+
+
+def _open_shards(index: Path) -> TensorFiles:
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise UserError(f'{index} has no "weight_map" from tensor names to files')
+    shards = sorted(set(weight_map.values()))
+    strange = [shard for shard in shards if Path(shard).name != shard]
+    if strange:
+        raise UserError(f"{index} names {strange[0]!r}, which is not a file beside it")
+    absent = [shard for shard in shards if not (index.parent / shard).is_file()]
+    if absent:
+        raise UserError(
+            f"{index.parent} is incomplete: {len(absent)} of {len(shards)} files are missing ({', '.join(absent[:5])})"
+        )
+    readers = {shard: _open_file(index.parent / shard) for shard in shards}
+    held = {shard: set(reader.names) for shard, reader in readers.items()}
+    for name, shard in weight_map.items():
+        if name not in held[shard]:
+            raise UserError(f"{index.parent / shard} lacks {name}, which {index.name} says it has; fetch both anew")
+    return TensorFiles(index.parent, {name: readers[shard] for name, shard in weight_map.items()})
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path.parent} has no {path.name}; it is not the directory of a model") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} should hold a JSON object, it holds a {type(value).__name__}")
+    return value
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The `config.json` of a model's directory."""
+    return read_json_object(directory / CONFIG_FILE)
+
+
+def find_model(name: str | Path, flag: str) -> Path:
+    """A local file or directory; for the id of a model on the Hugging Face hub its local copy, fetched if need be.
+
+    flag: what the user wrote `name` after, for the error.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    text = str(name)
+    looks_like_id = text.count("/") == 1 and not text.startswith((".", "/", "~")) and not text.endswith("/")
+    if not looks_like_id:
+        raise UserError(f"{flag} {name}: no such file or directory")
+    return _fetch(text, flag)
+
+
+def _fetch(hub_id: str, flag: str) -> Path:
+    """The files of a model on the hub: one kind of weights, configurations and the tokenizer."""
+    from huggingface_hub import list_repo_files, snapshot_download
+
+    try:
+        files = list_repo_files(hub_id)
+        suffix = ".safetensors" if any(name.endswith(".safetensors") for name in files) else ".bin"
+        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.model", f"*{suffix}"]))
+    except Exception as error:
+        first = error
+    try:
+        return Path(snapshot_download(hub_id, local_files_only=True))
+    except Exception:
+        raise UserError(
+            f"{flag} {hub_id}: no such directory here, and it could not be fetched from the Hugging Face hub "
+            f"({type(first).__name__}); give the path of a local copy"
+        ) from first

@@ -1,0 +1,273 @@
+"""Models from disk: `load_model` for directories, `load_reference_state_dict` for tensors.
+
+A directory becomes a `Source` (`sources.py`): a configuration and the places of its tensors under our names. The
+model is built without values, the tensors are read into it one at a time, and what no file has is drawn anew.
+"""
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.initialization import no_init_weights
+
+from dataloaders.processing import GroundingProcessor
+from utils.errors import UserError
+
+from ..config import GroundingConfig
+from ..grounding import GroundingModel
+from ..systems import build_system
+from .adapting import CLIP_PLACES, initialise, resize_clip_places, resize_vocabulary
+from .files import find_model
+from .names import from_reference, to_reference
+from .sources import BASE, REFERENCE, Source, add_clip, add_sam, read_source
+from .weights import Weights, check_names, fill
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Parts that a system adds to a LLaVA, by the beginnings of their names; they are drawn anew for a base.
+ADDED_PARTS = (
+    "text_hidden_fcs.",
+    "policy.",
+    "fusion.",
+    "out_mm_projector.",
+    "prompt_encoder.",
+    "mask_decoder.",
+    "image_feature_neck.",
+)
+# Tensors of ours that checkpoints of the reference cannot have.
+NOT_IN_REFERENCE = ("policy.reward_mean", "fusion.")
+
+
+@dataclass
+class LoadReport:
+    """What `load_model` did.
+
+    read: tensors read; converted: those among them with another name on disk; new: names of tensors drawn anew;
+    new_tokens: rows of the vocabulary drawn anew; dropped: names of tensors that this system has no use for.
+    """
+
+    kind: str
+    path: Path
+    system: str
+    read: int = 0
+    converted: int = 0
+    new: list[str] = field(default_factory=list)
+    new_tokens: int = 0
+    dropped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.system} from {self.kind} {self.path}: {self.read} tensors read, {self.converted} renamed"]
+        if self.new:
+            lines.append(f"  new: {len(self.new)} tensors in {_parts(self.new)}")
+        if self.new_tokens:
+            lines.append(f"  new: {self.new_tokens} rows of the vocabulary")
+        if self.dropped:
+            lines.append(f"  left out: {len(self.dropped)} tensors in {_parts(self.dropped)}")
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+
+def _parts(names: list[str]) -> str:
+    return ", ".join(sorted({name.split(".")[0] for name in names}))
+
+
+def load_model(
+    path: str | Path,
+    *,
+    system: str | None = None,
+    vision_tower: str | None = None,
+    vision_pretrained: str | None = None,
+    precision: str = "fp32",
+    overrides: Mapping[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    weight: str | Path | None = None,
+    lora_alpha: float = 16,
+) -> tuple[GroundingModel, GroundingProcessor, LoadReport]:
+    """A model, its processor, and what was done to get them.
+
+    path: a merged directory of ours, a reference checkpoint, or a LLaVA base (original or llava-hf); or its hub id.
+    system: needed for a base; another one than a checkpoint's keeps what both share.
+    vision_tower, vision_pretrained: CLIP directory and SAM (`.pth` or transformers directory), where `path` has none.
+    overrides: fields of `GroundingConfig`.
+    seed: of what is drawn anew.
+    weight: a consolidated training file of the reference, `path` then being its base; lora_alpha as in that training.
+    """
+    source = read_source(
+        find_model(path, "--version"),
+        system=system,
+        weight=None if weight is None else find_model(weight, "--weight"),
+        lora_alpha=lora_alpha,
+    )
+    stored = None if source.kind == BASE else deepcopy(source.config)
+    config = source.config
+    _override(config, {"system": system} if system else {})
+    _override(config, overrides or {})
+    add_clip(source, vision_tower)
+    if build_system(config).uses_sam:
+        add_sam(source, vision_pretrained)
+        _check_prompt_width(config, overrides or {})
+    if stored is not None:
+        stored.vision_config = deepcopy(config.vision_config)
+        stored.sam_config = deepcopy(config.sam_config)
+    report = LoadReport(source.kind, source.path, config.system, notes=source.notes)
+
+    report.new_tokens = _add_tokens(source, seed)
+    if source.kind == BASE:
+        report.dropped += _drop_other_projector(source)
+    if config.resize_vision_tower and CLIP_PLACES in source.weights:
+        places = (config.clip_image_size // config.vision_config.patch_size) ** 2 + 1
+        if resize_clip_places(source.weights, places, as_reference=source.kind == REFERENCE):
+            report.notes.append(f"CLIP's positions interpolated to {config.clip_image_size} pixels")
+
+    model = _build(source, stored, report, dtype=PRECISIONS[precision], seed=seed)
+    fill(model, source.weights, str(source.path))
+    report.read = len(source.weights)
+    report.converted = sum(source.weights.their_name(name) != name for name in source.weights)
+    return model.to(device), GroundingProcessor(config, source.tokenizer), report
+
+
+def _build(
+    source: Source, stored: GroundingConfig | None, report: LoadReport, *, dtype: torch.dtype, seed: int
+) -> GroundingModel:
+    """The model without the values that the source has, and with fresh ones for the rest. The caller's random state
+    stays as it is."""
+    with torch.random.fork_rng(devices=[]), _default_dtype(dtype):
+        torch.default_generator.manual_seed(seed)
+        with no_init_weights():
+            model = GroundingModel(source.config)
+        model.tie_weights()
+        report.dropped += _settle_names(model, source, stored, report)
+        initialise(model, set(report.new))
+    return model
+
+
+def _override(config: GroundingConfig, fields: Mapping[str, Any]) -> None:
+    known = inspect.signature(GroundingConfig).parameters
+    for name, value in fields.items():
+        if name not in known:
+            raise ValueError(f"{name} is not a field of GroundingConfig")
+        setattr(config, name, value)
+
+
+def _check_prompt_width(config: GroundingConfig, overrides: Mapping[str, Any]) -> None:
+    """SAM decides how wide its prompts are; a flag can only agree."""
+    width = config.sam_config.prompt_encoder_config.hidden_size
+    if overrides.get("out_dim", width) != width:
+        raise UserError(f"--out_dim {overrides['out_dim']}: the prompts of this SAM are {width} wide; leave it out")
+
+
+def _add_tokens(source: Source, seed: int) -> int:
+    """Complete the vocabulary, write its ids into the configuration, and make the tables fit; rows that are new."""
+    config, tokenizer, weights = source.config, source.tokenizer, source.weights
+    added = tokenizer.add_grounding_tokens(config.tokens_per_target)
+    config.seg_token_ids = list(tokenizer.seg_token_ids)
+    config.rej_token_ids = list(tokenizer.rej_token_ids)
+    config.im_start_id, config.im_end_id = tokenizer.im_start_id, tokenizer.im_end_id
+    text = config.text_config
+    text.bos_token_id, text.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    text.pad_token_id = tokenizer.pad_token_id
+    _check_tables(source)
+    stored = weights.shape("lm_head.weight")[0]
+    if source.kind == BASE:
+        # A base may have more rows than tokens (llava-hf rounds up); none of them has learned anything.
+        text.vocab_size, new_ids = len(tokenizer), {tokenizer.added_tokens[token] for token in added}
+    else:
+        text.vocab_size, new_ids = max(stored, len(tokenizer)), set()
+    return resize_vocabulary(weights, text.vocab_size, new_ids, std=text.initializer_range, seed=seed)
+
+
+def _check_tables(source: Source) -> None:
+    tables = ("language_model.embed_tokens.weight", "lm_head.weight")
+    check_names([name for name in tables if name not in source.weights], [], str(source.path))
+    rows = {source.weights.shape(name)[0] for name in tables}
+    if len(rows) > 1:
+        raise UserError(f"{source.path}: word embeddings and output head have {min(rows)} and {max(rows)} rows")
+
+
+def _drop_other_projector(source: Source) -> list[str]:
+    """Forget a base's projector where the model wants one of another form, to be drawn anew."""
+    config, weights = source.config, source.weights
+    if not config.separate_mm_projector:
+        return []
+    hidden = config.text_config.hidden_size * config.mm_projector_hidden_dim
+    wanted = (hidden, config.vision_config.hidden_size)
+    fits = config.mm_projector_type == "mlp2x_gelu" and weights.shapes().get("mm_projector.0.weight") == wanted
+    if not fits:
+        source.notes.append("the base's projector has another form; the projectors are drawn anew and must be trained")
+    return [] if fits else weights.drop(("mm_projector.",))
+
+
+def _settle_names(
+    model: GroundingModel, source: Source, stored: GroundingConfig | None, report: LoadReport
+) -> list[str]:
+    """Compare the model's names with the source's: fills `report.new`, returns what was dropped, refuses the rest."""
+    expected = set(model.state_dict())
+    missing, unexpected = expected - set(source.weights), set(source.weights) - expected
+    excused, useless = set(), set()
+    if source.kind == BASE:
+        dropped = ("mm_projector.",) if model.config.separate_mm_projector else ()
+        excused = {name for name in missing if name.startswith((*ADDED_PARTS, *dropped))}
+    elif missing or unexpected:
+        # Only what the stored model has not, or has too much, may differ: the user asked for another one.
+        with torch.device("meta"):
+            held = set(GroundingModel(stored).state_dict())
+        excused, useless = missing - held, unexpected & held
+    if source.kind == REFERENCE:
+        excused |= {name for name in missing if name.startswith(NOT_IN_REFERENCE)}
+    check_names(missing - excused, [source.weights.their_name(name) for name in unexpected - useless], str(source.path))
+    report.new += sorted(excused)
+    return source.weights.drop(tuple(useless)) if useless else []
+
+
+@contextlib.contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+# --- the reference's names -------------------------------------------------------------------------------------------
+
+
+def load_reference_state_dict(model: GroundingModel, tensors: Mapping[str, Tensor], *, partial: bool = False) -> None:
+    """Copy tensors with the reference's names into `model`; `UserError` for one that is unknown or missing.
+
+    The reference's merged checkpoints leave the CLIP tower out and may lack `out_mm_projector`; these may be missing
+    as a whole. With `partial` anything may be.
+    """
+    source = "the reference state dictionary"
+    weights = Weights()
+    weights.add(tensors, from_reference, source)
+    known = {name for name in model.state_dict() if to_reference(name)}
+    optional = tuple(part for part in ("vision_tower.", "out_mm_projector.") if not weights.has(part))
+    missing = {name for name in known - set(weights) if not partial and not name.startswith(optional)}
+    unexpected = {weights.their_name(name) for name in weights if name not in known}
+    check_names({to_reference(name) for name in missing}, unexpected, source)
+    fill(model, weights, source)
+
+
+def reference_state_dict(model: GroundingModel) -> dict[str, Tensor]:
+    """The tensors of `model` under the reference's names."""
+    state = {to_reference(name): tensor for name, tensor in model.state_dict().items()}
+    state.pop(None, None)
+    return state
+
+
+def reference_gradients(model: GroundingModel) -> dict[str, Tensor]:
+    """The gradients of all parameters that have one, under the reference's names."""
+    gradients: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        theirs = to_reference(name)
+        if parameter.grad is not None and theirs is not None:
+            gradients[theirs] = gradients[theirs] + parameter.grad if theirs in gradients else parameter.grad
+    return gradients

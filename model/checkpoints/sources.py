@@ -1,0 +1,168 @@
+"""What a directory holds: our own model, a reference checkpoint, or a LLaVA base, described alike."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dataloaders.tokenization import GroundingTokenizer
+from utils.errors import UserError
+
+from ..config import GroundingConfig
+from . import architecture, names
+from .adapting import merge_lora
+from .files import CONFIG_FILE, TensorFiles, find_model, open_tensors, read_config
+from .weights import Weights
+
+OWN, REFERENCE, BASE = "merged directory", "reference checkpoint", "LLaVA base"
+HUB_CLIP = "openai/clip-vit-large-patch14-336"
+
+
+@dataclass
+class Source:
+    """A model on disk.
+
+    kind: `OWN`, `REFERENCE` or `BASE`. config: as stored; a base's has no system of its own. weights: may lack CLIP
+    and SAM. describes_clip: whether the configuration has CLIP's. notes: what a user should know.
+    """
+
+    kind: str
+    path: Path
+    config: GroundingConfig
+    tokenizer: GroundingTokenizer
+    weights: Weights
+    describes_clip: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def read_source(path: Path, *, system: str | None, weight: Path | None = None, lora_alpha: float = 16) -> Source:
+    """Recognise and describe a directory.
+
+    weight: a consolidated training file of the reference (LoRA not merged yet), whose tensors stand for those of the
+        directory, which is then the base that it was trained from.
+    """
+    _refuse_training_runs(path)
+    config = read_config(path)
+    tokenizer = GroundingTokenizer.from_directory(path)
+    if weight is not None:
+        return _read_reference(path, config, open_tensors(weight), tokenizer, system, lora_alpha)
+    if config.get("model_type") == GroundingConfig.model_type:
+        weights = Weights()
+        weights.add(open_tensors(path), lambda name: (name,), str(path))
+        return Source(OWN, path, GroundingConfig.from_dict(config), tokenizer, weights, describes_clip=True)
+    if architecture.is_reference(config):
+        return _read_reference(path, config, open_tensors(path), tokenizer, system, lora_alpha)
+    if system is None:
+        raise UserError(f"{path} is a plain LLaVA, which any system can start from: say which one with --model_key")
+    return _read_base(path, config, tokenizer, system)
+
+
+def _refuse_training_runs(path: Path) -> None:
+    if not path.is_dir():
+        raise UserError(f"{path} is a file; give the directory of a model")
+    is_run = any((path / name).exists() for name in ("complete.json", "ckpt_model", "best_ckpt_model", "latest"))
+    if is_run and not (path / CONFIG_FILE).exists():
+        raise UserError(f"{path} is a training run or checkpoint; merge it first: python merge_lora_weights.py --help")
+
+
+def _read_reference(
+    path: Path,
+    config: dict[str, Any],
+    files: TensorFiles,
+    tokenizer: GroundingTokenizer,
+    system: str | None,
+    lora_alpha: float,
+) -> Source:
+    named = architecture.reference_system(config)
+    if named is None and system is None:
+        raise UserError(f"{path / CONFIG_FILE} does not say which system this is; say it with --model_key")
+    weights = Weights()
+    weights.add(files, names.from_reference, str(files.path))
+    notes = []
+    merged = merge_lora(weights, lora_alpha, str(files.path))
+    if merged:
+        notes.append(f"LoRA merged into {merged} weights with alpha {lora_alpha:g}")
+    fields = architecture.reference_fields(config, weights.shapes(), files.path)
+    if weights.has("sam."):
+        shapes = {name.removeprefix("sam."): shape for name, shape in weights.shapes().items()}
+        fields["sam_config"] = architecture.sam_config_from_shapes(shapes, files.path)
+    scales = fields["image_feature_scale_num"]
+    fields["seg_token_num"] = max(1, tokenizer.tokens_per_target // scales)
+    model_config = GroundingConfig(system=named or system, **fields)
+    return Source(REFERENCE, path, model_config, tokenizer, weights, notes=notes)
+
+
+def _read_base(path: Path, config: dict[str, Any], tokenizer: GroundingTokenizer, system: str) -> Source:
+    weights = Weights()
+    files = open_tensors(path)
+    if "text_config" in config or "projector_hidden_act" in config:
+        fields = architecture.llava_hf_fields(config, path)
+        weights.add(files, names.from_llava_hf, str(path))
+    elif config.get("model_type") in ("llava", "llava_llama"):
+        fields = architecture.original_llava_fields(config, path)
+        weights.add(files, names.from_reference, str(path))
+    else:
+        raise UserError(
+            f"{path} holds a model of type {config.get('model_type')!r}; expected a LLaVA (original or llava-hf), a "
+            "merged directory of this program, or a checkpoint of the reference implementation"
+        )
+    return Source(BASE, path, GroundingConfig(system=system, **fields), tokenizer, weights, "vision_config" in fields)
+
+
+# --- CLIP and SAM ----------------------------------------------------------------------------------------------------
+
+
+def add_clip(source: Source, vision_tower: str | None) -> None:
+    """Take CLIP and its configuration from a directory, where the source has none or a base's user names one.
+
+    The CLIP of a checkpoint, which may have learned, is kept.
+    """
+    if source.kind == OWN:
+        if vision_tower:
+            source.notes.append(f"--vision_tower {vision_tower} not read: the directory has its own CLIP")
+        return
+    has_weights = source.weights.has("vision_tower.")
+    if has_weights and source.describes_clip and vision_tower is None:
+        return
+    named = vision_tower or _named_tower(source.path)
+    if named is None:
+        raise UserError(f"{source.path} does not hold CLIP: pass --vision_tower (the directory of {HUB_CLIP})")
+    directory = find_model(named, "--vision_tower")
+    source.config.vision_config = architecture.clip_config(directory)
+    if has_weights and (source.kind == REFERENCE or vision_tower is None):
+        return
+    if has_weights:
+        source.weights.drop(("vision_tower.",))
+        source.notes.append(f"CLIP is that of --vision_tower, not the one in {source.path}")
+    source.weights.add(open_tensors(directory), names.from_clip, str(directory))
+
+
+def _named_tower(path: Path) -> str | None:
+    """The CLIP that a configuration names, unless it is a path of somebody else's machine."""
+    config = read_config(path)
+    named = config.get("mm_vision_tower") or config.get("vision_tower")
+    if not isinstance(named, str):
+        return None
+    is_hub_id = named.count("/") == 1 and not named.startswith((".", "/", "~"))
+    return named if is_hub_id or Path(named).expanduser().is_dir() else None
+
+
+def add_sam(source: Source, vision_pretrained: str | None) -> None:
+    """Take SAM from its file where the source has none, and its configuration with it."""
+    if source.weights.has("sam."):
+        if vision_pretrained:
+            source.notes.append(f"--vision_pretrained {vision_pretrained} not read: the checkpoint has its own SAM")
+        return
+    if vision_pretrained is None:
+        raise UserError(f"{source.path} does not hold SAM: pass --vision_pretrained (a sam_vit_… .pth file)")
+    path = find_model(vision_pretrained, "--vision_pretrained")
+    files = open_tensors(path)
+    sam = Weights()
+    sam.add(files, names.from_sam_transformers if path.is_dir() else names.from_sam_original, str(path))
+    if path.is_dir():
+        source.config.sam_config = architecture.sam_config(path)
+    else:
+        shapes = {name.removeprefix("sam."): shape for name, shape in sam.shapes().items()}
+        source.config.sam_config = architecture.sam_config_from_shapes(shapes, path)
+    source.config.out_dim = source.config.sam_config.prompt_encoder_config.hidden_size
+    for name in sam:
+        source.weights.put(name, sam.shape(name), sam.reader(name))

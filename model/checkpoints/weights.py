@@ -1,0 +1,109 @@
+"""Tensors under our names from several places, read one at a time, and copied strictly into a model."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import UserError
+
+from .files import TensorFiles
+
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class _Place:
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+    their_name: str
+
+
+class Weights(Mapping[str, Tensor]):
+    """Where each tensor of a model comes from; `[name]` reads it."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, _Place] = {}
+
+    def add(self, tensors: Mapping[str, Tensor], translate: Callable[[str], tuple[str, ...]], source: str) -> None:
+        """All of `tensors` (a dictionary or `TensorFiles`) that `translate` gives names of ours."""
+        for theirs in tensors:
+            for ours in translate(theirs):
+                if ours in self._places:
+                    raise UserError(f"{source}: {self.their_name(ours)} and {theirs} are both our {ours}")
+                shape = tensors.shape(theirs) if isinstance(tensors, TensorFiles) else tuple(tensors[theirs].shape)
+                self._places[ours] = _Place(shape, lambda name=theirs: tensors[name], theirs)
+
+    def put(self, name: str, shape: tuple[int, ...], read: Callable[[], Tensor]) -> None:
+        """Another way to get a tensor that may be there already."""
+        theirs = self._places[name].their_name if name in self._places else name
+        self._places[name] = _Place(shape, read, theirs)
+
+    def drop(self, prefixes: tuple[str, ...]) -> list[str]:
+        """Forget the tensors whose names begin so; their names."""
+        names = [name for name in self._places if name.startswith(prefixes)]
+        for name in names:
+            del self._places[name]
+        return names
+
+    def rename(self, old: str, new: str) -> None:
+        self._places[new] = self._places.pop(old)
+
+    def has(self, prefix: str) -> bool:
+        """Whether there is a tensor whose name begins so."""
+        return any(name.startswith(prefix) for name in self._places)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._places[name].shape
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: place.shape for name, place in self._places.items()}
+
+    def reader(self, name: str) -> Callable[[], Tensor]:
+        return self._places[name].read
+
+    def their_name(self, name: str) -> str:
+        return self._places[name].their_name
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._places[name].read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def listed(names: Collection[str]) -> str:
+    """The first names and how many more there are."""
+    names = sorted(names)
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def check_names(missing: Collection[str], unexpected: Collection[str], source: str) -> None:
+    """Complain about tensors that a model has and a checkpoint lacks, and the other way round."""
+    complaints = []
+    if missing:
+        complaints.append(f"{len(missing)} tensors are missing: {listed(missing)}")
+    if unexpected:
+        complaints.append(f"{len(unexpected)} tensors are not of this model: {listed(unexpected)}")
+    if complaints:
+        raise UserError(f"{source} does not fit the model; " + "; ".join(complaints))
+
+
+@torch.no_grad()
+def fill(model: nn.Module, weights: Weights, source: str) -> None:
+    """Copy every tensor into the parameter or buffer of its name, converted to its type and device."""
+    places = model.state_dict(keep_vars=True)
+    wrong = [
+        f"{weights.their_name(name)} is {weights.shape(name)}, not {tuple(places[name].shape)}"
+        for name in weights
+        if weights.shape(name) != tuple(places[name].shape)
+    ]
+    if wrong:
+        raise UserError(f"{source} does not fit the model; {len(wrong)} tensors differ in shape: {listed(wrong)}")
+    for name, tensor in weights.items():
+        places[name].copy_(tensor)

@@ -1,0 +1,91 @@
+"""Configurations read off files and shapes."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, SamConfig, SamModel
+
+from model.checkpoints.architecture import (
+    llama_config,
+    llava_hf_fields,
+    original_llava_fields,
+    reference_system,
+    sam_config_from_shapes,
+)
+from utils.errors import UserError
+
+
+def shapes_of(config: SamConfig) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in SamModel(config).state_dict().items()}
+
+
+def sam(width=768, depth=12, heads=12, everywhere=(2, 5, 8, 11), image_size=1024, **vision) -> SamConfig:
+    return SamConfig(
+        vision_config={
+            "hidden_size": width,
+            "num_hidden_layers": depth,
+            "num_attention_heads": heads,
+            "global_attn_indexes": list(everywhere),
+            "image_size": image_size,
+            **vision,
+        },
+        prompt_encoder_config={"image_size": image_size},
+        mask_decoder_config={"layer_norm_eps": 1e-5},
+    )
+
+
+SIZES = {
+    "vit_b": sam(),
+    "vit_l": sam(1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": sam(1280, 32, 16, (7, 15, 23, 31)),
+    "small": sam(64, 3, 4, (0, 2), image_size=256, window_size=7),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_sam_of_any_size_is_recognised_by_its_shapes(size):
+    expected = SIZES[size]
+    found = sam_config_from_shapes(shapes_of(expected), "sam.pth")
+    assert shapes_of(found) == shapes_of(expected)
+    for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config"):
+        ours, theirs = getattr(found, part).to_dict(), getattr(expected, part).to_dict()
+        ignored = {"mlp_ratio", "initializer_range"}
+        assert {k: v for k, v in ours.items() if k not in ignored} == {
+            k: v for k, v in theirs.items() if k not in ignored
+        }
+
+
+def test_something_else_than_a_sam_is_named():
+    with pytest.raises(UserError, match="weights.pth is not a SAM.*pos_embed"):
+        sam_config_from_shapes({"fc.weight": (3, 3)}, "weights.pth")
+
+
+def test_an_original_llava_without_projector_type_has_a_linear_one():
+    fields = original_llava_fields({"model_type": "llava", "hidden_size": 64, "num_attention_heads": 4}, "dir")
+    assert fields["mm_projector_type"] == "linear"
+    assert fields["text_config"].hidden_size == 64
+
+
+def test_llava_hf_leaves_defaults_out_of_its_configuration():
+    fields = llava_hf_fields({"model_type": "llava", "text_config": {"vocab_size": 32064, "rms_norm_eps": 1e-5}}, "dir")
+    assert fields["text_config"].num_hidden_layers == LlamaConfig().num_hidden_layers
+    assert fields["text_config"].rms_norm_eps == 1e-5
+    assert (fields["vision_config"].hidden_size, fields["vision_config"].image_size) == (1024, 336)
+
+
+def test_rotary_settings_survive():
+    config = llama_config({"rope_theta": 5000.0, "rope_scaling": {"type": "linear", "factor": 2.0}}, "dir")
+    assert config.rope_parameters["rope_theta"] == 5000.0
+    assert config.rope_parameters["factor"] == 2.0
+
+
+def test_another_language_model_is_refused():
+    with pytest.raises(UserError, match="'mistral'"):
+        llava_hf_fields({"text_config": {"model_type": "mistral"}}, "dir")
+
+
+@pytest.mark.parametrize(
+    "name, system", [("LISAForCausalLM", "LISA"), ("SesameForCausalLM", "SESAME"), ("Other", None)]
+)
+def test_the_system_is_read_off_the_class(name, system):
+    assert reference_system({"architectures": [name]}) == system

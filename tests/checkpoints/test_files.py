@@ -1,0 +1,114 @@
+"""Files of tensors: lazily, safely, and with errors that name them."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from model.checkpoints.files import open_tensors
+from utils.errors import UserError
+
+TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("whole_directory", [True, False])
+def test_a_single_file(tmp_path, name, whole_directory):
+    path = tmp_path / name
+    save_file(TENSORS, path) if path.suffix == ".safetensors" else torch.save(TENSORS, path)
+    tensors = open_tensors(tmp_path if whole_directory else path)
+    assert set(tensors) == set(TENSORS)
+    assert tensors.shape("a.weight") == (2, 3)
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in TENSORS.items())
+
+
+def test_an_old_pickle_without_an_archive(tmp_path):
+    torch.save(TENSORS, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(open_tensors(tmp_path / "old.pth")["a.weight"], TENSORS["a.weight"])
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "module"])
+def test_tensors_below_a_usual_name(tmp_path, wrapper):
+    torch.save({wrapper: TENSORS, "epoch": 3}, tmp_path / "checkpoint.pth")
+    assert set(open_tensors(tmp_path / "checkpoint.pth")) == set(TENSORS)
+
+
+def shards(directory, files=("one.bin", "two.bin")):
+    for file, name in zip(files, TENSORS, strict=True):
+        torch.save({name: TENSORS[name]}, directory / file)
+    weight_map = dict(zip(TENSORS, files, strict=True))
+    (directory / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_shards(tmp_path):
+    shards(tmp_path)
+    tensors = open_tensors(tmp_path)
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in TENSORS.items())
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    shards(tmp_path)
+    (tmp_path / "two.bin").unlink()
+    with pytest.raises(UserError, match=r"incomplete: 1 of 2 files are missing \(two.bin\)"):
+        open_tensors(tmp_path)
+
+
+def test_an_index_that_does_not_fit_its_shards(tmp_path):
+    shards(tmp_path)
+    torch.save({"other": torch.ones(1)}, tmp_path / "two.bin")
+    with pytest.raises(UserError, match="two.bin lacks b"):
+        open_tensors(tmp_path)
+
+
+def test_an_index_reaches_no_other_directory(tmp_path):
+    index = {"weight_map": {"a": "../secret.bin"}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"not a file beside it"):
+        open_tensors(tmp_path)
+
+
+class Dangerous:
+    def __reduce__(self):
+        return (eval, ("1/0",))
+
+
+def test_a_pickle_with_code_is_refused(tmp_path):
+    (tmp_path / "evil.bin").write_bytes(pickle.dumps({"a": Dangerous()}))
+    with pytest.raises(UserError, match="evil.bin cannot be read.*refused"):
+        open_tensors(tmp_path / "evil.bin")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"<html>not found</html>", "cannot be read"),
+        (b"PK\x03\x04 and then nothing", "breaks off"),
+    ],
+)
+def test_files_that_are_no_tensors(tmp_path, content, message):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(UserError, match=f"w.pth.*{message}"):
+        open_tensors(tmp_path / "w.pth")
+
+
+def test_a_truncated_archive(tmp_path):
+    torch.save(TENSORS, tmp_path / "w.pth")
+    content = (tmp_path / "w.pth").read_bytes()
+    (tmp_path / "w.pth").write_bytes(content[:-200])
+    with pytest.raises(UserError, match="breaks off"):
+        open_tensors(tmp_path / "w.pth")
+
+
+def test_values_that_are_no_tensors(tmp_path):
+    torch.save({"a": 3}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="'a' is no tensor"):
+        open_tensors(tmp_path / "w.pth")
+
+
+def test_a_directory_without_weights(tmp_path):
+    with pytest.raises(UserError, match="holds no weights"):
+        open_tensors(tmp_path)

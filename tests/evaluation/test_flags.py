@@ -1,0 +1,63 @@
+"""What eval.py and chat.py accept as a model."""
+
+import argparse
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from tests.tiny_model import tiny_model
+from utils.errors import UserError
+from utils.flags import FlagParser, add_model_flags, load_flagged_model
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """A function (argv) -> what `load_model` was asked for."""
+    asked = {}
+
+    def load_model(path, **options):
+        asked.update(options, path=path)
+        return (*tiny_model(), None)
+
+    monkeypatch.setitem(sys.modules, "model.checkpoints", SimpleNamespace(load_model=load_model))
+
+    def run(*argv):
+        parser = FlagParser(prog="test")
+        add_model_flags(parser)
+        load_flagged_model(parser.parse(["--version", "somewhere", *argv]))
+        return argparse.Namespace(**asked)
+
+    return run
+
+
+def test_the_system_is_found_in_any_case(load):
+    assert load("--model_key", "uground").system == "UGround"
+    assert load().system is None
+    with pytest.raises(UserError, match="unknown system"):
+        load("--model_key", "SAM")
+
+
+def test_a_cpu_computes_in_fp32_unless_told_otherwise(load):
+    assert load("--device", "cpu").precision == "fp32"
+    assert load("--device", "cpu", "--precision", "bf16").precision == "bf16"
+
+
+@pytest.mark.parametrize("layer", ["0", "3", "last", "greedy"])
+def test_a_layer_that_the_model_has_is_accepted(load, layer):
+    load("--layer", layer)
+
+
+def test_a_layer_that_the_model_lacks_is_refused(load):
+    with pytest.raises(UserError, match="outside 0..3"):
+        load("--layer", "4")
+
+
+def test_a_run_is_restored_from_its_checkpoint(load, tmp_path, monkeypatch):
+    (tmp_path / "ckpt_model").mkdir()
+    monkeypatch.setitem(
+        sys.modules,
+        "utils.training.restoring",
+        SimpleNamespace(load_trained=lambda path, **options: (*tiny_model(), {"path": path})),
+    )
+    assert not vars(load("--version", str(tmp_path)))

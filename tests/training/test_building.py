@@ -1,0 +1,73 @@
+import json
+
+import pytest
+import torch
+
+from tests.tiny import tiny_config, tiny_model
+from utils.arguments import parse_arguments
+from utils.errors import UserError
+from utils.training import building
+from utils.training.engine import enable_gradient_checkpointing
+from utils.training.lora import add_lora, merge_lora
+from utils.training.trainable import set_trainable, trainable_prefixes
+
+
+def check(*flags):
+    building._check_model(tiny_config(), parse_arguments(flags))
+
+
+def test_flags_that_repeat_the_model_must_agree_with_it(tmp_path):
+    path = tmp_path / "preprocessor.json"
+    path.write_text(json.dumps({"size": 56}))
+    check("--num_layers", "4", "--image_size", "64", "--preprocessor_config", str(path), "--layer", "3")
+    with pytest.raises(UserError, match="--num_layers 33.*has 4 hidden"):
+        check("--num_layers", "33")
+    with pytest.raises(UserError, match="--image_size 1024.*built for 64"):
+        check("--image_size", "1024")
+    with pytest.raises(UserError, match="--layer 4 is outside 0..3"):
+        check("--layer", "4")
+    path.write_text(json.dumps({"size": {"shortest_edge": 448}}))
+    with pytest.raises(UserError, match="--resize_vision_tower_size 448"):
+        check("--preprocessor_config", str(path))
+    path.write_text("[]")
+    with pytest.raises(UserError, match="not a CLIP image-processor file"):
+        check("--preprocessor_config", str(path))
+
+
+def test_precision_follows_the_device():
+    cpu = torch.device("cpu")
+    assert building.choose_precision(None, cpu) == "fp32"
+    assert building.choose_precision("bf16", cpu) == "bf16"
+    assert building.choose_precision(None, torch.device("cuda")) == "bf16"
+    with pytest.raises(UserError, match="fp16"):
+        building.choose_precision("fp16", cpu)
+
+
+@pytest.mark.parametrize("system", ["LISA", "UGround"])
+def test_the_real_model_learns_where_it_should(system):
+    model, _ = tiny_model(system)
+    names = set(model.state_dict())
+    add_lora(model, r=2, alpha=4, dropout=0.0, targets=["q_proj", "v_proj"])
+    set_trainable(model, trainable_prefixes(lora_r=2, train_mask_decoder=True, vision_size=224))
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for start in (
+        "lm_head",
+        "language_model.embed_tokens",
+        "text_hidden_fcs",
+        "sam.prompt_encoder",
+        "sam.mask_decoder",
+    ):
+        assert any(name.startswith(start) for name in learning)
+    assert any(name.startswith("policy.") for name in learning) == (system == "UGround")
+    frozen = ("vision_tower", "mm_projector", "sam.vision_encoder")
+    assert not any(name.startswith(frozen) for name in learning)
+    adapted = {name.split(".lora_")[0] for name in learning if ".lora_" in name}
+    assert adapted == {f"language_model.layers.{i}.self_attn.{p}" for i in range(3) for p in ("q_proj", "v_proj")}
+    merge_lora(model)
+    assert set(model.state_dict()) == names
+
+
+def test_gradient_checkpointing_reaches_the_llm():
+    model, _ = tiny_model()
+    enable_gradient_checkpointing(model)
+    assert model.language_model.is_gradient_checkpointing

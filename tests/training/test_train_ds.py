@@ -1,0 +1,156 @@
+"""`train_ds.py` as a user runs it: a process, its exit code and what it leaves."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.tiny import picture, tiny_model
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_train_ds(*arguments, processes=1, timeout=300):
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
+        environment.pop(name, None)
+    return subprocess.run(
+        [*launcher, "train_ds.py", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model_key", "nothing"], ["--model_key nothing", "UGround"]),
+        (["--batchsize", "2"], ["--batchsize", "--batch_size"]),
+        (["--dataset_dir", "/nowhere"], ["--dataset_dir /nowhere"]),
+        (["--dataset_dir", ".", "--version", "./nowhere"], ["--version ./nowhere"]),
+        (["--dataset_dir", ".", "--version", ".", "--vision_pretrained", "/no/sam.pth"], ["/no/sam.pth"]),
+        (["--dataset_dir", ".", "--version", ".", "--resume", "/no/run"], ["--resume /no/run"]),
+        (
+            ["--dataset_dir", ".", "--version", ".", "--device", "cpu", "--precision", "fp16"],
+            ["--precision fp16", "fp32 or bf16"],
+        ),
+    ],
+)
+def test_a_mistake_ends_with_code_2_and_no_traceback(arguments, words):
+    done = run_train_ds(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A tiny base model and a ReasonSeg of a few pictures on disk: the flags that name them, and where runs go."""
+    from model.checkpoints import save_model
+
+    root = tmp_path_factory.mktemp("world")
+    write_reason_seg(root / "dataset")
+    save_model(*tiny_model(), root / "base")
+    flags = ["--version", root / "base", "--dataset_dir", root / "dataset", "--log_base_dir", root / "runs"]
+    return flags, root / "runs"
+
+
+def write_reason_seg(root: Path) -> None:
+    for split in ("train", "val"):
+        folder = root / "reason_seg" / "ReasonSeg" / split
+        folder.mkdir(parents=True)
+        for number in range(3):
+            Image.fromarray(picture(number, 40, 56)).save(folder / f"{number}.jpg")
+            left = 4 + 8 * number
+            points = [[left, 6], [left + 20, 6], [left + 20, 30], [left, 30]]
+            shape = {"label": "target", "points": points}
+            record = {"text": ["the red ball", "the one near the tree"], "is_sentence": False, "shapes": [shape]}
+            (folder / f"{number}.json").write_text(json.dumps(record))
+
+
+TRAINING = """
+    --dataset reason_seg --sample_rates 1 --explanatory -1 --val_dataset ReasonSeg|val --epochs 2 --steps_per_epoch 2
+    --batch_size 2 --grad_accumulation_steps 2 --warmup_num_steps 1 --lora_r 2 --workers 1 --device cpu
+""".split()  # noqa: SIM905
+
+
+def test_training_leaves_checkpoints_scores_and_records_and_goes_on(world):
+    flags, runs = world
+    done = run_train_ds(*flags, *TRAINING, "--exp_name", "one")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step 4/4" in done.stdout and "(best so far)" in done.stdout
+    run = runs / "one"
+    assert [path.name for path in (run / "ckpt_model").glob("global_step*")] == ["global_step4"]
+    assert len(list((run / "best_ckpt_model").glob("global_step*"))) == 1
+    scores = json.loads((run / "scores.json").read_text())
+    assert [entry["step"] for entry in scores["evaluations"]] == [2, 4]
+    assert 0 <= scores["best"]["cIoU"] <= 1
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {"train/loss", "policy/entropy", "policy/layers", "train/lr"} <= set(steps[0])
+    assert list((run / "tensorboard").glob("events*"))
+
+    longer = run_train_ds(*flags, *TRAINING, "--exp_name", "one", "--epochs", "3", "--answer", "generated")
+    assert longer.returncode == 0, longer.stdout + longer.stderr
+    assert "at step 4 of 6" in longer.stdout and "step 6/6" in longer.stdout
+
+    scored = run_train_ds(*flags, *TRAINING, "--exp_name", "one", "--eval_only", "--resume", run)
+    assert scored.returncode == 0, scored.stdout + scored.stderr
+    assert "ReasonSeg|val (given): gIoU" in scored.stdout
+
+
+def test_a_checkpoint_gives_back_the_model_that_was_trained(world):
+    from utils.training.checkpoints import find_checkpoint, trained_weights
+    from utils.training.restoring import load_trained
+
+    flags, runs = world
+    done = run_train_ds(*flags, *TRAINING, "--exp_name", "kept", "--model_key", "lisa", "--no_eval", "--lora_r", "0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    model, _, settings = load_trained(runs / "kept")
+    assert model.config.system == settings["model"]["system"] == "LISA"
+    weights = trained_weights(find_checkpoint(runs / "kept" / "ckpt_model"))
+    base, _ = tiny_model("LISA")
+    name = "language_model.layers.0.mlp.up_proj.weight"
+    assert model.get_parameter(name).equal(weights[name])
+    assert not model.get_parameter(name).equal(base.get_parameter(name))
+    assert model.get_parameter("mm_projector.0.weight").equal(base.get_parameter("mm_projector.0.weight"))
+
+
+def test_two_processes_train_together(world):
+    flags, runs = world
+    done = run_train_ds(*flags, *TRAINING, "--exp_name", "two", processes=2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (runs / "two" / "ckpt_model" / "global_step4" / "random_state_rank_1.pt").exists()
+    refused = run_train_ds(*flags, *TRAINING, "--exp_name", "two", "--epochs", "3")
+    assert refused.returncode == 2
+    assert "written by 2 processes" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--num_layers", "33"], ["--num_layers 33", "4 hidden states"]),
+        (["--val_dataset", "ReasonSeg|nothing"], ["nothing", "train, val"]),
+        (["--dataset", "nothing"], ["nothing", "reason_seg"]),
+        (["--neg_refer_seg_data", "R-refcoco"], ["--neg_refer_seg_data"]),
+        (["--lora_target_modules", "up"], ["--lora_target_modules up"]),
+    ],
+)
+def test_what_does_not_fit_the_model_or_the_data_is_said_before_training(world, arguments, words):
+    flags, runs = world
+    done = run_train_ds(*flags, *TRAINING, "--exp_name", "wrong", *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert not (runs / "wrong").exists()

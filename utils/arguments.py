@@ -1,0 +1,410 @@
+"""The command line of `train_ds.py`: one dataclass is the flags, their defaults and their help.
+
+Nothing heavy is imported here, so that `--help` and a mistyped flag answer at once.
+Names, defaults and meaning are the reference implementation's; hyphens are accepted for underscores.
+Where a default is None the value comes from the checkpoint that `--version` names, and only what is given on the
+command line overrides it. Flags without effect do not exist: `REFUSED` says why for those that a recipe may carry.
+"""
+
+import argparse
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from utils.errors import UserError
+
+SYSTEMS = ("LISA", "READ", "PixelLM", "GSVA", "SESAME", "UGround")
+UNFREEZABLE = ("vision_tower", "sam_encoder", "mm_projector", "language_model")
+
+REFUSED = {
+    "vis_save_path": "training draws no pictures; `chat.py` and `app.py` have this flag",
+    "load_in_8bit": "training needs unquantised weights; `chat.py` can load in 8 bit",
+    "load_in_4bit": "training needs unquantised weights; `chat.py` can load in 4 bit",
+    "masks_process_with_clip": "masks are always scored at the size of the original image",
+    "exclude_val": "no data set reads it; training uses training splits only",
+    "use_mm_start_end": "the image is always wrapped in <im_start> and <im_end>",
+}
+
+
+def option(default: Any, group: str, help: str, **extra) -> Any:
+    """A field of `TrainingConfig` that is a flag; `extra` holds choices, names of the flag pair, or the type."""
+    return field(default=default, metadata={"group": group, "help": help, **extra})
+
+
+@dataclass
+class TrainingConfig:
+    """Everything that `train_ds.py` can be told. `given` names the flags that stood on the command line."""
+
+    model_key: str = option("UGround", "model", "which system to train, in any case: " + ", ".join(SYSTEMS))
+    version: str = option(
+        "liuhaotian/llava-llama-2-13b-chat-lightning-preview",
+        "model",
+        "base LLaVA directory, or a merged directory of this project (which holds everything below)",
+    )
+    vision_tower: str | None = option(None, "model", "CLIP directory (default: what --version names)")
+    vision_pretrained: str | None = option(
+        None, "model", "SAM: an original sam_vit_{b,l,h} .pth file or a transformers directory"
+    )
+    weight: str | None = option(
+        None, "model", "consolidated training file of the reference, --version being the base it was trained from"
+    )
+    precision: str | None = option(
+        None,
+        "model",
+        "weights and arithmetic (default: bf16 on a GPU, fp32 on a CPU)",
+        choices=("fp32", "bf16", "fp16"),
+    )
+    attn_implementation: str = option(
+        "sdpa", "model", "attention of the LLM", choices=("sdpa", "flash_attention_2", "eager")
+    )
+    image_size: int | None = option(
+        None, "model", "longest side of the image that SAM sees (default: what SAM was built for)"
+    )
+    model_max_length: int = option(
+        2048, "model", "longest row in tokens; a conversation that does not fit is dropped and counted, never cut"
+    )
+    num_layers: int | None = option(
+        None, "model", "hidden states to choose from; read from the model, and checked against it where given"
+    )
+    conv_type: str = option("llava_v1", "model", "conversation template", choices=("llava_v1",))
+    out_dim: int | None = option(None, "model", "width of SAM's prompts (default: SAM's)")
+    seg_token_num: int | None = option(None, "model", "tokens per target and scale (PixelLM; otherwise 1)")
+    image_feature_scale_num: int | None = option(None, "model", "image feature scales (PixelLM; otherwise 1)")
+    vision_tower_for_mask: bool | None = option(None, "model", "decode masks from CLIP's features (PixelLM)")
+    separate_mm_projector: bool | None = option(None, "model", "a second projector for the mask path")
+    pad_train_clip_images: bool | None = option(None, "model", "CLIP sees the whole image, padded, not its centre")
+    resize_vision_tower: bool | None = option(None, "model", "interpolate CLIP's position embeddings")
+    resize_vision_tower_size: int | None = option(
+        None, "model", "side in pixels after resizing; a value other than 224 also trains the projectors"
+    )
+    preprocessor_config: str | None = option(
+        None, "model", "CLIP image-processor JSON; its size must be the one that the tower takes"
+    )
+
+    strategy: str = option("policy_walker", "policy", "how a layer is chosen", choices=("policy_walker",))
+    mode: int | None = option(
+        None,
+        "policy",
+        "1 last layer, 2 sampled layer for the map, 3 sampled layer for map and text (default 3)",
+        choices=(1, 2, 3),
+    )
+    baseline_type: str | None = option(
+        None, "policy", "what the reward is compared with (default ema)", choices=("ema", "critic", "none")
+    )
+    baseline_beta: float | None = option(None, "policy", "weight of the critic's regression (default 1.0)")
+    reward: str | None = option(
+        None,
+        "policy",
+        "a reward per target, or the reference's one per micro-batch (default target)",
+        choices=("target", "batch"),
+    )
+    entropy_weight: float | None = option(None, "policy", "weight of the policy's entropy bonus (default 0)")
+    eval_legacy: bool | None = option(None, "policy", "outside training use the last layer, whatever was learned")
+    map_geometry: str | None = option(
+        None, "policy", "where the similarity map is placed (default fit)", choices=("fit", "reference")
+    )
+
+    dataset: str = option(
+        "sem_seg||refer_seg||neg_refer_seg||correct_refer_seg||vqa||reason_seg||reason_seg_plus||multi_reason_seg",
+        "data",
+        "families to train on, joined by ||",
+    )
+    sample_rates: str = option("12,9,3,3,3,3,3,3", "data", "one weight per family")
+    sem_seg_data: str = option("ade20k||cocostuff||pascal_part||paco_lvis||mapillary", "data", "semantic sets")
+    refer_seg_data: str = option(
+        "refclef||refcoco||refcoco+||refcocog||refzom||grefcoco", "data", "referring-expression sets"
+    )
+    neg_refer_seg_data: str = option("R-refcoco||R-refcoco+||R-refcocog", "data", "sets with false premises")
+    correct_refer_seg_data: str = option("fprefcoco||fprefcoco+||fprefcocog", "data", "sets with corrections")
+    vqa_data: str = option("llava_instruct_150k", "data", "question-answering set")
+    reason_seg_data: str = option("ReasonSeg|train", "data", "reasoning set and split")
+    reason_seg_plus_data: str = option("instance_seg||cot||conversations||caption", "data", "LISA++ parts")
+    multi_reason_seg_data: str = option("MultiReasonSeg|train", "data", "MUSE set and split")
+    dataset_dir: str = option("./dataset", "data", "root of all data sets")
+    explanatory: float = option(0.1, "data", "probability of an explaining answer in ReasonSeg; -1 never")
+    num_classes_per_sample: int = option(3, "data", "expressions drawn per image")
+    num_classes_per_question: int = option(1, "data", "expressions asked for in one question")
+    negative_sampling_weight: float = option(-1.0, "data", "semantic sets: share of absent classes; -1 none")
+    use_expand_question_list: bool = option(False, "data", "more question templates")
+    pack: bool = option(
+        True, "data", "conversations about one image share a row, or have a row each", names=("pack", "plain_rows")
+    )
+    workers: int | None = option(
+        None,
+        "data",
+        "data-loading processes per rank (default 4 on a GPU, 1 on a CPU; 0 loads in the main process)",
+        aliases=("num_workers",),
+    )
+
+    epochs: int = option(20, "training", "epochs")
+    steps_per_epoch: int = option(500, "training", "optimizer steps per epoch")
+    batch_size: int = option(2, "training", "images per process and micro-batch")
+    grad_accumulation_steps: int = option(10, "training", "micro-batches per optimizer step")
+    lr: float = option(3e-4, "training", "highest learning rate")
+    warmup_min_lr: float = option(0.0, "training", "learning rate at the start of the warm-up")
+    warmup_num_steps: int = option(100, "training", "optimizer steps of linear warm-up, then linear decay to 0")
+    beta1: float = option(0.9, "training", "AdamW")
+    beta2: float = option(0.95, "training", "AdamW")
+    zero_stage: int = option(2, "training", "DeepSpeed ZeRO stage", choices=(0, 1, 2))
+    gradient_checkpointing: bool = option(True, "training", "recompute the LLM's activations: less memory, slower")
+    seed: int = option(42, "training", "draws of data, weights and policy follow from it")
+    ce_loss_weight: float = option(1.0, "training", "weight of the language loss")
+    bce_loss_weight: float = option(2.0, "training", "weight of the mask cross-entropy")
+    dice_loss_weight: float = option(0.5, "training", "weight of the mask Dice loss (recipes: 4)")
+    policy_loss_weight: float = option(0.4, "training", "weight of the policy loss")
+
+    lora_r: int = option(8, "trainable part", "LoRA rank; 0 trains the whole LLM")
+    lora_alpha: int = option(16, "trainable part", "LoRA scale times rank")
+    lora_dropout: float = option(0.05, "trainable part", "LoRA dropout")
+    lora_target_modules: str = option("q_proj,v_proj", "trainable part", "linear layers of the LLM with LoRA")
+    train_mask_decoder: bool = option(True, "trainable part", "train SAM's mask decoder")
+    unfreeze: str = option("", "trainable part", "also train, comma list of: " + ", ".join(UNFREEZABLE))
+
+    val_dataset: str = option(
+        "ReasonSeg|val", "evaluation", "name|split or name|splitBy|split, several joined by ||; the first selects"
+    )
+    val_batch_size: int = option(1, "evaluation", "images at a time")
+    val_limit: int = option(0, "evaluation", "score the first so many images of a split only; 0 all")
+    answer: str = option(
+        "given", "evaluation", "score on given answers or on the model's own", choices=("given", "generated")
+    )
+    layer: str | None = option(None, "evaluation", "last, greedy, sample or an index (default: the checkpoint's)")
+    eval_interval: int = option(0, "evaluation", "optimizer steps between evaluations; 0 at the end of an epoch")
+    no_eval: bool = option(False, "evaluation", "train without evaluation", names=("no_eval",))
+    eval_only: bool = option(False, "evaluation", "evaluate and stop", names=("eval_only",))
+
+    log_base_dir: str = option("./runs", "run", "where runs are kept")
+    exp_name: str = option("", "run", "name of the run (default: the model key)")
+    print_freq: int = option(1, "run", "optimizer steps between lines and TensorBoard points")
+    save_ckpt: bool = option(True, "run", "keep the latest checkpoint beside the best")
+    keep: int = option(1, "run", "latest checkpoints to keep")
+    resume: str = option("", "run", "checkpoint directory to go on from")
+    auto_resume: bool = option(
+        True, "run", "go on from this run's checkpoint if there is one", names=("auto_resume", "no_resume")
+    )
+    resume_from_best: bool = option(
+        False, "run", "automatic resume takes the best, not the latest checkpoint", names=("resume_from_best",)
+    )
+    start_epoch: int = option(0, "run", "epoch to begin with where nothing is resumed")
+    device: str = option("auto", "run", "where to compute", choices=("auto", "cpu", "cuda"))
+    local_rank: int = option(0, "run", "set by launchers", aliases=())
+    debug: bool = option(False, "run", "show tracebacks", names=("debug",))
+
+    given: frozenset[str] = frozenset()
+
+    @property
+    def run_name(self) -> str:
+        return self.exp_name or self.model_key
+
+    @property
+    def families(self) -> list[str]:
+        return split_list(self.dataset)
+
+    @property
+    def rates(self) -> list[float]:
+        return [float(rate) for rate in self.sample_rates.split(",")]
+
+    @property
+    def val_splits(self) -> list[str]:
+        return split_list(self.val_dataset)
+
+    @property
+    def parts_to_unfreeze(self) -> tuple[str, ...]:
+        return tuple(part.strip() for part in self.unfreeze.split(",") if part.strip())
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def to_dict(self) -> dict[str, Any]:
+        """All flags as JSON can hold them."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "given"}
+
+
+# Flags that are fields of the model's configuration under the same name.
+MODEL_FIELDS = (
+    "out_dim",
+    "seg_token_num",
+    "image_feature_scale_num",
+    "vision_tower_for_mask",
+    "separate_mm_projector",
+    "pad_train_clip_images",
+    "resize_vision_tower",
+    "resize_vision_tower_size",
+    "mode",
+    "baseline_type",
+    "baseline_beta",
+    "reward",
+    "entropy_weight",
+    "eval_legacy",
+    "map_geometry",
+)
+
+
+def model_overrides(config: TrainingConfig) -> dict[str, Any]:
+    """What the command line says about the model; the rest stays as the checkpoint has it."""
+    return {name: getattr(config, name) for name in MODEL_FIELDS if getattr(config, name) is not None}
+
+
+def split_list(text: str) -> list[str]:
+    return [part for part in text.split("||") if part]
+
+
+def parse_arguments(argv: Sequence[str]) -> TrainingConfig:
+    """Flags -> a checked configuration. Raises `UserError`; `--help` prints and exits."""
+    parser = build_parser()
+    namespace, unknown = parser.parse_known_args(_normalise(argv))
+    if unknown:
+        raise UserError(_explain_unknown(unknown[0], parser))
+    values = vars(namespace)
+    config = TrainingConfig(**values, given=frozenset(values))
+    config.model_key = find_system(config.model_key)
+    _check(config)
+    return config
+
+
+def find_system(name: str) -> str:
+    """The system's name as we write it, whatever its case."""
+    for system in SYSTEMS:
+        if system.lower() == name.lower():
+            return system
+    raise UserError(f"--model_key {name}: unknown system; choose one of {', '.join(SYSTEMS)}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="train_ds.py",
+        usage="train_ds.py --version DIR --dataset_dir DIR [flags]",
+        description="Train a visual grounding model. Run with `deepspeed`, `torchrun` or `python`, on GPU or CPU.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    groups = {}
+    for item in dataclasses.fields(TrainingConfig):
+        if "group" not in item.metadata:
+            continue
+        name = item.metadata["group"]
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        _add_flag(groups[name], item)
+    return parser
+
+
+def _add_flag(group, item: dataclasses.Field) -> None:
+    kind = _value_type(item.type)
+    text = item.metadata["help"]
+    if kind is bool:
+        on, *off = item.metadata.get("names", (item.name, f"no_{item.name}"))
+        state = "" if item.default is None else f" (default: {'on' if item.default else 'off'})"
+        group.add_argument(f"--{on}", dest=item.name, action="store_true", help=text + (state if off else ""))
+        for name in off:
+            group.add_argument(f"--{name}", dest=item.name, action="store_false", help=f"the opposite of --{on}")
+        return
+    if item.default not in (None, ""):
+        text += f" (default: {item.default})"
+    flags = [f"--{name}" for name in (item.name, *item.metadata.get("aliases", ()))]
+    metavar = "{" + ",".join(map(str, item.metadata["choices"])) + "}" if "choices" in item.metadata else None
+    group.add_argument(
+        *flags,
+        dest=item.name,
+        type=kind,
+        choices=item.metadata.get("choices"),
+        metavar=metavar or {int: "N", float: "X", str: "TEXT"}[kind],
+        help=text.replace("%", "%%"),
+    )
+
+
+def _value_type(annotation) -> type:
+    """The type of a field, without the None of `int | None`."""
+    members = getattr(annotation, "__args__", (annotation,))
+    return next(member for member in members if member is not type(None))
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises `UserError`, so that every complaint leaves the program the same way."""
+
+    def error(self, message: str):
+        raise UserError(f"{message}\n`python {self.prog} --help` lists the flags")
+
+
+def _normalise(argv: Sequence[str]) -> list[str]:
+    """`--vision-tower=x` -> `--vision_tower=x`; values keep their hyphens."""
+    result = []
+    for token in argv:
+        if token.startswith("--") and len(token) > 2:
+            name, equals, value = token.partition("=")
+            token = "--" + name[2:].replace("-", "_") + equals + value
+        result.append(token)
+    return result
+
+
+def _explain_unknown(token: str, parser: argparse.ArgumentParser) -> str:
+    if not token.startswith("--"):
+        return f"unexpected argument {token!r}: values belong to a flag, and lists are written without spaces"
+    name = token[2:].partition("=")[0]
+    if name in REFUSED:
+        return f"--{name} is not a flag of train_ds.py: {REFUSED[name]}. Leave it out."
+    known = [flag[2:] for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean --{close[0]}?" if close else ""
+    return f"unknown flag --{name}{hint}\n`python train_ds.py --help` lists the flags"
+
+
+def _check(config: TrainingConfig) -> None:
+    """What can be known from the command line alone. Paths and contents are checked by those who read them."""
+    try:
+        rates = config.rates
+    except ValueError:
+        raise UserError(f"--sample_rates {config.sample_rates}: expected numbers joined by commas") from None
+    if len(rates) != len(config.families):
+        raise UserError(
+            f"--sample_rates {config.sample_rates} has {len(rates)} numbers, "
+            f"but --dataset {config.dataset} has {len(config.families)} families; give one number per family"
+        )
+    if min(rates) < 0 or sum(rates) == 0:
+        raise UserError(f"--sample_rates {config.sample_rates}: numbers must not be negative, and one must be above 0")
+    if len(set(config.families)) != len(config.families):
+        raise UserError(f"--dataset {config.dataset} names a family twice")
+
+    for name in ("epochs", "steps_per_epoch", "batch_size", "grad_accumulation_steps", "print_freq", "keep"):
+        _at_least(config, name, 1)
+    for name in ("val_batch_size", "model_max_length", "num_classes_per_sample", "num_classes_per_question"):
+        _at_least(config, name, 1)
+    for name in ("warmup_num_steps", "warmup_min_lr", "lora_r", "eval_interval", "start_epoch", "workers", "val_limit"):
+        _at_least(config, name, 0)
+    for name in ("ce_loss_weight", "bce_loss_weight", "dice_loss_weight", "policy_loss_weight"):
+        _at_least(config, name, 0)
+    if config.lr <= 0:
+        raise UserError(f"--lr {config.lr}: must be above 0")
+    for name in ("beta1", "beta2", "lora_dropout"):
+        if not 0 <= getattr(config, name) < 1:
+            raise UserError(f"--{name} {getattr(config, name)}: must be at least 0 and below 1")
+    if config.explanatory > 1:
+        raise UserError(f"--explanatory {config.explanatory}: a probability, or -1")
+    if config.start_epoch >= config.epochs:
+        raise UserError(f"--start_epoch {config.start_epoch}: nothing is left of --epochs {config.epochs}")
+
+    for part in config.parts_to_unfreeze:
+        if part not in UNFREEZABLE:
+            raise UserError(f"--unfreeze {part}: unknown part; choose from {', '.join(UNFREEZABLE)}")
+    if "language_model" in config.parts_to_unfreeze and config.lora_r > 0:
+        raise UserError("--unfreeze language_model trains the whole LLM: add --lora_r 0, which leaves LoRA out")
+    for split in config.val_splits:
+        if split.count("|") not in (1, 2) or not all(split.split("|")):
+            raise UserError(f"--val_dataset {split}: expected name|split or name|splitBy|split")
+    if not config.val_splits and not config.no_eval:
+        raise UserError("--val_dataset is empty: name a split, or pass --no_eval")
+    if config.layer is not None and config.layer not in ("last", "greedy", "sample") and not config.layer.isdigit():
+        raise UserError(f"--layer {config.layer}: expected last, greedy, sample or an index")
+    if config.no_eval and config.eval_only:
+        raise UserError("--no_eval and --eval_only contradict each other")
+    if config.run_name in (".", "..") or config.run_name.startswith("/"):
+        raise UserError(f"--exp_name {config.exp_name}: a name below --log_base_dir is needed")
+
+
+def _at_least(config: TrainingConfig, name: str, least: float) -> None:
+    value = getattr(config, name)
+    if value is not None and value < least:
+        raise UserError(f"--{name} {value}: must be at least {least}")

@@ -1,0 +1,230 @@
+"""A contact sheet: one row per sample, with image, truth, similarity map, prediction and the words that go with it.
+
+image | ground truth | similarity map (its layer) | prediction | question, answer, IoU
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from utils.drawing import IGNORE_COLOUR, Colour, colour_of, heat_map, overlay, split_targets
+
+INK: Colour = (28, 30, 34)
+SOFT: Colour = (112, 118, 128)
+LINE: Colour = (222, 225, 230)
+PAPER: Colour = (255, 255, 255)
+FONT_SIZE = 19
+SMALL_SIZE = 16
+TITLE_SIZE = 20
+DIM = 0.45
+MAX_LINES = 8  # of a question or an answer
+
+
+@dataclass
+class SheetRow:
+    """What one row shows.
+
+    image: uint8 [H, W, 3]. truth: bool [H, W] or None. ignore: bool [H, W] or None.
+    masks: bool [n, H, W], one per `[SEG]` of `answer`. similarity: [H, W] in [0, 1] or None; layer: where it is from.
+    label: a line above the question, e.g. the split. iou: of the union of the masks with the truth.
+    """
+
+    image: np.ndarray
+    masks: np.ndarray
+    question: str
+    answer: str
+    truth: np.ndarray | None = None
+    ignore: np.ndarray | None = None
+    similarity: np.ndarray | None = None
+    layer: int | None = None
+    label: str = ""
+    iou: float | None = None
+
+
+def contact_sheet(
+    rows: Sequence[SheetRow], *, cell: int = 300, text_width: int = 400, gap: int = 16, title: str = ""
+) -> Image.Image:
+    """Draw the rows. Pictures are `cell` wide (and no higher than that), columns nobody needs are left out."""
+    columns = [("Image", _plain)]
+    if any(row.truth is not None for row in rows):
+        columns.append(("Ground truth", _truth))
+    if any(row.similarity is not None for row in rows):
+        columns.append(("Similarity map", _similarity))
+    columns.append(("Prediction", _prediction))
+
+    fitted = [_fit(row, cell) for row in rows]
+    pictures = [[_picture(draw(row), cell) for _, draw in columns] for row in fitted]
+    words = [_words(row, text_width) for row in rows]
+    heights = [max(*(p.height for p in line), text.height) for line, text in zip(pictures, words, strict=True)]
+    text_left = gap + len(columns) * (cell + gap) + gap // 2
+    top = gap + (TITLE_SIZE + 2 * gap if title else 0)
+    header = TITLE_SIZE + gap
+    sheet = Image.new("RGB", (text_left + text_width + gap, top + header + sum(h + gap for h in heights)), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    if title:
+        pen.text((gap, gap), title, INK, _font(TITLE_SIZE + 4))
+    for number, (name, _) in enumerate(columns):
+        pen.text((gap + number * (cell + gap) + cell // 2, top), name, INK, _font(TITLE_SIZE), anchor="ma")
+    pen.text((text_left, top), "Question and answer", INK, _font(TITLE_SIZE))
+
+    y = top + header
+    for row, line, text, height in zip(rows, pictures, words, heights, strict=True):
+        for number, picture in enumerate(line):
+            x = gap + number * (cell + gap) + (cell - picture.width) // 2
+            sheet.paste(picture, (x, y + (height - picture.height) // 2))
+            if columns[number][1] is _similarity and row.similarity is not None and row.layer is not None:
+                _tag(pen, (x + 8, y + (height - picture.height) // 2 + 8), f"layer {row.layer}")
+        sheet.paste(text.image, (text_left, y + (height - text.height) // 2))
+        y += height + gap
+    return sheet
+
+
+def _fit(row: SheetRow, cell: int) -> SheetRow:
+    """The row with its arrays scaled so that the longer side is `cell`: outlines are drawn at the final size."""
+    height, width = row.image.shape[:2]
+    scale = cell / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+
+    def mask(value: np.ndarray | None) -> np.ndarray | None:
+        if value is None:
+            return None
+        return np.array(Image.fromarray(value.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)) > 127
+
+    similarity = None
+    if row.similarity is not None:
+        similarity = np.array(
+            Image.fromarray(row.similarity.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+        )
+    return replace(
+        row,
+        image=np.array(Image.fromarray(row.image).resize(size, Image.Resampling.LANCZOS)),
+        masks=np.array([mask(one) for one in row.masks]).reshape(len(row.masks), size[1], size[0]),
+        truth=mask(row.truth),
+        ignore=mask(row.ignore),
+        similarity=similarity,
+    )
+
+
+def _plain(row: SheetRow) -> np.ndarray | None:
+    return row.image
+
+
+def _truth(row: SheetRow) -> np.ndarray | None:
+    if row.truth is None:
+        return None
+    picture = row.image if row.ignore is None else overlay(row.image, [row.ignore], [IGNORE_COLOUR], contour=0)
+    return overlay(picture, [row.truth], [colour_of(0)], dim=DIM, contour=2)
+
+
+def _similarity(row: SheetRow) -> np.ndarray | None:
+    return None if row.similarity is None else heat_map(row.image, row.similarity)
+
+
+def _prediction(row: SheetRow) -> np.ndarray | None:
+    return overlay(row.image, row.masks, dim=DIM, contour=2)
+
+
+def _picture(picture: np.ndarray | None, cell: int) -> Image.Image:
+    if picture is not None:
+        return Image.fromarray(picture)
+    blank = Image.new("RGB", (cell, cell // 2), PAPER)
+    ImageDraw.Draw(blank).text((cell // 2, cell // 4), "none", SOFT, _font(SMALL_SIZE), anchor="mm")
+    return blank
+
+
+def _tag(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str) -> None:
+    x, y = corner
+    width = pen.textlength(text, _font(SMALL_SIZE))
+    pen.rounded_rectangle((x, y, x + width + 14, y + SMALL_SIZE + 9), 5, (20, 20, 24))
+    pen.text((x + 7, y + 3), text, PAPER, _font(SMALL_SIZE))
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Text:
+    """A column of wrapped text being drawn on a picture of its own."""
+
+    width: int
+    image: Image.Image = field(init=False)
+    height: int = 0
+
+    def __post_init__(self):
+        self.image = Image.new("RGB", (self.width, 16), PAPER)
+
+    def add(self, pieces: list[tuple[str, int | None]], size: int, colour: Colour, *, after: int = 0) -> None:
+        """Add a paragraph; a piece with a number is drawn as a chip in that target's colour."""
+        boxes, lines = self._place(pieces, size)
+        top = self.height
+        self.height += lines * round(size * 1.45)
+        self._grow()
+        pen, font = ImageDraw.Draw(self.image), _font(size)
+        for x, line, text, target in boxes:
+            y = top + line * round(size * 1.45)
+            if target is None:
+                pen.text((x, y), text, colour, font)
+            else:
+                pen.rounded_rectangle(
+                    (x + 1, y, x + pen.textlength(text, font) + 10, y + size + 6), 5, colour_of(target)
+                )
+                pen.text((x + 6, y), text, PAPER, font)
+        self.height += after
+
+    def _place(self, pieces, size: int) -> tuple[list[tuple[float, int, str, int | None]], int]:
+        """Where each word stands: (x, line, text, target); and the number of lines."""
+        pen, font = ImageDraw.Draw(self.image), _font(size)
+        boxes, x, line = [], 0.0, 0
+        for word, target in _words_of(pieces):
+            text, margin = (word, 0) if target is None else (f"SEG {target + 1}", 12)
+            if x > 0 and x + pen.textlength(text.rstrip(), font) + margin > self.width:
+                x, line = 0.0, line + 1
+            if line == MAX_LINES:
+                boxes[-1] = (*boxes[-1][:2], "…", None)
+                return boxes, line
+            while pen.textlength(text.rstrip(), font) > self.width:  # a word without spaces is cut where the line ends
+                end = next(n for n in range(len(text), 0, -1) if n == 1 or pen.textlength(text[:n], font) <= self.width)
+                boxes.append((0.0, line, text[:end], target))
+                text, line = text[end:], line + 1
+                if line == MAX_LINES:
+                    return boxes, line
+            boxes.append((x, line, text, target))
+            x += pen.textlength(text, font) + margin
+        return boxes, line + 1
+
+    def _grow(self) -> None:
+        if self.height > self.image.height:
+            taller = Image.new("RGB", (self.width, self.height), PAPER)
+            taller.paste(self.image)
+            self.image = taller
+
+
+def _words_of(pieces: list[tuple[str, int | None]]) -> list[tuple[str, int | None]]:
+    """Text cut after its spaces; targets stay whole."""
+    words = []
+    for text, target in pieces:
+        cut = [text] if target is not None else re.findall(r"\S*\s|\S+", text.replace("\n", " "))
+        words += [(word, target) for word in cut]
+    return words
+
+
+def _words(row: SheetRow, width: int) -> _Text:
+    text = _Text(width)
+    if row.label:
+        text.add([(row.label, None)], SMALL_SIZE, SOFT, after=4)
+    text.add([(row.question, None)], FONT_SIZE, INK, after=8)
+    text.add(split_targets(row.answer) or [("(no answer)", None)], FONT_SIZE, INK, after=8)
+    if row.iou is not None:
+        text.add([(f"IoU {row.iou:.2f}", None)], FONT_SIZE, SOFT)
+    elif not len(row.masks):
+        text.add([("nothing was segmented", None)], FONT_SIZE, SOFT)
+    return text

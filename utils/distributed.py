@@ -1,0 +1,117 @@
+"""Processes: who we are, how we talk, on which device.
+
+The deepspeed launcher and torchrun set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; under plain
+`python` we set them ourselves for a world of one.
+"""
+
+import datetime
+import logging
+import os
+import socket
+import sys
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+from utils.errors import UserError
+
+TIMEOUT = datetime.timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class World:
+    """rank: number of this process of `size`; local_rank: its number on this machine; device: where it computes."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            torch.distributed.barrier()
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            torch.distributed.all_reduce(tensor)
+        return tensor
+
+    def close(self) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def choose_device(name: str, local_rank: int) -> torch.device:
+    """`name` is auto, cpu or cuda."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU; check the driver and the torch build, or use --device cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"process {local_rank} of this machine has no GPU: {torch.cuda.device_count()} are visible; "
+            "start fewer processes or widen CUDA_VISIBLE_DEVICES"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def join_world(device: str = "auto", local_rank: int = 0) -> World:
+    """Start talking to the other processes (gloo on CPU, nccl on CUDA); call it once, before DeepSpeed is used."""
+    _set_launcher_variables(local_rank)
+    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    where = choose_device(device, local_rank)
+    os.environ["DS_ACCELERATOR"] = where.type
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+
+    deepspeed = _import_deepspeed()
+    if where.type == "cpu":
+        _avoid_shared_memory_op()
+    deepspeed.init_distributed(
+        dist_backend="nccl" if where.type == "cuda" else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=TIMEOUT,
+    )
+    return World(rank=rank, size=size, local_rank=local_rank, device=where)
+
+
+def _set_launcher_variables(local_rank: int) -> None:
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        os.environ.setdefault("LOCAL_RANK", str(local_rank))
+        return
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
+    os.environ["MASTER_PORT"] = str(free_port())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _import_deepspeed():
+    """DeepSpeed without its chatter; what can go wrong is checked by us."""
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*reduce_scatter_tensor.*", category=FutureWarning)
+    return deepspeed
+
+
+def _avoid_shared_memory_op() -> None:
+    """DeepSpeed would compile a C++ op for CPU collectives (40 s, needs g++ and ninja); gloo does without.
+
+    The name is private to DeepSpeed: where it is gone, we leave things as they are.
+    """
+    backend = sys.modules.get("deepspeed.comm.torch")  # as an attribute this name is torch itself
+    if hasattr(backend, "build_shm_op"):
+        backend.build_shm_op = lambda: None

@@ -1,0 +1,136 @@
+"""Command lines of `eval.py` and `chat.py`: a parser with our manners, and the flags by which a model is named.
+
+Nothing heavy is imported before the flags are known, so that `--help` and a mistyped flag answer at once.
+"""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.arguments import find_system
+from utils.errors import UserError
+
+
+class _Help(argparse.HelpFormatter):
+    """Help that ends in the default where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        shown = action.default not in (None, False, argparse.SUPPRESS)
+        return f"{action.help} (default: %(default)s)" if shown else action.help
+
+
+class FlagParser(argparse.ArgumentParser):
+    """argparse that accepts hyphens for underscores, suggests what was meant, and raises `UserError`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **kwargs)
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        namespace, unknown = self.parse_known_args([_underscores(token) for token in argv])
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            known = [name for action in self._actions for name in action.option_strings]
+            close = difflib.get_close_matches(flag, known, n=1)
+            self.error(f"unknown flag {flag}" + (f"; did you mean {close[0]}?" if close else ""))
+        return namespace
+
+    def error(self, message: str):
+        raise UserError(f"{message}\n`python {self.prog} --help` lists the flags")
+
+
+def _underscores(token: str) -> str:
+    """`--vis-save-path=a-b` -> `--vis_save_path=a-b`."""
+    if not token.startswith("--"):
+        return token
+    name, equals, value = token[2:].partition("=")
+    return "--" + name.replace("-", "_") + equals + value
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def layer_choice(text: str) -> int | str:
+    """`last`, `greedy`, `sample` or the index of a hidden state (0 for the embeddings)."""
+    if text in ("last", "greedy", "sample"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not last, greedy, sample or an index")
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--version",
+        required=True,
+        default=argparse.SUPPRESS,
+        metavar="DIR",
+        help="checkpoint to load: a merged directory, a LLaVA base, or a training run",
+    )
+    group.add_argument("--model_key", metavar="SYSTEM", help="system, where the checkpoint does not say")
+    group.add_argument("--vision_tower", metavar="DIR", help="CLIP, for a plain LLaVA base")
+    group.add_argument("--vision_pretrained", metavar="FILE", help="SAM, for a plain LLaVA base")
+    group.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="weights and arithmetic; auto is bf16 on a GPU, fp32 on a CPU",
+    )
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    group.add_argument(
+        "--layer",
+        type=layer_choice,
+        metavar="last|greedy|sample|N",
+        help="hidden state that prompts the masks (default: the checkpoint's own choice)",
+    )
+    group.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
+    group.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[Any, Any]:
+    """The model, in evaluation mode on its device, and the processor that the flags name."""
+    from utils.distributed import choose_device
+
+    device = choose_device(flags.device, local_rank)
+    precision = flags.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    if _is_training_checkpoint(Path(flags.version)):
+        from utils.training.restoring import load_trained
+
+        base = {name: getattr(flags, name) for name in ("vision_tower", "vision_pretrained") if getattr(flags, name)}
+        model, processor, _ = load_trained(flags.version, precision=precision, base=base)
+        model = model.to(device)
+    else:
+        from model.checkpoints import load_model
+
+        model, processor, _ = load_model(
+            flags.version,
+            system=find_system(flags.model_key) if flags.model_key else None,
+            vision_tower=flags.vision_tower,
+            vision_pretrained=flags.vision_pretrained,
+            precision=precision,
+            device=device,
+        )
+    if flags.layer is not None:
+        model.layer_rule(flags.layer)  # complains about a layer that this model does not have
+    return model.eval(), processor
+
+
+def _is_training_checkpoint(path: Path) -> bool:
+    """Whether this is a run, or a checkpoint inside one, and not a directory of Hugging Face's kind."""
+    marks = ("complete.json", "latest", "ckpt_model", "best_ckpt_model")
+    return not (path / "config.json").exists() and any((path / mark).exists() for mark in marks)

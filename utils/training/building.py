@@ -1,0 +1,210 @@
+"""Flags -> model and data, each problem found before training starts."""
+
+import inspect
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from utils.arguments import TrainingConfig, model_overrides
+from utils.distributed import World
+from utils.errors import UserError
+from utils.training.checkpoints import Position
+from utils.training.loop import Schedule
+from utils.training.lora import add_lora
+from utils.training.sampling import CounterSampler, one_thread_per_worker
+from utils.training.trainable import set_trainable, trainable_prefixes
+
+
+def check_paths(config: TrainingConfig) -> None:
+    """Files and directories that the command line names."""
+    if not Path(config.dataset_dir).is_dir():
+        raise UserError(f"--dataset_dir {config.dataset_dir}: no such directory")
+    for name in ("preprocessor_config", "weight", "resume"):
+        path = getattr(config, name)
+        if path and not Path(path).exists():
+            raise UserError(f"--{name} {path}: no such file or directory")
+    for name in ("version", "vision_tower", "vision_pretrained"):
+        path = getattr(config, name)
+        if path and path.startswith((".", "/", "~")) and not Path(path).expanduser().exists():
+            raise UserError(f"--{name} {path}: no such file or directory")
+
+
+def choose_precision(precision: str | None, device: torch.device) -> str:
+    """What was asked for, or bf16 on a GPU and fp32 on a CPU."""
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("--precision fp16: DeepSpeed does not train fp16 on a CPU; use fp32 or bf16")
+    return precision or ("bf16" if device.type == "cuda" else "fp32")
+
+
+def schedule_of(config: TrainingConfig, world: World) -> Schedule:
+    return Schedule(
+        epochs=config.epochs,
+        steps_per_epoch=config.steps_per_epoch,
+        accumulation=config.grad_accumulation_steps,
+        batch_size=config.batch_size,
+        world_size=world.size,
+        eval_interval=config.eval_interval,
+    )
+
+
+def build_model(config: TrainingConfig, *, precision: str):
+    """The model as the flags describe it, on the CPU, and its processor. What learns is not decided here."""
+    from model.checkpoints import load_model
+    from model.outputs import LossWeights
+
+    if config.attn_implementation == "flash_attention_2" and find_spec("flash_attn") is None:
+        raise UserError(
+            "--attn_implementation flash_attention_2: flash-attn is not installed (./build.sh --flash-attn)"
+        )
+    model, processor, _ = load_model(
+        config.version,
+        system=_system_of(config),
+        vision_tower=config.vision_tower,
+        vision_pretrained=config.vision_pretrained,
+        precision=precision,
+        overrides=model_overrides(config),
+        seed=config.seed,
+        weight=config.weight,
+        lora_alpha=config.lora_alpha,
+    )
+    _check_model(model.config, config)
+    model.language_model.set_attn_implementation(config.attn_implementation)
+    model.loss_weights = LossWeights(
+        ce=config.ce_loss_weight,
+        bce=config.bce_loss_weight,
+        dice=config.dice_loss_weight,
+        policy=config.policy_loss_weight,
+    )
+    return model, processor
+
+
+def _system_of(config: TrainingConfig) -> str | None:
+    """The system to build; None leaves it to a checkpoint that has one, where the command line does not say."""
+    from model.checkpoints import architecture
+    from model.checkpoints.files import find_model, read_config
+    from model.config import GroundingConfig
+
+    if "model_key" in config.given:
+        return config.model_key
+    stored = read_config(find_model(config.version, "--version"))
+    has_system = stored.get("model_type") == GroundingConfig.model_type or architecture.is_reference(stored)
+    return None if has_system else config.model_key
+
+
+def _check_model(model_config, config: TrainingConfig) -> None:
+    """Flags that repeat what the model says must agree with it."""
+    if config.num_layers is not None and config.num_layers != model_config.num_layers:
+        raise UserError(
+            f"--num_layers {config.num_layers}: the LLM of {config.version} has {model_config.num_layers} hidden "
+            "states (its layers and the embeddings); leave the flag out"
+        )
+    sam_size = model_config.sam_config.vision_config.image_size
+    if config.image_size is not None and config.image_size != sam_size:
+        raise UserError(f"--image_size {config.image_size}: this SAM was built for {sam_size}; leave the flag out")
+    if config.preprocessor_config:
+        size = _preprocessor_size(Path(config.preprocessor_config))
+        if size != model_config.clip_image_size:
+            raise UserError(
+                f"{config.preprocessor_config} makes images of {size} pixels, but the CLIP tower takes "
+                f"{model_config.clip_image_size}; pass --resize_vision_tower --resize_vision_tower_size {size}, "
+                "or the file that fits the tower"
+            )
+    if config.layer is not None and config.layer.isdigit() and int(config.layer) >= model_config.num_layers:
+        raise UserError(f"--layer {config.layer} is outside 0..{model_config.num_layers - 1}")
+
+
+def _preprocessor_size(path: Path) -> int:
+    try:
+        size = json.loads(path.read_text(encoding="utf-8"))["size"]
+        return int(size["shortest_edge"] if isinstance(size, dict) else size)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a CLIP image-processor file with a size ({error!r})") from None
+
+
+def add_adapters_and_freeze(model, config: TrainingConfig) -> None:
+    """LoRA on the LLM, and `requires_grad` on what learns."""
+    if config.lora_r > 0:
+        targets = [name.strip() for name in config.lora_target_modules.split(",")]
+        add_lora(model, r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout, targets=targets)
+    prefixes = trainable_prefixes(
+        lora_r=config.lora_r,
+        train_mask_decoder=config.train_mask_decoder,
+        vision_size=model.config.resize_vision_tower_size,
+        unfreeze=config.parts_to_unfreeze,
+    )
+    set_trainable(model, prefixes)
+
+
+DATA_FLAGS = (
+    "dataset",
+    "sample_rates",
+    "sem_seg_data",
+    "refer_seg_data",
+    "neg_refer_seg_data",
+    "correct_refer_seg_data",
+    "vqa_data",
+    "reason_seg_data",
+    "reason_seg_plus_data",
+    "multi_reason_seg_data",
+    "num_classes_per_sample",
+    "num_classes_per_question",
+    "explanatory",
+    "negative_sampling_weight",
+    "use_expand_question_list",
+    "seed",
+)
+
+
+def build_data(config: TrainingConfig, schedule: Schedule):
+    """The mixture of families that the flags describe."""
+    from dataloaders.mixture import build_mixture
+
+    read = inspect.signature(build_mixture).parameters
+    for name in config.given.intersection(DATA_FLAGS) - set(read):
+        raise UserError(f"--{name}: no family of this version reads it; leave it out")
+    flags = {name: getattr(config, name) for name in DATA_FLAGS if name in read}
+    return build_mixture(config.dataset_dir, **flags, samples_per_epoch=schedule.samples_per_epoch)
+
+
+def build_validation(config: TrainingConfig):
+    """The validation splits, opened."""
+    from utils.training.validation import Validation
+
+    return Validation(
+        config.val_splits,
+        config.dataset_dir,
+        answer=config.answer,
+        layer=config.layer,
+        batch_size=config.val_batch_size,
+        limit=config.val_limit or None,
+    )
+
+
+def worker_count(workers: int | None, device: torch.device) -> int:
+    return workers if workers is not None else (4 if device.type == "cuda" else 1)
+
+
+def build_batches(mixture, collator, schedule: Schedule, start: Position, world: World, workers: int) -> DataLoader:
+    """The micro-batches of this process from `start` to the end of training, read ahead by `workers` processes."""
+    sampler = CounterSampler(
+        start=start.samples,
+        stop=schedule.total_samples,
+        per_epoch=schedule.samples_per_epoch,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    return DataLoader(
+        mixture,
+        batch_size=schedule.batch_size,
+        sampler=sampler,
+        drop_last=True,
+        collate_fn=collator,
+        num_workers=workers,
+        pin_memory=world.device.type == "cuda",
+        persistent_workers=workers > 0,
+        worker_init_fn=one_thread_per_worker,
+        generator=torch.Generator(),  # otherwise the loader draws from the generator that training restores
+    )

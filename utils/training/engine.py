@@ -1,0 +1,97 @@
+"""DeepSpeed: optimizer, schedule, precision and ZeRO around the model."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from utils.distributed import World
+
+BUCKET = 200_000_000
+KEEP_FLOAT32 = ("inv_freq", "original_inv_freq", "reward_mean")
+GRADIENT_CLIPPING = 1.0
+
+
+def engine_config(
+    *,
+    batch_size: int,
+    accumulation: int,
+    world_size: int,
+    precision: str,
+    zero_stage: int,
+    lr: float,
+    warmup_min_lr: float,
+    warmup_num_steps: int,
+    total_steps: int,
+    overlap: bool,
+) -> dict[str, Any]:
+    """DeepSpeed's configuration. `overlap` hides communication behind the backward pass (CUDA)."""
+    return {
+        "train_micro_batch_size_per_gpu": batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "train_batch_size": batch_size * accumulation * world_size,
+        "scheduler": {
+            "type": "WarmupDecayLR",
+            "params": {
+                "total_num_steps": total_steps,
+                "warmup_min_lr": warmup_min_lr,
+                "warmup_max_lr": lr,
+                "warmup_num_steps": max(warmup_num_steps, 1),
+                "warmup_type": "linear",
+            },
+        },
+        "fp16": {"enabled": precision == "fp16"},
+        "bf16": {"enabled": precision == "bf16"},
+        "gradient_clipping": GRADIENT_CLIPPING,
+        "zero_optimization": {
+            "stage": zero_stage,
+            "contiguous_gradients": True,
+            "overlap_comm": overlap,
+            "reduce_scatter": True,
+            "reduce_bucket_size": BUCKET,
+            "allgather_bucket_size": BUCKET,
+        },
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+
+
+def build_optimizer(model: nn.Module, *, lr: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
+    """torch's AdamW (fused on CUDA): DeepSpeed's own would be compiled at the first start."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=0.0, fused=parameters[0].is_cuda)
+
+
+def start_engine(model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], world: World):
+    """The DeepSpeed engine around `model`, whose small float32 buffers stay float32."""
+    import deepspeed
+
+    kept = {
+        name: buffer.detach().clone()
+        for name, buffer in model.named_buffers()
+        if name.split(".")[-1] in KEEP_FLOAT32 and buffer.dtype == torch.float32
+    }
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=config, dist_init_required=False, model_parameters=None
+    )
+    for name, buffer in kept.items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, buffer.to(world.device))
+    return engine
+
+
+def enable_gradient_checkpointing(model: nn.Module) -> None:
+    """The LLM's layers are run again in the backward pass instead of keeping what they computed."""
+    llm, options = model.language_model, {"use_reentrant": False}
+    if hasattr(llm, "activation_checkpointing_enable"):  # the newer name
+        llm.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:
+        llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+def schedule_value(step: int, *, lr: float, warmup_min_lr: float, warmup_num_steps: int, total_steps: int) -> float:
+    """The learning rate of optimizer step `step`, counted from 0, as WarmupDecayLR (linear) computes it."""
+    warmup = max(warmup_num_steps, 2)
+    if step < warmup:
+        return warmup_min_lr + (lr - warmup_min_lr) * step / warmup
+    return warmup_min_lr + (lr - warmup_min_lr) * max(0.0, (total_steps - step) / max(1.0, total_steps - warmup))

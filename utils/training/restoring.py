@@ -1,0 +1,34 @@
+"""From a training checkpoint back to a whole model, for merging and for evaluation."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from utils.arguments import TrainingConfig
+from utils.training.building import add_adapters_and_freeze, build_model
+from utils.training.checkpoints import load_trained_weights, read_settings, resolve_checkpoint
+from utils.training.lora import merge_lora
+
+
+def flags_of(settings: dict[str, Any]) -> TrainingConfig:
+    """The flags of the run that wrote a checkpoint."""
+    known = {item.name for item in fields(TrainingConfig)}
+    values = {name: value for name, value in settings["flags"].items() if name in known}
+    return TrainingConfig(**{**values, "model_key": settings["model"]["system"], "given": frozenset({"model_key"})})
+
+
+def load_trained(path: str | Path, *, precision: str = "fp32", base: dict[str, str] | None = None, merge: bool = True):
+    """(model, processor, settings) of a training checkpoint, on the CPU; LoRA is merged into the weights.
+
+    path: a checkpoint, a directory of checkpoints, or a run (its best, else its latest).
+    base: other places for "version", "vision_tower" or "vision_pretrained" than the run recorded.
+    """
+    checkpoint = resolve_checkpoint(Path(path))
+    settings = read_settings(checkpoint)
+    flags = replace(flags_of(settings), **{**settings["base"], **(base or {})})
+    model, processor = build_model(flags, precision=precision)
+    add_adapters_and_freeze(model, flags)
+    load_trained_weights(model, checkpoint)
+    if merge:
+        merge_lora(model)
+    return model.eval(), processor, settings

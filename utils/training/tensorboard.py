@@ -1,0 +1,110 @@
+"""Where the numbers of a run go: TensorBoard for eyes, `metrics.jsonl` for machines.
+
+The first ten tags are the reference's: train/{loss,ce_loss,mask_bce_loss,mask_dice_loss,mask_loss,lr},
+metrics/{total,data}_secs_per_batch (seconds per optimizer step), val/{giou,ciou}. The policy adds
+policy/{loss,entropy,reward,baseline,advantage} and the histogram policy/layers; train/grad_norm is the norm before
+clipping. x is the number of optimizer steps done.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class Records:
+    """Writes to `directory`; only the main process has one. `first_step` is the step that training goes on from:
+    what an interrupted run wrote beyond it is dropped."""
+
+    def __init__(self, directory: Path, *, first_step: int = 0):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(directory / "tensorboard"), purge_step=first_step + 1)
+        self.path = directory / METRICS_FILE
+        _drop_lines_after(self.path, first_step)
+        self.file = self.path.open("a", encoding="utf-8")
+
+    def step(
+        self,
+        step: int,
+        means: Mapping[str, float],
+        layers: Sequence[int],
+        *,
+        learning_rate: float,
+        grad_norm: float | None,
+        seconds: float,
+        data_seconds: float,
+        samples_per_second: float,
+    ) -> None:
+        scalars = {tag_of(name): value for name, value in means.items()}
+        scalars |= {
+            "train/lr": learning_rate,
+            "metrics/total_secs_per_batch": seconds,
+            "metrics/data_secs_per_batch": data_seconds,
+            "metrics/samples_per_second": samples_per_second,
+        }
+        if grad_norm is not None:
+            scalars["train/grad_norm"] = grad_norm
+        for tag, value in scalars.items():
+            self.writer.add_scalar(tag, value, step)
+        line = {"step": step, **scalars}
+        if sum(layers):
+            self._histogram("policy/layers", layers, step)
+            line["policy/layers"] = list(layers)
+        self._write(line)
+
+    def evaluation(self, step: int, split: str, scores: Mapping[str, float], *, selects: bool) -> None:
+        """Scores of one split; the one that selects the best checkpoint has the reference's two tags."""
+        for name, value in scores.items():
+            tag = f"val/{name.lower()}" if selects else f"val/{split.replace('|', '_')}/{name.lower()}"
+            self.writer.add_scalar(tag, value, step)
+        self._write({"step": step, "split": split, **{f"val/{name.lower()}": v for name, v in scores.items()}})
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+        self.file.close()
+
+    def _histogram(self, tag: str, counts: Sequence[int], step: int) -> None:
+        chosen = [(layer, count) for layer, count in enumerate(counts) if count]
+        self.writer.add_histogram_raw(
+            tag,
+            min=chosen[0][0],
+            max=chosen[-1][0],
+            num=sum(counts),
+            sum=sum(layer * count for layer, count in chosen),
+            sum_squares=sum(layer * layer * count for layer, count in chosen),
+            bucket_limits=[layer + 0.5 for layer in range(len(counts))],
+            bucket_counts=list(counts),
+            global_step=step,
+        )
+
+    def _write(self, line: Mapping) -> None:
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+
+
+def tag_of(name: str) -> str:
+    """`ce_loss` -> `train/ce_loss`, `policy_loss` -> `policy/loss`; a name with a group keeps it."""
+    if name == "policy_loss":
+        return "policy/loss"
+    return name if "/" in name else f"train/{name}"
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Remove what an interrupted run recorded beyond the step that is gone back to, and a line cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record["step"] <= step:
+            kept.append(line + "\n")
+    beside = path.with_suffix(".writing")
+    beside.write_text("".join(kept), encoding="utf-8")
+    os.replace(beside, path)
