@@ -1,4 +1,4 @@
-"""Build the miniature's base models, untrained: `python -m miniature.base --out DIR --dataset_dir DATA`.
+"""Build the miniature's base models, untrained or from a training run: `python -m miniature.base --help`.
 
 Written in the layouts of the real ones, so that the same loading code runs: `DIR/llava` (llava-hf layout with a
 SentencePiece tokenizer trained on the miniature's text), `DIR/clip`, and `DIR/sam_miniature.pth` in the layout of
@@ -42,17 +42,22 @@ class MiniatureSizes:
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m miniature.base", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
-    parser.add_argument("--dataset_dir", type=Path, required=True, help="the miniature data, for the tokenizer")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset_dir", type=Path, help="the miniature data, for the tokenizer of an untrained base")
+    source.add_argument("--from_run", type=Path, help="take the weights of this training run (runs/NAME)")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments = parser.parse_args(argv)
-    if not (arguments.dataset_dir / "llava_dataset").is_dir():
-        raise UserError(
-            f"{arguments.dataset_dir} holds no miniature data; write it with python -m miniature.data --out "
-            f"{arguments.dataset_dir}"
-        )
-    build(arguments.out, arguments.dataset_dir, arguments.seed)
-    print(f"[miniature] untrained base models in {arguments.out}")
+    if arguments.from_run:
+        extract(arguments.out, arguments.from_run)
+    else:
+        if not (arguments.dataset_dir / "llava_dataset").is_dir():
+            raise UserError(
+                f"{arguments.dataset_dir} holds no miniature data; write it with python -m miniature.data --out "
+                f"{arguments.dataset_dir}"
+            )
+        build(arguments.out, arguments.dataset_dir, arguments.seed)
+    print(f"[miniature] base models in {arguments.out}")
 
 
 def training_text(dataset_dir: Path) -> Iterator[str]:
@@ -182,32 +187,84 @@ def text_config(sizes: MiniatureSizes, vocabulary: int):
 
 def build(out: Path, dataset_dir: Path, seed: int, sizes: MiniatureSizes | None = None) -> None:
     """Write the three base models with random weights."""
-    import copy
-
     import torch
-    from transformers import CLIPVisionModel, LlavaConfig, LlavaForConditionalGeneration, SamModel
+    from transformers import CLIPVisionModel, LlamaForCausalLM, SamModel
 
     from dataloaders.tokenization import GroundingTokenizer
-    from model.checkpoints.names import sam_state_dict_to_original
 
     sizes = sizes or MiniatureSizes()
     tokenizer = GroundingTokenizer(train_tokenizer(training_text(dataset_dir), sizes.vocabulary))
     torch.manual_seed(seed)
+    language = LlamaForCausalLM(text_config(sizes, len(tokenizer)))
+    tower = CLIPVisionModel(vision_config(sizes))
+    projector = torch.nn.Sequential(
+        torch.nn.Linear(sizes.clip_width, sizes.llm_width),
+        torch.nn.GELU(),
+        torch.nn.Linear(sizes.llm_width, sizes.llm_width),
+    )
+    sam = SamModel(sam_config(sizes))
+    _write(out, tokenizer, language.model, language.lm_head, tower, projector, sam, dtype=torch.float32)
+
+
+def extract(out: Path, run: Path) -> None:
+    """Write the base models that a training run has made, without what grounding added to them.
+
+    The rows of the grounding tokens, the text projection and the policy stay behind: who starts from this base starts
+    with none of them, as from a published LLaVA.
+    """
+    import torch
+
+    from dataloaders.tokenization import GroundingTokenizer
+    from utils.training.restoring import load_trained
+
+    model, processor, _ = load_trained(run)
+    tokenizer = GroundingTokenizer(processor.tokenizer.model)
+    _write(
+        out,
+        tokenizer,
+        model.language_model,
+        model.lm_head,
+        model.vision_tower,
+        model.mm_projector,
+        model.sam,
+        dtype=torch.float16,
+    )
+
+
+def _write(out: Path, tokenizer, language, head, tower, projector, sam, *, dtype) -> None:
+    """The three directories; LLaVA and CLIP in `dtype`, SAM in float32 as published."""
+    import copy
+
+    import torch
+    from transformers import CLIPVisionModel, LlavaConfig, LlavaForConditionalGeneration
+
+    from model.checkpoints.names import sam_state_dict_to_original
+
+    language_config, tower_config = copy.deepcopy(language.config), copy.deepcopy(tower.config)
+    language_config.vocab_size = len(tokenizer)
     config = LlavaConfig(
-        text_config=text_config(sizes, len(tokenizer)),
-        vision_config=vision_config(sizes),
+        text_config=language_config,
+        vision_config=tower_config,
         image_token_index=len(tokenizer),
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
     )
-    llava = LlavaForConditionalGeneration(copy.deepcopy(config))
-    llava.save_pretrained(out / "llava")
+    llava = LlavaForConditionalGeneration(config)
+    rows = len(tokenizer)
+    with torch.no_grad():
+        words = language.state_dict()
+        words["embed_tokens.weight"] = words["embed_tokens.weight"][:rows]
+        llava.model.language_model.load_state_dict(words)
+        llava.lm_head.weight.copy_(head.weight[:rows])
+        llava.model.vision_tower.load_state_dict(tower.state_dict())
+        for ours, theirs in ((projector[0], "linear_1"), (projector[2], "linear_2")):
+            getattr(llava.model.multi_modal_projector, theirs).load_state_dict(ours.state_dict())
+    llava.to(dtype).save_pretrained(out / "llava")
     tokenizer.save(out / "llava")
-    clip = CLIPVisionModel(copy.deepcopy(config.vision_config))
-    clip.load_state_dict(llava.model.vision_tower.state_dict())
-    clip.save_pretrained(out / "clip")
-    sam = SamModel(sam_config(sizes))
-    torch.save(sam_state_dict_to_original(sam.state_dict()), out / "sam_miniature.pth")
+    clip = CLIPVisionModel(copy.deepcopy(tower_config))
+    clip.load_state_dict(tower.state_dict())
+    clip.to(dtype).save_pretrained(out / "clip")
+    torch.save(sam_state_dict_to_original(sam.float().state_dict()), out / "sam_miniature.pth")
 
 
 if __name__ == "__main__":

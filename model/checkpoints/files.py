@@ -3,6 +3,7 @@
 Pickles are read with `weights_only=True`: a file that holds anything but tensors is refused.
 """
 
+import contextlib
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -200,16 +201,17 @@ def _fetch(hub_id: str, flag: str) -> Path:
     """The files of a model on the hub: one kind of weights, configurations and the tokenizer."""
     from huggingface_hub import list_repo_files, snapshot_download
 
+    with contextlib.suppress(Exception):  # not in the local cache
+        cached = Path(snapshot_download(hub_id, local_files_only=True))
+        has_weights = any(cached.glob("*.safetensors")) or any(cached.glob("*.bin"))
+        if has_weights and (cached / CONFIG_FILE).is_file():
+            return cached
     try:
         files = list_repo_files(hub_id)
         suffix = ".safetensors" if any(name.endswith(".safetensors") for name in files) else ".bin"
         return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.model", f"*{suffix}"]))
     except Exception as error:
-        first = error
-    try:
-        return Path(snapshot_download(hub_id, local_files_only=True))
-    except Exception:
         raise UserError(
             f"{flag} {hub_id}: no such directory here, and it could not be fetched from the Hugging Face hub "
-            f"({type(first).__name__}); give the path of a local copy"
-        ) from first
+            f"({type(error).__name__}); give the path of a local copy"
+        ) from error

@@ -221,7 +221,8 @@ def _settle_names(
         excused, useless = missing - held, unexpected & held
     if source.kind == REFERENCE:
         excused |= {name for name in missing if name.startswith(NOT_IN_REFERENCE)}
-    check_names(missing - excused, [source.weights.their_name(name) for name in unexpected - useless], str(source.path))
+    spelled = [to_reference(name) if source.kind == REFERENCE else name for name in missing - excused]
+    check_names(spelled, [source.weights.their_name(name) for name in unexpected - useless], str(source.path))
     report.new += sorted(excused)
     return source.weights.drop(tuple(useless)) if useless else []
 

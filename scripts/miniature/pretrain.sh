@@ -21,12 +21,13 @@ fi
 DATA="${DATA:-dataset/miniature_pretrain}"
 OUT="${OUT:-miniature/weights}"
 RUN="${RUN:-miniature_pretrain}"
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
+# Small matrices on few cores: two processes of one thread each beat one process of two threads.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 ./build.sh
 .venv/bin/python -m miniature.data --out "$DATA" --seed 1 --scale 4
 .venv/bin/python -m miniature.base --out "runs/$RUN/untrained" --dataset_dir "$DATA"
-.venv/bin/python train_ds.py \
+.venv/bin/torchrun --standalone --nproc_per_node 2 train_ds.py \
     --version "runs/$RUN/untrained/llava" \
     --vision_tower "runs/$RUN/untrained/clip" \
     --vision_pretrained "runs/$RUN/untrained/sam_miniature.pth" \
@@ -35,6 +36,6 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
     --sem_seg_data ade20k --refer_seg_data refcoco --num_classes_per_sample 4 \
     --mode 2 --pad_train_clip_images --no_gradient_checkpointing \
     --lora_r 0 --unfreeze vision_tower,sam_encoder,mm_projector,language_model \
-    --batch_size 16 --grad_accumulation_steps 1 --steps_per_epoch 500 --epochs 8 \
+    --batch_size 8 --grad_accumulation_steps 1 --steps_per_epoch 250 --epochs 14 \
     --lr 1e-3 --dice_loss_weight 4 --print_freq 20 --no_eval "$@"
 .venv/bin/python -m miniature.base --out "$OUT" --from_run "runs/$RUN"

@@ -116,7 +116,14 @@ def _write_clip(published: Published, config) -> None:
     clip = CLIPModel(
         CLIPConfig(
             vision_config=config.vision_config.to_dict(),
-            text_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 99},
+            text_config={
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "vocab_size": 99,
+                "bos_token_id": 0,
+                "eos_token_id": 1,
+            },
         )
     )
     tower = {

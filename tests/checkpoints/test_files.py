@@ -7,7 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.checkpoints.files import open_tensors
+from model.checkpoints.files import find_model, open_tensors
+from model.checkpoints.names import from_reference
+from model.checkpoints.weights import Weights
 from utils.errors import UserError
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
@@ -75,7 +77,7 @@ class Dangerous:
 
 
 def test_a_pickle_with_code_is_refused(tmp_path):
-    (tmp_path / "evil.bin").write_bytes(pickle.dumps({"a": Dangerous()}))
+    (tmp_path / "evil.bin").write_bytes(pickle.dumps({"a": Dangerous()}, protocol=2))
     with pytest.raises(UserError, match="evil.bin cannot be read.*refused"):
         open_tensors(tmp_path / "evil.bin")
 
@@ -112,3 +114,22 @@ def test_values_that_are_no_tensors(tmp_path):
 def test_a_directory_without_weights(tmp_path):
     with pytest.raises(UserError, match="holds no weights"):
         open_tensors(tmp_path)
+
+
+def test_a_hub_id_that_cannot_be_fetched(monkeypatch):
+    import huggingface_hub
+
+    def unreachable(*arguments, **options):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", unreachable)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(UserError, match="--version someone/model: .*could not be fetched.*local copy"):
+        find_model("someone/model", "--version")
+
+
+def test_two_tensors_of_one_meaning_are_refused():
+    weights = Weights()
+    twice = {"lm_head.weight": torch.ones(1), "base_model.model.lm_head.weight": torch.zeros(1)}
+    with pytest.raises(UserError, match="f.bin: lm_head.weight and base_model.model.lm_head.weight are both our"):
+        weights.add(twice, from_reference, "f.bin")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from dataloaders.processing import GroundingProcessor
 from model.checkpoints import load_model, save_model
@@ -112,5 +112,3 @@ def test_the_configuration_comes_back(tiny, tmp_path):
     assert config.seg_token_ids == tiny[0].config.seg_token_ids
     assert config.sam_config.vision_config.to_dict() == tiny[0].config.sam_config.vision_config.to_dict()
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["model_type"] == "uground"
-    with pytest.raises(ValueError):
-        AutoConfig.from_pretrained(tmp_path / "saved")  # a type of this program, which transformers does not know

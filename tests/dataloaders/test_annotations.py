@@ -100,11 +100,14 @@ def test_all_forms_of_a_segmentation_agree():
         assert np.array_equal(decode_segmentation(form, 10, 12, "here"), mask)
 
 
-def test_polygons_that_enclose_nothing_add_nothing():
-    mask = decode_segmentation([[1, 1], [1, 1, 5, 5], [], SQUARE], 10, 10, "here")
-
-    assert np.array_equal(mask, decode_segmentation([SQUARE], 10, 10, "here"))
+def test_no_polygons_are_an_empty_mask():
     assert not decode_segmentation([], 10, 10, "here").any()
+
+
+def test_polygons_may_overshoot_the_border_a_little():
+    mask = decode_segmentation([[-0.5, 0, 10.5, 0, 10.5, 10, -0.5, 10]], 10, 10, "here")
+
+    assert mask.all()
 
 
 @pytest.mark.parametrize(
@@ -112,6 +115,11 @@ def test_polygons_that_enclose_nothing_add_nothing():
     [
         [[1, 2, 3]],
         [["a", "b"]],
+        [[1, 1]],
+        [[1, 1, 5, 5], SQUARE],
+        [[]],
+        [[2, 2, 60, 2, 60, 6]],
+        [[-30, 2, 6, 2, 6, 6]],
         [[float("nan")] * 6],
         [[[1, 2], [3, 4], [5, 6]]],
         [1, 2, 3, 4, 5, 6],
@@ -119,6 +127,10 @@ def test_polygons_that_enclose_nothing_add_nothing():
         None,
         {"size": [9, 9], "counts": [81]},
         {"size": [10, 10], "counts": [7]},
+        {"size": [10, 10], "counts": [-50, 150]},
+        {"size": [10, 10], "counts": ["100"]},
+        {"size": [10, 10], "counts": ""},
+        {"size": [10, 10], "counts": "~~~~"},
         {"size": [10, 10]},
         {},
     ],

@@ -1,7 +1,6 @@
 """Each family draws samples that say what their masks show."""
 
 import json
-import logging
 import pickle
 import re
 
@@ -174,20 +173,24 @@ def test_instances_that_do_not_fit_the_refs_are_named(data_root, change, message
         ReferSeg(data_root, "refcoco")
 
 
-def test_an_annotation_without_pixels_is_passed_over_with_a_warning(data_root, caplog):
+@pytest.mark.parametrize(
+    "polygon,message",
+    [
+        ([5, 5, 6, 6], "annotation 100[12]: a polygon needs three points"),
+        ([5, 5, 6, 5, 7, 5], r"annotations \[100[12]\] of image 10 enclose no pixel"),
+        ([500, 5, 600, 5, 700, 9], "annotation 100[12]: a polygon reaches"),
+    ],
+)
+def test_an_annotation_without_pixels_is_named(data_root, polygon, message):
     def spoil(instances):
         for annotation in instances["annotations"]:
-            if annotation["id"] % 10 == 2:
-                annotation["segmentation"] = [[5, 5, 6, 6]]
+            annotation["segmentation"] = [polygon]
 
     change_instances(data_root, "refcoco", spoil)
 
-    with caplog.at_level(logging.WARNING):
-        samples = draws(ReferSeg(data_root, "refcoco"))
-
-    assert {sample.expressions for sample in samples} == {("the left one",)}
-    assert len(caplog.records) == 1
-    assert "[1002]" in caplog.text
+    with pytest.raises(UserError, match=message) as caught:
+        draws(ReferSeg(data_root, "refcoco"), 1)
+    assert "refcoco/instances.json" in str(caught.value)
 
 
 def test_a_ref_without_a_key_is_named(data_root):
@@ -197,7 +200,8 @@ def test_a_ref_without_a_key_is_named(data_root):
     path.write_bytes(pickle.dumps(refs))
 
     with pytest.raises(UserError, match=r"ref 11 has no 'ann_id'"):
-        ReferIndex(data_root, "refcoco", "train")
+        ReferIndex(data_root, "refcoco", "val")
+    assert len(ReferIndex(data_root, "refcoco", "train")) == 1
 
 
 def test_dialogues_are_taken_over_turn_by_turn(data_root):

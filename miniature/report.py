@@ -1,0 +1,76 @@
+"""Put the quickstart's results together: `python -m miniature.report --help`."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.errors import UserError, run_main
+
+PROTOCOLS = ("generated", "given")
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m miniature.report", description=__doc__)
+    parser.add_argument("--trained", type=Path, required=True, help="report of eval.py after training")
+    parser.add_argument("--untrained", type=Path, required=True, help="report of eval.py before training")
+    parser.add_argument("--seconds", nargs="*", default=[], metavar="STAGE=N", help="how long each stage took")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    arguments = parser.parse_args(argv)
+    trained, untrained = _read(arguments.trained), _read(arguments.untrained)
+    report = {
+        "splits": _scores(trained),
+        "untrained": _scores(untrained),
+        "layers": trained["layers"],
+        "seconds": _seconds(arguments.seconds),
+    }
+    arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(describe(report))
+
+
+def describe(report: dict) -> str:
+    """The scores as a table, before and after training."""
+    lines = [f"{'split':<24}{'answers':<12}{'':<12}{'gIoU':>7}{'cIoU':>7}"]
+    for split, protocols in report["splits"].items():
+        for protocol, scores in protocols.items():
+            for name, values in (("untrained", report["untrained"][split][protocol]), ("trained", scores)):
+                shown = (f"{values[metric]:.3f}" if values[metric] is not None else "-" for metric in ("gIoU", "cIoU"))
+                lines.append(f"{split:<24}{protocol:<12}{name:<12}" + "".join(f"{value:>7}" for value in shown))
+    layers = ", ".join(f"{layer}: {count}" for layer, count in report["layers"].items() if count)
+    lines.append(f"layers chosen for the masks: {layers or 'none'}")
+    lines.append("seconds: " + ", ".join(f"{stage} {value}" for stage, value in report["seconds"].items()))
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not a report of eval.py: {error}") from error
+
+
+def _scores(report: dict) -> dict:
+    """split -> protocol -> gIoU and cIoU."""
+    return {
+        split: {
+            protocol: {metric: protocols[protocol][metric] for metric in ("gIoU", "cIoU")}
+            for protocol in PROTOCOLS
+            if protocol in protocols
+        }
+        for split, protocols in report["splits"].items()
+    }
+
+
+def _seconds(pairs: Sequence[str]) -> dict[str, int]:
+    seconds = {}
+    for pair in pairs:
+        stage, _, value = pair.partition("=")
+        if not value.isdigit():
+            raise UserError(f"--seconds {pair}: expected STAGE=N with a whole number")
+        seconds[stage] = int(value)
+    return seconds
+
+
+if __name__ == "__main__":
+    run_main(main)

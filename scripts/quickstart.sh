@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# From a clone to masks on a laptop CPU: environment, data, training, evaluation, merge, one answer, a picture.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
+    cat <<'HELP'
+Usage: ./scripts/quickstart.sh [TRAIN_DS ARGUMENT...]
+
+Installs the environment, writes the miniature's pictures, fine-tunes the shipped miniature base with LoRA as the 7B
+recipes do, scores it on held-out pictures before and after, merges the adapters, asks one question, and draws a
+contact sheet. Everything lands in runs/quickstart. Arguments go to train_ds.py.
+
+  DATA     pictures                (default dataset/miniature)
+  BASE     base models             (default miniature/weights)
+  DEVICE   cpu, cuda or auto       (default cpu)
+HELP
+    exit 0
+fi
+
+DATA="${DATA:-dataset/miniature}"
+BASE="${BASE:-miniature/weights}"
+DEVICE="${DEVICE:-cpu}"
+RUN=runs/quickstart
+SPLITS="ReasonSeg|val||ReasonSeg|test||refcoco|unc|val"
+SCORING=(--dataset_dir "$DATA" --val_dataset "$SPLITS" --answer both --limit 60 --val_batch_size 16
+    --max_new_tokens 32 --device "$DEVICE")
+
+./build.sh
+
+# Small matrices on few cores: two processes of one thread each beat one process of two threads.
+processes=$(($(nproc) > 1 ? 2 : 1))
+if [[ "$DEVICE" != cpu ]]; then processes=1; fi
+threads=$(($(nproc) / processes))
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$threads}"
+
+stages=()
+stage() { # name, command...
+    local name=$1 began=$SECONDS
+    shift
+    printf '\n[quickstart] %s\n' "$name"
+    "$@"
+    stages+=("$name=$((SECONDS - began))")
+}
+
+if [[ -d "$RUN" ]]; then
+    previous="$RUN.$(date +%Y%m%d-%H%M%S)"
+    mv "$RUN" "$previous"
+    echo "[quickstart] the previous run is kept in $previous"
+fi
+mkdir -p "$RUN"
+
+stage data .venv/bin/python -m miniature.data --out "$DATA" --scale 0.75
+stage untrained .venv/bin/python eval.py --version "$BASE/llava" --vision_tower "$BASE/clip" \
+    --vision_pretrained "$BASE/sam_miniature.pth" --model_key UGround "${SCORING[@]}" --output "$RUN/untrained.json"
+stage train .venv/bin/torchrun --standalone --nproc_per_node "$processes" train_ds.py \
+    --version "$BASE/llava" --vision_tower "$BASE/clip" --vision_pretrained "$BASE/sam_miniature.pth" \
+    --dataset_dir "$DATA" --exp_name quickstart --model_key UGround --device "$DEVICE" \
+    --dataset "refer_seg||reason_seg" --sample_rates "1,1" --refer_seg_data refcoco --explanatory -1 \
+    --num_classes_per_sample 4 --pad_train_clip_images --mode 3 --no_gradient_checkpointing \
+    --lora_r 8 --lr 1e-3 --warmup_num_steps 20 --dice_loss_weight 4 \
+    --batch_size $((16 / processes)) --grad_accumulation_steps 1 --steps_per_epoch 360 --epochs 1 \
+    --print_freq 20 --no_eval "$@"
+stage evaluate .venv/bin/python eval.py --version "$RUN" "${SCORING[@]}" --output "$RUN/trained.json" \
+    --sheet "$RUN/contact_sheet.png" --sheet_samples 9
+stage merge .venv/bin/python merge_lora_weights.py --weight "$RUN" --save_path "$RUN/hf"
+picture="$DATA/reason_seg/ReasonSeg/test/test_00001.jpg"
+question="What is the thing people would use to drink from in this image? Please output segmentation mask."
+stage chat .venv/bin/python chat.py --version "$RUN/hf" --device "$DEVICE" --image "$picture" --prompt "$question" \
+    --vis_save_path "$RUN/chat"
+
+echo
+.venv/bin/python -m miniature.report --trained "$RUN/trained.json" --untrained "$RUN/untrained.json" \
+    --seconds "${stages[@]}" --out "$RUN/report.json"
+cat <<NEXT
+
+[quickstart] look at      $RUN/contact_sheet.png   (picture, truth, similarity map, mask, answer)
+[quickstart] all numbers  $RUN/report.json
+[quickstart] next:
+  .venv/bin/python chat.py --version $RUN/hf --device $DEVICE --image $picture
+  .venv/bin/tensorboard --logdir $RUN/tensorboard
+  .venv/bin/python eval.py --version $RUN/hf --dataset_dir $DATA --val_dataset "refcoco|unc|testA" --device $DEVICE
+NEXT

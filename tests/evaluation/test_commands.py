@@ -1,0 +1,122 @@
+"""eval.py and chat.py from a saved checkpoint and data on disk to a report, pictures and masks."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import chat
+import eval as eval_script
+from model.checkpoints import save_model
+from tests.tiny_model import tiny_model
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("model") / "tiny"
+    model, processor = tiny_model()
+    model.lm_head.weight.data[processor.tokenizer.seg_token_ids[0]] *= 20  # it says [SEG], or nothing at all like it
+    save_model(model, processor, directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two pictures as ReasonSeg and one as refcoco."""
+    root = tmp_path_factory.mktemp("data")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    reason = root / "reason_seg" / "ReasonSeg" / "val"
+    reason.mkdir(parents=True)
+    for number in range(2):
+        Image.fromarray(pixels).save(reason / f"{number}.jpg")
+        shapes = [
+            {"label": "target", "points": [[5, 5], [30, 5], [30, 30], [5, 30]]},
+            {"label": "ignore", "points": [[40, 0], [49, 0], [49, 9], [40, 9]]},
+        ]
+        content = {"shapes": shapes, "text": ["the red kite"], "is_sentence": False}
+        (reason / f"{number}.json").write_text(json.dumps(content))
+
+    images = root / "refer_seg" / "images" / "mscoco" / "images" / "train2014"
+    images.mkdir(parents=True)
+    Image.fromarray(pixels).save(images / "one.jpg")
+    refcoco = root / "refer_seg" / "refcoco"
+    refcoco.mkdir()
+    sentences = [
+        {"sent_id": i, "sent": text, "raw": text, "tokens": text.split()} for i, text in enumerate(["ball", "box"])
+    ]
+    refs = [{"ref_id": 1, "ann_id": 1, "image_id": 7, "category_id": 1, "split": "val", "sentences": sentences}]
+    (refcoco / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    instances = {
+        "images": [{"id": 7, "file_name": "one.jpg", "height": 40, "width": 50}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 7,
+                "category_id": 1,
+                "segmentation": [[5, 5, 30, 5, 30, 30, 5, 30]],
+                "bbox": [5, 5, 25, 25],
+            }
+        ],
+        "categories": [{"id": 1, "name": "ball"}],
+    }
+    (refcoco / "instances.json").write_text(json.dumps(instances))
+    return root
+
+
+def test_eval_writes_a_report_a_sheet_and_pictures(checkpoint, data, tmp_path, capsys):
+    flags = ["--version", str(checkpoint), "--dataset_dir", str(data), "--device", "cpu", "--max_new_tokens", "4"]
+    files = ["--output", str(tmp_path / "report.json"), "--sheet", str(tmp_path / "sheet.png"), "--sheet_samples", "2"]
+
+    eval_script.main([*flags, *files, "--val_dataset", "ReasonSeg|val||refcoco|unc|val", "--answer", "both"])
+
+    splits = json.loads((tmp_path / "report.json").read_text())["splits"]
+    assert {split: values["given"]["expressions"] for split, values in splits.items()} == {
+        "ReasonSeg|val": 2,
+        "refcoco|unc|val": 2,
+    }
+    assert all(values[answer]["cIoU"] is not None for values in splits.values() for answer in values)
+    assert Image.open(tmp_path / "sheet.png").size[0] > 1000
+    assert "refcoco\\|unc\\|val" in capsys.readouterr().out
+
+
+def test_chat_answers_one_question(checkpoint, data, tmp_path, capsys):
+    picture = data / "reason_seg" / "ReasonSeg" / "val" / "0.jpg"
+    flags = ["--version", str(checkpoint), "--image", str(picture), "--device", "cpu", "--max_new_tokens", "4"]
+
+    for _ in range(2):
+        chat.main([*flags, "--prompt", "Where is the kite?", "--layer", "2", "--vis_save_path", str(tmp_path)])
+
+    records = sorted(path.name for path in tmp_path.glob("*.json"))
+    assert records == ["0_1.json", "0_2.json"]
+    record = json.loads((tmp_path / "0_1.json").read_text())
+    assert record["prompt"] == "Where is the kite?"
+    for target in record["targets"]:
+        mask = np.asarray(Image.open(tmp_path / target["mask"]))
+        assert mask.shape == (40, 50) and (mask > 0).sum() == target["pixels"] and target["layer"] == 2
+    assert "saved: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["eval.py", "--version", "no/such/model", "--dataset_dir", "{data}"],
+        ["eval.py", "--version", "{data}", "--dataset_dir", "{data}"],
+        ["chat.py", "--version", "no/such/model"],
+        ["chat.py", "--version", "no/such/model", "--image", "{data}/reason_seg/ReasonSeg/val/0.json"],
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(data, tmp_path, command):
+    command = [part.replace("{data}", str(data)) for part in command] + ["--vis_save_path", str(tmp_path)]
+
+    result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=100)
+
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "error: " in result.stderr

@@ -1,0 +1,167 @@
+"""The miniature's world is the same for a seed, unambiguous, in the layouts that the loaders read; its base loads."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from dataloaders.evaluation import evaluation_set
+from dataloaders.mixture import build_mixture
+from miniature import base, data
+from miniature.language import absent_expressions, group_expressions, reasoning, referring_expressions
+from miniature.scenes import random_scene
+from miniature.vocabulary import CATEGORIES, LONG_TEMPLATES, SHORT_TEMPLATES, is_held_out
+from utils.errors import UserError
+
+SCENES = [random_scene(seed) for seed in range(40)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "miniature"
+    data.write(root, seed=3, scale=0.02)
+    return root
+
+
+def contents(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_a_seed_gives_the_same_files(world, tmp_path):
+    data.write(tmp_path / "again", seed=3, scale=0.02)
+    assert contents(world) == contents(tmp_path / "again")
+
+
+def test_no_picture_is_in_two_splits(world):
+    for folder in ("reason_seg/ReasonSeg", "refer_seg/images"):
+        pictures = list((world / folder).rglob("*.jpg"))
+        assert len({hashlib.sha256(path.read_bytes()).digest() for path in pictures}) == len(pictures)
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: str(scene.seed))
+def test_an_expression_means_one_object(scene):
+    texts = [
+        {text for texts in referring_expressions(scene, index).values() for text in texts}
+        for index in range(len(scene.objects))
+    ]
+    for index, mine in enumerate(texts):
+        for other in texts[index + 1 :]:
+            assert not mine & other
+
+
+def test_places_agree_with_the_pixels():
+    checked = 0
+    for scene in SCENES:
+        for index, thing in enumerate(scene.objects):
+            for text in referring_expressions(scene, index)["place"]:
+                centres = {
+                    other: [float(axis.mean()) for axis in np.nonzero(scene.mask(other))]
+                    for other, each in enumerate(scene.objects)
+                    if each.category == thing.category
+                }
+                words = set(text.split())
+                axis = 0 if words & {"top", "bottom", "upper", "lower"} else 1
+                last = bool(words & {"bottom", "lower", "right", "rightmost"})
+                farthest = (max if last else min)(
+                    centres, key=lambda other, axis=axis, centres=centres: centres[other][axis]
+                )
+                assert farthest == index, text
+                checked += 1
+    assert checked > 20
+
+
+def test_absent_expressions_name_nothing_in_the_scene():
+    rng = np.random.default_rng(0)
+    for scene in SCENES:
+        present = {text for index in range(len(scene.objects)) for text in referring_expressions(scene, index)["name"]}
+        present |= {text for text, _ in group_expressions(scene)}
+        assert not present & set(absent_expressions(scene, 3, rng))
+
+
+def test_held_out_wordings_never_occur_in_training():
+    rng = np.random.default_rng(0)
+    held_out = {
+        template.format(use=category.uses[use])
+        for category in CATEGORIES
+        for use in range(3)
+        for templates in (SHORT_TEMPLATES, LONG_TEMPLATES)
+        for index, template in enumerate(templates)
+        if is_held_out(use, index)
+    }
+    for number, scene in enumerate(SCENES * 3):
+        assert reasoning(scene, rng, is_sentence=number % 2 == 0, held_out=False).text not in held_out
+        assert reasoning(scene, rng, is_sentence=True, held_out=True).text in held_out
+
+
+def test_training_data_can_be_drawn(world):
+    mixture = build_mixture(
+        world,
+        dataset="sem_seg||refer_seg||vqa||reason_seg",
+        sample_rates="1,1,1,1",
+        sem_seg_data="ade20k",
+        refer_seg_data="refcoco||grefcoco",
+        samples_per_epoch=40,
+    )
+    samples = [mixture[index] for index in range(40)]
+    assert {sample.family for sample in samples} == {"sem_seg", "refer_seg", "vqa", "reason_seg"}
+    answers = " ".join(turn.answer for sample in samples for talk in sample.conversations for turn in talk)
+    assert "[SEG]" in answers
+    assert "[REJ]" in answers
+
+
+@pytest.mark.parametrize(
+    "split", ["ReasonSeg|val", "ReasonSeg|test", "refcoco|unc|val", "refcoco|unc|testA", "grefcoco|unc|val"]
+)
+def test_evaluation_splits_can_be_read(world, split):
+    items = evaluation_set(split, world)
+    assert len(items) > 0
+    item = items[0]
+    assert item.masks.shape[1:] == item.image.shape[:2]
+    assert len(item.masks) == len(item.expressions)
+
+
+def test_an_object_is_where_its_annotation_says(world):
+    item = evaluation_set("refcoco|unc|val", world)[0]
+    grounds = item.image[item.masks.max(axis=0) == 0].astype(int)
+    saturation = lambda pixels: (pixels.max(axis=-1) - pixels.min(axis=-1)).mean()  # noqa: E731
+    for mask in item.masks:
+        assert saturation(item.image[mask == 1].astype(int)) > saturation(grounds)
+
+
+def test_a_complete_world_is_left_alone_and_another_is_not_touched(world, tmp_path, capsys):
+    data.write(world, seed=3, scale=0.02)
+    assert "complete already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="another seed or scale"):
+        data.write(world, seed=4, scale=0.02)
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(UserError, match="not empty"):
+        data.write(tmp_path, seed=0, scale=0.02)
+
+
+def test_a_failing_write_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("miniature.sets.write_reason_seg", fail)
+    with pytest.raises(OSError):
+        data.write(tmp_path / "out", seed=0, scale=0.01)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_untrained_base_loads_and_its_tokenizer_knows_every_word(world, tmp_path):
+    from model.checkpoints import load_model
+
+    base.build(tmp_path / "base", world, seed=0)
+    model, processor, _ = load_model(
+        tmp_path / "base/llava",
+        system="UGround",
+        vision_tower=str(tmp_path / "base/clip"),
+        vision_pretrained=str(tmp_path / "base/sam_miniature.pth"),
+    )
+    assert model.config.system == "UGround"
+    for path in (world / "reason_seg/ReasonSeg/test").glob("*.json"):
+        for text in json.loads(path.read_text())["text"]:
+            ids = processor.tokenizer.encode(text)
+            assert processor.tokenizer.pad_token_id not in ids
+            assert processor.decode(ids) == text
