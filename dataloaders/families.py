@@ -16,6 +16,8 @@ T = TypeVar("T")
 class Family(Protocol):
     """A kind of data: draws samples from the data sets it was given."""
 
+    name: str
+
     def draw(self, rng: np.random.Generator) -> Sample:
         """A sample that depends on `rng` only."""
 

@@ -1,5 +1,7 @@
 """Reading pictures: one way for all data sets, for evaluation and for the demos."""
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +33,33 @@ def read_image(path: str | Path, *, size: tuple[int, int] | None = None) -> np.n
     return np.asarray(_to_rgb(image))
 
 
+def coco_number(file_name: str) -> int:
+    """The number in a COCO file name, by which a picture is known under all its names; -1 where there is none."""
+    match = re.search(r"(\d+)\.\w+$", file_name)
+    return int(match[1]) if match and len(match[1]) < 18 else -1
+
+
+def list_stems(folder: Path, suffix: str) -> np.ndarray:
+    """The names without suffix of a folder's files, sorted; an error where there are none."""
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise UserError(f"{folder} is missing; see dataloaders/README.md for where files go") from error
+    stems = sorted(name.removesuffix(suffix) for name in names if name.endswith(suffix))
+    if not stems:
+        raise UserError(f"{folder}/*{suffix}: nothing there; see dataloaders/README.md for where files go")
+    return np.array(stems)
+
+
 def check_image(rgb: np.ndarray, source: str = "the image") -> None:
     """Refuse an array that is not a picture of usable shape: uint8 RGB, not empty, not a sliver."""
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise UserError(f"{source} should be uint8 RGB [H, W, 3], it is {rgb.dtype} {list(rgb.shape)}")
-    _check_size(rgb.shape[0], rgb.shape[1], source)
+    check_size(rgb.shape[0], rgb.shape[1], source)
 
 
-def _check_size(height: int, width: int, source: str) -> None:
+def check_size(height: int, width: int, source: str) -> None:
+    """Refuse dimensions that no picture of ours has, before memory is taken for them."""
     if height < 1 or width < 1:
         raise UserError(f"{source} is empty ({height} × {width} pixels)")
     if height * width > MAX_PIXELS:
@@ -51,7 +72,7 @@ def _open(path: Path, *, upright: bool = True) -> Image.Image:
     """Open, check and decode; every way in which a file can be bad becomes a `UserError` that names it."""
     try:
         with Image.open(path) as image:
-            _check_size(image.height, image.width, str(path))
+            check_size(image.height, image.width, str(path))
             image.load()
             return ImageOps.exif_transpose(image) if upright else image.copy()
     except FileNotFoundError as error:

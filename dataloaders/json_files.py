@@ -1,7 +1,8 @@
-"""Reading JSON annotation files, with errors that name the file and what to do."""
+"""Reading JSON annotation files and what is in them, with errors that name the file and what to do."""
 
 import json
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from utils.errors import UserError
@@ -36,3 +37,51 @@ def require(record: Any, key: str, where: str) -> Any:
     if key not in record:
         raise UserError(f"{where} has no {key!r}; the file is not the official one, or of another version")
     return record[key]
+
+
+def require_list(record: Any, key: str, where: str) -> list:
+    """The same for a key that holds a list."""
+    value = require(record, key, where)
+    if not isinstance(value, list):
+        raise UserError(f"{where}: {key!r} should be a list, it is {value!r:.60}")
+    return value
+
+
+def require_text(record: Any, key: str, where: str) -> str:
+    """The same for a key that holds text with something in it."""
+    value = require(record, key, where)
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{where}: {key!r} should be text, it is {value!r:.60}")
+    return value
+
+
+def require_integer(record: Any, key: str, where: str) -> int:
+    """The same for a key that holds a whole number, of numpy or written as text too."""
+    value = require(record, key, where)
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {key!r} is not a number but {value!r:.60}") from error
+
+
+def require_path(record: Any, key: str, where: str) -> str:
+    """The same for a key that holds the path of a file below a folder of the data."""
+    value = require_text(record, key, where)
+    path = PurePosixPath(value)
+    if path.is_absolute() or ".." in path.parts or "\\" in value or "\0" in value:
+        raise UserError(f"{where}: the path {value!r} leaves its folder; annotations may only name files in there")
+    return value
+
+
+def read_each(items: Iterable[Any], read: Callable[[Any, int], Any | None]) -> tuple[list, list[str]]:
+    """What `read(item, number)` makes of every item, without None; and what was wrong with those that it refused."""
+    values, problems = [], []
+    for number, item in enumerate(items):
+        try:
+            value = read(item, number)
+        except UserError as error:
+            problems.append(str(error))
+        else:
+            if value is not None:
+                values.append(value)
+    return values, problems

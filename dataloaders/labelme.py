@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from dataloaders.json_files import read_json, require
+from dataloaders.json_files import read_json, require, require_list
+from dataloaders.sample import refuse_targets
+from dataloaders.segmentations import check_points
 from utils.errors import UserError
 
 _IGNORED = 255
@@ -18,12 +21,15 @@ class ReasonAnnotation:
     is_sentence: they are whole questions, not short phrases.
     shapes: (label, points int32 [N, 2]) of every polygon.
     path: the file it came from.
+    false_premise: a question about what the picture does not show, and the answer in words (SESAME's version of the
+        data has them), or None.
     """
 
     sentences: tuple[str, ...]
     is_sentence: bool
     shapes: tuple[tuple[str, np.ndarray], ...]
     path: Path
+    false_premise: tuple[str, bool, str] | None = None
 
 
 def read_annotation(path: Path) -> ReasonAnnotation:
@@ -33,13 +39,31 @@ def read_annotation(path: Path) -> ReasonAnnotation:
     sentences = [text] if isinstance(text, str) else text
     if not isinstance(sentences, list) or not sentences or not all(isinstance(s, str) for s in sentences):
         raise UserError(f"{path}: 'text' should be a list of at least one sentence, it is {text!r:.80}")
+    for sentence in sentences:
+        refuse_targets(sentence, str(path))
     shapes = []
-    for index, shape in enumerate(require(record, "shapes", str(path))):
+    for index, shape in enumerate(require_list(record, "shapes", str(path))):
         where = f"{path}: shape {index}"
         label = str(require(shape, "label", where))
         if label.lower() != "flag":
             shapes.append((label, _points(require(shape, "points", where), where)))
-    return ReasonAnnotation(tuple(sentences), bool(require(record, "is_sentence", str(path))), tuple(shapes), path)
+    return ReasonAnnotation(
+        tuple(sentences),
+        bool(require(record, "is_sentence", str(path))),
+        tuple(shapes),
+        path,
+        _false_premise(record.get("false_premise_QA"), path),
+    )
+
+
+def _false_premise(value: Any, path: Path) -> tuple[str, bool, str] | None:
+    """The first of a list of [question, whether it is a sentence, answer]."""
+    if not value:
+        return None
+    first = value[0] if isinstance(value, list) else value
+    if not isinstance(first, list) or len(first) != 3 or not isinstance(first[0], str):
+        raise UserError(f"{path}: 'false_premise_QA' should hold [question, is_sentence, answer], not {first!r:.60}")
+    return first[0], bool(first[1]), str(first[2])
 
 
 def draw_regions(annotation: ReasonAnnotation, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -49,6 +73,7 @@ def draw_regions(annotation: ReasonAnnotation, height: int, width: int) -> tuple
     """
     painted = []
     for label, points in annotation.shapes:
+        check_points(points, height, width, f"{annotation.path}: shape {label!r}")
         value = _IGNORED if "ignore" in label.lower() else 1
         area = np.zeros((height, width), np.uint8)
         _paint(area, points, 1)

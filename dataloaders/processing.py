@@ -27,7 +27,7 @@ SETTINGS_FILE = "preprocessor_config.json"
 class ImageSettings:
     """What the processor must know of a model.
 
-    sam_image_size: side of SAM's square.
+    sam_image_size: side of SAM's square; 0 for a model that has no SAM.
     clip_image_size: side of CLIP's square.
     num_image_tokens: P, image tokens of the LLM.
     pad_clip_images: CLIP sees the whole image, padded, instead of its centre crop.
@@ -40,8 +40,10 @@ class ImageSettings:
 
     @classmethod
     def from_config(cls, config: "GroundingConfig") -> "ImageSettings":
+        from model.systems import build_system
+
         return cls(
-            sam_image_size=config.sam_config.vision_config.image_size,
+            sam_image_size=config.sam_config.vision_config.image_size if build_system(config).uses_sam else 0,
             clip_image_size=config.clip_image_size,
             num_image_tokens=config.num_image_tokens,
             pad_clip_images=config.pad_train_clip_images,
@@ -65,8 +67,10 @@ class GroundingProcessor:
     def sam_image(self, rgb: np.ndarray) -> tuple[Tensor, tuple[int, int]]:
         """The longest side fills SAM's square; zeros fill it up at the right and the bottom.
 
-        rgb uint8 [H, W, 3] → uint8 [3, S, S], and (height, width) of the part that is image.
+        rgb uint8 [H, W, 3] → uint8 [3, S, S], and (height, width) of the part that is image. Without a SAM S is 0.
         """
+        if self.settings.sam_image_size == 0:
+            return torch.zeros(3, 0, 0, dtype=torch.uint8), (0, 0)
         return _fit_and_pad(rgb, self.settings.sam_image_size)
 
     def clip_image(self, rgb: np.ndarray) -> tuple[Tensor, tuple[int, int]]:
@@ -83,9 +87,12 @@ class GroundingProcessor:
         return collapse_targets(self.tokenizer.decode(ids), self.tokenizer.tokens_per_target)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> "GroundingProcessor":
-        """Read what `save_pretrained` wrote."""
-        path = Path(directory) / SETTINGS_FILE
+    def from_pretrained(cls, directory: str | Path, **_unused) -> "GroundingProcessor":
+        """Read what `save_pretrained` wrote; `directory` may be a hub id. `AutoProcessor` passes more than is used."""
+        from model.checkpoints.files import find_model
+
+        directory = find_model(directory, "the processor of")
+        path = directory / SETTINGS_FILE
         if not path.is_file():
             raise UserError(f"{directory} has no {SETTINGS_FILE}; it is not a directory that this program saved")
         try:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.families import draw_until, require_some
-from dataloaders.images import read_image
+from dataloaders.images import list_stems, read_image
 from dataloaders.json_files import read_json, require
 from dataloaders.labelme import ReasonAnnotation, draw_regions, read_annotation
 from dataloaders.sample import SEG, Sample, Turn
@@ -16,6 +15,8 @@ from utils.errors import UserError
 
 def list_images(dataset_dir: Path, name: str, split: str) -> list[Path]:
     """The pictures of a split in the order of their names; the annotation of each has the same stem."""
+    if not {name, split}.isdisjoint({"", ".", ".."}) or "/" in name + split:
+        raise UserError(f"ReasonSeg's splits are folders of reason_seg/NAME, which {name}|{split} is not")
     folder = dataset_dir / "reason_seg" / name / split
     if not folder.is_dir():
         known = sorted(path.name for path in folder.parent.glob("*") if path.is_dir() and path.name != "explanatory")
@@ -23,9 +24,7 @@ def list_images(dataset_dir: Path, name: str, split: str) -> list[Path]:
             f"{folder} is missing; "
             + (f"its siblings are {', '.join(known)}" if known else "see dataloaders/README.md")
         )
-    images = sorted(folder.glob("*.jpg"), key=lambda path: path.name)
-    require_some(images, f"{folder}/*.jpg")
-    return images
+    return [folder / f"{stem}.jpg" for stem in list_stems(folder, ".jpg").tolist()]
 
 
 class ReasonSeg:
@@ -70,15 +69,12 @@ class ReasonSeg:
         self._answers = read_pool("answers", (SEG,))
 
     def draw(self, rng: np.random.Generator) -> Sample:
-        return draw_until(lambda: self._draw_one(rng), f"reason_seg/{self._dataset}")
-
-    def _draw_one(self, rng: np.random.Generator) -> Sample | None:
         path = self._images[int(rng.integers(len(self._images)))]
         annotation = read_annotation(path.with_suffix(".json"))
         image = read_image(path)
         target, ignore = draw_regions(annotation, *image.shape[:2])
         if not target.any():
-            return None
+            raise UserError(f"{annotation.path} marks no target: its shapes are empty, flags or regions to ignore")
         sentences = [annotation.sentences[i] for i in choose(rng, len(annotation.sentences), self._num_sentences)]
         explanation = self._explanations.get(path.name)
         in_words, explained = False, False

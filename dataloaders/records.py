@@ -1,48 +1,145 @@
-"""Many small records in one block of memory.
+"""Many small records in one block of memory, most often a file that is mapped into it.
 
 Annotation files hold millions of small Python objects. Worker processes that are forked from a process holding them
-copy every page they touch, since reading an object changes its reference count. Here the records are JSON text in one
-`bytes` and their places in one array, which nobody writes to; a record is parsed when it is asked for.
+copy every page they touch, since reading an object changes its reference count. Here the records are JSON text in an
+Arrow array that nobody writes to; a record is parsed when it is asked for. Mapped from a file (`index_cache.py`), the
+array is shared by all processes of a machine.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+
+NO_KEY = -1
+_COLUMNS = [("key", pa.int64()), ("value", pa.large_binary())]
+
+Place = tuple[Path, str]  # an index file, and a table in it
 
 
 class PackedRecords(Sequence):
-    """A read-only sequence of JSON values."""
+    """A read-only sequence of JSON values, each of which may have an integer key."""
 
-    def __init__(self, values: Iterable[Any]):
-        texts = [json.dumps(value, separators=(",", ":")).encode() for value in values]
-        self._ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-        self._text = b"".join(texts)
+    def __init__(self, values: Iterable[Any], keys: Iterable[int] | None = None):
+        texts = pa.array((_to_text(value) for value in values), pa.large_binary())
+        numbers = np.full(len(texts), NO_KEY) if keys is None else np.fromiter(keys, np.int64, len(texts))
+        self._adopt(pa.record_batch([pa.array(numbers), texts], pa.schema(_COLUMNS)), None, None)
+
+    @classmethod
+    def of_batch(
+        cls, batch: pa.RecordBatch, place: Place | None = None, rows: np.ndarray | None = None
+    ) -> "PackedRecords":
+        """The records of an Arrow batch, or those of its `rows`. place: where it was read, to open it again."""
+        records = cls.__new__(cls)
+        records._adopt(batch, place, rows)
+        return records
+
+    def _adopt(self, batch: pa.RecordBatch, place: Place | None, rows: np.ndarray | None) -> None:
+        self.batch = batch
+        self._place = place
+        self._rows = rows
+        self._keys = batch.column(0).to_numpy()
+        self._values = batch.column(1)
+
+    @property
+    def keys(self) -> np.ndarray:
+        """The key of every record, int64 [N]."""
+        return self._keys if self._rows is None else self._keys[self._rows]
+
+    def take(self, places: np.ndarray) -> "PackedRecords":
+        """The records at `places`, without a copy of them."""
+        rows = places if self._rows is None else self._rows[places]
+        return type(self).of_batch(self.batch, self._place, rows)
+
+    def without(self, keys: Iterable[int]) -> "PackedRecords":
+        """The records whose key is none of `keys`."""
+        left_out = np.fromiter(keys, np.int64)
+        return self.take(np.flatnonzero(~np.isin(self.keys, left_out))) if len(left_out) else self
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._values) if self._rows is None else len(self._rows)
 
     def __getitem__(self, index: int) -> Any:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
-        start = self._ends[index - 1] if index else 0
-        return json.loads(self._text[start : self._ends[index]])
+        row = index if self._rows is None else int(self._rows[index])
+        return json.loads(self._values[row].as_py())
+
+    def __reduce__(self):
+        """A worker that is not forked opens the file anew; only records without a file are copied to it."""
+        if self._place is None:
+            return type(self).of_batch, (self.batch, None, self._rows)
+        return _open_again, (*self._place, self._rows)
 
 
 class KeyedRecords:
     """The same, found by integer keys."""
 
-    def __init__(self, values: dict[int, Any]):
-        self._keys = np.array(sorted(values), dtype=np.int64)
-        self._records = PackedRecords(values[key] for key in self._keys.tolist())
+    def __init__(self, values: Mapping[int, Any] | PackedRecords):
+        if not isinstance(values, PackedRecords):
+            ordered = sorted(values)
+            values = PackedRecords((values[key] for key in ordered), ordered)
+        self.records = values
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.records)
 
     def __getitem__(self, key: int) -> Any:
-        place = int(np.searchsorted(self._keys, key))
-        if place == len(self._keys) or self._keys[place] != key:
+        keys = self.records.keys
+        place = int(np.searchsorted(keys, key))
+        if place == len(keys) or keys[place] != key:
             raise KeyError(key)
-        return self._records[place]
+        return self.records[place]
+
+
+Tables = Mapping[str, PackedRecords | KeyedRecords]
+
+
+def write_tables(path: Path, tables: Mapping[str, Iterable[Any] | Mapping[int, Any]], note: str) -> None:
+    """Write tables to one Arrow file: a mapping becomes `KeyedRecords`, anything else `PackedRecords`.
+
+    note: text kept in the file, see `read_tables`.
+    """
+    packed = {name: _pack(values) for name, values in tables.items()}
+    kinds = [[name, isinstance(records, KeyedRecords)] for name, records in packed.items()]
+    schema = pa.schema(_COLUMNS, metadata={"tables": json.dumps(kinds), "note": note})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for records in packed.values():
+            batch = records.records.batch if isinstance(records, KeyedRecords) else records.batch
+            writer.write_batch(pa.record_batch(batch.columns, schema))
+
+
+def _pack(values: Iterable[Any] | Mapping[int, Any]) -> PackedRecords | KeyedRecords:
+    if isinstance(values, PackedRecords | KeyedRecords):
+        return values
+    return KeyedRecords(values) if isinstance(values, Mapping) else PackedRecords(values)
+
+
+def pack_tables(tables: Mapping[str, Iterable[Any] | Mapping[int, Any]]) -> Tables:
+    """The tables in memory, where no file can be written."""
+    return {name: _pack(values) for name, values in tables.items()}
+
+
+def read_tables(path: Path) -> tuple[Tables, str]:
+    """The tables of a file, mapped into memory, and its note."""
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    metadata = reader.schema.metadata
+    tables: dict[str, PackedRecords | KeyedRecords] = {}
+    for number, (name, is_keyed) in enumerate(json.loads(metadata[b"tables"])):
+        records = PackedRecords.of_batch(reader.get_batch(number), (path, name))
+        tables[name] = KeyedRecords(records) if is_keyed else records
+    return tables, metadata[b"note"].decode()
+
+
+def _open_again(path: Path, name: str, rows: np.ndarray | None) -> PackedRecords:
+    table = read_tables(path)[0][name]
+    records = table.records if isinstance(table, KeyedRecords) else table
+    return records if rows is None else records.take(rows)
+
+
+def _to_text(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

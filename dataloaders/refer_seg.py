@@ -1,12 +1,14 @@
-"""Family `refer_seg`: expressions that refer to one thing, several things or, in grefcoco, nothing in the picture.
+"""Family `refer_seg`: expressions that refer to one thing, to several, or (grefcoco, refzom) to nothing in the picture.
 
 What is absent is answered with `[REJ]` in the place where `[SEG]` would stand.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
+from dataloaders.bad_samples import BadSamples
 from dataloaders.families import draw_until, split_names
 from dataloaders.images import read_image
 from dataloaders.refer_index import ReferIndex, open_indices
@@ -21,6 +23,8 @@ class ReferSeg:
     num_classes_per_sample, num_classes_per_question: at most so many questions, and expressions in each.
     use_expand_question_list: ask in more ways. Those that want absence told in words are left out, since it is told by
         `[REJ]` here.
+    excluded: COCO numbers of pictures to leave out.
+    bad_samples: what to do about bad entries; None stops at the first.
     """
 
     name = "refer_seg"
@@ -33,8 +37,12 @@ class ReferSeg:
         num_classes_per_sample: int = 3,
         num_classes_per_question: int = 1,
         use_expand_question_list: bool = False,
+        excluded: Collection[int] = (),
+        bad_samples: BadSamples | None = None,
     ):
-        self._indices = open_indices(dataset_dir, split_names(names), "train")
+        self._indices = open_indices(
+            dataset_dir, split_names(names), "train", excluded=excluded, bad_samples=bad_samples
+        )
         self._questions_per_sample = num_classes_per_sample
         self._targets_per_question = num_classes_per_question
         self._questions = read_pool("short_questions", ("{class_name}",))
@@ -50,9 +58,8 @@ class ReferSeg:
         image = index[int(rng.integers(len(index)))]
         limit = self._questions_per_sample * self._targets_per_question
         chosen = [image.expressions[i] for i in choose(rng, len(image.expressions), limit)]
-        drawn = [(expression, index.mask(image, expression)) for expression in chosen if clean(expression.text)]
-        # What means something but has no pixels (the index warns of it) is not absent: [REJ] would be a wrong lesson.
-        usable = [(expression, mask) for expression, mask in drawn if mask.any() or not expression.annotation_ids]
+        picture = read_image(image.path, size=(image.height, image.width))
+        usable = [(expression, index.mask(image, expression)) for expression in chosen if clean(expression.text)]
         if not usable:
             return None
         names = [clean(expression.text) for expression, _ in usable]
@@ -66,7 +73,7 @@ class ReferSeg:
         order = [i for group in groups for i in group]
         return Sample(
             image_path=image.path,
-            image=read_image(image.path, size=(image.height, image.width)),
+            image=picture,
             conversations=conversations,
             masks=np.stack([usable[i][1] for i in order]),
             ignore=None,

@@ -8,8 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.errors import UserError
+
 SEG = "[SEG]"
 REJ = "[REJ]"
+
+
+def refuse_targets(text: str, where: str) -> str:
+    """`text`, which comes from a file and is to be read as words: a token in it would be taken for a target."""
+    if SEG in text or REJ in text:
+        raise UserError(f"{where}: {SEG} and {REJ} may not be written out in {text!r:.80}")
+    return text
 
 
 @dataclass(frozen=True)

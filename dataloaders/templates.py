@@ -1,5 +1,6 @@
 """Pools of sentences, one a line in the text files of `dataloaders/templates/`; add lines to extend them."""
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 from dataloaders.sample import SEG
 from utils.errors import UserError
 
+_PLACEHOLDER = re.compile(r"(?:\b(the|an?|any|no|your) )?\{(\w+)\}", re.IGNORECASE)
+_ARTICLE = re.compile(r"^(?:the|an?) ", re.IGNORECASE)
 DIRECTORY = Path(__file__).parent / "templates"
 
 
@@ -34,19 +37,19 @@ def pick(rng: np.random.Generator, pool: tuple[str, ...]) -> str:
 def fill(template: str, **values: str) -> str:
     """`template` with its placeholders replaced; braces in the values stay as they are.
 
-    All are replaced in one pass over the template, so a value that looks like a placeholder is safe.
+    A value that begins with an article fits into a template that has one already: "segment the {class_name}" with "the
+    left dog" is "segment the left dog". "a" and "an" follow the value.
     """
-    parts = [template]
-    for name, value in values.items():
-        placeholder = "{" + name + "}"
-        split = []
-        for index, part in enumerate(parts):
-            if index % 2:  # a value that was put in before
-                split.append(part)
-                continue
-            pieces = part.split(placeholder)
-            for piece in pieces[:-1]:
-                split += [piece, value]
-            split.append(pieces[-1])
-        parts = split
-    return "".join(parts)
+
+    def put(match: re.Match) -> str:
+        determiner, name = match.groups()
+        if name not in values:
+            return match[0]
+        if determiner is None:
+            return values[name]
+        bare = _ARTICLE.sub("", values[name])
+        if determiner.lower() in ("a", "an"):
+            determiner = determiner[0] + "n" * (bare[:1].lower() in tuple("aeiou"))
+        return f"{determiner} {bare}"
+
+    return _PLACEHOLDER.sub(put, template)

@@ -1,49 +1,66 @@
 """Family `vqa`: LLaVA's instruction dialogues about COCO pictures, without targets."""
 
-import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dataloaders.bad_samples import BadSamples, settle
 from dataloaders.conversation import IMAGE_PLACEHOLDER
 from dataloaders.families import require_some, split_names
-from dataloaders.images import read_image
-from dataloaders.json_files import read_json, require
+from dataloaders.images import coco_number, read_image
+from dataloaders.index_cache import open_index
+from dataloaders.json_files import read_each, read_json, require, require_list, require_path, require_text
 from dataloaders.records import PackedRecords
-from dataloaders.sample import Sample, Turn
+from dataloaders.sample import Sample, Turn, refuse_targets
 from utils.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 
 class Vqa:
-    """Draws dialogues from `llava_dataset/<name>.json`."""
+    """Draws dialogues from `llava_dataset/<name>.json`; those without a picture are not used.
+
+    excluded: COCO numbers of pictures to leave out.
+    bad_samples: what to do about bad entries; None stops at the first.
+    """
 
     name = "vqa"
 
-    def __init__(self, dataset_dir: Path, names: str):
+    def __init__(
+        self,
+        dataset_dir: Path,
+        names: str,
+        *,
+        excluded: Collection[int] = (),
+        bad_samples: BadSamples | None = None,
+    ):
         chosen = split_names(names)
-        if len(chosen) != 1:
+        if len(chosen) != 1 or "/" in chosen[0] or chosen[0].startswith("."):
             raise UserError(f"--vqa_data names one file of llava_dataset/ (without .json), not {names!r}")
         self._dataset = chosen[0]
         self._images = dataset_dir / "coco" / "train2017"
         self._path = dataset_dir / "llava_dataset" / f"{self._dataset}.json"
-        dialogues = read_json(self._path, list)
-        with_image = [item for item in dialogues if not isinstance(item, dict) or "image" in item]
-        if len(with_image) < len(dialogues):
-            logger.warning(
-                "%s: %d dialogues have no image and are not used", self._path, len(dialogues) - len(with_image)
-            )
-        self._records = PackedRecords(self._read(item, number) for number, item in enumerate(with_image))
+        tables = open_index(dataset_dir, f"vqa/{self._dataset}", [self._path], self._parse)
+        settle(f"vqa/{self._dataset}", list(tables["problems"]), len(tables["dialogues"]), bad_samples)
+        self._records = tables["dialogues"].without(excluded)
         require_some(self._records, str(self._path))
 
-    def _read(self, item: Any, number: int) -> tuple[str, list[tuple[str, str]]]:
-        """Image name, and (question, answer) of every turn."""
+    def _parse(self) -> dict[str, Any]:
+        """dialogues: (image name, turns) by COCO number; problems: what is wrong with others."""
+        dialogues, problems = read_each(read_json(self._path, list), self._read)
+        return {
+            "dialogues": PackedRecords(dialogues, [coco_number(image) for image, _ in dialogues]),
+            "problems": problems,
+        }
+
+    def _read(self, item: Any, number: int) -> tuple[str, list[tuple[str, str]]] | None:
+        """Image name, and (question, answer) of every turn; None for a dialogue without a picture."""
         where = f"{self._path}: dialogue {item.get('id', number) if isinstance(item, dict) else number}"
+        if isinstance(item, dict) and "image" not in item:
+            return None
         said = [
-            (require(turn, "from", where), str(require(turn, "value", where)))
-            for turn in require(item, "conversations", where)
+            (require(turn, "from", where), refuse_targets(require_text(turn, "value", where), where))
+            for turn in require_list(item, "conversations", where)
         ]
         if said and said[0][0] != "human":
             said = said[1:]
@@ -54,7 +71,11 @@ class Vqa:
         turns = list(zip(texts[0::2], texts[1::2]))  # a last question without an answer teaches nothing
         if not turns or not all(answer for _, answer in turns):
             raise UserError(f"{where} has a question without an answer")
-        return str(item["image"]), turns
+        return require_path(item, "image", where), turns
+
+    def paths(self) -> list[Path]:
+        """The pictures of all dialogues."""
+        return [self._images / name for name, _ in self._records]
 
     def draw(self, rng: np.random.Generator) -> Sample:
         image_name, turns = self._records[int(rng.integers(len(self._records)))]

@@ -23,7 +23,7 @@ COUNTS = {
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse(argv)
-    write(arguments.out, seed=arguments.seed, scale=arguments.scale)
+    write(arguments.out, seed=arguments.seed, scale=arguments.scale, sets=arguments.sets, plain=arguments.plain)
     if arguments.sheet:
         from miniature.sheet import draw_sheet
 
@@ -36,28 +36,38 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="directory to write, the later --dataset_dir")
     parser.add_argument("--seed", type=int, default=0, help="another seed is another world")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of pictures")
+    parser.add_argument("--sets", type=_sets, default=tuple(COUNTS), help=f"which of {','.join(COUNTS)} (default: all)")
+    parser.add_argument("--plain", action="store_true", help="refcoco: refer to things by colour and name only")
     parser.add_argument("--sheet", type=Path, help="also draw some scenes with what is said about them to this PNG")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(argv)
 
 
-def write(out: Path, *, seed: int, scale: float) -> None:
+def _sets(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in COUNTS:
+            raise UserError(f'--sets: "{name}" is not one of {", ".join(COUNTS)}')
+    return names
+
+
+def write(out: Path, *, seed: int, scale: float, sets: Sequence[str] = tuple(COUNTS), plain: bool = False) -> None:
     """Write the data set; one of the same seed and scale that is complete already is left as it is."""
     import json
 
-    content = {"seed": seed, "scale": scale, "counts": COUNTS}
+    content = {"seed": seed, "scale": scale, "counts": {name: COUNTS[name] for name in sets}, "plain": plain}
     if (out / MARKER).is_file():
         if json.loads((out / MARKER).read_text()) == content:
             print(f"[miniature] {out} is complete already")
             return
-        raise UserError(f"{out} holds a miniature of another seed or scale; remove it or choose another --out")
+        raise UserError(f"{out} holds another miniature (seed, scale or sets); remove it or choose another --out")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty and no miniature; choose another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write_sets(partial, seed, scale)
+        _write_sets(partial, seed, scale, sets, plain)
         (partial / MARKER).write_text(json.dumps(content))
         if out.exists():
             out.rmdir()
@@ -66,30 +76,35 @@ def write(out: Path, *, seed: int, scale: float) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_sets(root: Path, seed: int, scale: float) -> None:
+def _write_sets(root: Path, seed: int, scale: float, chosen: Sequence[str], plain: bool) -> None:
     import numpy as np
 
     from miniature import sets
+    from miniature.language import KIND_WEIGHTS
     from miniature.scenes import Scene, random_scene
 
-    total = sum(_scaled(count, scale) for splits in COUNTS.values() for count in splits.values())
-    progress = Progress(total)
-    streams = np.random.SeedSequence(seed).spawn(sum(len(splits) for splits in COUNTS.values()))
-    seeds = iter(streams)
+    progress = Progress(sum(_scaled(count, scale) for name in chosen for count in COUNTS[name].values()))
+    names = [(name, split) for name in COUNTS for split in COUNTS[name]]
+    streams = dict(zip(names, np.random.SeedSequence(seed).spawn(len(names))))
 
-    def scenes(count: int) -> Iterator[Scene]:
-        for scene_seed in next(seeds).generate_state(_scaled(count, scale)):
+    def scenes(name: str, split: str) -> Iterator[Scene]:
+        for scene_seed in streams[name, split].generate_state(_scaled(COUNTS[name][split], scale)):
             yield random_scene(int(scene_seed) >> 1)
             progress.advance()
 
-    by_split = {name: {split: scenes(count) for split, count in splits.items()} for name, splits in COUNTS.items()}
-    rng = np.random.default_rng(seed)
-    sets.write_ade20k(root, by_split["ade20k"]["train"], rng)
-    sets.write_refcoco(root, by_split["refcoco"], rng)
-    sets.write_grefcoco(root, by_split["grefcoco"], rng)
-    sets.write_reason_seg(root, by_split["reason_seg"], rng)
-    sets.write_llava_instruct(root, by_split["llava"]["train"], rng)
-    progress.finish(root)
+    kinds = ("name",) if plain else tuple(KIND_WEIGHTS)
+    writers = {
+        "ade20k": lambda splits, rng: sets.write_ade20k(root, splits["train"], rng),
+        "refcoco": lambda splits, rng: sets.write_refcoco(root, splits, rng, kinds),
+        "grefcoco": lambda splits, rng: sets.write_grefcoco(root, splits, rng),
+        "reason_seg": lambda splits, rng: sets.write_reason_seg(root, splits, rng),
+        "llava": lambda splits, rng: sets.write_llava_instruct(root, splits["train"], rng),
+    }
+    for number, name in enumerate(COUNTS):
+        if name in chosen:
+            splits = {split: scenes(name, split) for split in COUNTS[name]}
+            writers[name](splits, np.random.default_rng([seed, number]))
+    progress.finish()
 
 
 def _scaled(count: int, scale: float) -> int:
@@ -110,7 +125,7 @@ class Progress:
             rest = (time.monotonic() - self._start) / self._done * (self._total - self._done)
             print(f"\r[miniature] {self._done}/{self._total} pictures, {rest:.0f} s left ", end="", file=sys.stderr)
 
-    def finish(self, root: Path) -> None:
+    def finish(self) -> None:
         seconds = time.monotonic() - self._start
         end = "\r" if sys.stderr.isatty() else ""
         print(f"{end}[miniature] {self._done} pictures in {seconds:.0f} s", file=sys.stderr)

@@ -3,7 +3,7 @@
 Every expression comes with the objects that it means, found by evaluating it on the scene.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,9 +122,11 @@ def _relations(scene: Scene, index: int) -> list[str]:
     return texts
 
 
-def pick_referring(scene: Scene, index: int, count: int, rng: np.random.Generator) -> list[str]:
-    """Up to `count` different expressions for an object; none if nothing singles it out."""
-    pools = {kind: texts for kind, texts in referring_expressions(scene, index).items() if texts}
+def pick_referring(
+    scene: Scene, index: int, count: int, rng: np.random.Generator, kinds: Collection[str] = tuple(KIND_WEIGHTS)
+) -> list[str]:
+    """Up to `count` different expressions of the given kinds for an object; none if nothing singles it out."""
+    pools = {kind: texts for kind, texts in referring_expressions(scene, index).items() if texts and kind in kinds}
     chosen: list[str] = []
     while pools and len(chosen) < count:
         weights = np.array([KIND_WEIGHTS[kind] for kind in pools])
@@ -207,16 +209,30 @@ def explanation(scene: Scene, question: Reasoning, rng: np.random.Generator) -> 
 
 
 def dialogue(scene: Scene, turns: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Questions and answers in words about a scene: colours, counts, places, what things are good for."""
+    """Questions and answers in words about a scene: what it shows, colours, counts, places, what things are for."""
     makers = (_ask_colour, _ask_count, _ask_relation, _ask_use, _ask_use, _ask_presence, _ask_place)
-    pairs: list[tuple[str, str]] = []
+    pairs = [_ask_everything(scene, rng)] if rng.random() < 0.6 else []
     for _ in range(50):
+        if len(pairs) >= turns:
+            break
         pair = makers[int(rng.integers(len(makers)))](scene, rng)
         if pair is not None and pair[0] not in [question for question, _ in pairs]:
             pairs.append(pair)
-        if len(pairs) == turns:
-            break
     return pairs
+
+
+def _ask_everything(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    things = sorted(scene.objects, key=lambda thing: thing.x)
+    described = [f"a {thing.size} {thing.colour} {thing.category} at the {_corner(scene, thing)}" for thing in things]
+    text = ", ".join(described[:-1]) + " and " + described[-1] if len(described) > 1 else described[0]
+    question = str(rng.choice(["Describe the picture.", "What do you see?", "What is in this image?"]))
+    return question, f"There is {text}."
+
+
+def _corner(scene: Scene, thing: SceneObject) -> str:
+    across = "left" if thing.x < scene.width / 2 else "right"
+    down = "top" if thing.y < scene.height / 2 else "bottom"
+    return f"{down} {across}"
 
 
 def _any_unique(scene: Scene, rng: np.random.Generator) -> int | None:
@@ -276,6 +292,4 @@ def _ask_place(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None
     if index is None:
         return None
     thing = scene.objects[index]
-    across = "left" if thing.x < scene.width / 2 else "right"
-    down = "top" if thing.y < scene.height / 2 else "bottom"
-    return f"Where is the {thing.category}?", f"It is at the {down} {across}."
+    return f"Where is the {thing.category}?", f"It is at the {_corner(scene, thing)}."

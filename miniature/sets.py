@@ -1,7 +1,7 @@
 """One writer per data set: scenes in, the files of its official layout out (see `dataloaders/README.md`)."""
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +42,8 @@ def write_ade20k(root: Path, scenes: Iterator[Scene], rng: np.random.Generator) 
         Image.fromarray(labels).save(path)
 
 
-def write_refcoco(root: Path, splits: Splits, rng: np.random.Generator) -> None:
-    """Two or three expressions for every object that something singles out."""
+def write_refcoco(root: Path, splits: Splits, rng: np.random.Generator, kinds: Collection[str]) -> None:
+    """Two or three expressions of the given kinds for every object that something singles out."""
     records, refs = CocoRecords("COCO_train2014_{:012d}.jpg"), []
     sentences = 0
     for split, scenes in splits.items():
@@ -51,7 +51,7 @@ def write_refcoco(root: Path, splits: Splits, rng: np.random.Generator) -> None:
             image_id, annotation_ids = records.add(scene)
             write_picture(root / REFER_IMAGES / records.name_of(image_id), scene)
             for index, annotation_id in enumerate(annotation_ids):
-                texts = pick_referring(scene, index, int(rng.integers(2, 4)), rng)
+                texts = pick_referring(scene, index, int(rng.integers(2, 4)), rng, kinds)
                 if not texts:
                     continue
                 ref = _ref(records, scene, len(refs) + 1, image_id, split, texts, sentences)
@@ -165,7 +165,7 @@ def write_llava_instruct(root: Path, scenes: Iterator[Scene], rng: np.random.Gen
         name = f"{number:012d}.jpg"
         write_picture(root / "coco/train2017" / name, scene)
         conversations = []
-        for turn, (question, answer) in enumerate(dialogue(scene, int(rng.integers(2, 5)), rng)):
+        for turn, (question, answer) in enumerate(dialogue(scene, int(rng.integers(3, 7)), rng)):
             value = f"<image>\n{question}" if turn == 0 else question
             conversations += [{"from": "human", "value": value}, {"from": "gpt", "value": answer}]
         items.append({"id": name[:-4], "image": name, "conversations": conversations})

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel, LlamaModel
 
 from dataloaders.batch import PADDING_BRANCH, PREFIX_BRANCH
+from utils.errors import UserError
 
 from .pixels import normalize_cropped, normalize_padded, picture_cells
 
@@ -124,7 +125,7 @@ def row_attention(branches: Tensor, image_places: Tensor, visible: Tensor | None
 
     branches [R, T] (see `Batch`), image_places [R, P], visible: bool [R, P] or None.
     Returns bool [R, 1, T, T]: a token sees itself and earlier tokens of the prefix or of its own branch; nobody sees
-    padding or the padded part of an image. Padding sees itself alone, so that no softmax is empty.
+    padding or the padded part of an image, except that padding sees itself, so that no softmax is empty.
     """
     length = branches.shape[1]
     seen = branches != PADDING_BRANCH
@@ -135,6 +136,19 @@ def row_attention(branches: Tensor, image_places: Tensor, visible: Tensor | None
     allowed = causal & same & seen[:, None, :]
     padding = torch.diag_embed(branches == PADDING_BRANCH)
     return (allowed | padding).unsqueeze(1)
+
+
+def flash_attention_rows(branches: Tensor, visible: Tensor | None) -> Tensor:
+    """What flash-attn takes for a mask: bool [R, T], False for padding; causal order is its own.
+
+    Raises `UserError` for rows that it cannot express: packed conversations, and images with a padded part.
+    """
+    if visible is not None or bool((branches > PREFIX_BRANCH + 1).any()):
+        raise UserError(
+            "flash-attn knows neither packed rows nor padded CLIP images; pass --attn_implementation sdpa, or "
+            "--plain_rows without --pad_train_clip_images"
+        )
+    return branches != PADDING_BRANCH
 
 
 def unroll(

@@ -32,6 +32,8 @@ class GroundingConfig(PreTrainedConfig):
         `mm_projector_hidden_dim` times the LLM's, the second one's output is the LLM's width where
         `mm_projector_out_dim` is 1 and CLIP's where it is 2.
     resize_vision_tower, resize_vision_tower_size: CLIP reads larger pictures; the LLM's image tokens stay as many.
+    llm_image_grid: image tokens of the LLM along a side, None for as many as CLIP has before it is resized; original
+        PixelLM has 16, whatever its CLIP.
     vision_tower_for_mask: PixelLM decodes masks from CLIP features instead of SAM's.
     """
 
@@ -56,6 +58,7 @@ class GroundingConfig(PreTrainedConfig):
         pad_train_clip_images: bool = False,
         resize_vision_tower: bool = False,
         resize_vision_tower_size: int = 224,
+        llm_image_grid: int | None = None,
         vision_tower_for_mask: bool = False,
         separate_mm_projector: bool = False,
         mm_projector_hidden_dim: int = 1,
@@ -92,6 +95,7 @@ class GroundingConfig(PreTrainedConfig):
         self.pad_train_clip_images = pad_train_clip_images
         self.resize_vision_tower = resize_vision_tower
         self.resize_vision_tower_size = resize_vision_tower_size
+        self.llm_image_grid = llm_image_grid
         self.vision_tower_for_mask = vision_tower_for_mask
         self.separate_mm_projector = separate_mm_projector
         self.mm_projector_hidden_dim = mm_projector_hidden_dim
@@ -136,7 +140,7 @@ class GroundingConfig(PreTrainedConfig):
     @property
     def image_grid(self) -> int:
         """Image tokens of the LLM along one side; resizing the tower does not change it."""
-        return self.vision_config.image_size // self.vision_config.patch_size
+        return self.llm_image_grid or self.vision_config.image_size // self.vision_config.patch_size
 
     @property
     def num_image_tokens(self) -> int:

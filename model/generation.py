@@ -70,7 +70,7 @@ def generate_answers(
     images = batch.image_index.tolist()
     targets = [state for row in rows for state in row.targets]
     if not targets:
-        return [_answer_without_masks(batch, image, row) for image, row in zip(images, rows, strict=True)]
+        return [_answer_without_masks(model, batch, image, row) for image, row in zip(images, rows, strict=True)]
     counts = [len(row.targets) for row in rows]
     row_of_target = torch.tensor([i for i, count in enumerate(counts) for _ in range(count)], device=places.device)
     offsets = row_of_target.unsqueeze(1) * batch.input_ids.shape[1]
@@ -94,9 +94,21 @@ def generate_answers(
             layers=layers[index].tolist(),
             similarity_maps=None if prompt.maps is None else prompt.maps[index],
             mask_scores=mask_scores(masks[index]),
+            rej_indices=written_at(row.token_ids, model.config.rej_token_ids),
         )
         for index, row in enumerate(rows)
     ]
+
+
+def written_at(token_ids: list[int], target: list[int]) -> list[int]:
+    """Where the tokens of a target stand one after the other: the index of the first of them, for every time."""
+    places, place = [], 0
+    while target and place <= len(token_ids) - len(target):
+        found = token_ids[place : place + len(target)] == list(target)
+        if found:
+            places.append(place)
+        place += len(target) if found else 1
+    return places
 
 
 def mask_scores(logits: Tensor) -> list[float]:
@@ -119,7 +131,7 @@ def _write(
     seg_ids = list(model.config.seg_token_ids)
     cache = DynamicCache(config=language_model.config)
     rows = [WrittenRow() for _ in range(batch.input_ids.shape[0])]
-    seen = attention[:, :, -1:]  # what the last token of a prompt sees, later tokens see too
+    seen = attention[:, :, -1:] if attention.dim() == 4 else attention  # what a prompt's end sees, later tokens see
     positions = batch.position_ids
     unrolled = states = None
     for _ in range(max_new_tokens):
@@ -149,7 +161,7 @@ def _write(
     return rows, unrolled
 
 
-def _answer_without_masks(batch: Batch, image: int, row: WrittenRow) -> Answer:
+def _answer_without_masks(model: GroundingModel, batch: Batch, image: int, row: WrittenRow) -> Answer:
     empty = torch.zeros((0, *batch.original_sizes[image]), device=batch.input_ids.device)
     return Answer(
         token_ids=row.token_ids,
@@ -158,4 +170,5 @@ def _answer_without_masks(batch: Batch, image: int, row: WrittenRow) -> Answer:
         layers=[],
         similarity_maps=None,
         mask_scores=[],
+        rej_indices=written_at(row.token_ids, model.config.rej_token_ids),
     )

@@ -17,6 +17,7 @@ from .backbone import (
     ImageTokens,
     build_projector,
     encode_images,
+    flash_attention_rows,
     row_attention,
     row_embeddings,
     separate_projector,
@@ -68,6 +69,12 @@ class GroundingModel(PreTrainedModel):
             self.add_module(name, module)
         self.loss_weights = LossWeights()
         self.post_init()
+
+    def push_to_hub(self, repo_id: str, *, processor=None, **options) -> str:
+        """Upload weights, configuration, processor and model card; see `checkpoints/publishing.py`."""
+        from .checkpoints.publishing import push_to_hub
+
+        return push_to_hub(self, processor, repo_id, **options)
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.language_model.embed_tokens
@@ -177,11 +184,16 @@ class GroundingModel(PreTrainedModel):
         )
 
     def embed_rows(self, batch: Batch, images: ImageTokens) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings [R, T, D] with the image tokens in, who sees whom [R, 1, T, T], their places [R, P]."""
+        """Embeddings [R, T, D] with the image tokens in, who sees whom [R, 1, T, T], their places [R, P].
+
+        With flash-attn, which knows no such masks, the second is bool [R, T], False for padding.
+        """
         tokens = images.tokens[batch.image_index]
         places = batch.image_start[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
         visible = None if images.visible is None else images.visible[batch.image_index]
         embeddings = row_embeddings(self.language_model.embed_tokens, batch.input_ids, places, tokens)
+        if self.language_model.config._attn_implementation == "flash_attention_2":
+            return embeddings, flash_attention_rows(batch.branches, visible), places
         return embeddings, row_attention(batch.branches, places, visible), places
 
     def read(self, batch: Batch, images: ImageTokens) -> tuple[tuple[Tensor, ...], Tensor]:

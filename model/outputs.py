@@ -57,7 +57,7 @@ class Answer:
     """What the model wrote for one prompt, and the masks of its `[SEG]`.
 
     token_ids: generated ids without the end-of-sentence token.
-    seg_indices: for every target the index into `token_ids` of its first token.
+    seg_indices, rej_indices: for every `[SEG]` and every `[REJ]` the index into `token_ids` of its first token.
     mask_logits float32 [n, H, W]; masks are `mask_logits > 0`.
     layers [n]; similarity_maps [n, H, W] or None; mask_scores [n]: mean foreground probability of each mask.
     """
@@ -68,3 +68,20 @@ class Answer:
     layers: list[int]
     similarity_maps: Tensor | None
     mask_scores: list[float]
+    rej_indices: list[int] = field(default_factory=list)
+
+    @property
+    def masks(self) -> Tensor:
+        """bool [n, H, W]."""
+        return self.mask_logits > 0
+
+    @property
+    def decisions(self) -> list[bool]:
+        """For every target in written order: True for `[SEG]`, False for `[REJ]`."""
+        written = [(index, True) for index in self.seg_indices] + [(index, False) for index in self.rej_indices]
+        return [is_seg for _, is_seg in sorted(written)]
+
+    @property
+    def presence(self) -> bool:
+        """Whether something was found: a `[SEG]` was written, and its mask is not empty."""
+        return bool(self.masks.any())

@@ -10,7 +10,6 @@ from transformers import SamModel
 
 from .pixels import normalize_padded
 
-
 # The original's two-way transformer has PyTorch's default; transformers' configuration defaults to 1e-6, which moves
 # logits by some 1e-3. Whoever builds a SamConfig for published weights sets it.
 DECODER_LAYER_NORM_EPS = 1e-5

@@ -91,7 +91,9 @@ class ParityCase:
         rows = offset[images]
         tokens = model.config.num_image_tokens
         shapes = meta["sam_shapes"][:images]
-        layout = _expand(tensors["input_ids"][:rows], tensors["labels"][:rows], tensors["attention_mask"][:rows], tokens)
+        layout = _expand(
+            tensors["input_ids"][:rows], tensors["labels"][:rows], tensors["attention_mask"][:rows], tokens
+        )
         image_of_row = [i for i in range(images) for _ in range(offset[i], offset[i + 1])]
         seg, seg_rows = _targets(layout["ids"], model.config.seg_token_ids)
         rej, rej_rows = _targets(layout["ids"], model.config.rej_token_ids)

@@ -132,7 +132,7 @@ def test_an_object_is_where_its_annotation_says(world):
 def test_a_complete_world_is_left_alone_and_another_is_not_touched(world, tmp_path, capsys):
     data.write(world, seed=3, scale=0.02)
     assert "complete already" in capsys.readouterr().out
-    with pytest.raises(UserError, match="another seed or scale"):
+    with pytest.raises(UserError, match="another miniature"):
         data.write(world, seed=4, scale=0.02)
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="not empty"):

@@ -79,6 +79,15 @@ class TrainingConfig:
     resize_vision_tower_size: int | None = option(
         None, "model", "side in pixels after resizing; a value other than 224 also trains the projectors"
     )
+    llm_image_grid: int | None = option(
+        None, "model", "image tokens of the LLM along a side (default: CLIP's; original PixelLM has 16)"
+    )
+    read_num_points: int | None = option(None, "model", "READ: most points per target (default 60)")
+    read_t_pos: float | None = option(None, "model", "READ: similarity from which a point is positive (default 0.8)")
+    read_t_neg: float | None = option(None, "model", "READ: similarity up to which one is negative (default 0.2)")
+    read_down_sample: int | None = option(
+        None, "model", "READ: how much coarser than the image tokens the points' grid is (default 1)"
+    )
     preprocessor_config: str | None = option(
         None, "model", "CLIP image-processor JSON; its size must be the one that the tower takes"
     )
@@ -160,6 +169,9 @@ class TrainingConfig:
     lora_dropout: float = option(0.05, "trainable part", "LoRA dropout")
     lora_target_modules: str = option("q_proj,v_proj", "trainable part", "linear layers of the LLM with LoRA")
     train_mask_decoder: bool = option(True, "trainable part", "train SAM's mask decoder")
+    train_fusion: bool = option(
+        False, "trainable part", "train PixelLM's weights of tokens and scales", names=("train_fusion",)
+    )
     unfreeze: str = option("", "trainable part", "also train, comma list of: " + ", ".join(UNFREEZABLE))
 
     val_dataset: str = option(
@@ -233,6 +245,11 @@ MODEL_FIELDS = (
     "pad_train_clip_images",
     "resize_vision_tower",
     "resize_vision_tower_size",
+    "llm_image_grid",
+    "read_num_points",
+    "read_t_pos",
+    "read_t_neg",
+    "read_down_sample",
     "mode",
     "baseline_type",
     "baseline_beta",
@@ -372,6 +389,12 @@ def _check(config: TrainingConfig) -> None:
         _at_least(config, name, 1)
     for name in ("val_batch_size", "model_max_length", "num_classes_per_sample", "num_classes_per_question"):
         _at_least(config, name, 1)
+    for name in ("llm_image_grid", "read_num_points", "read_down_sample", "seg_token_num", "image_feature_scale_num"):
+        _at_least(config, name, 1)
+    for name in ("read_t_pos", "read_t_neg"):
+        value = getattr(config, name)
+        if value is not None and not 0 <= value <= 1:
+            raise UserError(f"--{name} {value}: similarities lie between 0 and 1")
     for name in ("warmup_num_steps", "warmup_min_lr", "lora_r", "eval_interval", "start_epoch", "workers", "val_limit"):
         _at_least(config, name, 0)
     for name in ("ce_loss_weight", "bce_loss_weight", "dice_loss_weight", "policy_loss_weight"):

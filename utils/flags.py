@@ -84,6 +84,15 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--vision_tower", metavar="DIR", help="CLIP, for a plain LLaVA base")
     group.add_argument("--vision_pretrained", metavar="FILE", help="SAM, for a plain LLaVA base")
     group.add_argument(
+        "--weight",
+        metavar="FILE",
+        help="consolidated training file of the reference, --version being the base that it was trained from",
+    )
+    group.add_argument("--lora_alpha", type=float, default=16, metavar="X", help="LoRA scale times rank of --weight")
+    quantised = group.add_mutually_exclusive_group()
+    quantised.add_argument("--load_in_8bit", action="store_true", help="the LLM in 8 bit (needs bitsandbytes)")
+    quantised.add_argument("--load_in_4bit", action="store_true", help="the LLM in 4 bit (needs bitsandbytes)")
+    group.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
         default="auto",
@@ -108,12 +117,17 @@ def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[
     precision = flags.precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"
+    bits = 8 if flags.load_in_8bit else 4 if flags.load_in_4bit else None
     if _is_training_checkpoint(Path(flags.version)):
+        from model.checkpoints.quantizing import quantize
         from utils.training.restoring import load_trained
+
+        if flags.weight:
+            raise UserError("--weight is a file of the reference; --version must then be its base, not a training run")
 
         base = {name: getattr(flags, name) for name in ("vision_tower", "vision_pretrained") if getattr(flags, name)}
         model, processor, _ = load_trained(flags.version, precision=precision, base=base)
-        model = model.to(device)
+        model = (model if bits is None else quantize(model, bits)).to(device)
     else:
         from model.checkpoints import load_model
 
@@ -124,6 +138,9 @@ def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[
             vision_pretrained=flags.vision_pretrained,
             precision=precision,
             device=device,
+            weight=flags.weight,
+            lora_alpha=flags.lora_alpha,
+            bits=bits,
         )
     if flags.layer is not None:
         model.layer_rule(flags.layer)  # complains about a layer that this model does not have

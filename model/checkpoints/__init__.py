@@ -1,5 +1,6 @@
 """Models on disk: ours, LLaVA bases, and checkpoints of the reference implementation, read and written."""
 
+from .adapters import save_adapter
 from .loading import LoadReport, load_model, load_reference_state_dict, reference_state_dict
 from .saving import export_reference, save_model
 
@@ -9,5 +10,6 @@ __all__ = [
     "load_model",
     "load_reference_state_dict",
     "reference_state_dict",
+    "save_adapter",
     "save_model",
 ]

@@ -40,7 +40,12 @@ LLAMA_FIELDS = (
     "pad_token_id",
 )
 # Original PixelLM fixes these in code, so its configurations do not name them.
-PIXELLM_ORIGINAL = {"pad_train_clip_images": True, "resize_vision_tower": True, "resize_vision_tower_size": 448}
+PIXELLM_ORIGINAL = {
+    "pad_train_clip_images": True,
+    "resize_vision_tower": True,
+    "resize_vision_tower_size": 448,
+    "llm_image_grid": 16,
+}
 SAM_DECODER_HEADS = 8
 SAM_WINDOW = 14
 

@@ -22,24 +22,16 @@ from utils.errors import UserError
 from ..config import GroundingConfig
 from ..grounding import GroundingModel
 from ..systems import build_system
-from .adapting import CLIP_PLACES, initialise, resize_clip_places, resize_vocabulary
+from .adapters import Adapter
+from .adapting import ADDED_PARTS, CLIP_PLACES, initialise, resize_clip_places, resize_vocabulary
 from .files import find_model
 from .names import from_reference, to_reference
+from .quantizing import quantize
 from .sources import BASE, REFERENCE, Source, add_clip, add_sam, read_source
 from .weights import Weights, check_names, fill
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-# Parts that a system adds to a LLaVA, by the beginnings of their names; they are drawn anew for a base.
-ADDED_PARTS = (
-    "text_hidden_fcs.",
-    "policy.",
-    "fusion.",
-    "out_mm_projector.",
-    "prompt_encoder.",
-    "mask_decoder.",
-    "image_feature_neck.",
-)
 # Tensors of ours that checkpoints of the reference cannot have.
 NOT_IN_REFERENCE = ("policy.reward_mean", "fusion.")
 
@@ -89,18 +81,29 @@ def load_model(
     seed: int = 0,
     weight: str | Path | None = None,
     lora_alpha: float = 16,
+    bits: int | None = None,
 ) -> tuple[GroundingModel, GroundingProcessor, LoadReport]:
     """A model, its processor, and what was done to get them.
 
-    path: a merged directory of ours, a reference checkpoint, or a LLaVA base (original or llava-hf); or its hub id.
+    path: a merged directory of ours, an adapter (its base is found through it), a reference checkpoint, or a LLaVA
+        base (original or llava-hf); or its hub id.
     system: needed for a base; another one than a checkpoint's keeps what both share.
     vision_tower, vision_pretrained: CLIP directory and SAM (`.pth` or transformers directory), where `path` has none.
     overrides: fields of `GroundingConfig`.
     seed: of what is drawn anew.
     weight: a consolidated training file of the reference, `path` then being its base; lora_alpha as in that training.
+    bits: 8 or 4 for an LLM quantised by bitsandbytes (`quantizing.py`); it can then not be trained or saved.
     """
+    path = find_model(path, "--version")
+    adapter = Adapter.read(path)
+    if adapter is not None:
+        system = system or adapter.config.system
+        vision_tower = vision_tower or adapter.base["vision_tower"]
+        vision_pretrained = vision_pretrained or adapter.base["vision_pretrained"]
+        overrides = {**adapter.fields(), **(overrides or {})}
+        path = find_model(adapter.base["version"], f"{adapter.path}, whose base.json names the base")
     source = read_source(
-        find_model(path, "--version"),
+        path,
         system=system,
         weight=None if weight is None else find_model(weight, "--weight"),
         lora_alpha=lora_alpha,
@@ -118,9 +121,13 @@ def load_model(
         stored.sam_config = deepcopy(config.sam_config)
     report = LoadReport(source.kind, source.path, config.system, notes=source.notes)
 
-    report.new_tokens = _add_tokens(source, seed)
     if source.kind == BASE:
         report.dropped += _drop_other_projector(source)
+    if adapter is not None:
+        source.tokenizer = adapter.tokenizer
+        adapted = adapter.lay_over(source.weights)
+        report.notes.append(f"adapter {adapter.path} laid over it, LoRA merged into {adapted} weights")
+    report.new_tokens = _add_tokens(source, seed)
     if config.resize_vision_tower and CLIP_PLACES in source.weights:
         places = (config.clip_image_size // config.vision_config.patch_size) ** 2 + 1
         if resize_clip_places(source.weights, places, as_reference=source.kind == REFERENCE):
@@ -130,6 +137,9 @@ def load_model(
     fill(model, source.weights, str(source.path))
     report.read = len(source.weights)
     report.converted = sum(source.weights.their_name(name) != name for name in source.weights)
+    if bits is not None:
+        quantize(model, bits)
+        report.notes.append(f"the LLM's linear layers quantised to {bits} bit")
     return model.to(device), GroundingProcessor(config, source.tokenizer), report
 
 

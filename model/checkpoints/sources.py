@@ -48,12 +48,22 @@ def read_source(path: Path, *, system: str | None, weight: Path | None = None, l
     if config.get("model_type") == GroundingConfig.model_type:
         weights = Weights()
         weights.add(open_tensors(path), lambda name: (name,), str(path))
+        _complete_frequencies(weights)
         return Source(OWN, path, GroundingConfig.from_dict(config), tokenizer, weights, describes_clip=True)
     if architecture.is_reference(config):
         return _read_reference(path, config, open_tensors(path), tokenizer, system, lora_alpha)
     if system is None:
         raise UserError(f"{path} is a plain LLaVA, which any system can start from: say which one with --model_key")
     return _read_base(path, config, tokenizer, system)
+
+
+def _complete_frequencies(weights: Weights) -> None:
+    """`save_pretrained` of transformers writes one of SAM's two equal matrices of frequencies; put the other beside."""
+    pair = (names.SAM_FREQUENCIES, names.SAM_FREQUENCIES_COPY)
+    held = [name for name in pair if name in weights]
+    if len(held) == 1:
+        (absent,) = set(pair) - set(held)
+        weights.put(absent, weights.shape(held[0]), weights.reader(held[0]))
 
 
 def _refuse_training_runs(path: Path) -> None:

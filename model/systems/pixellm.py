@@ -19,15 +19,18 @@ OUTSIDE_LOGIT = -20.0
 
 
 class SegFusion(nn.Module):
-    """Weights of the tokens of a scale, and of the scales; constant unless they are made trainable.
+    """Weights of the tokens of a scale and, where masks of several scales are fused, of the scales.
 
-    The token weights start at 1/(tokens · scales), as in the reference, so a "mean" of tokens is scaled by 1/scales.
+    Constant unless `--train_fusion` makes them learn. As in the reference the token weights start at
+    1/(tokens · scales), so a "mean" of tokens is scaled by 1/scales, and a single token is taken as it is.
     """
 
-    def __init__(self, tokens: int, scales: int):
+    def __init__(self, tokens: int, scales: int, *, fuses_scales: bool):
         super().__init__()
-        self.token_weights = nn.Parameter(torch.full((tokens,), 1.0 / (tokens * scales)), requires_grad=False)
-        self.scale_weights = nn.Parameter(torch.full((scales,), 1.0 / scales), requires_grad=False)
+        start = 1.0 if tokens == 1 else 1.0 / (tokens * scales)
+        self.token_weights = nn.Parameter(torch.full((tokens,), start), requires_grad=False)
+        if fuses_scales:
+            self.scale_weights = nn.Parameter(torch.full((scales,), 1.0 / scales), requires_grad=False)
 
 
 class PixelLM(System):
@@ -49,7 +52,8 @@ class PixelLM(System):
 
     def modules(self):
         config = self.config
-        modules = {"fusion": SegFusion(config.seg_token_num, config.image_feature_scale_num)}
+        scales = config.image_feature_scale_num
+        modules = {"fusion": SegFusion(config.seg_token_num, scales, fuses_scales=self.decodes_from_clip)}
         if self.decodes_from_clip:
             width, side = config.out_dim, config.clip_image_size
             settings = SamConfig(
@@ -60,17 +64,14 @@ class PixelLM(System):
             )
             modules["prompt_encoder"] = SamPromptEncoder(settings)
             modules["image_feature_neck"] = FeatureNeck(config.clip_feature_width, width)
-            modules["mask_decoder"] = MultiScaleDecoder(width, config.image_feature_scale_num)
+            modules["mask_decoder"] = MultiScaleDecoder(width, scales)
         return modules
 
     def prompt(self, model, states, batch, layer, layer_choice=None):
         config = self.config
         embeddings = model.text_hidden_fcs(states.last)  # [S, n, C]
         codes = embeddings.unflatten(1, (config.image_feature_scale_num, config.seg_token_num))
-        if config.seg_token_num == 1:
-            text = codes[:, :, 0]
-        else:
-            text = torch.einsum("skmc,m->skc", codes, model.fusion.token_weights.to(codes.dtype))
+        text = torch.einsum("skmc,m->skc", codes, model.fusion.token_weights.to(codes.dtype))
         layers = torch.full_like(states.image, states.seg.shape[2] - 1)
         return Prompt(text=text, sparse=text, dense=None, layers=layers)
 

@@ -275,6 +275,39 @@ def test_a_reference_directory_of_any_system(published, tmp_path, system):
     assert other_processor.tokenizer.added_tokens == processor.tokenizer.added_tokens
 
 
+@pytest.mark.parametrize("system", SYSTEM_NAMES)
+def test_a_reference_checkpoint_comes_out_as_it_went_in(published, tmp_path, system):
+    """Loaded and exported again: the same names, the same bits, the same types, the same configuration."""
+    overrides = PIXELLM if system == "PixelLM" else {}
+    model, processor, _ = load_model(published.original, **published.flags(system=system, overrides=overrides))
+    first = reference_copy(model, processor, published, tmp_path / "first")
+    again, other_processor, _ = load_model(tmp_path / "first")
+    second = reference_copy(again, other_processor, published, tmp_path / "second")
+    assert list(second) == list(first)
+    assert same(second, first) == []
+    assert all(second[name].dtype == tensor.dtype for name, tensor in first.items())
+    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "second")]
+    assert configs[0] == configs[1]
+
+
+def test_an_original_pixellm_gives_the_llm_16_by_16_image_tokens(published, tmp_path):
+    """Its configuration names none of what its code fixes."""
+    flags = published.flags(system="PixelLM", overrides=PIXELLM | {"mm_projector_hidden_dim": 2})
+    model, processor, _ = load_model(published.original, **flags)
+    assert model.config.image_grid == 4
+    export_reference(model, processor, tmp_path / "original", vision_tower=str(published.clip))
+    path = tmp_path / "original" / "config.json"
+    fixed = ("resize_vision_tower", "resize_vision_tower_size", "pad_train_clip_images", "llm_image_grid")
+    config = {name: value for name, value in json.loads(path.read_text()).items() if name not in fixed}
+    path.write_text(json.dumps(config))
+    again, processor, _ = load_model(tmp_path / "original")
+    assert again.config.image_grid == 16
+    assert (again.config.clip_image_size, processor.num_image_tokens) == (448, 256)
+    assert again.config.mm_projector_hidden_dim == 2 and again.config.pad_train_clip_images
+    save_model(again, processor, tmp_path / "own")
+    assert load_model(tmp_path / "own")[0].config.image_grid == 16
+
+
 def reference_copy(model, processor, published, directory: Path) -> dict[str, torch.Tensor]:
     """A reference directory in one file, and its tensors."""
     export_reference(model, processor, directory, vision_tower=str(published.clip))

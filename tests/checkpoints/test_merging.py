@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import merge_lora_weights
-from model.checkpoints import load_model, save_model
+from model.checkpoints import load_model, publishing, reference_state_dict, save_model
 from tests.tiny import tiny_model
 from utils.errors import UserError
 from utils.training import restoring
+from utils.training.lora import add_lora
 
 
 @pytest.fixture
@@ -18,9 +19,14 @@ def trained(monkeypatch):
     """A model that training left behind, as `load_trained` gives it; what it was asked for is recorded."""
     asked = SimpleNamespace()
 
-    def load_trained(path, *, precision, base):
-        asked.path, asked.precision, asked.base = path, precision, base
-        return *tiny_model(), {"precision": "fp32", "base": {"vision_tower": None}}
+    def load_trained(path, *, precision, base, merge):
+        asked.path, asked.precision, asked.base, asked.merge = path, precision, base, merge
+        scores = {"ReasonSeg|val": {"gIoU": 0.25, "cIoU": 0.5}}
+        model, processor = tiny_model()
+        if not merge:
+            add_lora(model, r=2, alpha=4, dropout=0.0, targets=["q_proj"])
+        settings = {"base": {"version": "org/llava", "vision_tower": None}, "scores": scores}
+        return model, processor, settings | {"precision": "fp32"}
 
     monkeypatch.setattr(restoring, "load_trained", load_trained)
     return asked
@@ -35,6 +41,44 @@ def test_the_merged_model_is_saved_and_read_back(trained, tmp_path, capsys):
         assert model.state_dict()[name].equal(tensor), name
     assert (trained.path, trained.precision, trained.base) == ("run", "fp32", {"version": "elsewhere"})
     assert "equal bit for bit" in capsys.readouterr().out
+    card = (tmp_path / "merged" / "README.md").read_text()
+    assert "| base | elsewhere |" in card and "| 0.2500 | 0.5000 |" in card
+
+
+def test_an_adapter_alone(trained, tmp_path, capsys):
+    save_model(*tiny_model(seed=8), tmp_path / "base")
+    arguments = ["--weight", "run", "--save_path", str(tmp_path / "adapter"), "--export", "adapter"]
+    merge_lora_weights.main([*arguments, "--version", str(tmp_path / "base")])
+    assert not trained.merge and "what was learned" in capsys.readouterr().out
+    model, _, _ = load_model(tmp_path / "adapter")
+    assert model.lm_head.weight.equal(tiny_model()[0].lm_head.weight)
+    assert model.vision_tower.post_layernorm.weight.equal(tiny_model(seed=8)[0].vision_tower.post_layernorm.weight)
+
+
+def test_a_consolidated_file_of_the_reference(published, tmp_path):
+    model, _, _ = load_model(published.original, system="LISA", **published.flags())
+    state = {f"base_model.model.{name}": tensor for name, tensor in reference_state_dict(model).items()}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    arguments = ["--weight", str(tmp_path / "pytorch_model.bin"), "--save_path", str(tmp_path / "merged")]
+    with pytest.raises(UserError, match="pass --version"):
+        merge_lora_weights.main(arguments)
+    arguments += ["--version", str(published.original), "--vision_tower", str(published.clip), "--model_key", "lisa"]
+    merge_lora_weights.main([*arguments, "--precision", "fp32"])
+    assert load_model(tmp_path / "merged")[0].lm_head.weight.equal(model.lm_head.weight)
+
+
+def test_the_merged_directory_goes_to_the_hub(trained, tmp_path, monkeypatch, capsys):
+    sent = {}
+    monkeypatch.setattr(
+        publishing, "upload", lambda directory, name, private: sent.update(path=directory, name=name) or "there"
+    )
+    arguments = ["--weight", "run", "--save_path", str(tmp_path / "merged"), "--push_to_hub", "me/kite"]
+    merge_lora_weights.main(arguments)
+    assert sent == {"path": tmp_path / "merged", "name": "me/kite"}
+    assert "uploaded: there" in capsys.readouterr().out
+    assert "--version me/kite" in (tmp_path / "merged" / "README.md").read_text()
+    with pytest.raises(UserError, match="--push_to_hub uploads a merged model"):
+        merge_lora_weights.main([*arguments, "--overwrite", "--export", "adapter"])
 
 
 def test_precision_is_that_of_the_saved_weights_and_buffers_stay_exact(trained, tmp_path):

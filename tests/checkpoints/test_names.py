@@ -36,7 +36,7 @@ def test_every_name_of_a_parity_case_has_one_of_ours_and_comes_back(directory):
         assert {to_reference(each) for each in ours} == {name}
 
 
-@pytest.mark.parametrize("case", ["lisa", "pixellm", "uground_mode3_critic"])
+@pytest.mark.parametrize("case", [path.name for path in CASES])
 def test_a_reference_state_goes_in_and_comes_out_bit_for_bit(case):
     model = GroundingModel(ParityCase.read(REFERENCE / "cases" / case).config())
     generator = torch.Generator().manual_seed(1)
@@ -58,14 +58,27 @@ def read_key_list(path: Path, layers: int) -> dict[str, set[tuple[int, ...]]]:
     return keys
 
 
-def config_of_7b(path: Path, layers: int) -> GroundingConfig:
+SIZES = {
+    "7B": {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32},
+    "13B": {"num_hidden_layers": 40, "hidden_size": 5120, "intermediate_size": 13824, "num_attention_heads": 40},
+}
+# The lists are of 7B; no part but the LLM and what is attached to it has a dimension of these numbers.
+AT_13B = {4096: 5120, 8192: 10240, 11008: 13824, 33: 41}
+
+
+def scaled(shape: tuple[int, ...], size: str) -> tuple[int, ...]:
+    """A shape of the 7B lists at another size."""
+    return tuple(AT_13B.get(side, side) for side in shape) if size == "13B" else shape
+
+
+def published_config(path: Path, size: str) -> GroundingConfig:
     system = re.search(r"===== (\w+)", path.read_text())[1]
     fields = {}
     if system == "PixelLM":
         fields = {"vision_tower_for_mask": True, "seg_token_num": 3, "image_feature_scale_num": 2}
         fields |= {"resize_vision_tower": True, "resize_vision_tower_size": 448, "pad_train_clip_images": True}
     return GroundingConfig(
-        text_config={"vocab_size": 32004, "num_hidden_layers": layers},
+        text_config={"vocab_size": 32004, "num_key_value_heads": SIZES[size]["num_attention_heads"], **SIZES[size]},
         vision_config={
             "hidden_size": 1024,
             "intermediate_size": 4096,
@@ -90,16 +103,17 @@ def config_of_7b(path: Path, layers: int) -> GroundingConfig:
     )
 
 
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("path", KEY_LISTS, ids=lambda path: path.stem)
-def test_a_7b_checkpoint_has_exactly_the_names_and_shapes_of_our_model(path):
-    keys = read_key_list(path, layers=32)
+def test_a_published_checkpoint_has_exactly_the_names_and_shapes_of_our_model(path, size):
+    keys = read_key_list(path, layers=SIZES[size]["num_hidden_layers"])
     with torch.device("meta"):
-        model = GroundingModel(config_of_7b(path, layers=32))
+        model = GroundingModel(published_config(path, size))
     state = model.state_dict()
     reached = set()
     for name, shapes in keys.items():
         for ours in from_reference(name):
-            assert tuple(state[ours].shape) in shapes, name
+            assert tuple(state[ours].shape) in {scaled(shape, size) for shape in shapes}, name
             reached.add(ours)
     left = {name for name in state if not name.startswith(("vision_tower.", *NOT_IN_REFERENCE))}
     assert reached == left
@@ -109,6 +123,7 @@ def test_published_totals_of_names():
     """As counted on the reference's own 7B models, rotary frequencies and the marker included."""
     totals = {path.stem.removeprefix("keys_"): len(read_key_list(path, layers=32)) for path in KEY_LISTS}
     assert totals["LISA"] == totals["GSVA"] == totals["READ"] == totals["SESAME"] == 926
+    assert len(read_key_list(REFERENCE / "keys" / "keys_LISA.txt", layers=40)) == 1006
     assert totals["PixelLM"] == 565
     assert (totals["UGroundEma"], totals["UGround"]) == (931, 935)
 

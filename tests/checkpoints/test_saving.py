@@ -30,6 +30,7 @@ def test_a_directory_holds_everything(tiny, tmp_path):
         "special_tokens_map.json",
         "tokenizer_config.json",
         "preprocessor_config.json",
+        "README.md",
     }
 
 

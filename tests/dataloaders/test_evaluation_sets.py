@@ -1,5 +1,7 @@
 """Evaluation sets ask in the published words, in a fixed order."""
 
+import json
+
 import pytest
 
 from dataloaders.collate import Collator
@@ -38,7 +40,7 @@ def test_reason_seg_splits_by_kind_of_question(data_root, split, stems):
 def test_referring_sets_ask_one_by_one_and_for_all_at_once(data_root, spec):
     (item,) = evaluation_set(spec, data_root)
 
-    assert item.expressions == ["the left one", "right one"]
+    assert item.expressions == ["The Left one.", "right one"]
     assert item.prompts[0] == "What is the left one in this image? Please output segmentation mask."
     assert item.given_answers == ["[SEG].", "[SEG]."]
     assert item.joint_prompt == " What are the left one, right onein this image? Please output segmentation masks."
@@ -69,6 +71,73 @@ def test_items_make_batches(data_root, make_processor, joint):
     assert len(batch.masks[0]) == 3
 
 
+def test_multi_sets_ask_for_all_expressions_together(data_root):
+    (plain,) = evaluation_set("refcoco|unc|testA", data_root)
+    (item,) = evaluation_set("multirefcoco|unc|testA", data_root)
+
+    assert (plain.together, item.together) == (False, True)
+    assert item.joint_prompt == plain.joint_prompt
+    assert (item.masks == plain.masks).all()
+
+
+def test_refzom_pictures_are_found_in_either_folder(data_root):
+    (item,) = evaluation_set("refzom|final|val", data_root)
+
+    assert item.image_path.parent.name == "val2014"
+    assert item.expressions == ["The Left one.", "right one", "the zebra"]
+    assert item.exists == [True, True, False]
+    assert item.masks[1].sum() == 64 + 144
+
+
+@pytest.mark.parametrize("spec", ["fprefcoco|val", "R-refcocog|val", "R-refcoco+|umd|testA"])
+def test_false_premises_have_no_mask_though_their_ref_has_one(data_root, spec):
+    (item,) = evaluation_set(spec, data_root)
+
+    assert item.expressions == ["The Left one.", "right one", "The Zebra"]
+    assert item.exists == [True, True, False]
+    assert item.masks.sum((1, 2)).tolist() == [64, 144, 0]
+    assert item.ref_ids[1] == item.ref_ids[2] != item.ref_ids[0]
+    assert "the zebra" in item.prompts[2].lower()
+    assert item.prompts == evaluation_set(spec, data_root)[0].prompts
+
+
+def test_reason_seg_with_false_premises_asks_twice(data_root):
+    path = data_root / "reason_seg/ReasonSeg/val/a_short.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "false_premise_QA": [["The Ship", False, "There is no ship."]]}))
+
+    short, long = evaluation_set("fpReasonSeg|val", data_root)
+
+    assert short.expressions == ["The Seat", "The Ship"]
+    assert short.prompts[1] == "What is the ship in this image? Please output segmentation mask."
+    assert short.exists == [True, False]
+    assert short.masks.any((1, 2)).tolist() == [True, False]
+    assert long.exists == [True]
+    assert long.prompts == ["Where can one sit? Please output segmentation mask."]
+
+
+@pytest.mark.parametrize("split,numbers", [("val", [0, 1, 2]), ("test_less", [0, 1, 2]), ("test", [0, 1, 2, 3, 4, 5])])
+def test_muse_questions_have_a_mask_for_each_target(data_root, split, numbers):
+    items = evaluation_set(f"MultiReasonSeg|{split}", data_root)
+
+    assert [item.index for item in items] == numbers
+    item = items[0]
+    assert item.expressions == ["What holds the tea?", "What is on the table?"]
+    assert [masks.sum((1, 2)).tolist() for masks in item.target_masks] == [[64], [48, 64]]
+    assert item.masks.sum((1, 2)).tolist() == [64, 112]
+    assert item.given_answers == ["It is [SEG].", "plate is [SEG] and The blue Cup is [SEG]."]
+    assert [items[i].image_path.parent.name for i in range(3)] == ["train2014", "train2017", "val2017"]
+
+
+def test_own_data_are_asked_in_their_own_words(data_root):
+    (item,) = evaluation_set("custom|mine", data_root)
+
+    assert item.expressions == item.prompts == ["Where is it?", "And the rest?", "Where is the cat?"]
+    assert [len(masks) for masks in item.target_masks] == [1, 2, 0]
+    assert item.exists == [True, True, False]
+    assert item.masks.sum((1, 2)).tolist() == [64, 2 * 32 + 22, 0]
+
+
 def test_several_sets_are_named_by_their_specs(data_root):
     sets = evaluation_sets("ReasonSeg|val||grefcoco|unc|val", data_root)
 
@@ -79,8 +148,14 @@ def test_several_sets_are_named_by_their_specs(data_root):
     "spec,message",
     [
         ("coco", "unknown evaluation set 'coco'; known are"),
-        ("refcoco|val", "known are"),
-        ("multirefcoco|unc|val", "known are"),
+        ("refcoco|val", r"refs\(unc_exclude_unified\)\.p is missing"),
+        ("multirefclef|unc|val", "known are"),
+        ("multirefcoco|val", "known are"),
+        ("MultiReasonSeg|testA", "known are train, val, test"),
+        ("fpReasonSeg|val", "false_premise_QA"),
+        ("ReasonSeg|..", "which ReasonSeg|.. is not"),
+        ("custom|theirs", r"theirs\.jsonl is missing"),
+        ("a|b|c|d", "known are"),
         ("refcoco|unc|testB", "its splits are testA, train, val"),
         ("grefcoco|unc|test", "its splits are"),
         ("ReasonSeg|test", "siblings are train, val"),

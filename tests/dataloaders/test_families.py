@@ -9,11 +9,17 @@ import pytest
 from PIL import Image
 
 from dataloaders.collate import Collator
+from dataloaders.custom import Custom
+from dataloaders.false_premise_seg import FalsePremiseSeg
+from dataloaders.mixture import ALL_FAMILIES
+from dataloaders.multi_reason_seg import MultiReasonSeg
 from dataloaders.reason_seg import ReasonSeg
+from dataloaders.reason_seg_plus import SUBSETS, ReasonSegPlus
+from dataloaders.refer_files import REFER_SETS
 from dataloaders.refer_index import ReferIndex
 from dataloaders.refer_seg import ReferSeg
 from dataloaders.sample import REJ, SEG
-from dataloaders.sem_seg import Ade20k, SemSeg
+from dataloaders.sem_seg import DATA_SETS, Ade20k, SemSeg
 from dataloaders.templates import DIRECTORY, fill, read_pool
 from dataloaders.vqa import Vqa
 from dataloaders.wording import TargetAnswers, distribute, join_names
@@ -33,15 +39,26 @@ def targets_of(sample) -> list[str]:
 
 def families(root) -> dict:
     size = {"num_classes_per_sample": 3, "num_classes_per_question": 2}
+    expand = {"use_expand_question_list": True}
     return {
-        "sem_seg": SemSeg(root, "ade20k", **size, negative_sampling_weight=0.5, use_expand_question_list=True),
-        "refer_seg": ReferSeg(root, "refclef||refcoco||refcoco+||refcocog||grefcoco", **size),
+        "sem_seg": SemSeg(
+            root, "||".join(DATA_SETS), **size, negative_sampling_weight=0.5, use_expand_question_list=True
+        ),
+        "refer_seg": ReferSeg(root, "||".join(REFER_SETS), **size),
+        "neg_refer_seg": FalsePremiseSeg(root, "R-refcoco||R-refcoco+||R-refcocog"),
+        "correct_refer_seg": FalsePremiseSeg(root, "fprefcoco||fprefcoco+||fprefcocog", name="correct_refer_seg"),
         "vqa": Vqa(root, "llava_instruct_150k"),
         "reason_seg": ReasonSeg(root, "ReasonSeg|train_val"),
+        "reason_seg_plus": ReasonSegPlus(root, "||".join(SUBSETS)),
+        "multi_reason_seg": MultiReasonSeg(root, "MultiReasonSeg|train", **expand),
+        "custom": Custom(root, "mine"),
     }
 
 
-@pytest.mark.parametrize("name", ["sem_seg", "refer_seg", "vqa", "reason_seg"])
+NAMES = [*ALL_FAMILIES.split("||"), "custom"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_samples_of_every_family_make_batches(data_root, make_processor, name):
     collator = Collator(make_processor())
 
@@ -50,11 +67,12 @@ def test_samples_of_every_family_make_batches(data_root, make_processor, name):
         assert sample.family == name
         assert sample.masks.dtype == np.uint8
         assert len(batch.seg_positions) == len(batch.masks[0]) == targets_of(sample).count(SEG)
-        assert len(sample.expressions) == len(sample.masks)
+        assert len(sample.expressions) == len(sample.masks) or name == "custom"
+        assert not any("[" in turn.question for turns in sample.conversations for turn in turns)
         assert not any("{" in turn.question + turn.answer for turns in sample.conversations for turn in turns)
 
 
-@pytest.mark.parametrize("name", ["sem_seg", "refer_seg", "vqa", "reason_seg"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_draw_depends_on_its_generator_only(data_root, name):
     first = draws(families(data_root)[name], 10)
     family = families(data_root)[name]
@@ -296,6 +314,46 @@ def test_answers_hold_a_token_per_target_in_order():
         assert re.findall(r"\[SEG\]|\[REJ\]", answer) == [SEG, REJ, SEG]
         assert answer.endswith(".")
         assert "{" not in answer
+
+
+@pytest.mark.parametrize(
+    "template,value,filled",
+    [
+        ("Segment the {class_name}.", "the left dog", "Segment the left dog."),
+        ("No {class_name} here.", "the left dog", "No left dog here."),
+        ("A {class_name}?", "apple", "An apple?"),
+        ("Not a {class_name}.", "an egg", "Not an egg."),
+        ("{class_name} is it.", "the dog", "the dog is it."),
+    ],
+)
+def test_articles_are_not_doubled(template, value, filled):
+    assert fill(template, class_name=value) == filled
+
+
+POOL_SIZES = {
+    "short_questions": 4,
+    "long_questions": 2,
+    "expanded_short_questions": 14,
+    "expanded_long_questions": 5,
+    "explanatory_questions": 3,
+    "answers": 5,
+    "single_answers": 3,
+    "multi_answers": 11,
+    "single_reasoning_answers": 1,
+    "multi_reasoning_answers": 8,
+    "conditional_short_questions": 100,
+    "conditional_long_questions": 49,
+    "present_answers": 81,
+    "present_long_answers": 35,
+    "denial_answers": 100,
+    "correction_answers": 99,
+    "instruction_words": 87,
+}
+
+
+@pytest.mark.parametrize("name", POOL_SIZES)
+def test_pools_are_as_large_as_the_reference_has_them(name):
+    assert len(set(read_pool(name))) >= POOL_SIZES[name]
 
 
 def test_filling_a_template_leaves_braces_in_the_values_alone():

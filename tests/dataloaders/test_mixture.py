@@ -1,10 +1,12 @@
 """Items of a mixture depend on seed, epoch and number; names and rates are checked."""
 
+import json
+
 import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from dataloaders.mixture import Mixture, build_mixture
+from dataloaders.mixture import ALL_FAMILIES, Mixture, build_mixture
 from utils.errors import UserError
 
 
@@ -72,16 +74,73 @@ def test_a_family_with_rate_0_is_not_touched(tmp_path, data_root):
 def test_all_families_together(data_root):
     mixture = build_mixture(
         data_root,
-        dataset="sem_seg||refer_seg||vqa||reason_seg",
-        sample_rates="12,9,3,3",
+        dataset=f"{ALL_FAMILIES}||custom",
+        sample_rates="12,9,3,3,3,3,3,3,3",
+        custom_data="mine",
         num_classes_per_question=3,
-        samples_per_epoch=40,
+        samples_per_epoch=90,
     )
 
     samples = list(mixture)
 
-    assert {sample.family for sample in samples} == {"sem_seg", "refer_seg", "vqa", "reason_seg"}
+    assert {sample.family for sample in samples} == {*ALL_FAMILIES.split("||"), "custom"}
     assert all(np.array_equal(one.masks, other.masks) for one, other in zip(samples, mixture))
+
+
+def test_the_mixture_can_leave_out_what_is_tested_on(data_root):
+    settings = {"dataset": "refer_seg||multi_reason_seg", "sample_rates": "1,1", "refer_seg_data": "refcoco"}
+    path = data_root / "refer_seg/refcoco/instances.json"
+    instances = json.loads(path.read_text())
+    for image in instances["images"]:
+        if image["id"] == 12:  # a picture of testA
+            image["file_name"] = "COCO_train2014_000000000040.jpg"
+    path.write_text(json.dumps(instances))
+
+    pictures = [
+        {
+            sample.image_path.name
+            for sample in build_mixture(data_root, **settings, exclude_val=held, samples_per_epoch=40)
+        }
+        for held in (False, True)
+    ]
+
+    assert pictures[0] - pictures[1] == {"COCO_train2014_000000000040.jpg"}
+
+
+def test_bad_draws_are_skipped_and_recorded_until_they_are_too_many(tmp_path, data_root):
+    (data_root / "ade20k/images/training/ADE_train_00000001.jpg").write_bytes(b"not a picture")
+    settings = {"dataset": "sem_seg", "sample_rates": "1", "sem_seg_data": "ade20k", "samples_per_epoch": 40}
+    record = tmp_path / "runs/bad_samples.jsonl"
+
+    with pytest.raises(UserError, match="ADE_train_00000001.jpg is not an image"):
+        list(build_mixture(data_root, **settings))
+    lenient = build_mixture(data_root, **settings, skip_bad_samples=0.9, bad_samples_file=record)
+    samples = list(lenient)
+    (line,) = record.read_text().splitlines()
+
+    assert {sample.image_path.name for sample in samples} == {"ADE_train_00000002.jpg"}
+    assert "ADE_train_00000001.jpg" in json.loads(line)["problem"]
+    assert json.loads(line)["source"] == "sem_seg"
+    assert lenient.bad_samples.skipped > 5
+    with pytest.raises(UserError, match="more than --skip_bad_samples 0.05 allows"):
+        list(build_mixture(data_root, **settings, skip_bad_samples=0.05, bad_samples_file=record))
+
+
+def test_bad_entries_of_an_annotation_file_are_skipped_and_recorded(tmp_path, data_root):
+    path = data_root / "llava_dataset/llava_instruct_150k.json"
+    (good,) = json.loads(path.read_text())
+    path.write_text(
+        json.dumps([good, {"id": "x", "image": "../../secret.jpg", "conversations": good["conversations"]}])
+    )
+    settings = {"dataset": "vqa", "sample_rates": "1", "samples_per_epoch": 5}
+    record = tmp_path / "bad.jsonl"
+
+    with pytest.raises(UserError, match="dialogue x: the path .* leaves its folder"):
+        build_mixture(data_root, **settings)
+    with pytest.raises(UserError, match="1 of 2 entries are bad"):
+        build_mixture(data_root, **settings, skip_bad_samples=0.1, bad_samples_file=record)
+    assert len(list(build_mixture(data_root, **settings, skip_bad_samples=0.5, bad_samples_file=record))) == 5
+    assert "dialogue x" in record.read_text()
 
 
 @pytest.mark.parametrize(
@@ -99,7 +158,12 @@ def test_all_families_together(data_root):
         ({"dataset": "vqa", "sample_rates": "1"}, "missing"),
         ({"dataset": "", "sample_rates": "1"}, "names no family"),
         ({"dataset": "vqa", "sample_rates": "1", "num_classes_per_sample": 0}, "num_classes_per_sample"),
-        ({"dataset": "multi_reason_seg", "sample_rates": "1"}, "multi_reason_seg"),
+        ({"dataset": "multi_reason_seg", "sample_rates": "1"}, "MUSE_train.json is missing"),
+        ({"dataset": "custom", "sample_rates": "1"}, "--custom_data"),
+        ({"dataset": "custom", "sample_rates": "1", "custom_data": "../x"}, "names files of"),
+        ({"dataset": "vqa", "sample_rates": "1", "vqa_data": "../x"}, "one file"),
+        ({"dataset": "vqa", "sample_rates": "1", "skip_bad_samples": 1.5}, "--skip_bad_samples is a share"),
+        ({"dataset": "reason_seg_plus", "sample_rates": "1", "reason_seg_plus_data": "cots"}, "known are .*cot"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(tmp_path, arguments, message):

@@ -1,4 +1,4 @@
-"""Generation with a cache writes what reading the whole text again would write, and its masks are those of that text."""
+"""Generation with a cache writes what reading the whole text again would write, with the masks of that text."""
 
 from dataclasses import replace
 from pathlib import Path

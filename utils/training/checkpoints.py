@@ -282,6 +282,13 @@ class Scores:
         _write_json(self.path, self.content)
 
 
+def scores_at(checkpoint: Path) -> dict[str, dict[str, float | None]] | None:
+    """What a run scored at a checkpoint: split -> metric -> value; None where it was not evaluated there."""
+    scores, step = Scores(checkpoint.parent.parent), read_position(checkpoint).step
+    found = [entry["splits"] for entry in scores.content["evaluations"] if entry["step"] == step]
+    return found[-1] if found else None
+
+
 def _rank(scores: dict[str, float | None]) -> tuple[float, float]:
     """By cIoU, then gIoU; a score that nothing was there for is the worst."""
     return tuple(-1.0 if scores[name] is None else scores[name] for name in ("cIoU", "gIoU"))

@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from torch import nn
-
 from utils.distributed import World
 from utils.errors import UserError
 from utils.training.checkpoints import Position
@@ -91,7 +89,6 @@ def train(
             engine.backward(output.loss)
             engine.step()
 
-        share_baseline(engine.module, world)
         pausing = schedule.pauses_after(step)
         if step % print_freq == 0 or pausing:
             means, layers = meter.read(world.sum)
@@ -115,14 +112,6 @@ def train(
             engine.train()
             if progress:
                 progress.start(step)
-
-
-def share_baseline(model: nn.Module, world: World) -> None:
-    """Every process saw other rewards; all go on from the mean of their running means."""
-    if world.size > 1:
-        for name, buffer in model.named_buffers():
-            if name.endswith("reward_mean"):
-                world.sum(buffer).div_(world.size)
 
 
 def _next_batch(stream: Iterator):

@@ -23,13 +23,16 @@ def lora_module_names(model: nn.Module, targets: Sequence[str]) -> list[str]:
 
 
 def add_lora(model: nn.Module, *, r: int, alpha: int, dropout: float, targets: Sequence[str]) -> None:
-    """Put adapters into the model, in place; other modules and all other names stay as they are."""
+    """Put adapters into the model, in place; other modules and all other names stay as they are.
+
+    `model.lora_config` keeps what peft was told, for an adapter to be saved by itself.
+    """
     from peft import LoraConfig, inject_adapter_in_model
 
     names = lora_module_names(model, targets)
-    inject_adapter_in_model(
-        LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, bias="none", target_modules=names), model
-    )
+    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, bias="none", target_modules=names)
+    inject_adapter_in_model(config, model)
+    model.lora_config = config
 
 
 def merge_lora(model: nn.Module) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from utils.arguments import TrainingConfig
 from utils.training.building import add_adapters_and_freeze, build_model
-from utils.training.checkpoints import load_trained_weights, read_settings, resolve_checkpoint
+from utils.training.checkpoints import load_trained_weights, read_settings, resolve_checkpoint, scores_at
 from utils.training.lora import merge_lora
 
 
@@ -20,6 +20,7 @@ def flags_of(settings: dict[str, Any]) -> TrainingConfig:
 def load_trained(path: str | Path, *, precision: str = "fp32", base: dict[str, str] | None = None, merge: bool = True):
     """(model, processor, settings) of a training checkpoint, on the CPU; LoRA is merged into the weights.
 
+    The settings also hold the "scores" that the run recorded at this checkpoint, by split, None if it did not.
     path: a checkpoint, a directory of checkpoints, or a run (its best, else its latest).
     base: other places for "version", "vision_tower" or "vision_pretrained" than the run recorded.
     """
@@ -31,4 +32,4 @@ def load_trained(path: str | Path, *, precision: str = "fp32", base: dict[str, s
     load_trained_weights(model, checkpoint)
     if merge:
         merge_lora(model)
-    return model.eval(), processor, settings
+    return model.eval(), processor, settings | {"scores": scores_at(checkpoint)}

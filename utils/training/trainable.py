@@ -1,8 +1,9 @@
 """Which parameters learn.
 
 Always: LoRA adapters (or the whole LLM at `--lora_r 0`), word embeddings and output head, the text projection,
-SAM's prompt encoder and mask decoder, the policy, and PixelLM's feature neck and fusion.
-Never, unless `--unfreeze` says so: the CLIP tower, SAM's image encoder, the projector between CLIP and LLM.
+SAM's prompt encoder and mask decoder, the policy, and PixelLM's feature neck.
+Never, unless `--unfreeze` says so: the CLIP tower, SAM's image encoder, the projector between CLIP and LLM; and unless
+`--train_fusion` says so: PixelLM's weights of tokens and scales.
 """
 
 from collections.abc import Collection
@@ -19,11 +20,11 @@ ALWAYS = (
     "prompt_encoder",
     "mask_decoder",
     "image_feature_neck",
-    "fusion",
     "policy",
 )
 MASK_DECODERS = ("sam.mask_decoder", "mask_decoder")
 PROJECTORS = ("mm_projector", "out_mm_projector")
+FUSION = "fusion"
 PARTS = {
     "vision_tower": ("vision_tower",),
     "sam_encoder": ("sam.vision_encoder",),
@@ -34,7 +35,12 @@ DEFAULT_VISION_SIZE = 224
 
 
 def trainable_prefixes(
-    *, lora_r: int, train_mask_decoder: bool, vision_size: int, unfreeze: Collection[str] = ()
+    *,
+    lora_r: int,
+    train_mask_decoder: bool,
+    vision_size: int,
+    train_fusion: bool = False,
+    unfreeze: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Prefixes of the names that learn.
 
@@ -46,6 +52,8 @@ def trainable_prefixes(
         prefixes += PARTS["language_model"]
     if vision_size != DEFAULT_VISION_SIZE:
         prefixes += PROJECTORS
+    if train_fusion:
+        prefixes.append(FUSION)
     for part in unfreeze:
         prefixes += PARTS[part]
     return tuple(dict.fromkeys(prefixes))

@@ -1,0 +1,184 @@
+"""Family `custom`: your own data, one JSON object a line. `README.md` describes the format."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import ConcatDataset
+
+from dataloaders.bad_samples import BadSamples, settle
+from dataloaders.conversation import IMAGE_PLACEHOLDER
+from dataloaders.families import require_some, split_names
+from dataloaders.images import read_image
+from dataloaders.index_cache import open_index
+from dataloaders.json_files import read_each, require, require_list, require_path, require_text
+from dataloaders.label_maps import read_label_map
+from dataloaders.sample import REJ, SEG, Sample, Turn, refuse_targets
+from dataloaders.segmentations import decode_segmentation
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class CustomEntry:
+    """A line of the file.
+
+    mask_specs: one for every `[SEG]`, as they are written; ignore_spec: of what does not count, or None.
+    dataset: name of the file; folder: where it lies; where: file and line.
+    """
+
+    path: Path
+    conversations: tuple[tuple[Turn, ...], ...]
+    mask_specs: tuple[Any, ...]
+    ignore_spec: Any
+    dataset: str
+    folder: Path
+    where: str
+
+    def masks(self, height: int, width: int) -> np.ndarray:
+        """One mask per `[SEG]`, uint8 [N, H, W] in {0, 1}, none empty."""
+        masks = np.zeros((len(self.mask_specs), height, width), np.uint8)
+        for number, mask in enumerate(self.mask_specs):
+            masks[number] = self._draw(mask, height, width, f"{self.where}, mask {number}")
+            if not masks[number].any():
+                raise UserError(f"{self.where}, mask {number} is empty; write {REJ} for what is not in the picture")
+        return masks
+
+    def ignore(self, height: int, width: int) -> np.ndarray | None:
+        """What does not count, bool [H, W]."""
+        if self.ignore_spec is None:
+            return None
+        return self._draw(self.ignore_spec, height, width, f"{self.where}, 'ignore'").astype(bool)
+
+    def _draw(self, mask: Any, height: int, width: int, where: str) -> np.ndarray:
+        if isinstance(mask, str):
+            values = read_label_map(self.folder / mask)
+            if values.shape != (height, width):
+                raise UserError(f"{where}: {mask} is {values.shape} (height, width), the image is {(height, width)}")
+            return (values != 0).astype(np.uint8)
+        return decode_segmentation(mask.get("polygons", mask), height, width, where)
+
+
+class CustomFile(Sequence):
+    """The entries of `custom/<name>.jsonl`; paths in it start from its folder."""
+
+    def __init__(self, dataset_dir: Path, name: str, *, bad_samples: BadSamples | None = None):
+        if "/" in name or name.startswith("."):
+            raise UserError(f"--custom_data names files of {dataset_dir / 'custom'} without .jsonl, not {name!r}")
+        self.name = name
+        self._folder = dataset_dir / "custom"
+        self.path = self._folder / f"{name}.jsonl"
+        tables = open_index(dataset_dir, f"custom/{name}", [self.path], self._parse)
+        settle(f"custom/{name}", list(tables["problems"]), len(tables["entries"]), bad_samples)
+        self._entries = tables["entries"]
+        require_some(self._entries, str(self.path))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> CustomEntry:
+        record = self._entries[index]
+        conversations = tuple(tuple(Turn(*turn) for turn in turns) for turns in record["conversations"])
+        where = f"{self.path}: line {record['line']}"
+        masks = tuple(record["masks"])
+        image = self._folder / record["image"]
+        return CustomEntry(image, conversations, masks, record["ignore"], self.name, self._folder, where)
+
+    def _parse(self) -> dict[str, Any]:
+        try:
+            lines = self.path.read_text(encoding="utf-8-sig").split("\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path} is not UTF-8 text ({error})") from error
+        entries, problems = read_each(lines, self._read_line)
+        return {"entries": entries, "problems": problems}
+
+    def _read_line(self, line: str, number: int) -> dict | None:
+        if not line.strip():
+            return None
+        where = f"{self.path}: line {number + 1}"
+        try:
+            item = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{where} is not valid JSON ({error})") from error
+        image = require_path(item, "image", where)
+        conversations = [_read_turns(turns, where) for turns in require_list(item, "conversations", where)]
+        if not conversations:
+            raise UserError(f"{where} has no conversation")
+        masks = [_check_mask(mask, where) for mask in item.get("masks") or []]
+        targets = sum(answer.count(SEG) for turns in conversations for _, answer in turns)
+        if targets != len(masks):
+            raise UserError(f"{where}: the answers hold {targets} {SEG}, but there are {len(masks)} masks")
+        ignore = item.get("ignore")
+        return {
+            "line": number + 1,
+            "image": image,
+            "conversations": conversations,
+            "masks": masks,
+            "ignore": None if ignore is None else _check_mask(ignore, where),
+        }
+
+
+def _read_turns(turns: Any, where: str) -> list[tuple[str, str]]:
+    """Question and answer of every turn of one conversation."""
+    if not isinstance(turns, list) or not turns:
+        raise UserError(f"{where}: a conversation is a list of turns, not {turns!r:.60}")
+    read = []
+    for turn in turns:
+        question, answer = require_text(turn, "question", where), require_text(turn, "answer", where)
+        refuse_targets(question, f"{where}, a question")
+        read.append((question.replace(IMAGE_PLACEHOLDER, "").strip(), answer.strip()))
+    return read
+
+
+def _check_mask(mask: Any, where: str) -> Any:
+    if isinstance(mask, str):
+        return require_path({"mask": mask}, "mask", where)
+    if not isinstance(mask, dict) or not ("polygons" in mask or {"size", "counts"} <= mask.keys()):
+        raise UserError(
+            f"{where}: a mask is {{'polygons': …}}, run lengths {{'size': …, 'counts': …}} or the path of a PNG, "
+            f"not {mask!r:.60}"
+        )
+    if "polygons" in mask:
+        return {"polygons": require_list(mask, "polygons", where)}
+    return {"size": require(mask, "size", where), "counts": require(mask, "counts", where)}
+
+
+class Custom:
+    """Draws the entries of one or several files, all equally often.
+
+    names: of the files, joined by "||".
+    bad_samples: what to do about bad entries; None stops at the first.
+    """
+
+    name = "custom"
+
+    def __init__(self, dataset_dir: Path, names: str, *, bad_samples: BadSamples | None = None):
+        chosen = split_names(names)
+        if not chosen:
+            raise UserError("--custom_data names no file; for custom/pets.jsonl it is: --custom_data pets")
+        self._entries = ConcatDataset([CustomFile(dataset_dir, name, bad_samples=bad_samples) for name in chosen])
+
+    def draw(self, rng: np.random.Generator) -> Sample:
+        entry: CustomEntry = self._entries[int(rng.integers(len(self._entries)))]
+        image = read_image(entry.path)
+        kinds = targets_in(entry.conversations)
+        masks = np.zeros((len(kinds), *image.shape[:2]), np.uint8)
+        masks[kinds] = entry.masks(*image.shape[:2])
+        return Sample(
+            image_path=entry.path,
+            image=image,
+            conversations=list(entry.conversations),
+            masks=masks,
+            ignore=entry.ignore(*image.shape[:2]),
+            family=self.name,
+            dataset=entry.dataset,
+        )
+
+
+def targets_in(conversations: Sequence[Sequence[Turn]]) -> np.ndarray:
+    """For every target of all answers in order whether it is a `[SEG]`, bool [N]."""
+    words = " ".join(turn.answer or "" for turns in conversations for turn in turns)
+    return np.array([token == SEG for token in re.findall(r"\[SEG\]|\[REJ\]", words)], dtype=bool)

@@ -1,0 +1,245 @@
+"""Is a data folder complete? One report for every data set that the families know, see `inspect.py`."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from dataloaders.bad_samples import BadSamples
+from dataloaders.custom import CustomFile
+from dataloaders.images import read_image
+from dataloaders.label_maps import Ade20k, CocoStuff, LabelMaps, Mapillary
+from dataloaders.labelme import read_annotation
+from dataloaders.multi_reason_seg import MuseFile
+from dataloaders.part_annotations import PacoLvis, PascalPart
+from dataloaders.reason_seg import list_images
+from dataloaders.reason_seg_plus import SUBSETS, ReasonSegPlus
+from dataloaders.refer_files import CORRECTED, FALSE_PREMISE_SETS, REFER_SETS, ReferFiles, ReferTables
+from dataloaders.refer_index import ReferIndex
+from dataloaders.vqa import Vqa
+from utils.errors import UserError
+
+MUSE_SPLITS = ("train", "val", "test_less", "test_many")
+REASON_SPLITS = ("train", "val", "test")
+
+# Where a user gets the files.
+ORIGINS = {
+    "ade20k": "ADEChallengeData2016 of the MIT Scene Parsing Benchmark",
+    "cocostuff": "stuffthingmaps_trainval2017 of COCO-Stuff, and train2017 of COCO",
+    "mapillary": "Mapillary Vistas 2.0",
+    "pascal_part": "VOC2010 of PASCAL VOC, and train.json as VLPart (facebookresearch) converts it",
+    "paco_lvis": "PACO-LVIS v1 (facebookresearch/paco), and train2017 of COCO",
+    "llava_instruct_150k": "LLaVA-Instruct-150K on Hugging Face, and train2017 of COCO",
+    "ReasonSeg": "ReasonSeg of LISA (dvlab-research); SESAME has a version with false premises",
+    "reason_seg_plus": "LISA_Plus_* of LISA++ on Hugging Face, and train2017 of COCO",
+    "MultiReasonSeg": "MUSE of PixelLM, and train2014, train2017 and val2017 of COCO",
+    "refclef": "refer (lichengunc) with saiapr_tc-12 of ImageCLEF",
+    "grefcoco": "gRefCOCO (henghuiding), and train2014 of COCO",
+    "refzom": "Ref-ZOM (toggle1995), and train2014 and val2014 of COCO",
+    "fprefcoco": "FP-RefCOCO of SESAME (UC Berkeley), and train2014 of COCO",
+    "R-refcoco": "R-RefCOCO of robust-ref-seg as SESAME repacks it, and train2014 of COCO",
+    "custom": "your own; dataloaders/README.md describes the format",
+}
+
+
+@dataclass
+class SetReport:
+    """What there is of a data set.
+
+    expected: files and folders that it needs, first its own. shared: how many at the end others need as well, so that
+        their being there says nothing about this one. counts: entries per split.
+    problems: what is wrong, each with its remedy.
+    """
+
+    family: str
+    name: str
+    expected: list[Path]
+    shared: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def found(self) -> list[Path]:
+        return [path for path in self.expected if path.exists()]
+
+    @property
+    def state(self) -> str:
+        """ "present", "missing" (nothing of it is there), or "bad"."""
+        own = self.expected[: len(self.expected) - self.shared]
+        if not any(path.exists() for path in own):
+            return "missing"
+        return "bad" if self.problems else "present"
+
+    @property
+    def origin(self) -> str:
+        for key in (self.name.split("|")[0], self.name.rstrip("+g"), self.family):
+            if key in ORIGINS:
+                return ORIGINS[key]
+        return "refer (lichengunc), and train2014 of COCO"
+
+
+class _Findings(BadSamples):
+    """Notes all bad entries of annotation files, whatever their share."""
+
+    def __init__(self):
+        super().__init__(0.5)
+        self.problems: list[str] = []
+
+    def skip_entries(self, source: str, problems: Sequence[str], good: int) -> None:
+        self.problems += problems
+
+
+def check_data(root: Path, *, decode: bool = False) -> list[SetReport]:
+    """A report for every known set, and for every file of `custom/`. decode: open every picture too."""
+    reports = []
+    for family, name, own, shared, read in _known_sets(root):
+        expected = [*own, *shared]
+        report = SetReport(family, name, expected, len(shared))
+        reports.append(report)
+        if report.state == "missing":
+            continue
+        missing = [path for path in expected if not path.exists()]
+        for path in missing:
+            report.problems.append((f"{path} is missing", f"fetch it: {report.origin}"))
+        if missing:
+            continue
+        findings = _Findings()
+        try:
+            for split, pictures in read(findings):
+                pictures = list(pictures)
+                report.counts[split] = len(pictures)
+                _check_pictures(report, split, pictures, decode)
+        except UserError as error:
+            report.problems.append((str(error), f"fetch the file anew: {report.origin}"))
+        remedy = "fetch the file anew, or pass over such entries: --skip_bad_samples"
+        report.problems += [(problem, remedy) for problem in dict.fromkeys(findings.problems)]
+    return reports
+
+
+Pictures = Iterable[Path]
+Reader = Callable[[_Findings], Iterator[tuple[str, Pictures]]]
+
+
+def _known_sets(root: Path) -> Iterator[tuple[str, str, list[Path], list[Path], Reader]]:
+    """Family, name, its own files, folders that it shares, and a function that yields the pictures of every split."""
+    coco = root / "coco/train2017"
+    mscoco = root / "refer_seg/images/mscoco/images"
+    ade, mapillary, vlpart = root / "ade20k", root / "mapillary", root / "vlpart"
+    folders = [ade / "images/training", ade / "annotations/training"]
+    yield "sem_seg", "ade20k", folders, [], _label_maps(root, Ade20k)
+    yield "sem_seg", "cocostuff", [root / "cocostuff/train2017"], [coco], _label_maps(root, CocoStuff)
+    folders = [mapillary / "training/images", mapillary / "training/v2.0/labels"]
+    yield "sem_seg", "mapillary", [mapillary / "config_v2.0.json", *folders], [], _label_maps(root, Mapillary)
+    files = [vlpart / "pascal_part/train.json", vlpart / "pascal_part/VOCdevkit/VOC2010/JPEGImages"]
+    yield "sem_seg", "pascal_part", files, [], _parts(root, PascalPart)
+    file = vlpart / "paco/annotations/paco_lvis_v1_train.json"
+    yield "sem_seg", "paco_lvis", [file], [coco], _parts(root, PacoLvis)
+    for name, refer_files in REFER_SETS.items():
+        yield "refer_seg", name, *_refer_paths(root, name, refer_files), _refer(root, name, REFER_SETS)
+    for name, refer_files in FALSE_PREMISE_SETS.items():
+        if name not in REFER_SETS:
+            family = "correct_refer_seg" if name in CORRECTED else "neg_refer_seg"
+            yield family, name, *_refer_paths(root, name, refer_files), _refer(root, name, FALSE_PREMISE_SETS)
+    name = "llava_instruct_150k"
+    yield "vqa", name, [root / "llava_dataset" / f"{name}.json"], [coco], _vqa(root, name)
+    folder = root / "reason_seg/ReasonSeg"
+    for split in REASON_SPLITS:
+        extra = [folder / "explanatory/train.json"] if split == "train" else []
+        yield "reason_seg", f"ReasonSeg|{split}", [folder / split, *extra], [], _reason(root, split)
+    for name, subset in SUBSETS.items():
+        file = root / "reason_seg_plus" / subset.file
+        yield "reason_seg_plus", name, [file], [mscoco / "train2017"], _plus(root, name)
+    for split in MUSE_SPLITS:
+        file = root / "multi_reason_seg/MultiReasonSeg" / f"MUSE_{split}.json"
+        yield "multi_reason_seg", f"MultiReasonSeg|{split}", [file], [], _muse(root, split)
+    for path in sorted((root / "custom").glob("*.jsonl")):
+        yield "custom", path.stem, [path], [], _custom(root, path.stem)
+
+
+def _label_maps(root: Path, kind: type[LabelMaps]) -> Reader:
+    def read(findings: _Findings) -> Iterator[tuple[str, Pictures]]:
+        pairs = kind(root).pairs()
+        for image, labels in pairs:
+            if labels.name not in _names_in(labels.parent):
+                findings.problems.append(f"label map {labels} of {image} is missing")
+        yield "train", [image for image, _ in pairs]
+
+    return read
+
+
+def _parts(root: Path, kind: type) -> Reader:
+    return lambda findings: iter([("train", kind(root, bad_samples=findings).paths())])
+
+
+def _refer_paths(root: Path, name: str, files: ReferFiles) -> tuple[list[Path], list[Path]]:
+    folder = root / "refer_seg" / name
+    refs = [folder / file for file in files.refs]
+    chosen = next((path for path in refs if path.exists()), refs[0])
+    pictures = [root / "refer_seg" / images for images in files.images]
+    return [chosen, folder / "instances.json"], [next((path for path in pictures if path.exists()), pictures[0])]
+
+
+def _refer(root: Path, name: str, sets: dict[str, ReferFiles]) -> Reader:
+    def read(findings: _Findings) -> Iterator[tuple[str, Pictures]]:
+        for split in sorted(ReferTables(root, name, sets).splits):
+            index = ReferIndex(root, name, split, sets=sets, bad_samples=findings)
+            yield split, [image.path for image in index]
+
+    return read
+
+
+def _vqa(root: Path, name: str) -> Reader:
+    return lambda findings: iter([("train", Vqa(root, name, bad_samples=findings).paths())])
+
+
+def _reason(root: Path, split: str) -> Reader:
+    def read(findings: _Findings) -> Iterator[tuple[str, Pictures]]:
+        images = list_images(root, "ReasonSeg", split)
+        for image in images:
+            try:
+                read_annotation(image.with_suffix(".json"))
+            except UserError as error:
+                findings.problems.append(str(error))
+        yield split, images
+
+    return read
+
+
+def _plus(root: Path, name: str) -> Reader:
+    return lambda findings: iter([("train", ReasonSegPlus(root, name, bad_samples=findings).paths())])
+
+
+def _muse(root: Path, split: str) -> Reader:
+    def read(findings: _Findings) -> Iterator[tuple[str, Pictures]]:
+        yield split, [entry.path for entry in MuseFile(root, "MultiReasonSeg", split, bad_samples=findings)]
+
+    return read
+
+
+def _custom(root: Path, name: str) -> Reader:
+    return lambda findings: iter([(name, [entry.path for entry in CustomFile(root, name, bad_samples=findings)])])
+
+
+@cache
+def _names_in(folder: Path) -> frozenset[str]:
+    """The names in a folder, none if it is not there: one look instead of one for each of a hundred thousand files."""
+    return frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
+
+
+def _check_pictures(report: SetReport, split: str, pictures: list[Path], decode: bool) -> None:
+    distinct = list(dict.fromkeys(pictures))
+    missing = [path for path in distinct if path.name not in _names_in(path.parent)]
+    if missing:
+        report.problems.append(
+            (
+                f"{split}: {len(missing)} of {len(distinct)} pictures are missing, the first is {missing[0]}",
+                f"fetch them: {report.origin}",
+            )
+        )
+    if not decode:
+        return
+    for path in sorted(set(distinct) - set(missing)):
+        try:
+            read_image(path)
+        except UserError as error:
+            report.problems.append((f"{split}: {error}", f"fetch it anew: {report.origin}"))

@@ -1,0 +1,267 @@
+"""Look at a data folder: is it complete, what is drawn from it, what is asked in evaluation?
+
+    python -m dataloaders.inspect --dataset_dir D                                   which sets are there, what is wrong
+    python -m dataloaders.inspect --dataset_dir D --draw 5 --dataset refer_seg      training samples
+    python -m dataloaders.inspect --dataset_dir D --val_dataset "ReasonSeg|val"     evaluation items
+
+`--jsonl FILE` writes what is shown as one JSON object a line, `--sheet FILE.png` draws it with its masks. The flags
+that describe the training data are those of `train_ds.py`.
+"""
+
+import argparse
+import inspect
+import json
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataloaders.custom import targets_in
+from dataloaders.data_checks import SetReport, check_data
+from dataloaders.evaluation import EvaluationItem, evaluation_sets
+from dataloaders.families import split_names
+from dataloaders.mixture import build_mixture
+from dataloaders.sample import Sample
+from utils.contact_sheet import SheetRow, contact_sheet
+from utils.errors import UserError, run_main
+
+SHOWN_PROBLEMS = 5
+SHEET_ROWS = 60
+_OWN = ("dataset_dir", "dataset", "sample_rates", "seed", "samples_per_epoch")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dataloaders.inspect", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--dataset_dir", default="./dataset", type=Path, metavar="DIR", help="root of all data sets")
+    parser.add_argument("--decode", action="store_true", help="when checking, open every picture: slow, but certain")
+    parser.add_argument("--draw", type=int, metavar="N", help="draw N training samples")
+    parser.add_argument("--dataset", metavar="NAMES", help="families to draw from, joined by ||")
+    parser.add_argument("--sample_rates", metavar="RATES", help="one for each family (default: all alike)")
+    parser.add_argument("--seed", type=int, default=42, metavar="S", help="of the draws (default: 42)")
+    parser.add_argument("--val_dataset", metavar="SPLITS", help="evaluation sets, joined by ||")
+    parser.add_argument("--jsonl", type=Path, metavar="FILE", help="write one JSON object per sample, item or set")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw a contact sheet (PNG)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    group = parser.add_argument_group("training data, as in train_ds.py")
+    for name, parameter in inspect.signature(build_mixture).parameters.items():
+        if name in _OWN:
+            continue
+        if parameter.default is False:
+            group.add_argument(f"--{name}", action="store_true")
+        else:
+            kind = str if isinstance(parameter.default, str) else type(parameter.default)
+            group.add_argument(
+                f"--{name}", type=kind, default=parameter.default, help=f"(default: {parameter.default})"
+            )
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    flags = build_parser().parse_args(argv)
+    root: Path = flags.dataset_dir
+    if not root.is_dir():
+        raise UserError(f"--dataset_dir {root}: no such folder")
+    if flags.draw is not None and flags.val_dataset is not None:
+        raise UserError("--draw and --val_dataset are two different looks; give one of them")
+    if flags.draw is not None:
+        return _show(flags, _drawn(flags))
+    if flags.val_dataset is not None:
+        return _show(flags, _evaluated(flags))
+    reports = check_data(root, decode=flags.decode)
+    if flags.jsonl:
+        _write_lines(flags.jsonl, (describe_report(report, root) for report in reports))
+    for report in reports:
+        print("\n".join(_report_lines(report, root)))
+    bad = [report for report in reports if report.state == "bad"]
+    present = sum(report.state == "present" for report in reports)
+    print(f"\n{present} sets are present, {len(bad)} bad, {len(reports) - present - len(bad)} missing")
+    return 1 if bad else 0
+
+
+# --- the check -------------------------------------------------------------------------------------------------------
+
+
+def describe_report(report: SetReport, root: Path) -> dict[str, Any]:
+    return {
+        "family": report.family,
+        "dataset": report.name,
+        "state": report.state,
+        "expected": [_relative(path, root) for path in report.expected],
+        "found": [_relative(path, root) for path in report.found],
+        "counts": report.counts,
+        "problems": [{"problem": problem, "remedy": remedy} for problem, remedy in report.problems],
+        "origin": report.origin,
+    }
+
+
+def _report_lines(report: SetReport, root: Path) -> Iterator[str]:
+    counts = ", ".join(f"{split} {count}" for split, count in report.counts.items())
+    yield f"{report.state:8} {report.family}/{report.name}  {counts}"
+    if report.state == "missing":
+        yield f"         expected {', '.join(_relative(path, root) for path in report.expected)}"
+        yield f"         from: {report.origin}"
+    for problem, remedy in report.problems[:SHOWN_PROBLEMS]:
+        yield textwrap.indent(f"{problem}\n  remedy: {remedy}", " " * 9)
+    if len(report.problems) > SHOWN_PROBLEMS:
+        yield f"         and {len(report.problems) - SHOWN_PROBLEMS} more problems; --jsonl FILE lists all"
+
+
+# --- samples and items -----------------------------------------------------------------------------------------------
+
+Shown = tuple[dict[str, Any], list[SheetRow]]  # a JSON object, and how it is drawn
+
+
+def describe_sample(sample: Sample, root: Path) -> dict[str, Any]:
+    """A draw; `mask_areas` are those of the `[SEG]` targets, in their order."""
+    kinds = targets_in(sample.conversations)
+    return {
+        "family": sample.family,
+        "dataset": sample.dataset,
+        "image": _relative(sample.image_path, root),
+        "height": sample.image.shape[0],
+        "width": sample.image.shape[1],
+        "conversations": [
+            [{"question": turn.question, "answer": turn.answer} for turn in turns] for turns in sample.conversations
+        ],
+        "mask_areas": [int(mask.sum()) for mask in sample.masks[kinds]],
+        "ignore_area": 0 if sample.ignore is None else int(sample.ignore.sum()),
+    }
+
+
+def describe_item(item: EvaluationItem, spec: str, root: Path) -> dict[str, Any]:
+    """An evaluation item; pixels to be ignored are in no mask."""
+    counted = np.ones(item.image.shape[:2], bool) if item.ignore is None else ~item.ignore
+    masks = (item.masks != 0) & counted
+    described = {
+        "split": spec,
+        "image": _relative(item.image_path, root),
+        "height": item.image.shape[0],
+        "width": item.image.shape[1],
+        "expressions": item.expressions,
+        "exists": item.exists,
+        "mask_areas": [int(mask.sum()) for mask in masks],
+        "ignore_areas": [int((~counted).sum())] * len(masks),
+        "mask_boxes": [_box(mask) for mask in masks],
+    }
+    if item.target_masks is not None:
+        described["target_areas"] = [[int((mask & counted).sum()) for mask in one != 0] for one in item.target_masks]
+        described["index"] = item.index
+    return described
+
+
+def _drawn(flags: argparse.Namespace) -> Iterator[Shown]:
+    if not flags.dataset:
+        raise UserError("--draw needs --dataset, such as --dataset refer_seg")
+    rates = flags.sample_rates or [1.0] * len(split_names(flags.dataset))
+    chosen = {name: getattr(flags, name) for name in inspect.signature(build_mixture).parameters if name not in _OWN}
+    mixture = build_mixture(
+        flags.dataset_dir,
+        dataset=flags.dataset,
+        sample_rates=rates,
+        seed=flags.seed,
+        samples_per_epoch=flags.draw,
+        **chosen,
+    )
+    for sample in mixture:
+        yield describe_sample(sample, flags.dataset_dir), _sample_rows(sample)
+
+
+def _evaluated(flags: argparse.Namespace) -> Iterator[Shown]:
+    rows_left = SHEET_ROWS if flags.sheet else 0
+    for spec, items in evaluation_sets(flags.val_dataset, flags.dataset_dir).items():
+        shown = []
+        for item in items:
+            rows = _item_rows(item, spec) if rows_left > 0 else []
+            rows_left -= len(rows)
+            shown.append((describe_item(item, spec, flags.dataset_dir), rows))
+        yield from sorted(shown, key=lambda pair: (pair[0]["image"], pair[0].get("index") or 0))
+
+
+def _show(flags: argparse.Namespace, shown: Iterable[Shown]) -> int:
+    rows: list[SheetRow] = []
+
+    def described() -> Iterator[dict]:
+        for description, drawn in shown:
+            if flags.sheet and len(rows) < SHEET_ROWS:
+                rows.extend(drawn)
+            yield description
+
+    if flags.jsonl:
+        count = _write_lines(flags.jsonl, described())
+        print(f"{count} objects: {flags.jsonl}")
+    else:
+        for description in described():
+            print(json.dumps(description, ensure_ascii=False, indent=1))
+    if flags.sheet:
+        if not rows:
+            raise UserError("nothing was drawn, so there is nothing for --sheet")
+        flags.sheet.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(rows[:SHEET_ROWS]).save(flags.sheet)
+        print(f"contact sheet: {flags.sheet}")
+    return 0
+
+
+def _sample_rows(sample: Sample) -> list[SheetRow]:
+    """A row per turn, with the masks of its targets."""
+    kinds = targets_in(sample.conversations)
+    rows, used = [], 0
+    for turn in (turn for turns in sample.conversations for turn in turns):
+        count = len(targets_in([[turn]]))
+        masks = sample.masks[used : used + count][kinds[used : used + count]] != 0
+        used += count
+        rows.append(
+            SheetRow(
+                image=sample.image,
+                masks=masks,
+                question=turn.question,
+                answer=turn.answer or "",
+                label=f"{sample.family}/{sample.dataset}",
+            )
+        )
+    return rows
+
+
+def _item_rows(item: EvaluationItem, spec: str) -> list[SheetRow]:
+    """A row per expression, with its targets."""
+    targets = item.target_masks if item.target_masks is not None else [mask[None] for mask in item.masks]
+    return [
+        SheetRow(
+            image=item.image,
+            masks=masks[masks.any((1, 2))] != 0,
+            question=expression,
+            answer=answer,
+            ignore=item.ignore,
+            label=spec,
+        )
+        for expression, answer, masks in zip(item.expressions, item.given_answers, targets)
+    ]
+
+
+def _box(mask: np.ndarray) -> list[int] | None:
+    """[x0, y0, x1, y1) of the foreground."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _write_lines(path: Path, values: Iterable[dict]) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for value in values:
+            file.write(json.dumps(value, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,135 @@
+"""Densely labelled pictures: every pixel of a map beside the picture says which class it belongs to."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dataloaders.bad_samples import BadSamples
+from dataloaders.images import check_size, coco_number, list_stems, read_image
+from dataloaders.json_files import read_json, require_list, require_text
+from dataloaders.scenes import Scene
+from dataloaders.wording import choose
+from utils.errors import UserError
+
+UNLABELLED = 255
+_HERE = Path(__file__).parent
+
+
+class LabelMaps:
+    """Pictures of one folder and their label maps of the same stems in another.
+
+    stems: of the pictures. classes: by class index.
+    ignored: indices of classes that are not asked for.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        images: Path,
+        labels: Path,
+        stems: np.ndarray,
+        classes: Sequence[str],
+        ignored: Collection[int] = (),
+    ):
+        self._images = images
+        self._labels = labels
+        self._stems = stems
+        self._classes = classes
+        self._ignored = frozenset(ignored)
+
+    def draw_scene(self, rng: np.random.Generator, limit: int) -> Scene | None:
+        stem = str(self._stems[int(rng.integers(len(self._stems)))])
+        path = self._labels / f"{stem}.png"
+        labels = self._class_indices(read_label_map(path))
+        present = [index for index in np.unique(labels).tolist() if index != UNLABELLED and index not in self._ignored]
+        if not present:
+            return None
+        if present[-1] >= len(self._classes):
+            raise UserError(f"label map {path} has class {present[-1]}, but there are {len(self._classes)} classes")
+        chosen = [present[index] for index in choose(rng, len(present), limit)]
+        image_path = self._images / f"{stem}.jpg"
+        seen = self._ignored | set(present)
+        return Scene(
+            image_path=image_path,
+            image=read_image(image_path, size=labels.shape),
+            names=[self._classes[index] for index in chosen],
+            masks=np.stack([labels == index for index in chosen]).astype(np.uint8),
+            absent=[name for index, name in enumerate(self._classes) if index not in seen],
+        )
+
+    def pairs(self) -> list[tuple[Path, Path]]:
+        """All pictures and label maps."""
+        return [(self._images / f"{stem}.jpg", self._labels / f"{stem}.png") for stem in self._stems.tolist()]
+
+    def _class_indices(self, values: np.ndarray) -> np.ndarray:
+        """Class indices of the grey values [H, W], `UNLABELLED` where there is none."""
+        return values
+
+
+class Ade20k(LabelMaps):
+    """ADE20K's scene parsing set: a grey PNG per picture, 0 for unlabelled, 1 to 150 for the classes."""
+
+    name = "ade20k"
+
+    def __init__(self, dataset_dir: Path, *, excluded: Collection[int] = (), bad_samples: BadSamples | None = None):
+        folder = dataset_dir / "ade20k"
+        images = folder / "images" / "training"
+        classes = read_json(_HERE / "ade20k_classes.json", list)
+        super().__init__(images, folder / "annotations" / "training", list_stems(images, ".jpg"), classes)
+
+    def _class_indices(self, values: np.ndarray) -> np.ndarray:
+        return np.where((values == 0) | (values == UNLABELLED), UNLABELLED, values.astype(np.int32) - 1)
+
+
+class CocoStuff(LabelMaps):
+    """COCO-Stuff's pixel maps: class indices of 182 names, of which those that only say "other" are not asked for."""
+
+    name = "cocostuff"
+
+    def __init__(self, dataset_dir: Path, *, excluded: Collection[int] = (), bad_samples: BadSamples | None = None):
+        labels = dataset_dir / "cocostuff" / "train2017"
+        stems = list_stems(labels, ".png")
+        if excluded:
+            numbers = np.array([coco_number(f"{stem}.png") for stem in stems])
+            stems = stems[~np.isin(numbers, list(excluded))]
+        classes = read_json(_HERE / "cocostuff_classes.json", list)
+        # Names such as "wall-brick" and "sky-other" are how COCO-Stuff divides its classes, not what people say.
+        compound = [index for index, name in enumerate(classes) if "-" in name]
+        super().__init__(dataset_dir / "coco" / "train2017", labels, stems, classes, compound)
+
+
+class Mapillary(LabelMaps):
+    """Mapillary Vistas 2.0: class indices of the labels in its configuration, without those it does not evaluate."""
+
+    name = "mapillary"
+
+    def __init__(self, dataset_dir: Path, *, excluded: Collection[int] = (), bad_samples: BadSamples | None = None):
+        folder = dataset_dir / "mapillary"
+        config = folder / "config_v2.0.json"
+        entries = require_list(read_json(config, dict), "labels", str(config))
+        classes = [require_text(entry, "readable", f"{config}: label {i}").lower() for i, entry in enumerate(entries)]
+        void = [index for index, entry in enumerate(entries) if entry.get("evaluate") is False]
+        labels = folder / "training" / "v2.0" / "labels"
+        super().__init__(folder / "training" / "images", labels, list_stems(labels, ".png"), classes, void)
+
+
+def read_label_map(path: Path) -> np.ndarray:
+    """The class numbers of a single-channel PNG, [H, W]; a palette is not applied."""
+    try:
+        with Image.open(path) as image:
+            check_size(image.height, image.width, str(path))
+            labels = np.array(image.convert("L") if image.mode == "1" else image)
+    except FileNotFoundError as error:
+        raise UserError(f"label map {path} is missing; see dataloaders/README.md for where files go") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"label map {path} is too large: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"label map {path} is damaged ({error}); fetch it anew") from error
+    if labels.ndim != 2 or labels.dtype.kind not in "ui":
+        raise UserError(
+            f"label map {path} should have one channel of class numbers, it is {labels.dtype} {labels.shape}"
+        )
+    return labels

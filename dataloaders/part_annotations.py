@@ -1,0 +1,167 @@
+"""Pictures whose objects and parts of objects are annotated one by one, in COCO's format."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataloaders.bad_samples import BadSamples, settle
+from dataloaders.images import check_size, coco_number, read_image
+from dataloaders.index_cache import open_index
+from dataloaders.json_files import (
+    read_each,
+    read_json,
+    require,
+    require_integer,
+    require_list,
+    require_path,
+    require_text,
+)
+from dataloaders.records import PackedRecords
+from dataloaders.scenes import Scene
+from dataloaders.segmentations import decode_segmentation
+from dataloaders.wording import choose
+from utils.errors import UserError
+
+
+class PartAnnotations:
+    """Pictures with at least one annotation. A region is all that is annotated with one category, since that is what
+    its name means.
+
+    annotations: the JSON file. images: the folder that its file names start from.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        dataset_dir: Path,
+        annotations: Path,
+        images: Path,
+        *,
+        excluded: Collection[int] = (),
+        bad_samples: BadSamples | None = None,
+    ):
+        self._path = annotations
+        self._images = images
+        tables = open_index(dataset_dir, f"sem_seg/{self.name}", [annotations], self._parse)
+        settle(f"sem_seg/{self.name}", list(tables["problems"]), len(tables["pictures"]), bad_samples)
+        self._pictures = tables["pictures"].without(excluded)
+        self._names: list[list[str]] = list(tables["categories"])
+        if not self._pictures:
+            raise UserError(f"{annotations}: no picture there has an annotation")
+
+    def name_pieces(self, category: str, where: str) -> list[str]:
+        """[object] or [object, part] of a category's name."""
+        raise NotImplementedError
+
+    def _parse(self) -> dict[str, Any]:
+        """pictures: [file name, height, width, [[category, id, segmentation], …]], by COCO number;
+        categories: the pieces of their names.
+        """
+        where = str(self._path)
+        content = read_json(self._path, dict)
+        places: dict[int, int] = {}
+        names = []
+        for category in require_list(content, "categories", where):
+            number = require_integer(category, "id", f"{where}: a category")
+            places[number] = len(names)
+            spot = f"{where}: category {number}"
+            names.append(self.name_pieces(require_text(category, "name", spot), spot))
+
+        pictures: dict[int, list] = {}
+
+        def read_picture(image: Any, number: int) -> None:
+            image_id = require_integer(image, "id", f"{where}: image number {number}")
+            spot = f"{where}: image {image_id}"
+            height, width = (require_integer(image, key, spot) for key in ("height", "width"))
+            check_size(height, width, spot)
+            pictures[image_id] = [require_path(image, "file_name", spot), height, width, []]
+
+        def read_annotation(annotation: Any, number: int) -> None:
+            spot = f"{where}: annotation {annotation.get('id', number) if isinstance(annotation, dict) else number}"
+            image_id = require_integer(annotation, "image_id", spot)
+            category_id = require_integer(annotation, "category_id", spot)
+            if image_id not in pictures:
+                raise UserError(f"{spot} is about image {image_id}, which is not in the file")
+            if category_id not in places:
+                raise UserError(f"{spot} has category {category_id}, which is not in the file")
+            segmentation = require(annotation, "segmentation", spot)
+            pictures[image_id][-1].append([places[category_id], annotation.get("id", number), segmentation])
+
+        _, bad_pictures = read_each(require_list(content, "images", where), read_picture)
+        _, bad_annotations = read_each(require_list(content, "annotations", where), read_annotation)
+        annotated = sorted((picture for picture in pictures.values() if picture[-1]), key=lambda picture: picture[0])
+        return {
+            "pictures": PackedRecords(annotated, [coco_number(picture[0]) for picture in annotated]),
+            "categories": names,
+            "problems": bad_pictures + bad_annotations,
+        }
+
+    def paths(self) -> list[Path]:
+        """All pictures."""
+        return [self._images / name for name, *_ in self._pictures]
+
+    def draw_scene(self, rng: np.random.Generator, limit: int) -> Scene | None:
+        file_name, height, width, annotations = self._pictures[int(rng.integers(len(self._pictures)))]
+        regions: dict[int, list] = {}
+        for category, annotation_id, segmentation in annotations:
+            regions.setdefault(category, []).append((annotation_id, segmentation))
+        categories = list(regions)
+        chosen = [categories[index] for index in choose(rng, len(categories), limit)]
+        path = self._images / file_name
+        image = read_image(path, size=(height, width))
+        names, masks = [], []
+        for category in chosen:
+            mask = np.zeros((height, width), np.uint8)
+            for annotation_id, segmentation in regions[category]:
+                mask |= decode_segmentation(segmentation, height, width, f"{self._path}: annotation {annotation_id}")
+            in_one_word = rng.random() < 0.5
+            if mask.any():  # a part may be smaller than a pixel
+                names.append(_spoken(self._names[category], in_one_word))
+                masks.append(mask)
+        if not masks:
+            return None
+        absent = [_spoken(pieces, True) for category, pieces in enumerate(self._names) if category not in regions]
+        return Scene(path, image, names, np.stack(masks), absent)
+
+
+class PascalPart(PartAnnotations):
+    """Parts of PASCAL VOC's objects; every category is "object:part"."""
+
+    name = "pascal_part"
+
+    def __init__(self, dataset_dir: Path, **options: Any):
+        folder = dataset_dir / "vlpart" / "pascal_part"
+        super().__init__(dataset_dir, folder / "train.json", folder / "VOCdevkit" / "VOC2010" / "JPEGImages", **options)
+
+    def name_pieces(self, category: str, where: str) -> list[str]:
+        pieces = category.split(":")
+        if len(pieces) != 2 or not all(pieces):
+            raise UserError(f"{where}: a name is object:part, not {category!r}")
+        return [piece.strip() for piece in pieces]
+
+
+class PacoLvis(PartAnnotations):
+    """PACO's objects and parts; a category is "object" or "object:part", with an explanation in brackets or not."""
+
+    name = "paco_lvis"
+
+    def __init__(self, dataset_dir: Path, **options: Any):
+        annotations = dataset_dir / "vlpart" / "paco" / "annotations" / "paco_lvis_v1_train.json"
+        super().__init__(dataset_dir, annotations, dataset_dir / "coco", **options)
+
+    def name_pieces(self, category: str, where: str) -> list[str]:
+        pieces = [piece.split("_(")[0].replace("_", " ").strip() for piece in category.split(":")]
+        if len(pieces) > 2 or not all(pieces):
+            raise UserError(f"{where}: a name is object or object:part, not {category!r}")
+        return pieces
+
+
+def _spoken(pieces: list[str], in_one_word: bool) -> str:
+    """ "dog", "dog head" or "the head of the dog"."""
+    if len(pieces) == 1:
+        return pieces[0]
+    thing, part = pieces
+    return f"{thing} {part}" if in_one_word else f"the {part} of the {thing}"

@@ -1,0 +1,117 @@
+"""Files of a model's directory: shards, JSON, and a directory that appears whole or not at all.
+
+It is written beside its final place and renamed when it is complete; a failure leaves nothing behind.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from utils.errors import UserError
+
+from ..grounding import GroundingModel
+
+
+def config_values(model: GroundingModel) -> dict[str, Any]:
+    """What `config.json` says of a model."""
+    values = model.config.to_dict()
+    dtype = next(model.parameters()).dtype
+    return values | {"architectures": [type(model).__name__], "dtype": str(dtype).removeprefix("torch.")}
+
+
+@contextlib.contextmanager
+def written_beside(directory: Path, overwrite: bool) -> Iterator[Path]:
+    """A new directory that takes the place of `directory` if the block succeeds, and disappears if it does not."""
+    directory = directory.expanduser().resolve()
+    if directory.exists() and not overwrite:
+        raise UserError(f"{directory} exists already; choose another place, or pass --overwrite")
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is not a directory")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.writing-", dir=directory.parent))
+    try:
+        yield beside
+        _make_readable(beside)
+        _sync(beside)
+        _replace(directory, beside)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def _replace(directory: Path, beside: Path) -> None:
+    """Give `beside` its name; what had it before goes only after that."""
+    old = None
+    if directory.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.replaced-", dir=directory.parent))
+        os.rename(directory, old)
+    try:
+        os.rename(beside, directory)
+    except BaseException:
+        if old is not None:
+            os.rename(old, directory)
+        raise
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _make_readable(directory: Path) -> None:
+    """`mkdtemp` makes a directory for its owner alone; give it the mode that `mkdir` would."""
+    mask = os.umask(0)
+    os.umask(mask)
+    directory.chmod(0o777 & ~mask)
+
+
+def _sync(directory: Path) -> None:
+    """Ask the system to write the files to disk before the directory gets its name."""
+    for path in [*directory.iterdir(), directory]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_shards(
+    state: Mapping[str, Tensor],
+    directory: Path,
+    single: str,
+    index: str,
+    shard_bytes: int,
+    save: Callable[[dict[str, Tensor], Path], None],
+) -> None:
+    """One file, or numbered shards of about `shard_bytes` with an index, named as transformers does."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in state.items():
+        if shards[-1] and size + tensor.nbytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += tensor.nbytes
+    stem, _, suffix = single.rpartition(".")
+    files: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file = single if len(shards) == 1 else f"{stem}-{number:05}-of-{len(shards):05}.{suffix}"
+        # Cloned on the CPU: files must not share or drag along the storage of other tensors.
+        save({name: state[name].detach().to("cpu", copy=True).contiguous() for name in names}, directory / file)
+        files |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        total = sum(tensor.nbytes for tensor in state.values())
+        write_json(directory / index, {"metadata": {"total_size": total}, "weight_map": files})
+
+
+def save_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

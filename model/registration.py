@@ -1,0 +1,21 @@
+"""`AutoConfig`, `AutoModel` and `AutoProcessor` of transformers know our models once this module is imported.
+
+    import model.registration
+    from transformers import AutoModel, AutoProcessor
+
+    model = AutoModel.from_pretrained("runs/quickstart/hf")
+    processor = AutoProcessor.from_pretrained("runs/quickstart/hf")
+
+They read directories of ours; `model.checkpoints.load_model` also reads everybody else's.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoProcessor
+
+from dataloaders.processing import GroundingProcessor
+
+from .config import GroundingConfig
+from .grounding import GroundingModel
+
+AutoConfig.register(GroundingConfig.model_type, GroundingConfig, exist_ok=True)
+AutoModel.register(GroundingConfig, GroundingModel, exist_ok=True)
+AutoProcessor.register(GroundingConfig, GroundingProcessor, exist_ok=True)

@@ -1,0 +1,67 @@
+"""An LLM in 8 or 4 bit answers much like one in full precision, and nothing else of the model is touched."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from dataloaders.collate import Collator
+from dataloaders.processing import GroundingProcessor
+from model.checkpoints import load_model, save_model
+from model.config import SYSTEM_NAMES
+from model.grounding import GroundingModel
+from tests.model.test_generation import prompts
+from tests.tiny import tiny_config, tiny_model, tiny_samples, tiny_tokenizer
+from utils.errors import UserError
+
+
+@pytest.fixture
+def bitsandbytes():
+    return pytest.importorskip("bitsandbytes", reason="pip install -r requirements-quantize.txt")
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("system", SYSTEM_NAMES)
+def test_only_the_llm_s_linear_layers_are_quantised(bitsandbytes, tmp_path, system, bits):
+    model, processor = tiny_model(system)
+    save_model(model, processor, tmp_path / "saved")
+    quantised, _, report = load_model(tmp_path / "saved", bits=bits)
+    small = [name for name, part in quantised.named_modules() if type(part).__module__.startswith("bitsandbytes")]
+    plain = [name for name, part in quantised.named_modules() if type(part) is nn.Linear]
+    assert len(small) == 3 * 7 and all(name.startswith("language_model.layers.") for name in small)
+    assert "lm_head" in plain and "mm_projector.0" in plain and "text_hidden_fcs.0" in plain
+    weights = {quantised.get_submodule(name).weight.dtype for name in small}
+    assert weights <= {torch.int8, torch.uint8}
+    rest = {name: p for name, p in quantised.named_parameters() if not name.startswith("language_model.layers.")}
+    assert all(torch.equal(parameter, model.get_parameter(name)) for name, parameter in rest.items())
+    assert f"quantised to {bits} bit" in str(report)
+
+
+def wide_model():
+    """Blocks of 4-bit weights are 64 wide."""
+    config = tiny_config("UGround")
+    config.text_config.hidden_size, config.text_config.head_dim = 64, 32
+    torch.manual_seed(0)
+    return GroundingModel(config), GroundingProcessor(config, tiny_tokenizer())
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_model_segments_and_writes(bitsandbytes, tmp_path, bits):
+    save_model(*wide_model(), tmp_path / "saved")
+    model, processor, _ = load_model(tmp_path / "saved")
+    quantised, _, _ = load_model(tmp_path / "saved", bits=bits)
+    batch = Collator(processor)(tiny_samples())
+    states = [each.read(batch, each.encode_images(batch))[0][-1] for each in (model.eval(), quantised.eval())]
+    error = (states[1] - states[0]).norm() / states[0].norm()
+    assert 0 < error < {8: 0.1, 4: 0.6}[bits]
+    assert all(torch.isfinite(result.mask_logits).all() for result in quantised.segment(batch))
+    answers = quantised.generate(Collator(processor, packed=False, padding_side="left")(prompts()), max_new_tokens=5)
+    assert all(answer.token_ids for answer in answers)
+
+
+def test_without_bitsandbytes_it_is_said_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    save_model(*tiny_model("LISA"), tmp_path / "saved")
+    with pytest.raises(UserError, match="requirements-quantize.txt"):
+        load_model(tmp_path / "saved", bits=4)

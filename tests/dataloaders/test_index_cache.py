@@ -1,0 +1,146 @@
+"""Annotation files are parsed once, and again when they have changed."""
+
+import multiprocessing
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from dataloaders.index_cache import cache_directory, open_index
+from dataloaders.records import KeyedRecords, PackedRecords
+from utils.errors import UserError
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "annotations.json"
+    path.write_text("one")
+    return path
+
+
+@pytest.fixture
+def open_counted(tmp_path, source):
+    """A function that opens the index; its attribute `built` counts how often it was made."""
+
+    def build():
+        open_it.built += 1
+        return {"texts": PackedRecords([source.read_text(), "two"], [5, 6]), "by_id": {7: [1], 3: [2]}, "none": []}
+
+    def open_it():
+        return open_index(tmp_path, "test/texts", [source], build)
+
+    open_it.built = 0
+    return open_it
+
+
+def test_an_index_is_built_once(open_counted):
+    first, second = open_counted(), open_counted()
+
+    assert open_counted.built == 1
+    for tables in (first, second):
+        assert list(tables["texts"]) == ["one", "two"]
+        assert tables["texts"].keys.tolist() == [5, 6]
+        assert (tables["by_id"][3], tables["by_id"][7]) == ([2], [1])
+        assert list(tables["none"]) == []
+
+
+def test_a_changed_source_is_parsed_again(open_counted, source):
+    open_counted()
+    times = source.stat()
+    source.write_text("six")
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))  # same size, and the time set back
+
+    assert open_counted()["texts"][0] == "six"
+    source.write_text("seventeen")
+    assert open_counted()["texts"][0] == "seventeen"
+    assert open_counted.built == 3
+
+
+def test_a_touched_source_is_not(open_counted, source):
+    open_counted()
+    os.utime(source, ns=(1, 1))
+
+    assert open_counted()["texts"][0] == "one"
+    assert open_counted.built == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "no stamp"])
+def test_a_damaged_index_is_built_again(open_counted, tmp_path, damage):
+    open_counted()
+    (file,) = cache_directory(tmp_path).glob("*.arrow")
+    if damage == "no stamp":
+        file.with_suffix(".json").unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-40] if damage == "cut" else b"")
+
+    assert open_counted()["texts"][0] == "one"
+    assert open_counted.built == 2
+
+
+def test_a_missing_source_is_named(tmp_path, open_counted, source):
+    source.unlink()
+
+    with pytest.raises(UserError, match=r"annotations\.json is missing"):
+        open_counted()
+
+
+def test_the_cache_can_lie_elsewhere(tmp_path, open_counted, monkeypatch):
+    monkeypatch.setenv("UGROUND_CACHE_DIR", str(tmp_path / "elsewhere"))
+
+    open_counted()
+
+    assert list((tmp_path / "elsewhere").glob("*.arrow"))
+    assert not (tmp_path / ".uground_cache").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_not_needed(tmp_path, open_counted, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    (tmp_path / ".uground_cache").write_text("a file is in the way")
+
+    open_counted()
+    assert list(home.glob(".cache/uground/*/*.arrow"))
+
+    home.rename(tmp_path / "gone")
+    home.write_text("another")
+    assert open_counted()["by_id"][3] == [2]
+
+
+def test_records_without_some_keys_are_the_others(open_counted):
+    texts = open_counted()["texts"]
+
+    assert list(texts.without({5})) == ["two"]
+    assert list(texts.take(np.array([1, 0]))) == ["two", "one"]
+    assert list(texts.without({5}).without({6})) == []
+
+
+def test_records_open_their_file_again_in_another_process(open_counted):
+    tables = open_counted()
+
+    copies = pickle.loads(pickle.dumps([tables["texts"].without({5}), tables["by_id"], PackedRecords([1, 2])]))
+
+    assert len(pickle.dumps(tables["texts"])) < 1000
+    assert [list(copies[0]), copies[1][7], list(copies[2])] == [["two"], [1], [1, 2]]
+    assert isinstance(copies[1], KeyedRecords)
+
+
+def _build_slowly():
+    with _log.open("a") as file:
+        file.write("built\n")
+    return {"values": range(1000)}
+
+
+def _open_concurrently(root):
+    global _log
+    _log = root / "log"
+    return sum(open_index(root, "values", [root / "annotations.json"], _build_slowly)["values"])
+
+
+def test_processes_that_start_together_build_once(tmp_path, source):
+    context = multiprocessing.get_context("fork")
+    with context.Pool(4) as pool:
+        sums = pool.map(_open_concurrently, [tmp_path] * 4)
+
+    assert sums == [sum(range(1000))] * 4
+    assert (tmp_path / "log").read_text() == "built\n"

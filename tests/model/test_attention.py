@@ -1,0 +1,42 @@
+"""Who sees whom in a row."""
+
+import pytest
+import torch
+
+from model.backbone import flash_attention_rows, row_attention
+from utils.errors import UserError
+
+BRANCHES = torch.tensor([[0, 0, 0, 1, 1, 2, 2, -1]])
+PLACES = torch.tensor([[1, 2]])
+
+
+def seen_by(attention, token):
+    return attention[0, 0, token].nonzero().squeeze(1).tolist()
+
+
+def test_a_branch_sees_the_prefix_and_itself():
+    attention = row_attention(BRANCHES, PLACES, None)
+    assert seen_by(attention, 2) == [0, 1, 2]
+    assert seen_by(attention, 4) == [0, 1, 2, 3, 4]
+    assert seen_by(attention, 6) == [0, 1, 2, 5, 6]
+
+
+def test_padding_sees_itself_and_nobody_else_sees_it():
+    attention = row_attention(BRANCHES, PLACES, None)
+    assert 7 in seen_by(attention, 7)
+    assert not attention[0, 0, :7, 7].any()
+
+
+def test_the_padded_part_of_an_image_is_seen_by_nobody():
+    attention = row_attention(BRANCHES, PLACES, torch.tensor([[True, False]]))
+    assert seen_by(attention, 2) == [0, 1]
+    assert seen_by(attention, 4) == [0, 1, 3, 4]
+
+
+def test_flash_attention_takes_plain_rows_only():
+    plain = torch.tensor([[0, 0, 1, 1, -1]])
+    assert flash_attention_rows(plain, None).tolist() == [[True, True, True, True, False]]
+    with pytest.raises(UserError, match="packed rows"):
+        flash_attention_rows(BRANCHES, None)
+    with pytest.raises(UserError, match="padded CLIP"):
+        flash_attention_rows(plain, torch.ones(1, 2, dtype=torch.bool))
