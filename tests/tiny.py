@@ -179,3 +179,22 @@ def text_only_sample() -> Sample:
         family="vqa",
         dataset="llava_instruct_150k",
     )
+
+
+def write_answer(model: GroundingModel, token_ids: list[int]) -> None:
+    """Make `model` answer every prompt with these tokens and stop.
+
+    The head is replaced by one that counts its calls, since a random model never writes what a test needs.
+    """
+    model.lm_head = _Script([*token_ids, model.config.text_config.eos_token_id], model.config.text_config.vocab_size)
+
+
+class _Script(torch.nn.Module):
+    def __init__(self, token_ids: list[int], vocabulary: int):
+        super().__init__()
+        self.token_ids, self.vocabulary, self.step = token_ids, vocabulary, 0
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        token = self.token_ids[self.step % len(self.token_ids)]
+        self.step += 1
+        return torch.nn.functional.one_hot(torch.tensor(token), self.vocabulary).float().expand(len(states), -1)

@@ -15,6 +15,7 @@ from .weights import Weights
 
 OWN, REFERENCE, BASE = "merged directory", "reference checkpoint", "LLaVA base"
 HUB_CLIP = "openai/clip-vit-large-patch14-336"
+OPENAI_CLIPS = ("clip-vit-large-patch14-336", "clip-vit-large-patch14")
 
 
 @dataclass
@@ -147,13 +148,16 @@ def add_clip(source: Source, vision_tower: str | None) -> None:
 
 
 def _named_tower(path: Path) -> str | None:
-    """The CLIP that a configuration names, unless it is a path of somebody else's machine."""
+    """The CLIP that a configuration names: a hub id, a directory that is here, or, for a path of somebody else's
+    machine that ends in the name of one of OpenAI's, that one's hub id."""
     config = read_config(path)
     named = config.get("mm_vision_tower") or config.get("vision_tower")
     if not isinstance(named, str):
         return None
     is_hub_id = named.count("/") == 1 and not named.startswith((".", "/", "~"))
-    return named if is_hub_id or Path(named).expanduser().is_dir() else None
+    if is_hub_id or Path(named).expanduser().is_dir():
+        return named
+    return f"openai/{Path(named).name}" if Path(named).name in OPENAI_CLIPS else None
 
 
 def add_sam(source: Source, vision_pretrained: str | None) -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dataloaders.sample import Turn
-from tests.tiny_model import tiny_model, tiny_tokenizer, write_answer
+from tests.tiny import tiny_model, tiny_tokenizer, write_answer
 from utils.chat_session import ChatSession, Reply, TextStream
 from utils.errors import UserError
 from utils.saving import save_reply

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import chat
-from tests.tiny_model import tiny_model, write_answer
+from tests.tiny import tiny_model, write_answer
 from utils.chat_session import ChatSession
 from utils.drawing import colour_of
 from utils.errors import UserError

@@ -9,7 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import SamModel
 
-from model.checkpoints import export_reference, load_model, load_reference_state_dict, reference_state_dict, save_model
+from model.checkpoints import (
+    export_reference,
+    files,
+    load_model,
+    load_reference_state_dict,
+    reference_state_dict,
+    save_model,
+)
 from model.checkpoints.adapting import CLIP_PLACES
 from model.config import SYSTEM_NAMES, GroundingConfig
 from tests.tiny import tiny_model
@@ -273,6 +280,17 @@ def test_a_reference_directory_of_any_system(published, tmp_path, system):
     assert differing <= {"sam_config", "text_config", "vision_config"}
     assert again.config.text_config.rope_parameters == model.config.text_config.rope_parameters
     assert other_processor.tokenizer.added_tokens == processor.tokenizer.added_tokens
+
+
+def test_a_published_directory_is_loaded_by_its_name_alone(published, tmp_path, monkeypatch):
+    """Its configuration names CLIP by a path of its author's machine; OpenAI's are found on the hub."""
+    model, processor, _ = load_model(published.original, **published.flags(system="UGround"))
+    elsewhere = "../dataset_sesame/clip-vit-large-patch14-336"
+    export_reference(model, processor, tmp_path / "published", vision_tower=elsewhere)
+    hub = {"someone/hf-UGround": tmp_path / "published", "openai/clip-vit-large-patch14-336": published.clip}
+    monkeypatch.setattr(files, "_fetch", lambda hub_id, flag: hub[hub_id])
+    again, _, _ = load_model("someone/hf-UGround")
+    assert same(again.state_dict(), model.state_dict()) == []
 
 
 @pytest.mark.parametrize("system", SYSTEM_NAMES)

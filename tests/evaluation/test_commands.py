@@ -13,7 +13,7 @@ from PIL import Image
 import chat
 import eval as eval_script
 from model.checkpoints import save_model
-from tests.tiny_model import tiny_model
+from tests.tiny import tiny_model
 
 ROOT = Path(__file__).parents[2]
 

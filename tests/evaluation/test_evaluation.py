@@ -10,7 +10,7 @@ import torch
 import eval as eval_script
 from dataloaders.evaluation import EvaluationItem
 from model.outputs import Answer, Segmentation
-from tests.tiny_model import tiny_model, write_answer
+from tests.tiny import tiny_model, write_answer
 from utils import evaluation
 from utils.chat_session import ChatSession
 from utils.errors import UserError

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.tiny_model import tiny_model
+from tests.tiny import tiny_model
 from utils.errors import UserError
 from utils.flags import FlagParser, add_model_flags, load_flagged_model
 
@@ -41,6 +41,18 @@ def test_the_system_is_found_in_any_case(load):
 def test_a_cpu_computes_in_fp32_unless_told_otherwise(load):
     assert load("--device", "cpu").precision == "fp32"
     assert load("--device", "cpu", "--precision", "bf16").precision == "bf16"
+
+
+def test_a_consolidated_file_and_quantisation_are_passed_on(load):
+    asked = load("--weight", "merge.bin", "--lora_alpha", "32", "--load-in-4bit")
+    assert (asked.weight, asked.lora_alpha, asked.bits) == ("merge.bin", 32, 4)
+    assert load("--load_in_8bit").bits == 8
+    with pytest.raises(UserError, match="load_in_8bit"):
+        load("--load_in_8bit", "--load_in_4bit")
+
+
+def test_by_default_nothing_is_quantised(load):
+    assert (load().weight, load().bits) == (None, None)
 
 
 @pytest.mark.parametrize("layer", ["0", "3", "last", "greedy"])

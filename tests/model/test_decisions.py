@@ -6,8 +6,7 @@ import torch
 from dataloaders.collate import Collator
 from model.generation import written_at
 from tests.model.test_generation import prompts
-from tests.tiny import tiny_model, tiny_samples
-from tests.tiny_model import write_answer
+from tests.tiny import tiny_model, tiny_samples, write_answer
 
 SYSTEMS_WITH_REJECTION = ["GSVA", "UGround", "PixelLM"]
 

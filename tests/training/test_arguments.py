@@ -48,6 +48,22 @@ def test_only_what_is_given_overrides_the_model():
     }
 
 
+def test_points_and_fusion_are_settings():
+    config = parse_arguments(
+        ["--read_num_points", "30", "--read_t_pos=0.6", "--read_t_neg=0.1", "--read_down_sample", "2", "--train_fusion"]
+    )
+    assert model_overrides(config) == {
+        "read_num_points": 30,
+        "read_t_pos": 0.6,
+        "read_t_neg": 0.1,
+        "read_down_sample": 2,
+    }
+    assert config.train_fusion
+    for mistake in ("--read_t_pos=1.5", "--read_num_points=0", "--llm_image_grid=0"):
+        with pytest.raises(UserError, match=mistake.partition("=")[0]):
+            parse_arguments([mistake])
+
+
 def test_defaults_are_the_reference_s():
     config = parse_arguments([])
     assert (config.model_key, config.run_name) == ("UGround", "UGround")

@@ -29,6 +29,10 @@ def test_flags_that_repeat_the_model_must_agree_with_it(tmp_path):
     path.write_text(json.dumps({"size": {"shortest_edge": 448}}))
     with pytest.raises(UserError, match="--resize_vision_tower_size 448"):
         check("--preprocessor_config", str(path))
+    with pytest.raises(UserError, match="--read_t_neg 0.8: must be below"):
+        building._check_model(tiny_config(read_t_neg=0.8), parse_arguments([]))
+    with pytest.raises(UserError, match="--read_down_sample 5: the LLM has 4"):
+        building._check_model(tiny_config(read_down_sample=5), parse_arguments([]))
     path.write_text("[]")
     with pytest.raises(UserError, match="not a CLIP image-processor file"):
         check("--preprocessor_config", str(path))

@@ -1,0 +1,171 @@
+"""Train the six systems on the miniature with one budget, and put their scores in one table.
+
+    python -m miniature.compare --steps 300
+
+Each system trains from the same base on the same data with the same flags (PixelLM with its own tokens and decoder),
+and is scored on the answers that it writes itself. Started again it goes on where it stopped.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.arguments import SYSTEMS
+from utils.errors import UserError, run_main
+
+STEPS_BETWEEN_CHECKPOINTS = 50
+PIXELLM = """--seg_token_num 3 --image_feature_scale_num 2 --vision_tower_for_mask --separate_mm_projector
+    --resize_vision_tower --resize_vision_tower_size 256"""
+TRAINING = """--dataset refer_seg||reason_seg --sample_rates 1,1 --refer_seg_data refcoco --explanatory -1
+    --num_classes_per_sample 4 --pad_train_clip_images --no_gradient_checkpointing --lora_r 8 --lr 1e-3
+    --warmup_num_steps 20 --dice_loss_weight 4 --grad_accumulation_steps 1 --print_freq 5 --no_eval"""
+SHOWN_LOSSES = 5
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m miniature.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=300, help="optimizer steps of each system (300)")
+    parser.add_argument("--systems", default=",".join(SYSTEMS), help="which ones, joined by commas (all)")
+    parser.add_argument("--base", type=Path, default=Path("miniature/weights"), help="base models (miniature/weights)")
+    parser.add_argument("--dataset_dir", type=Path, default=Path("dataset/miniature"), help="the miniature's pictures")
+    parser.add_argument("--splits", default="ReasonSeg|val||refcoco|unc|val", help="where they are scored")
+    parser.add_argument("--limit", type=int, default=60, help="images of each split (60)")
+    parser.add_argument("--batch_size", type=int, default=16, help="images per step, over all processes (16)")
+    parser.add_argument("--processes", type=int, default=1, help="training processes (1)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
+    parser.add_argument("--runs", type=Path, default=Path("runs/six_systems"), help="where runs and reports are kept")
+    parser.add_argument("--out", type=Path, default=Path("docs/six_systems.md"), help="the table to write")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    options = parser.parse_args(argv)
+    systems = [name for name in SYSTEMS if name.lower() in options.systems.lower().split(",")]
+    _check(options, systems)
+
+    directory = options.runs / f"{options.steps}_steps"
+    results = {}
+    for system in systems:
+        report = directory / f"{system}.json"
+        if not report.exists():
+            seconds = train(system, directory, options)
+            evaluate(directory / system, report, options)
+            _add_training(report, directory / system, seconds)
+        results[system] = json.loads(report.read_text(encoding="utf-8"))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(page(results, options), encoding="utf-8")
+    print(table(results))
+    print(f"[compare] {options.out}")
+
+
+def _check(options, systems: list[str]) -> None:
+    if not systems:
+        raise UserError(f"--systems {options.systems}: choose from {', '.join(SYSTEMS)}")
+    for flag, path in (("--base", options.base / "llava"), ("--dataset_dir", options.dataset_dir)):
+        if not path.is_dir():
+            raise UserError(f"{flag}: {path} is not there; scripts/miniature/six_systems.sh --help says what makes it")
+    if options.steps < 1 or options.batch_size % options.processes:
+        raise UserError("--steps must be above 0, and --batch_size a multiple of --processes")
+
+
+def train(system: str, directory: Path, options) -> float:
+    """Train one system, or go on with it; seconds taken by this call."""
+    start = time.monotonic()
+    each = STEPS_BETWEEN_CHECKPOINTS if options.steps % STEPS_BETWEEN_CHECKPOINTS == 0 else options.steps
+    launcher = [sys.executable]
+    if options.processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.processes}"]
+    command = [
+        *launcher,
+        "train_ds.py",
+        *("--version", options.base / "llava", "--vision_tower", options.base / "clip"),
+        *("--vision_pretrained", options.base / "sam_miniature.pth", "--dataset_dir", options.dataset_dir),
+        *("--model_key", system, "--exp_name", system, "--log_base_dir", directory, "--device", options.device),
+        *("--batch_size", options.batch_size // options.processes),
+        *("--steps_per_epoch", each, "--epochs", options.steps // each),
+        *TRAINING.split(),
+        *(PIXELLM.split() if system == "PixelLM" else ()),
+    ]
+    _run(f"training {system}", command)
+    return time.monotonic() - start
+
+
+def evaluate(run: Path, report: Path, options) -> None:
+    """Score a run on the answers that it writes."""
+    unfinished = report.with_suffix(".part")
+    command = [
+        *(sys.executable, "eval.py", "--version", run, "--dataset_dir", options.dataset_dir),
+        *("--val_dataset", options.splits, "--answer", "generated", "--limit", options.limit),
+        *("--val_batch_size", 16, "--max_new_tokens", 64, "--device", options.device, "--output", unfinished),
+    ]
+    _run(f"scoring {run.name}", command)
+    unfinished.replace(report)
+
+
+def _run(what: str, command: list) -> None:
+    print(f"\n[compare] {what}", flush=True)
+    code = subprocess.run([str(part) for part in command], check=False).returncode
+    if code:
+        raise UserError(f"{what} ended with code {code}; what it printed is above")
+
+
+def _add_training(report: Path, run: Path, seconds: float) -> None:
+    """Put the loss at both ends of training, and the seconds of it, into a report."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    losses = [values["train/loss"] for values in map(json.loads, lines) if "train/loss" in values]
+    ends = [sum(part) / len(part) for part in (losses[:SHOWN_LOSSES], losses[-SHOWN_LOSSES:])]
+    content = json.loads(report.read_text(encoding="utf-8"))
+    content["training"] = {"first_loss": ends[0], "last_loss": ends[1], "seconds": round(seconds)}
+    report.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def table(results: dict[str, dict]) -> str:
+    """One line per system, aligned Markdown."""
+    splits = list(next(iter(results.values()))["splits"])
+    named = [split.replace("|", "\\|") for split in splits]
+    header = ["system", *(f"{split} gIoU / cIoU" for split in named), "without [SEG]", "loss", "s"]
+    rows = [header]
+    for system, result in results.items():
+        scores = [result["splits"][split]["generated"] for split in splits]
+        silent, asked = (sum(one[name] for one in scores) for name in ("silent", "expressions"))
+        training = result["training"]
+        rows.append(
+            [
+                system,
+                *(f"{_shown(one['gIoU'])} / {_shown(one['cIoU'])}" for one in scores),
+                f"{silent} of {asked}",
+                f"{training['first_loss']:.2f} → {training['last_loss']:.2f}",
+                str(training["seconds"]),
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def _shown(number: float | None) -> str:
+    return "none" if number is None else f"{number:.3f}"
+
+
+def page(results: dict[str, dict], options) -> str:
+    """The table with what it was made of."""
+    return f"""# Six systems, one budget
+
+Each trained for {options.steps} steps of {options.batch_size} images on the miniature, from the same base, with LoRA
+and the same flags; scored on the answers that it wrote itself, on the first {options.limit} images of each split.
+PixelLM has 3 × 2 tokens and its own decoder on CLIP features of 256 pixels, the others SAM.
+"Without [SEG]" counts answers that name no target, "loss" is the mean of the first and of the last {SHOWN_LOSSES}
+recorded ones, "s" the seconds of training (device: {options.device}).
+
+{table(results)}
+
+The miniature is small and the budget short: the table shows that every system trains, writes `[SEG]` and finds things,
+not which one is better. `./scripts/miniature/six_systems.sh` makes it again.
+"""
+
+
+if __name__ == "__main__":
+    run_main(main)
