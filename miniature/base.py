@@ -135,6 +135,7 @@ def sam_config(sizes: MiniatureSizes):
             "mlp_dim": 4 * sizes.sam_width,
             "output_channels": sizes.decoder_width,
             "num_pos_feats": sizes.decoder_width // 2,
+            "scale": 1.0,  # of the positional frequencies, as in segment-anything; transformers' default is noise here
             "layer_norm_eps": 1e-6,
         },
         prompt_encoder_config={

@@ -59,13 +59,14 @@ stage train .venv/bin/torchrun --standalone --nproc_per_node "$processes" train_
     --dataset "refer_seg||reason_seg" --sample_rates "1,1" --refer_seg_data refcoco --explanatory -1 \
     --num_classes_per_sample 4 --pad_train_clip_images --mode 3 --no_gradient_checkpointing \
     --lora_r 8 --lr 1e-3 --warmup_num_steps 20 --dice_loss_weight 4 \
-    --batch_size $((16 / processes)) --grad_accumulation_steps 1 --steps_per_epoch 360 --epochs 1 \
+    --batch_size $((16 / processes)) --grad_accumulation_steps 1 --steps_per_epoch 460 --epochs 1 \
     --print_freq 20 --no_eval "$@"
 stage evaluate .venv/bin/python eval.py --version "$RUN" "${SCORING[@]}" --output "$RUN/trained.json" \
     --sheet "$RUN/contact_sheet.png" --sheet_samples 9
 stage merge .venv/bin/python merge_lora_weights.py --weight "$RUN" --save_path "$RUN/hf"
 picture="$DATA/reason_seg/ReasonSeg/test/test_00001.jpg"
-question="What is the thing people would use to drink from in this image? Please output segmentation mask."
+question="$(.venv/bin/python -c 'import json, sys; print(json.load(open(sys.argv[1]))["text"][0])' "${picture%.jpg}.json")"
+question="What is $question in this image? Please output segmentation mask."
 stage chat .venv/bin/python chat.py --version "$RUN/hf" --device "$DEVICE" --image "$picture" --prompt "$question" \
     --vis_save_path "$RUN/chat"
 

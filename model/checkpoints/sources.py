@@ -11,6 +11,7 @@ from ..config import GroundingConfig
 from . import architecture, names
 from .adapting import merge_lora
 from .files import CONFIG_FILE, TensorFiles, find_model, open_tensors, read_config
+from .vocabulary import tokenizer_of_training
 from .weights import Weights
 
 OWN, REFERENCE, BASE = "merged directory", "reference checkpoint", "LLaVA base"
@@ -45,7 +46,7 @@ def read_source(path: Path, *, system: str | None, weight: Path | None = None, l
     config = read_config(path)
     tokenizer = GroundingTokenizer.from_directory(path)
     if weight is not None:
-        return _read_reference(path, config, open_tensors(weight), tokenizer, system, lora_alpha)
+        return _read_reference(path, config, open_tensors(weight), tokenizer, system, lora_alpha, consolidated=True)
     if config.get("model_type") == GroundingConfig.model_type:
         weights = Weights()
         weights.add(open_tensors(path), lambda name: (name,), str(path))
@@ -82,6 +83,8 @@ def _read_reference(
     tokenizer: GroundingTokenizer,
     system: str | None,
     lora_alpha: float,
+    *,
+    consolidated: bool = False,
 ) -> Source:
     named = architecture.reference_system(config)
     if named is None and system is None:
@@ -97,6 +100,9 @@ def _read_reference(
         shapes = {name.removeprefix("sam."): shape for name, shape in weights.shapes().items()}
         fields["sam_config"] = architecture.sam_config_from_shapes(shapes, files.path)
     scales = fields["image_feature_scale_num"]
+    if consolidated:
+        rows = weights.shapes().get("lm_head.weight", (len(tokenizer),))[0]
+        tokenizer = tokenizer_of_training(tokenizer, rows, scales)
     fields["seg_token_num"] = max(1, tokenizer.tokens_per_target // scales)
     model_config = GroundingConfig(system=named or system, **fields)
     return Source(REFERENCE, path, model_config, tokenizer, weights, notes=notes)

@@ -395,6 +395,27 @@ def test_a_consolidated_training_file_is_merged_on_the_way(published, tmp_path):
     assert "LoRA merged into 1" in str(report)
 
 
+@pytest.mark.parametrize("rejection", [True, False], ids=["reference", "original repository"])
+@pytest.mark.parametrize("system", ["LISA", "PixelLM"])
+def test_the_rows_of_a_consolidated_file_tell_its_tokens(published, tmp_path, system, rejection):
+    """Original LISA and PixelLM have no `[REJ]`, so `<im_start>` follows the last `[SEG]` at once."""
+    overrides = PIXELLM if system == "PixelLM" else {}
+    model, processor, _ = load_model(published.original, **published.flags(system=system, overrides=overrides))
+    tensors = {name: tensor.clone() for name, tensor in reference_state_dict(model).items()}
+    ours = processor.tokenizer
+    kept = set(range(len(ours))) - (set() if rejection else set(ours.rej_token_ids))
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = tensors[name][sorted(kept)]
+    torch.save(tensors, tmp_path / "merge.bin")
+    again, other, _ = load_model(published.original, weight=tmp_path / "merge.bin", **published.flags(system=system))
+    theirs = other.tokenizer
+    pairs = [*zip(ours.seg_token_ids, theirs.seg_token_ids, strict=True), (ours.im_end_id, theirs.im_end_id)]
+    pairs.append((ours.im_start_id, theirs.im_start_id))
+    assert all(torch.equal(again.lm_head.weight[new], model.lm_head.weight[old]) for old, new in pairs)
+    assert again.config.tokens_per_target == model.config.tokens_per_target
+    assert (ours.im_start_id == theirs.im_start_id) == rejection
+
+
 # --- state dictionaries of the reference -----------------------------------------------------------------------------
 
 

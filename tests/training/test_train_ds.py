@@ -142,7 +142,6 @@ def test_two_processes_train_together(world):
         (["--num_layers", "33"], ["--num_layers 33", "4 hidden states"]),
         (["--val_dataset", "ReasonSeg|nothing"], ["nothing", "train, val"]),
         (["--dataset", "nothing"], ["nothing", "reason_seg"]),
-        (["--neg_refer_seg_data", "R-refcoco"], ["--neg_refer_seg_data"]),
         (["--lora_target_modules", "up"], ["--lora_target_modules up"]),
     ],
 )
