@@ -7,14 +7,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from miniature.language import pick_referring, reasoning
 from miniature.scenes import Scene, random_scene
-from utils.drawing import colour_of, overlay
+from utils.drawing import overlay
 
 COLUMNS, ROWS = 4, 3
 CELL, TEXT, GAP = 220, 92, 16
 
 
 def draw_sheet(path: Path, *, seed: int) -> None:
-    """Write a PNG of scenes, every object outlined in a colour, its expressions below in the same colour."""
+    """Write a PNG of scenes with outlined objects; below, an expression for each and a reasoning question in grey."""
     sheet = Image.new("RGB", (COLUMNS * (CELL + GAP) + GAP, ROWS * (CELL + TEXT + GAP) + GAP), "white")
     for number in range(COLUMNS * ROWS):
         rng = np.random.default_rng([seed, number])
@@ -28,17 +28,15 @@ def draw_sheet(path: Path, *, seed: int) -> None:
 def _cell(scene: Scene, rng: np.random.Generator) -> Image.Image:
     """One scene and its lines of text."""
     masks = np.stack([scene.mask(index) for index in range(len(scene.objects))])
-    colours = [colour_of(index) for index in range(len(masks))]
-    picture = Image.fromarray(overlay(scene.image, masks, colours, alpha=0.0))
+    picture = Image.fromarray(overlay(scene.image, masks, alpha=0.0))
     scale = CELL / max(picture.size)
     picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
     cell = Image.new("RGB", (CELL, CELL + TEXT), "white")
     cell.paste(picture, ((CELL - picture.width) // 2, CELL - picture.height))
     draw, font = ImageDraw.Draw(cell), ImageFont.load_default(12)
     for index in range(len(masks)):
-        text = ", ".join(pick_referring(scene, index, 2, rng)) or scene.objects[index].category
-        draw.rectangle((0, CELL + 8 + 15 * index, 8, CELL + 16 + 15 * index), fill=tuple(colours[index]))
-        draw.text((14, CELL + 4 + 15 * index), text, fill=(30, 30, 34), font=font)
+        text = "".join(pick_referring(scene, index, 1, rng)) or f"a {scene.objects[index].category}"
+        draw.text((0, CELL + 4 + 15 * index), text, fill=(30, 30, 34), font=font)
     question = reasoning(scene, rng, is_sentence=False, held_out=None)
     draw.text((0, CELL + 6 + 15 * len(masks)), question.text, fill=(110, 110, 118), font=font)
     return cell

@@ -165,3 +165,13 @@ def test_the_untrained_base_loads_and_its_tokenizer_knows_every_word(world, tmp_
             ids = processor.tokenizer.encode(text)
             assert processor.tokenizer.pad_token_id not in ids
             assert processor.decode(ids) == text
+
+
+def test_the_sheet_shows_scenes(tmp_path):
+    from PIL import Image
+
+    from miniature.sheet import draw_sheet
+
+    draw_sheet(tmp_path / "sheet.png", seed=0)
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert pixels.std() > 20
