@@ -23,7 +23,6 @@ REFUSED = {
     "load_in_8bit": "training needs unquantised weights; `chat.py` can load in 8 bit",
     "load_in_4bit": "training needs unquantised weights; `chat.py` can load in 4 bit",
     "masks_process_with_clip": "masks are always scored at the size of the original image",
-    "exclude_val": "no data set reads it; training uses training splits only",
     "use_mm_start_end": "the image is always wrapped in <im_start> and <im_end>",
 }
 
@@ -118,7 +117,7 @@ class TrainingConfig:
     dataset: str = option(
         "sem_seg||refer_seg||neg_refer_seg||correct_refer_seg||vqa||reason_seg||reason_seg_plus||multi_reason_seg",
         "data",
-        "families to train on, joined by ||",
+        "families to train on, joined by ||; beside these there is custom, your own data",
     )
     sample_rates: str = option("12,9,3,3,3,3,3,3", "data", "one weight per family")
     sem_seg_data: str = option("ade20k||cocostuff||pascal_part||paco_lvis||mapillary", "data", "semantic sets")
@@ -131,12 +130,21 @@ class TrainingConfig:
     reason_seg_data: str = option("ReasonSeg|train", "data", "reasoning set and split")
     reason_seg_plus_data: str = option("instance_seg||cot||conversations||caption", "data", "LISA++ parts")
     multi_reason_seg_data: str = option("MultiReasonSeg|train", "data", "MUSE set and split")
+    custom_data: str = option("", "data", "files of custom/ without .jsonl, joined by ||")
     dataset_dir: str = option("./dataset", "data", "root of all data sets")
     explanatory: float = option(0.1, "data", "probability of an explaining answer in ReasonSeg; -1 never")
     num_classes_per_sample: int = option(3, "data", "expressions drawn per image")
     num_classes_per_question: int = option(1, "data", "expressions asked for in one question")
     negative_sampling_weight: float = option(-1.0, "data", "semantic sets: share of absent classes; -1 none")
     use_expand_question_list: bool = option(False, "data", "more question templates")
+    exclude_val: bool = option(
+        False,
+        "data",
+        "leave out the pictures that the referring sets in use have in other splits, in every family",
+    )
+    skip_bad_samples: float = option(
+        0.0, "data", "share of bad entries to pass over and list in bad_samples.jsonl of the run; 0 stops at the first"
+    )
     pack: bool = option(
         True, "data", "conversations about one image share a row, or have a row each", names=("pack", "plain_rows")
     )
@@ -404,6 +412,10 @@ def _check(config: TrainingConfig) -> None:
     for name in ("beta1", "beta2", "lora_dropout"):
         if not 0 <= getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: must be at least 0 and below 1")
+    if not 0 <= config.skip_bad_samples < 1:
+        raise UserError(f"--skip_bad_samples {config.skip_bad_samples}: a share from 0 up to 1")
+    if "custom" in config.families and not split_list(config.custom_data):
+        raise UserError("--dataset custom needs --custom_data: for custom/pets.jsonl it is --custom_data pets")
     if config.explanatory > 1:
         raise UserError(f"--explanatory {config.explanatory}: a probability, or -1")
     if config.start_epoch >= config.epochs:

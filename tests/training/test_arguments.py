@@ -1,3 +1,4 @@
+import inspect
 import shlex
 import subprocess
 import sys
@@ -5,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from dataloaders.mixture import build_mixture
 from model.config import SYSTEM_NAMES
 from utils.arguments import SYSTEMS, model_overrides, parse_arguments
 from utils.errors import UserError
+from utils.training.building import DATA_FLAGS
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,6 +82,25 @@ def test_defaults_are_the_reference_s():
     assert config.pack and config.auto_resume and config.gradient_checkpointing and config.zero_stage == 2
 
 
+def test_defaults_of_the_data_are_the_reference_s_and_those_of_the_mixture():
+    config = parse_arguments([])
+    parameters = inspect.signature(build_mixture).parameters
+    for name in DATA_FLAGS:
+        assert getattr(config, name) == parameters[name].default, name
+    assert len(config.families) == 8 and "custom" not in config.families
+    assert config.sem_seg_data.split("||") == ["ade20k", "cocostuff", "pascal_part", "paco_lvis", "mapillary"]
+    assert (config.num_classes_per_sample, config.num_classes_per_question) == (3, 1)
+    assert (config.explanatory, config.negative_sampling_weight) == (0.1, -1.0)
+    assert (config.exclude_val, config.use_expand_question_list, config.skip_bad_samples) == (False, False, 0.0)
+
+
+def test_own_data_is_a_family():
+    own = ["--dataset", "custom||vqa", "--sample_rates", "1,1", "--custom_data", "pets", "--val_dataset", "custom|pets"]
+    config = parse_arguments([*own, "--exclude_val", "--skip_bad_samples", "0.01"])
+    assert config.families == ["custom", "vqa"]
+    assert (config.custom_data, config.exclude_val, config.skip_bad_samples) == ("pets", True, 0.01)
+
+
 def test_systems_are_those_of_the_model():
     assert SYSTEMS == SYSTEM_NAMES
 
@@ -118,6 +140,8 @@ def test_switches_can_be_turned_off():
         (["--val_dataset", "ReasonSeg"], ["--val_dataset ReasonSeg", "name|split"]),
         (["--unfreeze", "clip"], ["--unfreeze clip", "vision_tower"]),
         (["--unfreeze", "language_model"], ["--lora_r 0"]),
+        (["--dataset", "custom", "--sample_rates", "1"], ["--custom_data"]),
+        (["--skip_bad_samples", "1"], ["--skip_bad_samples 1"]),
         (["--batch_size", "0"], ["--batch_size 0"]),
         (["--layer", "first"], ["--layer first"]),
         (["--no_eval", "--eval_only"], ["--no_eval"]),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,19 @@ def test_training_leaves_checkpoints_scores_and_records_and_goes_on(world):
     scored = run_train_ds(*flags, *TRAINING, "--exp_name", "one", "--eval_only", "--resume", run)
     assert scored.returncode == 0, scored.stdout + scored.stderr
     assert "ReasonSeg|val (given): gIoU" in scored.stdout
+
+
+def test_own_data_trains_and_what_is_bad_in_it_is_listed(world, tmp_path):
+    flags, runs = world
+    shutil.copytree(ROOT / "dataloaders/example/custom", tmp_path / "custom")
+    lines = (tmp_path / "custom/shapes.jsonl").read_text().splitlines()
+    (tmp_path / "custom/shapes.jsonl").write_text("\n".join([*lines, '{"image": "images/01.jpg"}']))
+    own = ["--dataset_dir", tmp_path, "--dataset", "custom", "--custom_data", "shapes", "--skip_bad_samples", "0.1"]
+    done = run_train_ds(*flags, *TRAINING, *own, "--epochs", "1", "--no_eval", "--exp_name", "own")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step 2/2" in done.stdout
+    listed = [json.loads(line) for line in (runs / "own/bad_samples.jsonl").read_text().splitlines()]
+    assert ["shapes.jsonl: line 11" in entry["problem"] for entry in listed] == [True]
 
 
 def test_a_checkpoint_gives_back_the_model_that_was_trained(world):

@@ -1,6 +1,5 @@
 """Flags -> model and data, each problem found before training starts."""
 
-import inspect
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -159,11 +158,14 @@ DATA_FLAGS = (
     "reason_seg_data",
     "reason_seg_plus_data",
     "multi_reason_seg_data",
+    "custom_data",
     "num_classes_per_sample",
     "num_classes_per_question",
     "explanatory",
     "negative_sampling_weight",
     "use_expand_question_list",
+    "exclude_val",
+    "skip_bad_samples",
     "seed",
 )
 
@@ -172,11 +174,12 @@ def build_data(config: TrainingConfig, schedule: Schedule):
     """The mixture of families that the flags describe."""
     from dataloaders.mixture import build_mixture
 
-    read = inspect.signature(build_mixture).parameters
-    for name in config.given.intersection(DATA_FLAGS) - set(read):
-        raise UserError(f"--{name}: no family of this version reads it; leave it out")
-    flags = {name: getattr(config, name) for name in DATA_FLAGS if name in read}
-    return build_mixture(config.dataset_dir, **flags, samples_per_epoch=schedule.samples_per_epoch)
+    return build_mixture(
+        config.dataset_dir,
+        **{name: getattr(config, name) for name in DATA_FLAGS},
+        samples_per_epoch=schedule.samples_per_epoch,
+        bad_samples_file=Path(config.log_base_dir) / config.run_name / "bad_samples.jsonl",
+    )
 
 
 def build_validation(config: TrainingConfig):
