@@ -5,19 +5,36 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from utils.errors import UserError, run_main
 
 MARKER = "miniature.json"
 
-# Pictures per set and split at scale 1.
+# Pictures per set and split at scale 1. A new set goes to the end: what is drawn for the others depends on their place.
 COUNTS = {
     "ade20k": {"train": 500},
     "refcoco": {"train": 1600, "val": 80, "testA": 60, "testB": 60},
     "grefcoco": {"train": 500, "val": 60, "testA": 40, "testB": 40},
     "reason_seg": {"train": 1000, "val": 80, "test": 120},
     "llava": {"train": 1200},
+    "cocostuff": {"train": 120},
+    "mapillary": {"train": 60},
+    "pascal_part": {"train": 80},
+    "paco_lvis": {"train": 100},
+    "refcoco+": {"train": 100, "val": 20, "testA": 20, "testB": 20},
+    "refcocog": {"train": 100, "val": 20, "test": 20},
+    "refclef": {"train": 60, "val": 15, "testA": 15, "testB": 15, "testC": 15},
+    "refzom": {"train": 80, "val": 15, "test": 25},
+    "R-refcoco": {"train": 60, "val": 15, "testA": 15, "testB": 15},
+    "R-refcoco+": {"train": 60, "val": 15, "testA": 15, "testB": 15},
+    "R-refcocog": {"train": 60, "val": 15, "test": 15},
+    "fprefcoco": {"train": 60, "val": 15, "test": 15},
+    "fprefcoco+": {"train": 60, "val": 15, "test": 15},
+    "fprefcocog": {"train": 60, "val": 15, "test": 15},
+    "reason_seg_plus": {"instance_seg": 40, "cot": 40, "conversations": 40, "caption": 40},
+    "multi_reason_seg": {"train": 100, "val": 20, "test_less": 20, "test_many": 20},
 }
 
 
@@ -79,7 +96,7 @@ def write(out: Path, *, seed: int, scale: float, sets: Sequence[str] = tuple(COU
 def _write_sets(root: Path, seed: int, scale: float, chosen: Sequence[str], plain: bool) -> None:
     import numpy as np
 
-    from miniature import sets
+    from miniature import label_map_sets, part_sets, reasoning_sets, refer_sets, sets
     from miniature.language import KIND_WEIGHTS
     from miniature.scenes import Scene, random_scene
 
@@ -99,11 +116,22 @@ def _write_sets(root: Path, seed: int, scale: float, chosen: Sequence[str], plai
         "grefcoco": lambda splits, rng: sets.write_grefcoco(root, splits, rng),
         "reason_seg": lambda splits, rng: sets.write_reason_seg(root, splits, rng),
         "llava": lambda splits, rng: sets.write_llava_instruct(root, splits["train"], rng),
+        "cocostuff": lambda splits, rng: label_map_sets.write_cocostuff(root, splits["train"], rng),
+        "mapillary": lambda splits, rng: label_map_sets.write_mapillary(root, splits["train"], rng),
+        "pascal_part": lambda splits, rng: part_sets.write_pascal_part(root, splits["train"], rng),
+        "paco_lvis": lambda splits, rng: part_sets.write_paco_lvis(root, splits["train"], rng),
+        "refzom": lambda splits, rng: refer_sets.write_refzom(root, splits, rng),
+        "reason_seg_plus": lambda splits, rng: reasoning_sets.write_lisa_plus(root, splits, rng),
+        "multi_reason_seg": lambda splits, rng: reasoning_sets.write_muse(root, splits, rng),
     }
+    for name in refer_sets.SETS:
+        writers[name] = partial(refer_sets.write_refer, root, name)
     for number, name in enumerate(COUNTS):
         if name in chosen:
             splits = {split: scenes(name, split) for split in COUNTS[name]}
             writers[name](splits, np.random.default_rng([seed, number]))
+    if "R-refcoco" in chosen and "refcoco" in chosen:
+        refer_sets.write_unified_refs(root, "refcoco")  # scored beside the sets with false premises
     progress.finish()
 
 

@@ -19,9 +19,9 @@ def write_picture(path: Path, scene: Scene) -> None:
     Image.fromarray(scene.image).save(path, quality=JPEG_QUALITY)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, encoding: str = "utf-8") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value), encoding="utf-8")
+    path.write_text(json.dumps(value, ensure_ascii=encoding == "utf-8"), encoding=encoding)
 
 
 def edge_polygons(mask: np.ndarray, scale: int = 4) -> list[list[float]]:

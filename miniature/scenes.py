@@ -3,13 +3,14 @@
 Objects are polygons in a unit box, turned, stretched and shaded a little, drawn large and scaled down.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import cv2
 import numpy as np
 
-from miniature.shapes import outline_parts
+from miniature.shapes import PART_NAMES, Colour, outline_parts
 from miniature.vocabulary import CATEGORIES, COLOURS, LOWER_GROUNDS, SIZES, UPPER_GROUNDS
 
 OVERSAMPLING = 4
@@ -139,19 +140,11 @@ def _draw_ground(scene: Scene) -> np.ndarray:
 
 def _draw_object(thing: SceneObject, width: int, height: int) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
     """The object alone: its place in the picture, its colours float32 [h, w, 3] there and coverage [h, w] in 0..1."""
-    rng = np.random.default_rng(thing.seed)
-    angle = np.deg2rad(rng.uniform(-8, 8))
-    stretch = rng.uniform(0.9, 1.1, 2)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    reach = 1.4 * thing.radius
-    left, top = max(int(thing.x - reach), 0), max(int(thing.y - reach), 0)
-    right, bottom = min(int(thing.x + reach) + 1, width), min(int(thing.y + reach) + 1, height)
+    left, top, right, bottom = _reach(thing, width, height)
     size = (right - left, bottom - top)
     canvas = np.zeros((size[1] * OVERSAMPLING, size[0] * OVERSAMPLING, 3), dtype=np.float32)
     cover = np.zeros(canvas.shape[:2], dtype=np.float32)
-    for points, colour in outline_parts(thing.category, COLOURS[thing.colour], rng):
-        placed = (np.asarray(points) * stretch * thing.radius) @ turn.T + (thing.x - left, thing.y - top)
-        polygon = np.round(placed * OVERSAMPLING).astype(np.int32)
+    for polygon, colour in _placed_outlines(thing, left, top):
         cv2.fillPoly(canvas, [polygon], tuple(float(value) for value in colour))
         cv2.fillPoly(cover, [polygon], 1.0)
     canvas = cv2.resize(canvas, size, interpolation=cv2.INTER_AREA)
@@ -161,3 +154,41 @@ def _draw_object(thing: SceneObject, width: int, height: int) -> tuple[tuple[sli
     rows = (np.arange(top, bottom) - thing.y) / thing.radius
     shade = 1 - 0.12 * (columns[None] + rows[:, None])  # lit from the upper left
     return (slice(top, bottom), slice(left, right)), np.clip(colours * shade[..., None], 0, 255), cover
+
+
+def part_masks(scene: Scene, index: int) -> dict[str, np.ndarray]:
+    """Where the named parts of object `index` are visible, bool [H, W] by name; parts without a pixel are left out."""
+    thing = scene.objects[index]
+    left, top, right, bottom = _reach(thing, scene.width, scene.height)
+    owners = np.zeros(((bottom - top) * OVERSAMPLING, (right - left) * OVERSAMPLING), np.uint8)
+    names = PART_NAMES[thing.category]
+    for number, (polygon, _) in enumerate(_placed_outlines(thing, left, top), start=1):
+        cv2.fillPoly(owners, [polygon], number)
+    owners = owners[OVERSAMPLING // 2 :: OVERSAMPLING, OVERSAMPLING // 2 :: OVERSAMPLING]
+    found = {}
+    for name in dict.fromkeys(filter(None, names)):
+        mask = np.zeros((scene.height, scene.width), bool)
+        numbers = [number for number, each in enumerate(names, start=1) if each == name]
+        mask[top:bottom, left:right] = np.isin(owners, numbers)
+        mask &= scene.mask(index)
+        if mask.any():
+            found[name] = mask
+    return found
+
+
+def _reach(thing: SceneObject, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the pixels that the object may touch."""
+    reach = 1.4 * thing.radius
+    left, top = max(int(thing.x - reach), 0), max(int(thing.y - reach), 0)
+    return left, top, min(int(thing.x + reach) + 1, width), min(int(thing.y + reach) + 1, height)
+
+
+def _placed_outlines(thing: SceneObject, left: int, top: int) -> Iterator[tuple[np.ndarray, Colour]]:
+    """The object's polygons int32 [N, 2] on a canvas from (left, top), `OVERSAMPLING` times as large, back to front."""
+    rng = np.random.default_rng(thing.seed)
+    angle = np.deg2rad(rng.uniform(-8, 8))
+    stretch = rng.uniform(0.9, 1.1, 2)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    for points, colour in outline_parts(thing.category, COLOURS[thing.colour], rng):
+        placed = (np.asarray(points) * stretch * thing.radius) @ turn.T + (thing.x - left, thing.y - top)
+        yield np.round(placed * OVERSAMPLING).astype(np.int32), colour

@@ -19,6 +19,7 @@ from miniature.language import (
     reasoning,
 )
 from miniature.scenes import Scene
+from miniature.vocabulary import CATEGORIES, LONG_TEMPLATES, SHORT_TEMPLATES
 
 REFER_IMAGES = Path("refer_seg/images/mscoco/images/train2014")
 ADE_CLASSES = Path(__file__).parent.parent / "dataloaders/ade20k_classes.json"
@@ -110,7 +111,8 @@ def _ref(
 def write_reason_seg(root: Path, splits: Splits, rng: np.random.Generator) -> None:
     """Half of the pictures have short phrases and half sentences; the training pictures have explanations.
 
-    In `test` every other question is worded as no training question is.
+    In `test` every other question is worded as no training question is. Pictures of `val` and `test` also have a
+    question with a false premise, as in SESAME's version.
     """
     explanations = []
     for split, scenes in splits.items():
@@ -121,11 +123,26 @@ def write_reason_seg(root: Path, splits: Splits, rng: np.random.Generator) -> No
             questions = [first, *_rephrased(scene, first, held_out, rng)] if split == "train" else [first]
             name = f"{split}_{number:05d}"
             write_picture(folder / f"{name}.jpg", scene)
-            write_json(folder / f"{name}.json", _labelme(scene, questions, rng))
+            record = _labelme(scene, questions, rng)
+            if split != "train":
+                record["false_premise_QA"] = [_false_premise(scene, first.is_sentence)]
+            is_old = split == "val" and number % 5 == 0  # old annotations are in Windows-1252
+            write_json(folder / f"{name}.json", record, encoding="cp1252" if is_old else "utf-8")
             if split == "train" and rng.random() < 0.5:
                 text = explanation(scene, first, rng)
                 explanations.append({"image": f"{name}.jpg", "query": first.text, "outputs": text})
     write_json(root / "reason_seg/ReasonSeg/explanatory/train.json", explanations)
+
+
+def _false_premise(scene: Scene, is_sentence: bool) -> tuple[str, bool, str]:
+    """A question about something that the scene lacks, whether it is a sentence, and the answer in words."""
+    rng = np.random.default_rng([scene.seed, 1])  # of its own, so that all else stays as it is without it
+    present = {thing.category for thing in scene.objects}
+    missing = [category for category in CATEGORIES if category.name not in present]
+    category = missing[int(rng.integers(len(missing)))]
+    templates = LONG_TEMPLATES if is_sentence else SHORT_TEMPLATES
+    question = str(rng.choice(templates)).format(use=str(rng.choice(category.uses)))
+    return question, is_sentence, f"There isn’t any {category.name} in the picture."
 
 
 def _rephrased(scene: Scene, first: Reasoning, held_out: bool, rng: np.random.Generator) -> list[Reasoning]:

@@ -145,3 +145,17 @@ SHAPES: dict[str, Callable[[Colour, np.random.Generator], Iterator[Part]]] = {
     "car": _car,
     "tent": _tent,
 }
+
+# What each polygon of a category is called, in the order in which they are painted; None where it has no name.
+PART_NAMES: dict[str, tuple[str | None, ...]] = {
+    "ball": (None, "stripe", None),
+    "house": (None, "roof", "door", "window"),
+    "tree": ("trunk", *["crown"] * 5),
+    "flower": ("stem", "stem", *["petals"] * 6, None),
+    "boat": (None, "sail", "sail", "hull"),
+    "bottle": (None, "cap", None),
+    "clock": (None, "face", "hands", "hands"),
+    "flag": ("pole", "cloth", "cloth"),
+    "car": (None, "windows", None, *["wheels"] * 4),
+    "tent": (None, "opening", None),
+}

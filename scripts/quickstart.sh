@@ -50,7 +50,8 @@ if [[ -d "$RUN" ]]; then
 fi
 mkdir -p "$RUN"
 
-stage data .venv/bin/python -m miniature.data --out "$DATA" --scale 0.75
+stage data .venv/bin/python -m miniature.data --out "$DATA" --scale 0.75 \
+    --sets ade20k,refcoco,grefcoco,reason_seg,llava
 stage untrained .venv/bin/python eval.py --version "$BASE/llava" --vision_tower "$BASE/clip" \
     --vision_pretrained "$BASE/sam_miniature.pth" --model_key UGround "${SCORING[@]}" --output "$RUN/untrained.json"
 stage train .venv/bin/torchrun --standalone --nproc_per_node "$processes" train_ds.py \

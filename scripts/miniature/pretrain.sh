@@ -35,7 +35,7 @@ train() { # run, base models, arguments...
 }
 
 ./build.sh
-.venv/bin/python -m miniature.data --out "$DATA" --seed 1 --scale 4
+.venv/bin/python -m miniature.data --out "$DATA" --seed 1 --scale 4 --sets ade20k,refcoco,grefcoco,reason_seg,llava
 .venv/bin/python -m miniature.base --out "$LANGUAGE/untrained" --dataset_dir "$DATA"
 train "$LANGUAGE" "$LANGUAGE/untrained" --dataset vqa --sample_rates 1 \
     --unfreeze vision_tower,mm_projector,language_model \

@@ -28,5 +28,5 @@ processes=$(($(nproc) > 1 ? 2 : 1))
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 ./build.sh
-.venv/bin/python -m miniature.data --out "$DATA" --scale 0.75
+.venv/bin/python -m miniature.data --out "$DATA" --scale 0.75 --sets ade20k,refcoco,grefcoco,reason_seg,llava
 .venv/bin/python -m miniature.compare --dataset_dir "$DATA" --base "$BASE" --processes "$processes" "$@"

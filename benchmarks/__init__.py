@@ -1,0 +1,1 @@
+"""What things cost: time and memory. `python -m benchmarks.data --help`"""

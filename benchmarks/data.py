@@ -1,0 +1,190 @@
+"""What the data costs: seconds to start, samples a second, memory. Prints a table.
+
+    python -m benchmarks.data --dataset_dir dataset/miniature_all
+    python -m benchmarks.data --synthetic 100000        a generated set with the annotations of so many images
+
+For each family: how long it takes to start for the first time (annotation files are parsed) and again (their index is
+opened), the most memory that each start took beyond what the program itself takes, how many samples a second one worker
+process draws and collates at the sizes of the 7B model, and what memory the worker had in the end beyond that of the
+program: its own and what it inherited. Mapped files, which all processes share, do not count in it.
+The index goes to a temporary folder; the data folder is not written to.
+"""
+
+import argparse
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import UserError, run_main
+
+FULL = "all"
+SAM_SIZE, CLIP_SIZE, IMAGE_TOKENS = 1024, 336, 576
+MEGABYTE = 2**20
+
+
+@dataclass
+class Start:
+    """seconds to build the mixture, and the most memory that it took meanwhile, in MB."""
+
+    seconds: float
+    megabytes: float
+
+
+@dataclass
+class Work:
+    """What one worker process does: samples per second, and the memory that it needs beyond the program's, in MB."""
+
+    samples_per_second: float
+    megabytes: float
+
+
+@dataclass
+class Cost:
+    first: Start
+    again: Start
+    work: Work
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset_dir", type=Path, metavar="DIR", help="measure what is there")
+    source.add_argument("--synthetic", type=int, metavar="IMAGES", help="generate annotations of so many images")
+    parser.add_argument("--draws", type=int, default=100, metavar="N", help="samples per family (default: 100)")
+    parser.add_argument("--families", metavar="NAMES", help="joined by || (default: all eight, and their mixture)")
+    parser.add_argument("--tokenizer", type=Path, default=Path("miniature/weights/llava"), metavar="DIR")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    flags = parser.parse_args(argv)
+    if flags.synthetic is None:
+        _report(flags.dataset_dir.resolve(), flags)
+        return
+    from benchmarks.synthetic import write_synthetic
+
+    with tempfile.TemporaryDirectory(prefix="uground_synthetic_") as folder:
+        root = Path(folder) / "data"
+        root.mkdir()
+        began = time.monotonic()
+        write_synthetic(root, flags.synthetic)
+        print(
+            f"{flags.synthetic} images, {_annotation_megabytes(root):.0f} MB of annotation files, written in "
+            f"{time.monotonic() - began:.0f} s"
+        )
+        _report(root, flags)
+
+
+def _report(root: Path, flags: argparse.Namespace) -> None:
+    from dataloaders.families import split_names
+    from dataloaders.mixture import ALL_FAMILIES
+
+    names = split_names(flags.families or ALL_FAMILIES)
+    print("|family|first start s|MB|again s|MB|samples/s per worker|worker MB|\n|---|---|---|---|---|---|---|")
+    for name in [*names, FULL] if flags.families is None else names:
+        try:
+            cost = measure(root, name, draws=flags.draws, tokenizer=flags.tokenizer)
+        except UserError as error:
+            print(f"|{name}|{error}|", flush=True)
+            continue
+        first, again, work = cost.first, cost.again, cost.work
+        print(
+            f"|{name}|{first.seconds:.2f}|{first.megabytes:.0f}|{again.seconds:.2f}|{again.megabytes:.0f}"
+            f"|{work.samples_per_second:.1f}|{work.megabytes:.0f}|",
+            flush=True,
+        )
+
+
+def measure(root: Path, family: str, *, draws: int, tokenizer: Path | None) -> Cost:
+    """What a family costs, or all of them. tokenizer: None draws without collating."""
+    with tempfile.TemporaryDirectory(prefix="uground_index_") as cache:
+        first, _ = _in_a_new_process(_start, root, family, cache, 0, None)
+        again, work = _in_a_new_process(_start, root, family, cache, draws, tokenizer)
+    return Cost(first, again, work)
+
+
+def _in_a_new_process(call: Callable, *arguments):
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(call, *arguments).result()
+
+
+def _start(root: Path, family: str, cache: str, draws: int, tokenizer: Path | None) -> tuple[Start, Work | None]:
+    """Build the mixture as training does; then let a worker process draw from it."""
+    import torch
+
+    from dataloaders.index_cache import ENVIRONMENT
+    from dataloaders.mixture import ALL_FAMILIES, build_mixture
+
+    os.environ[ENVIRONMENT] = cache
+    torch.set_num_threads(1)
+    before, anonymous = _peak_memory(), _anonymous_memory()
+    began = time.monotonic()
+    names = ALL_FAMILIES if family == FULL else family
+    rates = [1.0] * len(names.split("||"))
+    mixture = build_mixture(root, dataset=names, sample_rates=rates, samples_per_epoch=max(draws, 1))
+    start = Start(time.monotonic() - began, _peak_memory() - before)
+    if not draws:
+        return start, None
+    context = multiprocessing.get_context("fork")  # as the loader's workers on Linux
+    receiver, sender = context.Pipe(duplex=False)
+    worker = context.Process(target=_work, args=(mixture, draws, tokenizer, sender))
+    worker.start()
+    result = receiver.recv()
+    worker.join()
+    if isinstance(result, Exception):
+        raise result
+    result.megabytes -= anonymous
+    return start, result
+
+
+def _work(mixture, draws: int, tokenizer: Path | None, sender) -> None:
+    """In the worker: draw and collate, one sample a batch."""
+    from utils.training.sampling import one_thread_per_worker
+
+    one_thread_per_worker(0)
+    try:
+        collate = _collator(tokenizer) if tokenizer else lambda samples: samples
+        collate([mixture[0]])  # what is opened and loaded once does not count
+        began = time.monotonic()
+        for item in range(draws):
+            collate([mixture[item]])
+        seconds = time.monotonic() - began
+        sender.send(Work(draws / seconds, _anonymous_memory()))
+    except Exception as error:
+        sender.send(error)
+
+
+def _collator(tokenizer: Path):
+    from dataloaders.collate import Collator
+    from dataloaders.processing import GroundingProcessor, ImageSettings
+    from dataloaders.tokenization import GroundingTokenizer
+
+    loaded = GroundingTokenizer.from_directory(tokenizer)
+    loaded.add_grounding_tokens(1)
+    return Collator(GroundingProcessor(ImageSettings(SAM_SIZE, CLIP_SIZE, IMAGE_TOKENS, True), loaded))
+
+
+def _peak_memory() -> float:
+    """The most that this process has had in memory, in MB; mapped files count as far as they were read."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MEGABYTE
+
+
+def _anonymous_memory() -> float:
+    """What this process holds that is no file's content, in MB: objects and buffers, its own or inherited."""
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        if line.startswith("Anonymous:"):
+            return int(line.split()[1]) * 1024 / MEGABYTE
+    raise UserError("/proc/self/smaps_rollup has no line 'Anonymous'; this measure needs Linux")
+
+
+def _annotation_megabytes(root: Path) -> float:
+    return sum(path.stat().st_size for suffix in ("json", "p") for path in root.rglob(f"*.{suffix}")) / MEGABYTE
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,50 @@
+"""The data's cost: an index starts at once the second time, and no process holds the annotations."""
+
+import json
+
+import pytest
+
+from benchmarks import data
+from benchmarks.synthetic import write_synthetic
+from dataloaders.data_checks import check_data
+
+
+def test_a_generated_root_is_complete(tmp_path):
+    write_synthetic(tmp_path, 12)
+    states = {report.name: (report.state, report.problems) for report in check_data(tmp_path, decode=True)}
+    assert states.pop("ReasonSeg|test")[0] == "missing"
+    assert {state for state, _ in states.values()} == {"present"}, states
+
+
+def test_a_worker_needs_no_more_memory_for_more_annotations(tmp_path):
+    costs = []
+    for images in (50, 6000):
+        write_synthetic(tmp_path / str(images), images)
+        costs.append(data.measure(tmp_path / str(images), "sem_seg||refer_seg||vqa", draws=20, tokenizer=None))
+    few, many = costs
+    parsed = sum(len(json.dumps(each)) for each in _annotations(tmp_path / "6000")) / data.MEGABYTE
+    assert parsed > 40
+    assert many.work.megabytes - few.work.megabytes < 8
+    assert many.again.seconds < 2
+
+
+def _annotations(root):
+    yield json.loads((root / "vlpart/paco/annotations/paco_lvis_v1_train.json").read_text())
+    for path in (root / "refer_seg").glob("*/instances.json"):
+        yield json.loads(path.read_text())
+
+
+def test_the_table_has_a_row_for_every_family(tmp_path, capsys):
+    write_synthetic(tmp_path, 12)
+    data.main(["--dataset_dir", str(tmp_path), "--families", "vqa||nothing", "--draws", "2"])
+    header, _, vqa, nothing = capsys.readouterr().out.splitlines()
+    assert vqa.startswith("|vqa|") and vqa.count("|") == header.count("|")
+    assert "unknown family 'nothing'" in nothing
+
+
+@pytest.mark.parametrize("arguments", [["--help"], []])
+def test_usage_is_told(arguments, capsys):
+    with pytest.raises(SystemExit):
+        data.main(arguments)
+    shown = capsys.readouterr()
+    assert "--synthetic" in shown.out + shown.err
