@@ -13,7 +13,6 @@ The index goes to a temporary folder; the data folder is not written to.
 import argparse
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -122,7 +121,8 @@ def _start(root: Path, family: str, cache: str, draws: int, tokenizer: Path | No
 
     os.environ[ENVIRONMENT] = cache
     torch.set_num_threads(1)
-    before, anonymous = _peak_memory(), _anonymous_memory()
+    anonymous = _anonymous_memory()
+    before = _reset_peak_memory()
     began = time.monotonic()
     names = ALL_FAMILIES if family == FULL else family
     rates = [1.0] * len(names.split("||"))
@@ -169,17 +169,27 @@ def _collator(tokenizer: Path):
     return Collator(GroundingProcessor(ImageSettings(SAM_SIZE, CLIP_SIZE, IMAGE_TOKENS, True), loaded))
 
 
+def _reset_peak_memory() -> float:
+    """Forget the peak until now; the memory that there is, in MB."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _peak_memory()
+
+
 def _peak_memory() -> float:
     """The most that this process has had in memory, in MB; mapped files count as far as they were read."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MEGABYTE
+    return _read_memory("/proc/self/status", "VmHWM")
 
 
 def _anonymous_memory() -> float:
     """What this process holds that is no file's content, in MB: objects and buffers, its own or inherited."""
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith("Anonymous:"):
+    return _read_memory("/proc/self/smaps_rollup", "Anonymous")
+
+
+def _read_memory(path: str, key: str) -> float:
+    for line in Path(path).read_text().splitlines():
+        if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024 / MEGABYTE
-    raise UserError("/proc/self/smaps_rollup has no line 'Anonymous'; this measure needs Linux")
+    raise UserError(f"{path} has no line {key!r}; memory is measured on Linux")
 
 
 def _annotation_megabytes(root: Path) -> float:

@@ -1,6 +1,7 @@
 """The command that looks at a data folder."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +86,14 @@ def test_items_are_written_with_areas_and_boxes(data_root, tmp_path):
     assert refer["mask_boxes"] == [[4, 4, 12, 12], [16, 8, 28, 20], [4, 4, 28, 20], None]
     assert [item["index"] for item in muse] == [0, 1, 2]
     assert muse[0]["target_areas"] == [[64], [48, 64]]
+
+
+def test_the_readme_names_every_set_and_its_files(data_root):
+    text = (Path(inspect.__file__).parent / "README.md").read_text()
+    for report in check_data(data_root):
+        if report.family != "custom":
+            assert report.name.split("|")[0] in text
+            assert report.expected[0].name in text
 
 
 @pytest.mark.parametrize(
