@@ -89,35 +89,38 @@ class _Findings(BadSamples):
         self.problems += problems
 
 
-def check_data(root: Path, *, decode: bool = False) -> list[SetReport]:
-    """A report for every known set, and for every file of `custom/`. decode: open every picture too."""
-    reports = []
+Pictures = Iterable[Path]
+Reader = Callable[[_Findings], Iterator[tuple[str, Pictures]]]
+
+
+def check_data(root: Path, *, decode: bool = False) -> Iterator[SetReport]:
+    """A report for every known set, and for every file of `custom/`, each as soon as it is done. decode: open every
+    picture too."""
     for family, name, own, shared, read in _known_sets(root):
         expected = [*own, *shared]
         report = SetReport(family, name, expected, len(shared))
-        reports.append(report)
-        if report.state == "missing":
-            continue
-        missing = [path for path in expected if not path.exists()]
-        for path in missing:
-            report.problems.append((f"{path} is missing", f"fetch it: {report.origin}"))
-        if missing:
-            continue
-        findings = _Findings()
-        try:
-            for split, pictures in read(findings):
-                pictures = list(pictures)
-                report.counts[split] = len(pictures)
-                _check_pictures(report, split, pictures, decode)
-        except UserError as error:
-            report.problems.append((str(error), f"fetch the file anew: {report.origin}"))
-        remedy = "fetch the file anew, or pass over such entries: --skip_bad_samples"
-        report.problems += [(problem, remedy) for problem in dict.fromkeys(findings.problems)]
-    return reports
+        if report.state != "missing":
+            _check_set(report, read, decode)
+        yield report
 
 
-Pictures = Iterable[Path]
-Reader = Callable[[_Findings], Iterator[tuple[str, Pictures]]]
+def _check_set(report: SetReport, read: Reader, decode: bool) -> None:
+    """Fill in counts and problems of a set that is there, at least in part."""
+    missing = [path for path in report.expected if not path.exists()]
+    for path in missing:
+        report.problems.append((f"{path} is missing", f"fetch it: {report.origin}"))
+    if missing:
+        return
+    findings = _Findings()
+    try:
+        for split, pictures in read(findings):
+            pictures = list(pictures)
+            report.counts[split] = len(pictures)
+            _check_pictures(report, split, pictures, decode)
+    except UserError as error:
+        report.problems.append((str(error), f"fetch the file anew: {report.origin}"))
+    remedy = "fetch the file anew, or pass over such entries: --skip_bad_samples"
+    report.problems += [(problem, remedy) for problem in dict.fromkeys(findings.problems)]
 
 
 def _known_sets(root: Path) -> Iterator[tuple[str, str, list[Path], list[Path], Reader]]:

@@ -71,11 +71,12 @@ def main(argv: Sequence[str]) -> int:
         return _show(flags, _drawn(flags))
     if flags.val_dataset is not None:
         return _show(flags, _evaluated(flags))
-    reports = check_data(root, decode=flags.decode)
+    reports = []
+    for report in check_data(root, decode=flags.decode):
+        reports.append(report)
+        print("\n".join(_report_lines(report, root)), flush=True)
     if flags.jsonl:
         _write_lines(flags.jsonl, (describe_report(report, root) for report in reports))
-    for report in reports:
-        print("\n".join(_report_lines(report, root)))
     bad = [report for report in reports if report.state == "bad"]
     present = sum(report.state == "present" for report in reports)
     print(f"\n{present} sets are present, {len(bad)} bad, {len(reports) - present - len(bad)} missing")

@@ -11,6 +11,11 @@ from utils.errors import UserError
 
 _PLACEHOLDER = re.compile(r"(?:\b(the|an?|any|no|your) )?\{(\w+)\}", re.IGNORECASE)
 _ARTICLE = re.compile(r"^(?:the|an?) ", re.IGNORECASE)
+# Words that leave no room for "the", "a" or "your" before them.
+_OWN_DETERMINER = re.compile(
+    r"^(?:all|both|each|every\w*|some\w*|any\w*|this|that|these|those|his|her|its|their|my|what\w*|who\w*|which\w*)\b",
+    re.IGNORECASE,
+)
 DIRECTORY = Path(__file__).parent / "templates"
 
 
@@ -38,7 +43,7 @@ def fill(template: str, **values: str) -> str:
     """`template` with its placeholders replaced; braces in the values stay as they are.
 
     A value that begins with an article fits into a template that has one already: "segment the {class_name}" with "the
-    left dog" is "segment the left dog". "a" and "an" follow the value.
+    left dog" is "segment the left dog", and with "both dogs" it is "segment both dogs". "a" and "an" follow the value.
     """
 
     def put(match: re.Match) -> str:
@@ -46,6 +51,8 @@ def fill(template: str, **values: str) -> str:
         if name not in values:
             return match[0]
         if determiner is None:
+            return values[name]
+        if _OWN_DETERMINER.match(values[name]) and determiner.lower() in ("the", "a", "an", "your"):
             return values[name]
         bare = _ARTICLE.sub("", values[name])
         if determiner.lower() in ("a", "an"):

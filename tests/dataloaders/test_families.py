@@ -324,6 +324,9 @@ def test_answers_hold_a_token_per_target_in_order():
         ("A {class_name}?", "apple", "An apple?"),
         ("Not a {class_name}.", "an egg", "Not an egg."),
         ("{class_name} is it.", "the dog", "the dog is it."),
+        ("Segment the {class_name}.", "everything that is red", "Segment everything that is red."),
+        ("Outline the {class_name}.", "both dogs", "Outline both dogs."),
+        ("Outline the {class_name}.", "bothersome dogs", "Outline the bothersome dogs."),
     ],
 )
 def test_articles_are_not_doubled(template, value, filled):
