@@ -3,13 +3,15 @@
     python merge_lora_weights.py --weight runs/quickstart --save_path runs/quickstart/merged
 
 `--weight` is a run (its best checkpoint, else its latest), a directory of checkpoints, one checkpoint, or a
-consolidated training file of the reference (then with `--version`, its base). The merge is done in fp32; `--precision`
-is that of the saved weights. `--export reference` writes the reference's names, `--export adapter` what was learned.
+consolidated training file of the reference (then with `--version`, its base). Tensors are read, merged in fp32,
+rounded to `--precision` and written one by one: what is in memory is what was trained, not the model. The new
+directory is read back, and its logits and masks for a small input are compared with the run's. `--export reference`
+writes the reference's names, `--export adapter` what was learned alone.
 """
 
 import sys
-import zlib
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.arguments import find_system
@@ -34,6 +36,11 @@ def build_parser() -> FlagParser:
     parser.add_argument(
         "--export", choices=(OURS, REFERENCE, ADAPTER), default=OURS, help="names and layout of the saved directory"
     )
+    parser.add_argument(
+        "--no_check",
+        action="store_true",
+        help="do not compare answers at the end, which loads the run, then the merged model",
+    )
     parser.add_argument("--push_to_hub", metavar="ID", help="also upload the merged model to the Hugging Face hub")
     parser.add_argument("--private", action="store_true", help="as a private repository")
     group = parser.add_argument_group("base, where it is no longer at the place that the run recorded")
@@ -56,85 +63,112 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--save_path {target} exists already; choose another place, or pass --overwrite")
     if flags.push_to_hub and flags.export != OURS:
         raise UserError(f"--push_to_hub uploads a merged model; leave --export {flags.export} out")
-
-    import torch
-
-    from model.checkpoints import export_reference, load_model, reference_state_dict, save_adapter, save_model
-    from model.checkpoints.files import open_tensors
-    from model.checkpoints.loading import PRECISIONS
-    from model.checkpoints.sources import HUB_CLIP
+    if Path(flags.weight).is_file():
+        _check_consolidated(flags)
 
     print(f"merging {flags.weight} …", file=sys.stderr)
-    model, processor, settings = read_trained(flags)
-    base, scores = settings["base"], settings.get("scores")
-    precision = flags.precision or settings["precision"]
-    # Parameters only: buffers such as the running reward stay exact.
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(PRECISIONS[precision])
+    merge = export_adapter(flags, target) if flags.export == ADAPTER else export_merged(flags, target)
+    if flags.no_check:
+        print("not compared with the run (--no_check)")
+    else:
+        from utils.training.merge_check import check_merge
 
-    with torch.no_grad():
-        if flags.export == REFERENCE:
-            tower = flags.vision_tower or base.get("vision_tower") or HUB_CLIP
-            export_reference(model, processor, target, vision_tower=tower, overwrite=flags.overwrite)
-            expected = checksums(reference_state_dict(model))
-            expected = {name: value for name, value in expected.items() if "vision_tower" not in name}
-            found = checksums(open_tensors(target))
-        elif flags.export == ADAPTER:
-            save_adapter(model, processor, target, base=base, overwrite=flags.overwrite, scores=scores)
-            print(f"{target}: what was learned on {base['version']}, in {precision}")
-            return
-        else:
-            card = {"base": base.get("version"), "scores": scores, "name": flags.push_to_hub}
-            save_model(model, processor, target, overwrite=flags.overwrite, **card)
-            expected = checksums(model.state_dict())
-            del model  # one model at a time in memory
-            found = checksums(load_model(target, precision=precision)[0].state_dict())
-    wrong = sorted(name for name, value in expected.items() if found.get(name) != value)
-    if wrong:
-        raise UserError(
-            f"{target} was written, but {len(wrong)} of {len(expected)} tensors read back differently ({wrong[0]}, …); "
-            "is the disk sound?"
+        print("comparing with the run …", file=sys.stderr)
+        print(
+            f"answers as the run does: {check_merge(merge.load_unmerged, written_at(target, merge), merge.precision)}"
         )
-    print(f"{target}: {len(expected)} tensors in {precision}, read back and equal bit for bit")
     if flags.push_to_hub:
         from model.checkpoints.publishing import upload
 
         print(f"uploaded: {upload(target, flags.push_to_hub, private=flags.private or None)}")
 
 
-def read_trained(flags) -> tuple:
-    """(model, processor, settings) of what `--weight` names, LoRA merged unless an adapter shall be written."""
-    given = {name: getattr(flags, name) for name in ("version", "vision_tower", "vision_pretrained")}
-    given = {name: path for name, path in given.items() if path}
-    if not Path(flags.weight).is_file():
-        from utils.training.restoring import load_trained
-
-        model, processor, settings = load_trained(
-            flags.weight, precision="fp32", base=given, merge=flags.export != ADAPTER
-        )
-        return model, processor, settings | {"base": {**settings["base"], **given}}
+def _check_consolidated(flags) -> None:
     if flags.export == ADAPTER:
         raise UserError("--export adapter: a consolidated file is merged; only a training run has an adapter to save")
     if not flags.version:
         raise UserError(f"--weight {flags.weight} is a file: pass --version, the base that it was trained from")
+
+
+def export_merged(flags, target: Path):
+    """Merge while writing, under our names or the reference's."""
+    from model.checkpoints import export_reference, save_model
+    from model.checkpoints.sources import HUB_CLIP
+
+    merge = read_merge(flags)
+    model, processor = merge.opened.model, merge.opened.processor
+    common = {"tensors": merge.tensors, "overwrite": flags.overwrite, "progress": Progress()}
+    if flags.export == REFERENCE:
+        tower = merge.base.get("vision_tower") or HUB_CLIP
+        export_reference(model, processor, target, vision_tower=tower, **common)
+        what = "the reference's names, without CLIP"
+    else:
+        card = {"base": merge.base.get("version"), "scores": merge.scores, "name": flags.push_to_hub}
+        save_model(model, processor, target, **card, **common)
+        what = f"{len(merge.tensors)} tensors"
+    print(f"{target}: {what}, in {merge.precision}, read back and equal bit for bit")
+    return merge
+
+
+def export_adapter(flags, target: Path):
+    """Write what was learned, without its base."""
+    from model.checkpoints import save_adapter
+    from model.checkpoints.loading import PRECISIONS
+
+    merge = read_merge(flags)
+    model, processor = merge.load_unmerged("fp32")
+    # Parameters only: buffers such as the running reward stay exact.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(PRECISIONS[merge.precision])
+    save_adapter(model, processor, target, base=merge.base, overwrite=flags.overwrite, scores=merge.scores)
+    print(f"{target}: what was learned on {merge.base['version']}, in {merge.precision}")
+    return merge
+
+
+def read_merge(flags):
+    """What `--weight` names, ready to be merged."""
+    from utils.training.merging import merge_of_consolidated, merge_of_run
+
+    base = {name: getattr(flags, name) for name in ("version", "vision_tower", "vision_pretrained")}
+    base = {name: path for name, path in base.items() if path}
+    if Path(flags.weight).is_file():
+        system = find_system(flags.model_key) if flags.model_key else None
+        return merge_of_consolidated(
+            flags.weight, precision=flags.precision, base=base, system=system, lora_alpha=flags.lora_alpha
+        )
+    return merge_of_run(flags.weight, precision=flags.precision, base=base)
+
+
+def written_at(target: Path, merge):
+    """precision -> (model, processor) of the directory that was written."""
     from model.checkpoints import load_model
 
-    system = find_system(flags.model_key) if flags.model_key else None
-    base = given | {"path": given["version"], "system": system}
-    del base["version"]
-    model, processor, report = load_model(**base, weight=flags.weight, lora_alpha=flags.lora_alpha)
-    print(report, file=sys.stderr)
-    return model.eval(), processor, {"precision": "bf16", "base": given}
+    # The reference keeps CLIP elsewhere, and has one way only to place a map; the other layouts tell both.
+    tower, geometry = merge.base.get("vision_tower"), merge.opened.model.config.map_geometry
+    return lambda precision: load_model(
+        target, precision=precision, vision_tower=tower, overrides={"map_geometry": geometry}
+    )[:2]
 
 
-def checksums(tensors: Mapping) -> dict[str, int]:
-    """A checksum of the bytes of every tensor, read one at a time."""
-    import torch
+class Progress:
+    """How much is written and how long the rest takes: a line that is rewritten on a terminal, elsewhere one every
+    half minute."""
 
-    return {
-        name: zlib.crc32(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        for name in tensors
-    }
+    def __init__(self):
+        self.start = self.last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        wait = 0.2 if sys.stderr.isatty() else 30
+        if now - self.last < wait and done < total:
+            return
+        self.last = now
+        rest = (now - self.start) * (total - done) / done
+        text = f"written {done / 1e9:.1f} of {total / 1e9:.1f} GB, {rest:.0f} s left"
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{text}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        elif done < total:
+            print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@
     python train_ds.py --version …           (one process; GPU if there is one, otherwise CPU)
 
 A run lives in runs/<exp_name>/: ckpt_model/ (latest) and best_ckpt_model/ (by cIoU on the first --val_dataset),
-scores.json, metrics.jsonl, tensorboard/. Started again with the same flags it goes on where it stopped.
+scores.json, metrics.jsonl, tensorboard/, meta.log (all output) and meta/ (what every launch ran; see utils.tracking).
+Started again with the same flags it goes on where it stopped. --dry_run says before whether it will fit.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from utils.arguments import TrainingConfig, parse_arguments
@@ -18,13 +20,18 @@ def main(argv: Sequence[str]) -> None:
     config = parse_arguments(argv)
 
     from utils.distributed import join_world
+    from utils.logging import OutputLog
     from utils.seeding import seed_everything
     from utils.training import building
+    from utils.training.launch import begin_launch
 
     building.check_paths(config)
-    world = join_world(config.device, config.local_rank)
+    output = None if config.dry_run else OutputLog()
+    world = join_world(config.device, config.local_rank, timeout=config.collective_timeout)
     precision = building.choose_precision(config.precision, world.device)
     seed_everything(config.seed)
+    if output:
+        begin_launch(config, output, world)
 
     if config.eval_only:
         evaluate_only(config, precision, world)
@@ -35,29 +42,44 @@ def main(argv: Sequence[str]) -> None:
 
 def train_model(config: TrainingConfig, precision: str, world) -> None:
     from dataloaders.collate import Collator
-    from utils.seeding import seed_everything
+    from model.compiling import compile_encoders
+    from utils.seeding import preserved_random_state, seed_everything
     from utils.training import building
-    from utils.training.checkpoints import Scores, resume
+    from utils.training.checkpoints import resume
     from utils.training.engine import build_optimizer, enable_gradient_checkpointing, engine_config, start_engine
     from utils.training.loop import train
     from utils.training.metering import StepMeter
+    from utils.training.preflight import preflight
+    from utils.training.scores import Scores
     from utils.training.settings import checkpoint_to_resume, describe_run
+    from utils.training.stopping import StopRequest
+    from utils.training.summaries import describe_data, describe_parameters, describe_training
     from utils.training.tensorboard import Records
-    from utils.training.trainable import count_parameters, describe_parameters
+    from utils.training.trainable import count_parameters
     from utils.training.validation import Keeper, new_progress
 
-    run_dir = Path(config.log_base_dir) / config.run_name
+    run_dir = config.run_dir
     schedule = building.schedule_of(config, world)
-    checkpoint = checkpoint_to_resume(config, run_dir, world)
+    checkpoint = None if config.dry_run else checkpoint_to_resume(config, run_dir, world)
     say = print if world.is_main else lambda text: None
 
     # Data and model; data first, for its errors come sooner
+    say(f"\nreading {config.dataset_dir}, then {config.version}")
     validation = None if config.no_eval else building.build_validation(config)
     mixture = building.build_data(config, schedule)
     model, processor = building.build_model(config, precision=precision)
     building.add_adapters_and_freeze(model, config)
     collator = Collator(processor, packed=config.pack, max_length=config.model_max_length)
-    say(describe_parameters(count_parameters(model)))
+    for lines in (
+        describe_data(mixture, schedule.samples_per_epoch, validation.sizes() if validation else {}),
+        describe_parameters(count_parameters(model)),
+        describe_training(config, schedule, world, precision),
+        building.cache_features(model, config),
+    ):
+        if lines:
+            say("\n".join(lines))
+    if config.compile:
+        compile_encoders(model)
     if config.gradient_checkpointing:
         enable_gradient_checkpointing(model)
 
@@ -81,20 +103,48 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
         world,
     )
 
+    families = [family.name for family in mixture.families]
+    meter = StepMeter(model.config.num_layers, world.device, families)
+    workers = building.worker_count(config.workers, world.device)
+    if config.dry_run:
+        batches = building.build_batches(mixture, collator, schedule, schedule.position_at(0), world, workers)
+        preflight(
+            engine,
+            processor,
+            mixture=mixture,
+            collator=collator,
+            batches=batches,
+            schedule=schedule,
+            validation=validation,
+            meter=meter,
+            precision=precision,
+            zero_stage=config.zero_stage,
+            world=world,
+            say=say,
+        )
+        return
+
     # Where to begin. Dropout and the policy draw differently on every process.
     seed_everything(config.seed + world.rank)
     start = schedule.position_at(config.start_epoch * config.steps_per_epoch)
     if checkpoint is not None:
-        start = resume(engine, checkpoint, world)
+        written = resume(engine, checkpoint, world)
+        start = replace(schedule.position_at(written.step), skipped=written.skipped)
         say(f"going on from {checkpoint} at step {start.step} of {schedule.total_steps}")
+        if start.samples != written.samples:
+            say("the global batch is another one than before: other samples come from here on than would have come")
     elif start.step:
         engine.lr_scheduler.step(start.step)
 
     # Records and the loop
-    progress = new_progress(schedule, world)
-    records = Records(run_dir, first_step=start.step) if world.is_main else None
+    def prepare(step: int) -> None:
+        model.loss_weights.entropy = config.entropy_weight_at(step)
+
     scores = Scores(run_dir)
     scores.go_back_to(start.step)
+    title = f"{config.model_key} · {Path(config.version).name}"
+    progress = new_progress(schedule, world, style=config.print_style, title=title, scores=scores)
+    records = Records(run_dir, first_step=start.step) if world.is_main else None
     keeper = Keeper(
         engine=engine,
         processor=processor,
@@ -110,32 +160,40 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
         say=progress.message if progress else say,
         records=records,
     )
-    if checkpoint is not None and validation and not scores.has(start.step):
-        keeper.validate(start, checkpoint)
-    train(
-        engine,
-        building.build_batches(
-            mixture, collator, schedule, start, world, building.worker_count(config.workers, world.device)
-        ),
-        schedule,
-        start,
-        world=world,
-        meter=StepMeter(model.config.num_layers, world.device),
-        print_freq=config.print_freq,
-        progress=progress,
-        records=records,
-        pause=keeper.pause,
-    )
+    with StopRequest(keeper.say) as stop:
+        if checkpoint is not None and schedule.pauses_after(start.step) and not scores.has(start.step):
+            with preserved_random_state():
+                keeper.validate(start, checkpoint)
+        position = train(
+            engine,
+            building.build_batches(mixture, collator, schedule, start, world, workers),
+            schedule,
+            start,
+            world=world,
+            meter=meter,
+            print_freq=config.print_freq,
+            progress=progress,
+            records=records,
+            pause=keeper.pause,
+            save=keeper.save,
+            prepare=prepare,
+            stop=stop,
+            skip_nonfinite=config.skip_nonfinite,
+            timeout=config.collective_timeout,
+        )
     if records:
         records.close()
-    say(f"done: {run_dir}")
+    if position.step < schedule.total_steps:
+        say(f"stopped after step {position.step}; the same command goes on from there")
+    else:
+        say(f"done: {run_dir}")
 
 
 def evaluate_only(config: TrainingConfig, precision: str, world) -> None:
     """Score a model without training it: `--version`, or the checkpoint that `--resume` names."""
     from utils.training import building
-    from utils.training.checkpoints import Scores
     from utils.training.restoring import load_trained
+    from utils.training.scores import Scores
     from utils.training.validation import describe_scores
 
     validation = building.build_validation(config)
@@ -145,7 +203,7 @@ def evaluate_only(config: TrainingConfig, precision: str, world) -> None:
         model, processor = building.build_model(config, precision=precision)
     results = validation.run(model.eval().to(world.device), processor)
     if world.is_main:
-        run_dir = Path(config.log_base_dir) / config.run_name / "eval"
+        run_dir = config.log_dir
         run_dir.mkdir(parents=True, exist_ok=True)
         scores = Scores(run_dir)
         scores.add(0, 0, results, validation.selecting)

@@ -144,9 +144,9 @@ def _start(root: Path, family: str, cache: str, draws: int, tokenizer: Path | No
 
 def _work(mixture, draws: int, tokenizer: Path | None, sender) -> None:
     """In the worker: draw and collate, one sample a batch."""
-    from utils.training.sampling import one_thread_per_worker
+    from utils.training.sampling import prepare_worker
 
-    one_thread_per_worker(0)
+    prepare_worker(0)
     try:
         collate = _collator(tokenizer) if tokenizer else lambda samples: samples
         collate([mixture[0]])  # what is opened and loaded once does not count

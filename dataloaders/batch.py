@@ -41,6 +41,7 @@ class Batch:
     masks: for every image bool [m, H, W], the masks of its `[SEG]` targets in order.
     ignore: for every image bool [H, W] or None, pixels that do not count.
     sources: for every image "family/dataset image_path", for messages.
+    image_keys: for every image the hash of its content, or None where features are not to be cached.
     """
 
     input_ids: Tensor
@@ -63,6 +64,7 @@ class Batch:
     masks: list[Tensor]
     ignore: list[Tensor | None]
     sources: list[str]
+    image_keys: list[str] | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """A copy whose tensors are on `device`; transfers from pinned memory do not block."""

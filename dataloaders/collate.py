@@ -19,6 +19,7 @@ from dataloaders.encoding import EncodedConversation, encode_conversation
 from dataloaders.processing import GroundingProcessor
 from dataloaders.sample import Sample
 from utils.errors import UserError
+from utils.feature_cache import image_key
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +141,7 @@ class Collator:
             masks=masks,
             ignore=[None if s.ignore is None else torch.from_numpy(np.array(s.ignore, dtype=bool)) for s in kept],
             sources=[_source(sample) for sample in kept],
+            image_keys=[image_key(sample.image) for sample in kept],
         )
 
     def _encode(self, sample: Sample) -> tuple[list[EncodedConversation], Tensor, list[bool]]:

@@ -161,6 +161,9 @@ class Custom:
             raise UserError("--custom_data names no file; for custom/pets.jsonl it is: --custom_data pets")
         self._entries = ConcatDataset([CustomFile(dataset_dir, name, bad_samples=bad_samples) for name in chosen])
 
+    def sizes(self) -> dict[str, int]:
+        return {file.name: len(file) for file in self._entries.datasets}
+
     def draw(self, rng: np.random.Generator) -> Sample:
         entry: CustomEntry = self._entries[int(rng.integers(len(self._entries)))]
         image = read_image(entry.path)

@@ -55,6 +55,9 @@ class FalsePremiseSeg:
         self._denials = read_pool("denial_answers")
         self._corrections = read_pool("correction_answers", ("{class_name}", "{gt_name}"))
 
+    def sizes(self) -> dict[str, int]:
+        return {index.name: len(index) for index in self._indices}
+
     def draw(self, rng: np.random.Generator) -> Sample:
         index = self._indices[int(rng.integers(len(self._indices)))]
         return draw_until(lambda: self._draw_from(rng, index), f"{self.name}/{index.name}")

@@ -21,6 +21,9 @@ class Family(Protocol):
     def draw(self, rng: np.random.Generator) -> Sample:
         """A sample that depends on `rng` only."""
 
+    def sizes(self) -> dict[str, int]:
+        """How many pictures, dialogues or entries each data set has to draw from."""
+
 
 def split_names(names: str) -> list[str]:
     """The names in "a||b||c"."""

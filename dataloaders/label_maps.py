@@ -40,6 +40,9 @@ class LabelMaps:
         self._classes = classes
         self._ignored = frozenset(ignored)
 
+    def __len__(self) -> int:
+        return len(self._stems)
+
     def draw_scene(self, rng: np.random.Generator, limit: int) -> Scene | None:
         stem = str(self._stems[int(rng.integers(len(self._stems)))])
         path = self._labels / f"{stem}.png"

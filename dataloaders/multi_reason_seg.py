@@ -216,6 +216,9 @@ class MultiReasonSeg:
         self._single = read_pool("single_reasoning_answers", ("{class_name}", SEG))
         self._joint = read_pool("multi_reasoning_answers", ("{class_name}", PLACEHOLDER))
 
+    def sizes(self) -> dict[str, int]:
+        return {self._dataset: len(self._entries)}
+
     def draw(self, rng: np.random.Generator) -> Sample:
         return draw_until(lambda: self._draw_one(rng), f"{self.name}/{self._dataset}")
 

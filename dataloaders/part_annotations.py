@@ -103,6 +103,9 @@ class PartAnnotations:
         """All pictures."""
         return [self._images / name for name, *_ in self._pictures]
 
+    def __len__(self) -> int:
+        return len(self._pictures)
+
     def draw_scene(self, rng: np.random.Generator, limit: int) -> Scene | None:
         file_name, height, width, annotations = self._pictures[int(rng.integers(len(self._pictures)))]
         regions: dict[int, list] = {}

@@ -68,6 +68,9 @@ class ReasonSeg:
         self._requests = read_pool("explanatory_questions")
         self._answers = read_pool("answers", (SEG,))
 
+    def sizes(self) -> dict[str, int]:
+        return {self._dataset: len(self._images)}
+
     def draw(self, rng: np.random.Generator) -> Sample:
         path = self._images[int(rng.integers(len(self._images)))]
         annotation = read_annotation(path.with_suffix(".json"))

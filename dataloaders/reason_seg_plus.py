@@ -86,6 +86,9 @@ class ReasonSegPlus:
         """The pictures of all entries."""
         return [self._images / entry["image"] for entries in self._entries.values() for entry in entries]
 
+    def sizes(self) -> dict[str, int]:
+        return {subset: len(self._entries[subset]) for subset in self._subsets}
+
     def draw(self, rng: np.random.Generator) -> Sample:
         subset = self._subsets[int(rng.integers(len(self._subsets)))]
         return draw_until(lambda: self._draw_from(rng, subset), f"{self.name}/{subset}")

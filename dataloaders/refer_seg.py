@@ -50,6 +50,9 @@ class ReferSeg:
             self._questions += read_pool("expanded_short_questions", ("{class_name}",))
         self._answers = TargetAnswers()
 
+    def sizes(self) -> dict[str, int]:
+        return {index.name: len(index) for index in self._indices}
+
     def draw(self, rng: np.random.Generator) -> Sample:
         index = self._indices[int(rng.integers(len(self._indices)))]
         return draw_until(lambda: self._draw_from(rng, index), f"refer_seg/{index.name}")

@@ -28,3 +28,6 @@ class SceneSet(Protocol):
 
     def draw_scene(self, rng: np.random.Generator, limit: int) -> Scene | None:
         """A random picture with at most `limit` regions, None if the picture has none."""
+
+    def __len__(self) -> int:
+        """Pictures to draw from."""

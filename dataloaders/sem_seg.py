@@ -60,6 +60,9 @@ class SemSeg:
         self._denials = read_pool("denial_answers")
         self._corrections = read_pool("correction_answers", ("{class_name}", "{gt_name}"))
 
+    def sizes(self) -> dict[str, int]:
+        return {source.name: len(source) for source in self._sets}
+
     def draw(self, rng: np.random.Generator) -> Sample:
         source = self._sets[int(rng.integers(len(self._sets)))]
         limit = self._questions_per_sample * self._targets_per_question

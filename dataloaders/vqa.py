@@ -77,6 +77,9 @@ class Vqa:
         """The pictures of all dialogues."""
         return [self._images / name for name, _ in self._records]
 
+    def sizes(self) -> dict[str, int]:
+        return {self._dataset: len(self._records)}
+
     def draw(self, rng: np.random.Generator) -> Sample:
         image_name, turns = self._records[int(rng.integers(len(self._records)))]
         path = self._images / image_name

@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     results = {}
     for system in systems:
         report = directory / f"{system}.json"
-        if not report.exists():
+        if not _is_complete(report):
             seconds = train(system, directory, options)
             evaluate(directory / system, report, options)
             _add_training(report, directory / system, seconds)
@@ -112,6 +112,14 @@ def _run(what: str, command: list) -> None:
         raise UserError(f"{what} ended with code {code}; what it printed is above")
 
 
+def _is_complete(report: Path) -> bool:
+    """Whether a report is there, with training in it and scores as `eval.py` writes them now."""
+    if not report.exists():
+        return False
+    content = json.loads(report.read_text(encoding="utf-8"))
+    return "training" in content and "protocol" in content
+
+
 def _add_training(report: Path, run: Path, seconds: float) -> None:
     """Put the loss at both ends of training, and the seconds of it, into a report."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -129,7 +137,7 @@ def table(results: dict[str, dict]) -> str:
     header = ["system", *(f"{split} gIoU / cIoU" for split in named), "without [SEG]", "loss", "s"]
     rows = [header]
     for system, result in results.items():
-        scores = [result["splits"][split]["generated"] for split in splits]
+        scores = [result["splits"][split] for split in splits]
         silent, asked = (sum(one[name] for one in scores) for name in ("silent", "expressions"))
         training = result["training"]
         rows.append(

@@ -72,40 +72,40 @@ class ImageTokens:
 
 
 def encode_images(
-    tower: CLIPVisionModel,
-    projector: nn.Module,
-    images: Tensor,
-    sizes: list[tuple[int, int]],
-    *,
-    padded: bool,
-    grid: int,
-    select_layer: int,
-    extra_depths: tuple[int, ...] = (),
-) -> ImageTokens:
-    """Run CLIP once per image and project its patch states to the LLM's width.
+    tower: CLIPVisionModel, images: Tensor, sizes: list[tuple[int, int]], *, padded: bool, depths: list[int]
+) -> list[Tensor]:
+    """Run CLIP once per image: its patch states [I, patches, V] at the given depths (see `clip_states`).
 
     images [I, 3, C, C]: uint8 or normalised; sizes: (height, width) of the picture inside the square.
     padded: the square holds the whole image with padding (masked in attention, SAM's statistics) instead of a crop.
-    grid: LLM tokens along a side; the states are resampled where CLIP's own grid differs.
-    extra_depths: further CLIP hidden states to return in `clip_states` after the selected one.
     """
     dtype = tower.embeddings.patch_embedding.weight.dtype
     side = images.shape[-1]
-    patches = side // tower.config.patch_size
     with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())):
         if padded:
             pixels = normalize_padded(images, sizes, dtype)
-            seen = picture_cells(sizes, side, patches, images.device)
+            seen = picture_cells(sizes, side, side // tower.config.patch_size, images.device)
         else:
             pixels = normalize_cropped(images, dtype)
             seen = None
-        states = clip_states(tower, pixels, [select_layer, *extra_depths], seen)
+        return clip_states(tower, pixels, depths, seen)
+
+
+def image_tokens(
+    projector: nn.Module, states: list[Tensor], sizes: list[tuple[int, int]], *, side: int, padded: bool, grid: int
+) -> ImageTokens:
+    """Project CLIP's patch states to the LLM's width.
+
+    states: from `encode_images`, the first of them is what the LLM sees; sizes: as there; side: of CLIP's square.
+    grid: LLM tokens along a side; the states are resampled where CLIP's own grid differs.
+    """
     features = states[0]
+    patches = round(features.shape[1] ** 0.5)
     if patches != grid:
         square = features.float().transpose(1, 2).unflatten(2, (patches, patches))
         square = F.interpolate(square, (grid, grid), mode="bilinear", align_corners=False)
-        features = square.flatten(2).transpose(1, 2).to(dtype)
-    visible = picture_cells(sizes, side, grid, images.device) if padded else None
+        features = square.flatten(2).transpose(1, 2).to(features.dtype)
+    visible = picture_cells(sizes, side, grid, features.device) if padded else None
     return ImageTokens(projector(features), visible, states)
 
 

@@ -21,13 +21,15 @@ class GroundingConfig(PreTrainedConfig):
         masked in attention) instead of its centre crop.
     num_layers: hidden states that the policy chooses from, layers of the LLM plus one.
     mode: 1 last layer only, 2 policy for the similarity map, 3 policy for map and text prompt.
-    baseline_type, baseline_beta, critic_hidden_dim: the reward baseline, "ema", "critic" or "none".
+    estimator: of the policy's gradient, "sample", "leave_one_out" or "expected" (see `policy.py`).
+    policy_samples: layers scored per target by "leave_one_out".
+    baseline_type, baseline_beta, critic_hidden_dim: the reward baseline of "sample": "ema", "critic" or "none".
     reward: "target" gives every target its own reward, "batch" one reward per micro-batch (the reference's form).
-    entropy_weight: weight of the policy's entropy bonus.
     eval_legacy: the last layer is used outside training, whatever the policy learned.
     map_geometry: "fit" places the similarity map where CLIP looked; "reference" always assumes padded CLIP input.
     read_num_points, read_t_pos, read_t_neg, read_down_sample: READ's points (see `points.PointRule`).
     mask_prompt, map_loss: whether the similarity map prompts SAM, and whether it is supervised.
+    map_loss_layers: "chosen" supervises the map of the chosen layer (the reference), "all" those of all layers alike.
     separate_mm_projector: two-layer projectors, one to the LLM and one to the mask decoder; their hidden width is
         `mm_projector_hidden_dim` times the LLM's, the second one's output is the LLM's width where
         `mm_projector_out_dim` is 1 and CLIP's where it is 2.
@@ -64,11 +66,12 @@ class GroundingConfig(PreTrainedConfig):
         mm_projector_hidden_dim: int = 1,
         mm_projector_out_dim: int = 1,
         mode: int = 3,
+        estimator: str = "leave_one_out",
+        policy_samples: int = 4,
         baseline_type: str = "ema",
         baseline_beta: float = 1.0,
         critic_hidden_dim: int = 128,
         reward: str = "target",
-        entropy_weight: float = 0.0,
         eval_legacy: bool = False,
         map_geometry: str = "fit",
         read_num_points: int = 60,
@@ -77,6 +80,7 @@ class GroundingConfig(PreTrainedConfig):
         read_down_sample: int = 1,
         mask_prompt: bool = True,
         map_loss: bool = True,
+        map_loss_layers: str = "chosen",
         **kwargs,
     ):
         self.text_config = _as_config(LlamaConfig, text_config)
@@ -101,11 +105,12 @@ class GroundingConfig(PreTrainedConfig):
         self.mm_projector_hidden_dim = mm_projector_hidden_dim
         self.mm_projector_out_dim = mm_projector_out_dim
         self.mode = mode
+        self.estimator = estimator
+        self.policy_samples = policy_samples
         self.baseline_type = baseline_type
         self.baseline_beta = baseline_beta
         self.critic_hidden_dim = critic_hidden_dim
         self.reward = reward
-        self.entropy_weight = entropy_weight
         self.eval_legacy = eval_legacy
         self.map_geometry = map_geometry
         self.read_num_points = read_num_points
@@ -114,6 +119,7 @@ class GroundingConfig(PreTrainedConfig):
         self.read_down_sample = read_down_sample
         self.mask_prompt = mask_prompt
         self.map_loss = map_loss
+        self.map_loss_layers = map_loss_layers
         super().__init__(**kwargs)
 
     @property

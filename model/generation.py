@@ -1,7 +1,7 @@
 """Greedy generation with a key-value cache, keeping the states that the masks are decoded from.
 
-An image is encoded once and the prompt is read once; every further token costs one position. The image tokens'
-states come from reading the prompt, a target's state from the step that wrote its `[SEG]`.
+An image is encoded once and the prompts are read once (`prompts.py`); every further token costs one position. The
+image tokens' states come from reading the prompt, a target's state from the step that wrote its `[SEG]`.
 
 Legend: R rows (answers), T tokens of a prompt, n tokens per target, L+1 hidden states, D width.
 """
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import DynamicCache
 
 from dataloaders.batch import Batch
 
 from .outputs import Answer
+from .prompts import ReadPrompts, read_prompts
 from .states import TargetStates
 
 if TYPE_CHECKING:
@@ -60,28 +60,28 @@ def generate_answers(
     layer: str | int,
     on_token: Callable[[int, int], None] | None,
 ) -> list[Answer]:
-    """Answers to the prompts of a left-padded batch of plain rows, in row order.
+    """Answers to the prompts of a batch of packed rows, or of left-padded plain rows, ordered by row and branch.
 
-    layer: a checked layer rule; on_token(row, token id) is called as tokens are written.
+    layer: a checked layer rule; on_token(number of the answer, token id) is called as tokens are written.
     """
     image_tokens = model.encode_images(batch)
-    embeddings, attention, places = model.embed_rows(batch, image_tokens)
-    rows, unrolled = _write(model, batch, embeddings, attention, max_new_tokens, on_token)
-    images = batch.image_index.tolist()
+    prompts = read_prompts(model, batch, image_tokens)
+    rows = _write(model, prompts, max_new_tokens, on_token)
+    images = prompts.image.tolist()
     targets = [state for row in rows for state in row.targets]
     if not targets:
         return [_answer_without_masks(model, batch, image, row) for image, row in zip(images, rows, strict=True)]
     counts = [len(row.targets) for row in rows]
-    row_of_target = torch.tensor([i for i, count in enumerate(counts) for _ in range(count)], device=places.device)
-    offsets = row_of_target.unsqueeze(1) * batch.input_ids.shape[1]
+    row_of_target = torch.tensor([i for i, count in enumerate(counts) for _ in range(count)], device=model.device)
     states = TargetStates(
-        seg=torch.stack(targets),
-        unrolled=unrolled,
-        image_places=places[row_of_target] + offsets,
-        image=batch.image_index[row_of_target],
+        unrolled=prompts.unrolled,
+        seg_places=None,
+        image_places=prompts.image_places[row_of_target],
+        image=prompts.image[row_of_target],
         images=image_tokens,
         groups=images,
         counts=counts,
+        written=torch.stack(targets),
     )
     prompt = model.system.prompt(model, states, batch, layer)
     masks = model.masks(batch, states, prompt)
@@ -120,45 +120,38 @@ def mask_scores(logits: Tensor) -> list[float]:
 
 def _write(
     model: GroundingModel,
-    batch: Batch,
-    embeddings: Tensor,
-    attention: Tensor,
+    prompts: ReadPrompts,
     max_new_tokens: int,
     on_token: Callable[[int, int], None] | None,
-) -> tuple[list[WrittenRow], tuple[Tensor, ...]]:
-    """Write until every row has ended: the rows, and the L+1 hidden states [R, T, D] of the prompts."""
+) -> list[WrittenRow]:
+    """Write until every answer has ended."""
     language_model = model.language_model
     seg_ids = list(model.config.seg_token_ids)
-    cache = DynamicCache(config=language_model.config)
-    rows = [WrittenRow() for _ in range(batch.input_ids.shape[0])]
-    seen = attention[:, :, -1:] if attention.dim() == 4 else attention  # what a prompt's end sees, later tokens see
-    positions = batch.position_ids
-    unrolled = states = None
-    for _ in range(max_new_tokens):
-        states = language_model(
-            inputs_embeds=embeddings,
-            attention_mask=attention,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            output_hidden_states=True,
-        ).hidden_states
-        unrolled = states if unrolled is None else unrolled
-        ids = model.lm_head(states[-1][:, -1]).argmax(dim=-1)
+    rows = [WrittenRow() for _ in prompts.image]
+    seen, positions, last = prompts.seen, prompts.positions, prompts.last
+    for written in range(1, max_new_tokens + 1):
+        ids = model.lm_head(last[-1]).argmax(dim=-1)
         for index, token in enumerate(ids.tolist()):
             row = rows[index]
             row.ended = row.ended or token == model.config.text_config.eos_token_id
             if not row.ended:
-                row.append(token, lambda i=index, s=states: torch.stack([layer[i, -1] for layer in s]), seg_ids)
+                row.append(token, lambda i=index, s=last: torch.stack([layer[i] for layer in s]), seg_ids)
                 if on_token is not None:
                     on_token(index, token)
-        if all(row.ended for row in rows):
+        if written == max_new_tokens or all(row.ended for row in rows):
             break
-        embeddings = language_model.embed_tokens(ids.unsqueeze(1))
         seen = F.pad(seen, (0, 1), value=True)
-        attention = seen
-        positions = positions[:, -1:] + 1
-    return rows, unrolled
+        positions = positions + 1
+        states = language_model(
+            inputs_embeds=language_model.embed_tokens(ids.unsqueeze(1)),
+            attention_mask=seen,
+            position_ids=positions,
+            past_key_values=prompts.cache,
+            use_cache=True,
+            output_hidden_states=True,
+        ).hidden_states
+        last = [layer[:, -1] for layer in states]
+    return rows
 
 
 def _answer_without_masks(model: GroundingModel, batch: Batch, image: int, row: WrittenRow) -> Answer:

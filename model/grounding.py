@@ -5,6 +5,7 @@ H W original size of an image.
 """
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,15 @@ from transformers import CLIPVisionModel, LlamaModel, PreTrainedModel, SamModel
 
 from dataloaders.batch import Batch
 from utils.errors import UserError
+from utils.feature_cache import EncoderFeatures, FeatureCache
 
+from . import sam
 from .backbone import (
     ImageTokens,
     build_projector,
     encode_images,
     flash_attention_rows,
+    image_tokens,
     row_attention,
     row_embeddings,
     separate_projector,
@@ -25,9 +29,10 @@ from .backbone import (
 )
 from .config import GroundingConfig
 from .generation import generate_answers
-from .losses import mask_bce, mask_dice, token_loss
-from .outputs import Answer, GroundingOutput, LossWeights, Segmentation
-from .states import TargetStates, gather_states
+from .losses import mask_bce, mask_dice, token_losses
+from .outputs import Answer, ForcedMasks, GroundingOutput, LossParts, LossWeights, Segmentation
+from .sam_attention import use_rowwise_attention
+from .states import TargetStates
 from .systems import build_system
 from .systems.base import Prompt
 
@@ -65,9 +70,12 @@ class GroundingModel(PreTrainedModel):
         self.system = build_system(config)
         if self.system.uses_sam:
             self.sam = SamModel(copy.deepcopy(config.sam_config))
+            use_rowwise_attention(self.sam.vision_encoder)
         for name, module in self.system.modules().items():
             self.add_module(name, module)
         self.loss_weights = LossWeights()
+        self._clip_cache: EncoderFeatures | None = None
+        self._sam_cache: EncoderFeatures | None = None
         self.post_init()
 
     def push_to_hub(self, repo_id: str, *, processor=None, **options) -> str:
@@ -92,8 +100,8 @@ class GroundingModel(PreTrainedModel):
         """Losses of one micro-batch with given answers; `layer_choice` int64 [S] replaces the policy's sampling."""
         images = self.encode_images(batch)
         unrolled, places = self.read(batch, images)
-        logits = self.lm_head(unrolled[-1].flatten(0, 1)[batch.label_positions])
-        ce_loss = self.loss_weights.ce * token_loss(logits, batch.label_ids)
+        ce = token_losses(self.lm_head, unrolled[-1].flatten(0, 1)[batch.label_positions], batch.label_ids)
+        ce_loss = self.loss_weights.ce * ce.sum() / max(len(ce), 1)  # zero, with a graph, where nothing is labelled
 
         # Without a target a stand-in takes part with weight zero: every parameter then has a gradient on every
         # process, and collectives match.
@@ -122,10 +130,16 @@ class GroundingModel(PreTrainedModel):
             loss = loss + self.loss_weights.policy * losses["policy_loss"]
             statistics = own.statistics
         losses["loss"] = loss
+        targets = len(bce) if present else 0
         return GroundingOutput(
             loss=loss,
             losses=losses,
             statistics=statistics,
+            loss_parts=LossParts(
+                ce=self.loss_weights.ce * ce.detach(),
+                bce=self.loss_weights.bce * bce.detach()[:targets],
+                dice=self.loss_weights.dice * dice.detach()[:targets],
+            ),
             low_res_masks=low_res,
             pred_embeddings=prompt.text,
             similarity_maps=prompt.maps,
@@ -134,32 +148,40 @@ class GroundingModel(PreTrainedModel):
     @torch.no_grad()
     def segment(self, batch: Batch, layer: str | int | None = None) -> list[Segmentation]:
         """Masks for the `[SEG]` of given answers, one result per image; see `Segmentation`."""
-        layer = self.layer_rule(layer)
-        images = self.encode_images(batch)
-        unrolled, places = self.read(batch, images)
-        decisions = self._decisions(batch, unrolled[-1])
-        if batch.seg_positions.shape[0] == 0:
-            return [_nothing(batch, image, decided) for image, decided in enumerate(decisions)]
-        states = self.target_states(batch, images, unrolled, places)
-        prompt = self.system.prompt(self, states, batch, layer)
-        masks = self.masks(batch, states, prompt)
-        layers = prompt.layers.split(states.counts)
-        maps = prompt.maps or [None] * len(masks)
+        forced = self.force(batch, torch.cat([batch.seg_positions[:, 0], batch.rej_positions[:, 0]]), layer)
+        decisions = self._decisions(batch, forced.written)
+        layers = forced.layers.split([len(masks) for masks in batch.masks])
+        maps = forced.similarity_maps or [None] * len(decisions)
         return [
             Segmentation(mask_logits=logits, decisions=decided, layers=chosen.tolist(), similarity_maps=each)
-            for logits, decided, chosen, each in zip(masks, decisions, layers, maps, strict=True)
+            for logits, decided, chosen, each in zip(forced.mask_logits, decisions, layers, maps, strict=True)
         ]
 
     @torch.no_grad()
+    def force(self, batch: Batch, decided: Tensor, layer: str | int | None = None) -> ForcedMasks:
+        """Masks for the `[SEG]` of given answers, and the tokens that the model would write at flat positions
+        `decided` int64 [Q]; all results stay on the device."""
+        layer = self.layer_rule(layer)
+        images = self.encode_images(batch)
+        unrolled, places = self.read(batch, images)
+        written = self.lm_head(unrolled[-1].flatten(0, 1)[decided]).argmax(dim=-1)
+        if batch.seg_positions.shape[0] == 0:
+            empty = [torch.zeros((0, *size), device=written.device) for size in batch.original_sizes]
+            return ForcedMasks(empty, written, layers=batch.seg_image, similarity_maps=None)
+        states = self.target_states(batch, images, unrolled, places)
+        prompt = self.system.prompt(self, states, batch, layer)
+        return ForcedMasks(self.masks(batch, states, prompt), written, prompt.layers, prompt.maps)
+
+    @torch.no_grad()
     def generate(self, batch: Batch, max_new_tokens: int = 128, layer=None, on_token=None) -> list[Answer]:
-        """Write an answer to each row's prompt (greedily) and decode its masks; see `generation.py`."""
+        """Write an answer to every prompt, a row or a branch of one, and decode its masks; see `generation.py`."""
         return generate_answers(self, batch, max_new_tokens, self.layer_rule(layer), on_token)
 
     def layer_rule(self, layer: str | int | None) -> str | int:
         """The layer rule to use outside training, checked: None is the checkpoint's own."""
         if layer is None:
             return self.system.default_layer()
-        if layer in ("last", "greedy", "sample"):
+        if layer in ("last", "greedy", "mixture", "sample"):
             if layer != "last" and not self.system.uses_policy:
                 raise UserError(f'layer "{layer}": {self.config.system} has no policy; use "last"')
             return layer
@@ -171,17 +193,50 @@ class GroundingModel(PreTrainedModel):
         return index
 
     def encode_images(self, batch: Batch) -> ImageTokens:
-        """CLIP and the projector, once per image of the batch."""
-        return encode_images(
-            self.vision_tower,
-            self.mm_projector,
-            batch.clip_images,
-            batch.clip_sizes,
-            padded=self.config.pad_train_clip_images,
-            grid=self.config.image_grid,
-            select_layer=self.config.mm_vision_select_layer,
-            extra_depths=self.system.clip_depths(),
+        """CLIP, unless its states are cached, and the projector, once per image of the batch."""
+        padded = self.config.pad_train_clip_images
+
+        def encode(images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+            states = encode_images(self.vision_tower, images, sizes, padded=padded, depths=self._clip_depths())
+            return torch.stack(states, dim=1)
+
+        like = self.vision_tower.embeddings.patch_embedding.weight
+        states = _features(self._clip_cache, batch, batch.clip_images, batch.clip_sizes, like, encode)
+        side, grid = batch.clip_images.shape[-1], self.config.image_grid
+        return image_tokens(
+            self.mm_projector, list(states.unbind(1)), batch.clip_sizes, side=side, padded=padded, grid=grid
         )
+
+    def sam_embeddings(self, batch: Batch) -> Tensor:
+        """SAM's image embeddings [I, C, G, G], from the encoder or from the cache."""
+
+        def encode(images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+            return sam.encode_images(self.sam, images, sizes)
+
+        like = next(self.sam.vision_encoder.parameters())
+        return _features(self._sam_cache, batch, batch.sam_images, batch.sam_sizes, like, encode)
+
+    def cache_features(self, cache: FeatureCache) -> list[str]:
+        """Take the features of the encoders that are frozen now from `cache`, and put them there; their names."""
+        names = []
+        if not any(parameter.requires_grad for parameter in self.vision_tower.parameters()):
+            settings = {
+                "encoder": "clip",
+                "config": self.vision_tower.config.to_diff_dict(),
+                "depths": self._clip_depths(),
+                "padded": self.config.pad_train_clip_images,
+            }
+            self._clip_cache = cache.of(self.vision_tower, settings)
+            names.append("CLIP")
+        if self.system.uses_sam and not any(p.requires_grad for p in self.sam.vision_encoder.parameters()):
+            settings = {"encoder": "sam", "config": self.sam.config.vision_config.to_diff_dict()}
+            self._sam_cache = cache.of(self.sam.vision_encoder, settings)
+            names.append("SAM")
+        return names
+
+    def _clip_depths(self) -> list[int]:
+        """The CLIP states that are read: the LLM's first, then those of the mask decoder."""
+        return [self.config.mm_vision_select_layer, *self.system.clip_depths()]
 
     def embed_rows(self, batch: Batch, images: ImageTokens) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings [R, T, D] with the image tokens in, who sees whom [R, 1, T, T], their places [R, P].
@@ -208,8 +263,8 @@ class GroundingModel(PreTrainedModel):
         length = batch.input_ids.shape[1]
         rows = batch.seg_positions[:, 0] // length
         return TargetStates(
-            seg=gather_states(unrolled, batch.seg_positions),
             unrolled=unrolled,
+            seg_places=batch.seg_positions,
             image_places=places[rows] + rows.unsqueeze(1) * length,
             image=batch.seg_image,
             images=images,
@@ -231,18 +286,34 @@ class GroundingModel(PreTrainedModel):
                 dice.append(mask_dice(logits, truth, ignore))
         return torch.cat(bce), torch.cat(dice)
 
-    def _decisions(self, batch: Batch, last: Tensor) -> list[list[bool]]:
+    def _decisions(self, batch: Batch, written: Tensor) -> list[list[bool]]:
         """For every image and target, in written order: would the model have written `[SEG]` there?
 
+        written int64 [S + J]: what it would have written at the first tokens of the `[SEG]`, then of the `[REJ]`.
         Where `[SEG]` is given anything else counts as a rejection, where `[REJ]` is given anything else as acceptance
         (the reference's rule).
         """
-        flat = last.flatten(0, 1)
-        firsts = [batch.seg_positions[:, 0], batch.rej_positions[:, 0]]
-        written = [self.lm_head(flat[first]).argmax(dim=-1) for first in firsts]
-        accepted = iter((written[0] == self.config.seg_token_ids[0]).tolist() if len(firsts[0]) else [])
-        rejected = iter((written[1] == self.config.rej_token_ids[0]).tolist() if len(firsts[1]) else [])
-        return [[next(accepted) if is_seg else not next(rejected) for is_seg in kinds] for kinds in batch.target_is_seg]
+        tokens = written.tolist()
+        at_seg, at_rej = iter(tokens[: len(batch.seg_positions)]), iter(tokens[len(batch.seg_positions) :])
+        seg, rej = self.config.seg_token_ids, self.config.rej_token_ids
+        return [
+            [next(at_seg) == seg[0] if is_seg else next(at_rej) != rej[0] for is_seg in kinds]
+            for kinds in batch.target_is_seg
+        ]
+
+
+def _features(
+    cache: EncoderFeatures | None,
+    batch: Batch,
+    images: Tensor,
+    sizes: list[tuple[int, int]],
+    like: Tensor,
+    encode: Callable[[Tensor, list[tuple[int, int]]], Tensor],
+) -> Tensor:
+    """`encode(images, sizes)`, by way of the cache where there is one and the batch says which images these are."""
+    if cache is None or batch.image_keys is None:
+        return encode(images, sizes)
+    return cache.get(batch.image_keys, like, lambda places: encode(images[places], [sizes[i] for i in places]))
 
 
 def _with_stand_in(batch: Batch, tokens_per_target: int) -> Batch:
@@ -254,9 +325,3 @@ def _with_stand_in(batch: Batch, tokens_per_target: int) -> Batch:
     mask = torch.zeros((1, *batch.original_sizes[0]), dtype=torch.bool, device=zeros.device)
     stand_in.masks = [mask, *batch.masks[1:]]
     return stand_in
-
-
-def _nothing(batch: Batch, image: int, decisions: list[bool]) -> Segmentation:
-    """The result for an image whose answers name no `[SEG]`."""
-    empty = torch.zeros((0, *batch.original_sizes[image]), device=batch.input_ids.device)
-    return Segmentation(mask_logits=empty, decisions=decisions, layers=[], similarity_maps=None)

@@ -5,17 +5,28 @@ Legend: K labelled tokens, V vocabulary, m masks of one image, H W pixels.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 DICE_SCALE = 1000.0
 EPSILON = 1e-6
+LOGIT_CHUNK = 1024  # labelled tokens; 1024 × 32000 logits in float32 are 131 MB
 
 
-def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy of logits [K, V] against token ids [K]; zero, with a graph, where K is 0."""
-    if labels.numel() == 0:
-        return logits.float().sum() * 0.0
-    return F.cross_entropy(logits.float(), labels)
+def token_losses(head: nn.Module, states: Tensor, labels: Tensor, chunk: int = LOGIT_CHUNK) -> Tensor:
+    """Cross entropy of the states [K, D] that predict the token ids [K], for every token, [K].
+
+    head: from states to logits [K, V]. More than `chunk` logits of V are never kept: they are made again for the
+    gradient, chunk by chunk.
+    """
+
+    def losses(states: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(head(states).float(), labels, reduction="none")
+
+    if len(labels) <= chunk or not torch.is_grad_enabled():
+        return losses(states, labels)
+    pieces = zip(states.split(chunk), labels.split(chunk), strict=True)
+    return torch.cat([checkpoint(losses, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces])
 
 
 def mask_bce(logits: Tensor, masks: Tensor, ignore: Tensor | None) -> Tensor:

@@ -7,12 +7,26 @@ from torch import Tensor
 
 @dataclass
 class LossWeights:
-    """Weights of the terms in the total loss (`training.md` of the reference: 1, 2, 0.5 or 4, 0.4)."""
+    """Weights of the terms in the total loss (`training.md` of the reference: 1, 2, 0.5 or 4, 0.4).
+
+    `entropy` weighs the policy's entropy bonus inside the policy loss.
+    """
 
     ce: float = 1.0
     bce: float = 2.0
     dice: float = 0.5
     policy: float = 0.4
+    entropy: float = 0.0
+
+
+@dataclass
+class LossParts:
+    """What the weighted loss terms are means of, detached: ce [K] of every labelled token; bce, dice [S] of every
+    target, the similarity terms included."""
+
+    ce: Tensor
+    bce: Tensor
+    dice: Tensor
 
 
 @dataclass
@@ -24,6 +38,7 @@ class GroundingOutput:
         included) and policy_loss (unweighted) where a policy acts.
     statistics: detached tensors by name: policy/entropy, policy/reward, policy/baseline, policy/advantage (scalars)
         and policy/layers (float [L+1], how often each layer was chosen).
+    loss_parts: the losses token by token and target by target.
     low_res_masks: the decoder's logits [S, h, w] per scale; pred_embeddings [S, K, C]: the text prompts.
     similarity_maps: per image [m, H, W] in [0, 1], or None.
     """
@@ -31,9 +46,25 @@ class GroundingOutput:
     loss: Tensor
     losses: dict[str, Tensor]
     statistics: dict[str, Tensor] = field(default_factory=dict)
+    loss_parts: LossParts | None = None
     low_res_masks: list[Tensor] | None = None
     pred_embeddings: Tensor | None = None
     similarity_maps: list[Tensor] | None = None
+
+
+@dataclass
+class ForcedMasks:
+    """The teacher-forced result of a batch, on the device.
+
+    mask_logits: for every image float32 [m, H, W], one per `[SEG]` of its given answers, at its original size.
+    written int64 [Q]: the tokens that the model would write at the positions that were asked for.
+    layers int64 [S]; similarity_maps: for every image [m, H, W] in [0, 1], or None.
+    """
+
+    mask_logits: list[Tensor]
+    written: Tensor
+    layers: Tensor
+    similarity_maps: list[Tensor] | None
 
 
 @dataclass

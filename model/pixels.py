@@ -1,4 +1,7 @@
-"""From uint8 pictures to the normalised tensors that SAM and CLIP read, on whatever device they are."""
+"""From uint8 pictures to the normalised tensors that SAM and CLIP read, on whatever device they are.
+
+Constants and sizes go into the operations as numbers: a tensor made of them would be copied, and the device waited for.
+"""
 
 import torch
 from torch import Tensor
@@ -17,9 +20,7 @@ def normalize_padded(images: Tensor, sizes: list[tuple[int, int]], dtype: torch.
     """
     if images.is_floating_point():
         return images.to(dtype)
-    mean = torch.tensor(SAM_MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(SAM_STD, device=images.device).view(1, 3, 1, 1)
-    pixels = (images.float() - mean) / std
+    pixels = _standardize(images.float(), SAM_MEAN, SAM_STD)
     return (pixels * picture_area(sizes, images.shape[-1], images.device).unsqueeze(1)).to(dtype)
 
 
@@ -27,18 +28,19 @@ def normalize_cropped(images: Tensor, dtype: torch.dtype) -> Tensor:
     """CLIP's normalisation of centre-cropped pictures [I, 3, C, C], uint8 or normalised already."""
     if images.is_floating_point():
         return images.to(dtype)
-    mean = torch.tensor(CLIP_MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(CLIP_STD, device=images.device).view(1, 3, 1, 1)
-    return ((images.float() / 255.0 - mean) / std).to(dtype)
+    return _standardize(images.float() / 255.0, CLIP_MEAN, CLIP_STD).to(dtype)
+
+
+def _standardize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Every channel of [I, 3, H, W] less its mean, over its deviation."""
+    channels = zip(images.unbind(1), mean, std, strict=True)
+    return torch.stack([(channel - center) / spread for channel, center, spread in channels], dim=1)
 
 
 def picture_area(sizes: list[tuple[int, int]], side: int, device: torch.device) -> Tensor:
     """bool [I, side, side], True where a square holds picture and not padding."""
-    extent = torch.tensor(sizes, device=device)
     line = torch.arange(side, device=device)
-    inside_y = line[None, :] < extent[:, :1]
-    inside_x = line[None, :] < extent[:, 1:]
-    return inside_y[:, :, None] & inside_x[:, None, :]
+    return torch.stack([(line < height)[:, None] & (line < width)[None, :] for height, width in sizes])
 
 
 def picture_cells(sizes: list[tuple[int, int]], side: int, grid: int, device: torch.device) -> Tensor:

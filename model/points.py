@@ -52,8 +52,9 @@ def points_on_image(
         values = values[:, :rows, :columns]
     places, labels = select_points(values.flatten(1), rule)
     points = refine_points(values, places)
-    scale = points.new_tensor([extent[1] / columns, extent[0] / rows])
-    return points * scale + points.new_tensor([corner[1], corner[0]]), labels
+    x, y = points.unbind(-1)
+    points = torch.stack([x * (extent[1] / columns) + corner[1], y * (extent[0] / rows) + corner[0]], dim=-1)
+    return points, labels
 
 
 def select_points(values: Tensor, rule: PointRule) -> tuple[Tensor, Tensor]:

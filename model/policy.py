@@ -1,6 +1,15 @@
 """The stochastic skip connection: a policy that picks, for every `[SEG]` token, which hidden state is used.
 
-Legend: S targets, L+1 hidden states, D width. The gate starts at zero, so training starts from a uniform choice.
+Legend: S targets, L+1 hidden states, D width, K layers of each target that are scored. The gate starts at zero, so
+training starts from a uniform choice.
+
+The policy's loss has the gradient of minus the expected reward, the mean over targets of Σ_l π(l) r(l), or an unbiased
+estimate of it. A reward is minus the loss of a layer's similarity map, and that map is one dot product away, so that
+more layers than the one that prompts SAM can be scored:
+
+    sample         the chosen layer alone, against a baseline (REINFORCE; the reference's form)
+    leave_one_out  K layers drawn for every target, each against the mean of the K - 1 others
+    expected       all L+1 layers: the sum itself, without chance
 """
 
 from dataclasses import dataclass
@@ -8,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed, nn
 
+ESTIMATORS = ("sample", "leave_one_out", "expected")
+BASELINES = ("ema", "critic", "none")
 REWARD_DECAY = 0.9
 
 
@@ -28,22 +39,59 @@ class PolicySample:
         return -(self.log_probabilities.exp() * self.log_probabilities).sum(dim=1)
 
 
-class LayerPolicy(nn.Module):
-    """π(l) = softmax over l of ⟨h[l], W[l]⟩, with the reward baseline that goes with it.
+def draw_layers(probabilities: Tensor, number: int) -> Tensor:
+    """Layers drawn with replacement, int64 [S, number], from float32 [S, L+1].
 
-    baseline: "ema" keeps a running mean of the reward (updated before it is used), "critic" predicts the reward from
-    the mean layer probabilities, "none" uses 0.
+    As `torch.multinomial` draws one, but without its check of the probabilities, which waits for the device.
+    """
+    shape = (len(probabilities), number, probabilities.shape[1])
+    return (probabilities.unsqueeze(1) / probabilities.new_empty(shape).exponential_()).argmax(dim=2)
+
+
+class LayerPolicy(nn.Module):
+    """π(l) = softmax over l of ⟨h[l], W[l]⟩, with what its loss needs.
+
+    estimator: see the head of this file; samples: K of leave_one_out, at least 2.
+    reward: "target", every target has its own, or "batch", one for all targets of a micro-batch together.
+    baseline: of the estimator `sample` alone. "ema" is a running mean of the reward, "critic" predicts the reward from
+        the mean layer probabilities, "none" is 0. The running mean is that of the steps before, so that no target is
+        compared with itself; with reward "batch" it is updated first, as the reference does, which shrinks the
+        gradient by 1 - 0.1 / processes and does not turn it.
     """
 
-    def __init__(self, num_layers: int, width: int, *, baseline: str, beta: float, critic_width: int):
+    def __init__(
+        self,
+        num_layers: int,
+        width: int,
+        *,
+        estimator: str,
+        samples: int,
+        reward: str,
+        baseline: str,
+        beta: float,
+        critic_width: int,
+    ):
         super().__init__()
-        if baseline not in ("ema", "critic", "none"):
-            raise ValueError(f'baseline_type: "{baseline}" is not one of ema, critic, none')
+        for name, value, known in (
+            ("estimator", estimator, ESTIMATORS),
+            ("baseline_type", baseline, BASELINES),
+            ("reward", reward, ("target", "batch")),
+        ):
+            if value not in known:
+                raise ValueError(f'{name}: "{value}" is not one of {", ".join(known)}')
+        if estimator == "leave_one_out" and samples < 2:
+            raise ValueError(f"policy_samples: {samples}, but leave_one_out compares at least 2 layers of a target")
+        if estimator != "sample" and reward == "batch":
+            raise ValueError(f'reward: "batch" needs the estimator "sample"; {estimator} scores every target by itself')
+        self.estimator = estimator
+        self.samples = samples
+        self.reward = reward
         self.baseline = baseline
         self.beta = beta
         self.gate = nn.Parameter(torch.zeros(num_layers, width))
         if baseline == "critic":
             self.critic = nn.Sequential(nn.Linear(num_layers, critic_width), nn.ReLU(), nn.Linear(critic_width, 1))
+        # 0 also says that no reward was seen yet: rewards are negative.
         self.register_buffer("reward_mean", torch.zeros((), dtype=torch.float32))
 
     def log_probabilities(self, states: Tensor) -> Tensor:
@@ -58,51 +106,79 @@ class LayerPolicy(nn.Module):
             if rule == "greedy":
                 layers = log_probabilities.argmax(dim=1)
             else:
-                layers = torch.multinomial(log_probabilities.detach().exp(), 1).squeeze(1)
+                layers = draw_layers(log_probabilities.detach().exp(), 1).squeeze(1)
         chosen = log_probabilities.gather(1, layers.unsqueeze(1)).squeeze(1)
         return PolicySample(layers, chosen, log_probabilities)
 
-    def loss(
-        self, sample: PolicySample, rewards: Tensor, entropy_weight: float, present: bool = True
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """REINFORCE with baseline, and the statistics of the step.
+    def candidates(self, sample: PolicySample) -> Tensor:
+        """The layers whose rewards `loss` asks for, int64 [S, K]; except for `expected` the chosen one comes first."""
+        chosen = sample.layers.unsqueeze(1)
+        if self.estimator == "sample":
+            return chosen
+        if self.estimator == "expected":
+            return torch.arange(self.gate.shape[0], device=chosen.device).expand(len(chosen), -1)
+        probabilities = sample.log_probabilities.detach().exp()
+        return torch.cat([chosen, draw_layers(probabilities, self.samples - 1)], dim=1)
 
-        rewards: float32 [S], one per target, or [1], one for all; detached. entropy_weight: of the entropy bonus.
+    def loss(
+        self, sample: PolicySample, candidates: Tensor, rewards: Tensor, entropy_weight: float, present: bool = True
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the step, and its statistics.
+
+        candidates: of this sample; rewards float32 [S, K]: theirs. entropy_weight: of the entropy bonus.
         present: False where the targets are stand-ins for none, which must not move the baseline.
         """
         rewards = rewards.detach()
-        value_loss = rewards.new_zeros(())
-        if self.baseline == "critic":
-            mean_probabilities = sample.log_probabilities.exp().mean(dim=0).detach()
-            value = self.critic(mean_probabilities.to(self.critic[0].weight.dtype)).float().squeeze()
-            value_loss = self.beta * (value - rewards).square().mean()
-            value = value.detach()
-        elif self.baseline == "ema":
-            if self.training:
-                self._update_reward_mean(rewards, present)
-            value = self.reward_mean.clone()
+        if self.estimator == "sample":
+            loss, reward, value = self._reinforce(sample, rewards.squeeze(1), present)
+        elif self.estimator == "leave_one_out":
+            others = (rewards.sum(dim=1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
+            loss = -((rewards - others) * sample.log_probabilities.gather(1, candidates)).mean()
+            reward, value = rewards[:, 0].mean(), others[:, 0].mean()
         else:
-            value = rewards.new_zeros(())
-        advantage = rewards - value
+            expected = (sample.log_probabilities.exp() * rewards).sum(dim=1)
+            loss = -expected.mean()
+            reward, value = rewards.gather(1, sample.layers.unsqueeze(1)).mean(), expected.detach().mean()
         entropy = sample.entropy.mean()
-        loss = -(advantage * sample.log_probability).mean() + value_loss - entropy_weight * entropy
         chosen = torch.zeros(self.gate.shape[0], device=rewards.device)
         chosen.scatter_add_(0, sample.layers, torch.ones_like(sample.layers, dtype=chosen.dtype))
         statistics = {
             "policy/entropy": entropy.detach(),
-            "policy/reward": rewards.mean(),
+            "policy/reward": reward,
             "policy/baseline": value,
-            "policy/advantage": advantage.mean(),
+            "policy/advantage": reward - value,
             "policy/layers": chosen,
         }
-        return loss, statistics
+        return loss - entropy_weight * entropy, statistics
+
+    def _reinforce(self, sample: PolicySample, rewards: Tensor, present: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """REINFORCE with baseline for the chosen layers' rewards [S]: loss, mean reward and baseline."""
+        if self.reward == "batch":
+            rewards = rewards.sum().view(1)
+        value_loss, value = rewards.new_zeros(()), rewards.new_zeros(())
+        if self.baseline == "critic":
+            mean_probabilities = sample.log_probabilities.exp().mean(dim=0).detach()
+            predicted = self.critic(mean_probabilities.to(self.critic[0].weight.dtype)).float().squeeze()
+            value_loss = self.beta * (predicted - rewards).square().mean()
+            value = predicted.detach()
+        elif self.baseline == "ema":
+            before = self.reward_mean.clone()
+            if self.training:
+                self._update_reward_mean(rewards, present)
+            after = self.reward_mean.clone()
+            value = after if self.reward == "batch" else torch.where(before == 0, after, before)
+        loss = -((rewards - value) * sample.log_probability).mean() + value_loss
+        return loss, rewards.mean(), value
 
     @torch.no_grad()
     def _update_reward_mean(self, rewards: Tensor, present: bool) -> None:
         """Move the running mean by the mean over the targets of all processes; every process must call this."""
-        totals = torch.stack([rewards.sum(), rewards.new_tensor(float(rewards.numel()))]) * float(present)
+        totals = torch.stack([rewards.sum(), rewards.new_full((), rewards.numel())]) * float(present)
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(totals)
         # Without a target anywhere the mean stays; a tensor operation, so that the device is not waited for.
         mean = torch.where(totals[1] > 0, totals[0] / totals[1].clamp(min=1), self.reward_mean.float())
-        self.reward_mean.lerp_(mean.to(self.reward_mean.dtype), 1 - REWARD_DECAY)
+        moved = torch.lerp(self.reward_mean.float(), mean, 1 - REWARD_DECAY)
+        if self.reward == "target":
+            moved = torch.where(self.reward_mean == 0, mean, moved)
+        self.reward_mean.copy_(moved)

@@ -3,6 +3,8 @@
 Legend: I images, S targets, K prompt tokens, C prompt width, G side of the embedding grid, M = 4 G mask-prompt side.
 """
 
+from itertools import accumulate
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -80,9 +82,8 @@ def decode(sam: SamModel, embeddings: Tensor, image: Tensor, sparse: Tensor | li
 
 def _decode_by_length(sam: SamModel, embeddings: Tensor, image: Tensor, sparse: list[Tensor], dense: Tensor) -> Tensor:
     """`decode` for prompts of different lengths: one call for each length."""
-    starts = torch.tensor([len(each) for each in sparse]).cumsum(0).tolist()
     by_length: dict[int, list[tuple[Tensor, Tensor]]] = {}
-    for end, each in zip(starts, sparse, strict=True):
+    for end, each in zip(accumulate(map(len, sparse)), sparse, strict=True):
         places = torch.arange(end - len(each), end, device=image.device)
         by_length.setdefault(each.shape[1], []).append((places, each))
     order, masks = [], []

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dataloaders.batch import PADDING_BRANCH, Batch
-from model.checkpoints.loading import load_reference_state_dict
+from model.checkpoints.reference import load_reference_state_dict
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
 from model.outputs import LossWeights
@@ -79,6 +79,7 @@ class ParityCase:
             im_start_id=meta["im_start_id"],
             im_end_id=meta["im_end_id"],
             map_geometry="reference",
+            estimator="sample",
             reward="batch",
             **arguments,
         )

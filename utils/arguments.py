@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
@@ -98,8 +99,19 @@ class TrainingConfig:
         "1 last layer, 2 sampled layer for the map, 3 sampled layer for map and text (default 3)",
         choices=(1, 2, 3),
     )
+    estimator: str | None = option(
+        None,
+        "policy",
+        "layers of a target whose maps are scored: the sampled one, several, or all (default leave_one_out; sample "
+        "where --baseline_type or --reward batch is given)",
+        choices=("sample", "leave_one_out", "expected"),
+    )
+    policy_samples: int | None = option(None, "policy", "layers per target that leave_one_out scores (default 4)")
     baseline_type: str | None = option(
-        None, "policy", "what the reward is compared with (default ema)", choices=("ema", "critic", "none")
+        None,
+        "policy",
+        "what estimator sample compares the reward with (default ema)",
+        choices=("ema", "critic", "none"),
     )
     baseline_beta: float | None = option(None, "policy", "weight of the critic's regression (default 1.0)")
     reward: str | None = option(
@@ -108,10 +120,21 @@ class TrainingConfig:
         "a reward per target, or the reference's one per micro-batch (default target)",
         choices=("target", "batch"),
     )
-    entropy_weight: float | None = option(None, "policy", "weight of the policy's entropy bonus (default 0)")
+    entropy_weight: float = option(0.0, "policy", "weight of the policy's entropy bonus at the first step")
+    entropy_weight_end: float | None = option(
+        None, "policy", "its weight at the last step, on a straight line (default: as at the first)"
+    )
     eval_legacy: bool | None = option(None, "policy", "outside training use the last layer, whatever was learned")
     map_geometry: str | None = option(
         None, "policy", "where the similarity map is placed (default fit)", choices=("fit", "reference")
+    )
+    mask_prompt: bool | None = option(None, "policy", "prompt SAM with the similarity map (default on)")
+    map_loss: bool | None = option(None, "policy", "train the similarity map against the mask (default on)")
+    map_loss_layers: str | None = option(
+        None,
+        "policy",
+        "which maps that loss trains: the chosen layer's, or those of all layers alike (default chosen)",
+        choices=("chosen", "all"),
     )
 
     dataset: str = option(
@@ -154,6 +177,10 @@ class TrainingConfig:
         "data-loading processes per rank (default 4 on a GPU, 1 on a CPU; 0 loads in the main process)",
         aliases=("num_workers",),
     )
+    cache_features: str = option(
+        "", "data", "directory to keep what frozen encoders (SAM, CLIP) compute in, so that later epochs skip them"
+    )
+    cache_limit_gb: float = option(100.0, "data", "size of that directory; what was used least recently goes first")
 
     epochs: int = option(20, "training", "epochs")
     steps_per_epoch: int = option(500, "training", "optimizer steps per epoch")
@@ -164,8 +191,11 @@ class TrainingConfig:
     warmup_num_steps: int = option(100, "training", "optimizer steps of linear warm-up, then linear decay to 0")
     beta1: float = option(0.9, "training", "AdamW")
     beta2: float = option(0.95, "training", "AdamW")
-    zero_stage: int = option(2, "training", "DeepSpeed ZeRO stage", choices=(0, 1, 2))
+    zero_stage: int = option(2, "training", "DeepSpeed ZeRO stage, up to 2", choices=(0, 1, 2, 3))
     gradient_checkpointing: bool = option(True, "training", "recompute the LLM's activations: less memory, slower")
+    compile: bool = option(
+        False, "training", "torch.compile the encoders: slower to start, then faster", names=("compile",)
+    )
     seed: int = option(42, "training", "draws of data, weights and policy follow from it")
     ce_loss_weight: float = option(1.0, "training", "weight of the language loss")
     bce_loss_weight: float = option(2.0, "training", "weight of the mask cross-entropy")
@@ -190,7 +220,9 @@ class TrainingConfig:
     answer: str = option(
         "given", "evaluation", "score on given answers or on the model's own", choices=("given", "generated")
     )
-    layer: str | None = option(None, "evaluation", "last, greedy, sample or an index (default: the checkpoint's)")
+    layer: str | None = option(
+        None, "evaluation", "last, greedy, mixture, sample or an index (default: the checkpoint's)"
+    )
     eval_interval: int = option(0, "evaluation", "optimizer steps between evaluations; 0 at the end of an epoch")
     no_eval: bool = option(False, "evaluation", "train without evaluation", names=("no_eval",))
     eval_only: bool = option(False, "evaluation", "evaluate and stop", names=("eval_only",))
@@ -198,6 +230,14 @@ class TrainingConfig:
     log_base_dir: str = option("./runs", "run", "where runs are kept")
     exp_name: str = option("", "run", "name of the run (default: the model key)")
     print_freq: int = option(1, "run", "optimizer steps between lines and TensorBoard points")
+    print_style: str = option("line", "run", "a line or a block per report", choices=("line", "block"))
+    memo: str = option("", "run", "a note on this launch, for memo.log of the run")
+    dry_run: bool = option(
+        False,
+        "run",
+        "build everything, train a step on the largest batch, say what memory and time the run needs, and stop",
+        names=("dry_run",),
+    )
     save_ckpt: bool = option(True, "run", "keep the latest checkpoint beside the best")
     keep: int = option(1, "run", "latest checkpoints to keep")
     resume: str = option("", "run", "checkpoint directory to go on from")
@@ -206,6 +246,12 @@ class TrainingConfig:
     )
     resume_from_best: bool = option(
         False, "run", "automatic resume takes the best, not the latest checkpoint", names=("resume_from_best",)
+    )
+    skip_nonfinite: int = option(
+        0, "run", "steps of the run that may be left out because a loss or gradient is not finite; 0 stops at the first"
+    )
+    collective_timeout: float = option(
+        1800.0, "run", "seconds that a process waits for the others, or for data, before it gives up"
     )
     start_epoch: int = option(0, "run", "epoch to begin with where nothing is resumed")
     device: str = option("auto", "run", "where to compute", choices=("auto", "cpu", "cuda"))
@@ -217,6 +263,15 @@ class TrainingConfig:
     @property
     def run_name(self) -> str:
         return self.exp_name or self.model_key
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.log_base_dir) / self.run_name
+
+    @property
+    def log_dir(self) -> Path:
+        """Where this launch writes: the run, or with `--eval_only` a directory in it."""
+        return self.run_dir / "eval" if self.eval_only else self.run_dir
 
     @property
     def families(self) -> list[str]:
@@ -237,6 +292,13 @@ class TrainingConfig:
     @property
     def total_steps(self) -> int:
         return self.epochs * self.steps_per_epoch
+
+    def entropy_weight_at(self, step: int) -> float:
+        """The weight of the entropy bonus at optimizer step `step`, counted from 1."""
+        if self.entropy_weight_end is None:
+            return self.entropy_weight
+        done = (step - 1) / max(self.total_steps - 1, 1)
+        return self.entropy_weight + done * (self.entropy_weight_end - self.entropy_weight)
 
     def to_dict(self) -> dict[str, Any]:
         """All flags as JSON can hold them."""
@@ -259,18 +321,25 @@ MODEL_FIELDS = (
     "read_t_neg",
     "read_down_sample",
     "mode",
+    "estimator",
+    "policy_samples",
     "baseline_type",
     "baseline_beta",
     "reward",
-    "entropy_weight",
     "eval_legacy",
     "map_geometry",
+    "mask_prompt",
+    "map_loss",
+    "map_loss_layers",
 )
 
 
 def model_overrides(config: TrainingConfig) -> dict[str, Any]:
     """What the command line says about the model; the rest stays as the checkpoint has it."""
-    return {name: getattr(config, name) for name in MODEL_FIELDS if getattr(config, name) is not None}
+    given = {name: getattr(config, name) for name in MODEL_FIELDS if getattr(config, name) is not None}
+    if "baseline_type" in given or given.get("reward") == "batch":
+        given.setdefault("estimator", "sample")  # what these are about
+    return given
 
 
 def split_list(text: str) -> list[str]:
@@ -405,13 +474,28 @@ def _check(config: TrainingConfig) -> None:
             raise UserError(f"--{name} {value}: similarities lie between 0 and 1")
     for name in ("warmup_num_steps", "warmup_min_lr", "lora_r", "eval_interval", "start_epoch", "workers", "val_limit"):
         _at_least(config, name, 0)
-    for name in ("ce_loss_weight", "bce_loss_weight", "dice_loss_weight", "policy_loss_weight"):
+    if config.zero_stage == 3:
+        raise UserError(
+            "--zero_stage 3: the losses look right, but the gradients of the LLM's lower layers do not (UGround with "
+            "DeepSpeed 0.19: up to a quarter off). Use --zero_stage 2"
+        )
+    _at_least(config, "skip_nonfinite", 0)
+    _at_least(config, "collective_timeout", 1)
+    for name in ("ce_loss_weight", "bce_loss_weight", "dice_loss_weight", "policy_loss_weight", "entropy_weight"):
         _at_least(config, name, 0)
+    if config.policy_samples is not None and config.policy_samples < 2:
+        raise UserError(f"--policy_samples {config.policy_samples}: a layer is compared with at least one other")
+    if config.reward == "batch" and config.estimator not in (None, "sample"):
+        raise UserError(f"--reward batch needs --estimator sample; {config.estimator} scores every target by itself")
+    if config.entropy_weight_end is not None and config.entropy_weight_end < 0:
+        raise UserError(f"--entropy_weight_end {config.entropy_weight_end}: must be at least 0")
     if config.lr <= 0:
         raise UserError(f"--lr {config.lr}: must be above 0")
     for name in ("beta1", "beta2", "lora_dropout"):
         if not 0 <= getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: must be at least 0 and below 1")
+    if config.cache_limit_gb <= 0:
+        raise UserError(f"--cache_limit_gb {config.cache_limit_gb}: must be above 0")
     if not 0 <= config.skip_bad_samples < 1:
         raise UserError(f"--skip_bad_samples {config.skip_bad_samples}: a share from 0 up to 1")
     if "custom" in config.families and not split_list(config.custom_data):
@@ -431,10 +515,13 @@ def _check(config: TrainingConfig) -> None:
             raise UserError(f"--val_dataset {split}: expected name|split or name|splitBy|split")
     if not config.val_splits and not config.no_eval:
         raise UserError("--val_dataset is empty: name a split, or pass --no_eval")
-    if config.layer is not None and config.layer not in ("last", "greedy", "sample") and not config.layer.isdigit():
-        raise UserError(f"--layer {config.layer}: expected last, greedy, sample or an index")
+    rules = ("last", "greedy", "mixture", "sample")
+    if config.layer is not None and config.layer not in rules and not config.layer.isdigit():
+        raise UserError(f"--layer {config.layer}: expected {', '.join(rules)} or an index")
     if config.no_eval and config.eval_only:
         raise UserError("--no_eval and --eval_only contradict each other")
+    if config.dry_run and config.eval_only:
+        raise UserError("--dry_run is about training; leave --eval_only out")
     if config.run_name in (".", "..") or config.run_name.startswith("/"):
         raise UserError(f"--exp_name {config.exp_name}: a name below --log_base_dir is needed")
 

@@ -10,7 +10,7 @@ A session keeps nothing between calls; the history belongs to the caller, so tha
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,50 +18,15 @@ import numpy as np
 from dataloaders.batch import Batch
 from dataloaders.collate import Collator
 from dataloaders.sample import Sample, Turn
+from model.generation import mask_scores
 from utils.errors import UserError
+from utils.reply import LayerChoice, Reply
 
-LayerChoice = int | str | None
-
+_TARGET = re.compile(r"\[(?:SEG|REJ)\]")
 # A multi-token target of which the model wrote a part only.
 _BROKEN_TARGET = re.compile(r"\s*\[(?:SEG|REJ)\d+\]")
 # What may still change when more tokens arrive: bytes of a character, the first tokens of a multi-token target.
 _UNFINISHED = re.compile(r"(?:\s*\[(?:SEG|REJ)\d+\])*\s*\ufffd*$")
-
-
-@dataclass
-class Reply:
-    """What the model answered.
-
-    prompt, text: the question and the answer, with `[SEG]` (or `[REJ]`) written once per target, whatever the system.
-    masks: bool [n, H, W], one per `[SEG]` in order; scores [n] in [0, 1]: how sure SAM is of each.
-    layers [n]: which hidden state prompted each mask; maps: float32 [n, H, W] in [0, 1], the similarity maps there,
-        or None where the system has none.
-    complete: False if the answer was cut off by the limit on its length.
-    """
-
-    prompt: str
-    text: str
-    masks: np.ndarray
-    scores: list[float]
-    layers: list[int]
-    maps: np.ndarray | None
-    tokens: int
-    complete: bool
-    seconds: float
-
-    @property
-    def turn(self) -> Turn:
-        """For the history of the next question."""
-        return Turn(self.prompt, self.text)
-
-    @property
-    def remark(self) -> str | None:
-        """What the user should be told when there is nothing to see, else None."""
-        if len(self.masks) == 0:
-            return "Nothing was segmented: the answer names no target."
-        if not self.masks.any():
-            return "Nothing was found: every mask is empty."
-        return None
 
 
 class ChatSession:
@@ -71,7 +36,7 @@ class ChatSession:
         self.model, self.processor = model, processor
         self.layer, self.max_new_tokens = layer, max_new_tokens
         longest = model.config.text_config.max_position_embeddings
-        self._collate = Collator(processor, packed=False, padding_side="left", max_length=longest)
+        self._collate = Collator(processor, packed=False, padding_side="left", max_length=longest, check_masks=False)
 
     def ask(
         self,
@@ -120,9 +85,29 @@ class ChatSession:
             seconds=time.perf_counter() - start,
         )
 
+    def segment_again(self, image: np.ndarray, history: Sequence[Turn], reply: Reply, layer: LayerChoice) -> Reply:
+        """`reply` with the masks that another layer gives: one reading of the same words instead of writing them anew.
+
+        image and history as they were when `reply` was given.
+        """
+        start = time.perf_counter()
+        answered = [*(turn for turn in history if turn.answer), reply.turn]
+        found = self.model.segment(self._batch(image, answered).to(self.model.device), layer=layer)[0]
+        first = len(found.mask_logits) - len(reply.masks)  # the targets of earlier answers come before
+        logits, maps = found.mask_logits[first:], found.similarity_maps
+        return replace(
+            reply,
+            masks=(logits > 0).cpu().numpy(),
+            scores=mask_scores(logits),
+            layers=found.layers[first:],
+            maps=None if maps is None else maps[first:].float().cpu().numpy(),
+            seconds=time.perf_counter() - start,
+        )
+
     def _batch(self, image: np.ndarray, turns: Sequence[Turn]) -> Batch:
-        no_masks = np.zeros((0, *image.shape[:2]), np.uint8)
-        sample = Sample(Path("the image"), image, [tuple(turns)], no_masks, None, family="chat", dataset="chat")
+        targets = sum(len(_TARGET.findall(turn.answer)) for turn in turns if turn.answer)
+        unknown = np.zeros((targets, *image.shape[:2]), np.uint8)
+        sample = Sample(Path("the image"), image, [tuple(turns)], unknown, None, family="chat", dataset="chat")
         return self._collate([sample])
 
 

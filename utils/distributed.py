@@ -1,7 +1,7 @@
 """Processes: who we are, how we talk, on which device.
 
-The deepspeed launcher and torchrun set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; under plain
-`python` we set them ourselves for a world of one.
+The deepspeed launcher and torchrun set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; under `srun` we take
+them from SLURM's variables (`slurm.py`), and under plain `python` we set them ourselves for a world of one.
 """
 
 import datetime
@@ -11,12 +11,14 @@ import socket
 import sys
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from utils.errors import UserError
+from utils.slurm import slurm_variables
 
-TIMEOUT = datetime.timedelta(minutes=30)
+TIMEOUT = 1800.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,26 @@ class World:
             torch.distributed.all_reduce(tensor)
         return tensor
 
+    def broadcast(self, value: Any) -> Any:
+        """What the main process passed, on every process; for small objects."""
+        if self.size == 1:
+            return value
+        values = [value]
+        torch.distributed.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
+
+    def any(self, value: bool) -> bool:
+        """Whether it is true on any process."""
+        return bool(self.sum(torch.tensor(float(value), device=self.device)).item())
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process passed, by rank, on every process; for small objects."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
     def close(self) -> None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -61,8 +83,11 @@ def choose_device(name: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def join_world(device: str = "auto", local_rank: int = 0) -> World:
-    """Start talking to the other processes (gloo on CPU, nccl on CUDA); call it once, before DeepSpeed is used."""
+def join_world(device: str = "auto", local_rank: int = 0, *, timeout: float = TIMEOUT) -> World:
+    """Start talking to the other processes (gloo on CPU, nccl on CUDA); call it once, before DeepSpeed is used.
+
+    timeout: seconds that a process waits for the others, now and in every collective, before it gives up.
+    """
     _set_launcher_variables(local_rank)
     rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     where = choose_device(device, local_rank)
@@ -73,18 +98,29 @@ def join_world(device: str = "auto", local_rank: int = 0) -> World:
     deepspeed = _import_deepspeed()
     if where.type == "cpu":
         _avoid_shared_memory_op()
-    deepspeed.init_distributed(
-        dist_backend="nccl" if where.type == "cuda" else "gloo",
-        auto_mpi_discovery=False,
-        verbose=False,
-        timeout=TIMEOUT,
-    )
+    try:
+        deepspeed.init_distributed(
+            dist_backend="nccl" if where.type == "cuda" else "gloo",
+            auto_mpi_discovery=False,
+            verbose=False,
+            timeout=datetime.timedelta(seconds=timeout),
+        )
+    except torch.distributed.DistError as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(
+            f"process {rank} of {size} did not meet the others at {address} within {timeout:.0f} s "
+            f"({str(error).splitlines()[0]}); were all of them started, and can they reach that address?"
+        ) from error
     return World(rank=rank, size=size, local_rank=local_rank, device=where)
 
 
 def _set_launcher_variables(local_rank: int) -> None:
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
+        return
+    slurm = slurm_variables(os.environ)
+    if slurm is not None:
+        os.environ.update(slurm)
         return
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
     os.environ["MASTER_PORT"] = str(free_port())

@@ -63,20 +63,20 @@ def count(text: str) -> int:
 
 
 def layer_choice(text: str) -> int | str:
-    """`last`, `greedy`, `sample` or the index of a hidden state (0 for the embeddings)."""
-    if text in ("last", "greedy", "sample"):
+    """`last`, `greedy`, `mixture`, `sample` or the index of a hidden state (0 for the embeddings)."""
+    if text in ("last", "greedy", "mixture", "sample"):
         return text
     if text.isdecimal():
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not last, greedy, sample or an index")
+    raise argparse.ArgumentTypeError(f"{text!r} is not last, greedy, mixture, sample or an index")
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
+def add_model_flags(parser: argparse.ArgumentParser, *, version_required: bool = True) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--version",
-        required=True,
-        default=argparse.SUPPRESS,
+        required=version_required,
+        default=argparse.SUPPRESS if version_required else None,
         metavar="DIR",
         help="checkpoint to load: a merged directory, a LLaVA base, or a training run",
     )
@@ -102,7 +102,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--layer",
         type=layer_choice,
-        metavar="last|greedy|sample|N",
+        metavar="last|greedy|mixture|sample|N",
         help="hidden state that prompts the masks (default: the checkpoint's own choice)",
     )
     group.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
@@ -118,7 +118,7 @@ def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"
     bits = 8 if flags.load_in_8bit else 4 if flags.load_in_4bit else None
-    if _is_training_checkpoint(Path(flags.version)):
+    if is_training_checkpoint(Path(flags.version)):
         from model.checkpoints.quantizing import quantize
         from utils.training.restoring import load_trained
 
@@ -147,7 +147,7 @@ def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[
     return model.eval(), processor
 
 
-def _is_training_checkpoint(path: Path) -> bool:
+def is_training_checkpoint(path: Path) -> bool:
     """Whether this is a run, or a checkpoint inside one, and not a directory of Hugging Face's kind."""
     marks = ("complete.json", "latest", "ckpt_model", "best_ckpt_model")
     return not (path / "config.json").exists() and any((path / mark).exists() for mark in marks)

@@ -5,15 +5,17 @@ kite_1.json  kite_1_overlay.png  kite_1_mask_1.png  kite_1_mask_2.png …
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from utils.chat_session import Reply
+from dataloaders.sample import Turn
 from utils.drawing import colour_of, overlay
 from utils.errors import UserError
+from utils.reply import Reply
 
 
 def make_directory(directory: Path) -> None:
@@ -36,7 +38,7 @@ class SavedReply:
 def save_reply(reply: Reply, image: np.ndarray, directory: Path, image_path: Path) -> SavedReply:
     """Write `reply` about `image` below `directory` under the first free number after the image's name."""
     make_directory(directory)
-    record = _claim(directory, re.sub(r"[^\w.-]", "_", image_path.stem) or "image")
+    record = _claim(directory, _stem(image_path))
     saved = SavedReply(record)
     for number, mask in enumerate(reply.masks, start=1):
         saved.masks.append(record.with_name(f"{record.stem}_mask_{number}.png"))
@@ -44,7 +46,13 @@ def save_reply(reply: Reply, image: np.ndarray, directory: Path, image_path: Pat
     if reply.masks.any():
         saved.overlay = record.with_name(f"{record.stem}_overlay.png")
         Image.fromarray(overlay(image, reply.masks)).save(saved.overlay)
-    content = {
+    _write_json(record, reply_record(reply, image_path, saved))
+    return saved
+
+
+def reply_record(reply: Reply, image_path: Path, saved: SavedReply) -> dict:
+    """What the JSON file of a saved answer holds; pictures are named relative to it."""
+    return {
         "image": str(image_path),
         "prompt": reply.prompt,
         "answer": reply.text,
@@ -58,8 +66,36 @@ def save_reply(reply: Reply, image: np.ndarray, directory: Path, image_path: Pat
         ],
         "seconds": round(reply.seconds, 3),
     }
-    record.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return saved
+
+
+def save_conversation(
+    turns: Sequence[Turn], records: Sequence[Path], image_path: Path, directory: Path, target: Path | None = None
+) -> Path:
+    """Write a conversation about an image, with the `records` of its answers, as a new JSON file.
+
+    target: where; by default a free name below `directory`. `UserError` where the file exists.
+    """
+    path = target or _claim(directory, f"{_stem(image_path)}_conversation")
+    if target is not None:
+        try:
+            target.open("x").close()
+        except FileExistsError:
+            raise UserError(f"{target} exists; nothing is overwritten, choose another name") from None
+    exchanges = [
+        {"prompt": turn.question, "answer": turn.answer, "record": str(record)}
+        for turn, record in zip(turns, records, strict=True)
+    ]
+    _write_json(path, {"image": str(image_path), "turns": exchanges})
+    return path
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _stem(image_path: Path) -> str:
+    """The image's name without what a file name should not have, and of a length that any disk takes."""
+    return re.sub(r"[^\w.-]", "_", image_path.stem)[:100] or "image"
 
 
 def _claim(directory: Path, stem: str) -> Path:

@@ -1,6 +1,8 @@
 """Seeds of the random generators that training uses."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -34,3 +36,13 @@ def restore_random_state(state: dict) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """What happens inside draws as it likes; afterwards the generators are as they were before."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        restore_random_state(state)

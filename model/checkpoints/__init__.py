@@ -1,14 +1,19 @@
 """Models on disk: ours, LLaVA bases, and checkpoints of the reference implementation, read and written."""
 
 from .adapters import save_adapter
-from .loading import LoadReport, load_model, load_reference_state_dict, reference_state_dict
+from .loading import LoadReport, OpenedModel, load_model, open_model
+from .merging import merged_tensors
+from .reference import load_reference_state_dict, reference_state_dict
 from .saving import export_reference, save_model
 
 __all__ = [
     "LoadReport",
+    "OpenedModel",
     "export_reference",
     "load_model",
     "load_reference_state_dict",
+    "merged_tensors",
+    "open_model",
     "reference_state_dict",
     "save_adapter",
     "save_model",

@@ -60,7 +60,8 @@ def save_adapter(
         for name, tensor in state.items()
         if ".lora_" in name
     }
-    assert adapters, "the model has no LoRA"
+    if not adapters:
+        raise UserError("the model was trained without LoRA: there is no adapter to save, only a merged model")
     learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     # What no base has stays as it was drawn, whether it learned or not.
     new = (*ADDED_PARTS, "mm_projector.") if model.config.separate_mm_projector else ADDED_PARTS

@@ -1,4 +1,4 @@
-"""Models from disk: `load_model` for directories, `load_reference_state_dict` for tensors.
+"""Models from disk: `load_model`, and `open_model` for all but their values.
 
 A directory becomes a `Source` (`sources.py`): a configuration and the places of its tensors under our names. The
 model is built without values, the tensors are read into it one at a time, and what no file has is drawn anew.
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers.initialization import no_init_weights
 
 from dataloaders.processing import GroundingProcessor
@@ -25,7 +24,7 @@ from ..systems import build_system
 from .adapters import Adapter
 from .adapting import ADDED_PARTS, CLIP_PLACES, initialise, resize_clip_places, resize_vocabulary
 from .files import find_model
-from .names import from_reference, to_reference
+from .names import to_reference
 from .quantizing import quantize
 from .sources import BASE, REFERENCE, Source, add_clip, add_sam, read_source
 from .weights import Weights, check_names, fill
@@ -69,7 +68,41 @@ def _parts(names: list[str]) -> str:
     return ", ".join(sorted({name.split(".")[0] for name in names}))
 
 
+@dataclass
+class OpenedModel:
+    """A model whose stored values are still on disk.
+
+    model: what no file has is drawn already; the rest is memory that nobody has touched, which costs nothing.
+    weights: where its other values are, under our names.
+    """
+
+    model: GroundingModel
+    processor: GroundingProcessor
+    weights: Weights
+    report: LoadReport
+
+    def fill(self) -> None:
+        """Read the values into the model."""
+        fill(self.model, self.weights, str(self.report.path))
+
+
 def load_model(
+    path: str | Path, *, device: str | torch.device = "cpu", bits: int | None = None, **source: Any
+) -> tuple[GroundingModel, GroundingProcessor, LoadReport]:
+    """A model, its processor, and what was done to get them.
+
+    path, source: see `open_model`.
+    bits: 8 or 4 for an LLM quantised by bitsandbytes (`quantizing.py`); it can then not be trained or saved.
+    """
+    opened = open_model(path, **source)
+    opened.fill()
+    if bits is not None:
+        quantize(opened.model, bits)
+        opened.report.notes.append(f"the LLM's linear layers quantised to {bits} bit")
+    return opened.model.to(device), opened.processor, opened.report
+
+
+def open_model(
     path: str | Path,
     *,
     system: str | None = None,
@@ -77,13 +110,11 @@ def load_model(
     vision_pretrained: str | None = None,
     precision: str = "fp32",
     overrides: Mapping[str, Any] | None = None,
-    device: str | torch.device = "cpu",
     seed: int = 0,
     weight: str | Path | None = None,
     lora_alpha: float = 16,
-    bits: int | None = None,
-) -> tuple[GroundingModel, GroundingProcessor, LoadReport]:
-    """A model, its processor, and what was done to get them.
+) -> OpenedModel:
+    """Find a model, settle its configuration and vocabulary, and build it; all but reading its values.
 
     path: a merged directory of ours, an adapter (its base is found through it), a reference checkpoint, or a LLaVA
         base (original or llava-hf); or its hub id.
@@ -92,7 +123,6 @@ def load_model(
     overrides: fields of `GroundingConfig`.
     seed: of what is drawn anew.
     weight: a consolidated training file of the reference, `path` then being its base; lora_alpha as in that training.
-    bits: 8 or 4 for an LLM quantised by bitsandbytes (`quantizing.py`); it can then not be trained or saved.
     """
     path = find_model(path, "--version")
     adapter = Adapter.read(path)
@@ -134,13 +164,9 @@ def load_model(
             report.notes.append(f"CLIP's positions interpolated to {config.clip_image_size} pixels")
 
     model = _build(source, stored, report, dtype=PRECISIONS[precision], seed=seed)
-    fill(model, source.weights, str(source.path))
     report.read = len(source.weights)
     report.converted = sum(source.weights.their_name(name) != name for name in source.weights)
-    if bits is not None:
-        quantize(model, bits)
-        report.notes.append(f"the LLM's linear layers quantised to {bits} bit")
-    return model.to(device), GroundingProcessor(config, source.tokenizer), report
+    return OpenedModel(model, GroundingProcessor(config, source.tokenizer), source.weights, report)
 
 
 def _build(
@@ -245,40 +271,3 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-# --- the reference's names -------------------------------------------------------------------------------------------
-
-
-def load_reference_state_dict(model: GroundingModel, tensors: Mapping[str, Tensor], *, partial: bool = False) -> None:
-    """Copy tensors with the reference's names into `model`; `UserError` for one that is unknown or missing.
-
-    The reference's merged checkpoints leave the CLIP tower out and may lack `out_mm_projector`; these may be missing
-    as a whole. With `partial` anything may be.
-    """
-    source = "the reference state dictionary"
-    weights = Weights()
-    weights.add(tensors, from_reference, source)
-    known = {name for name in model.state_dict() if to_reference(name)}
-    optional = tuple(part for part in ("vision_tower.", "out_mm_projector.") if not weights.has(part))
-    missing = {name for name in known - set(weights) if not partial and not name.startswith(optional)}
-    unexpected = {weights.their_name(name) for name in weights if name not in known}
-    check_names({to_reference(name) for name in missing}, unexpected, source)
-    fill(model, weights, source)
-
-
-def reference_state_dict(model: GroundingModel) -> dict[str, Tensor]:
-    """The tensors of `model` under the reference's names."""
-    state = {to_reference(name): tensor for name, tensor in model.state_dict().items()}
-    state.pop(None, None)
-    return state
-
-
-def reference_gradients(model: GroundingModel) -> dict[str, Tensor]:
-    """The gradients of all parameters that have one, under the reference's names."""
-    gradients: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        theirs = to_reference(name)
-        if parameter.grad is not None and theirs is not None:
-            gradients[theirs] = gradients[theirs] + parameter.grad if theirs in gradients else parameter.grad
-    return gradients

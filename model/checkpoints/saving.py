@@ -3,12 +3,11 @@
 A directory appears whole or not at all (`writing.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dataloaders.processing import GroundingProcessor
 
@@ -16,8 +15,9 @@ from ..grounding import GroundingModel
 from .architecture import LLAMA_FIELDS
 from .card import CARD_FILE, Scores, model_card
 from .files import CONFIG_FILE, SAFETENSORS_FILE, SAFETENSORS_INDEX, TORCH_FILE, TORCH_INDEX
-from .loading import reference_state_dict
-from .writing import config_values, save_safetensors, write_json, write_shards, written_beside
+from .names import to_reference
+from .streaming import TensorToWrite, in_memory, write_safetensors, write_torch
+from .writing import config_values, write_json, write_shards, written_beside
 
 SHARD_BYTES = 5 * 10**9
 
@@ -27,24 +27,36 @@ def save_model(
     processor: GroundingProcessor,
     directory: str | Path,
     *,
+    tensors: Mapping[str, TensorToWrite] | None = None,
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
     base: str | None = None,
     scores: Scores | None = None,
     name: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write weights (safetensors, the CLIP tower included), `config.json`, tokenizer, image settings and model card.
 
-    A directory that exists is refused, or replaced with `overwrite`. base, scores: what the card tells of the
-    training; name: how the card calls the model, if not by its directory.
+    A directory that exists is refused, or replaced with `overwrite`.
+    tensors: the weights, where they are not the model's own values (`merging.py`).
+    base, scores: what the card tells of the training; name: how the card calls the model, if not by its directory.
+    progress: called with the bytes written and the bytes of all.
     """
-    state = model.state_dict()
+    state = in_memory(model.state_dict()) if tensors is None else tensors
     _check_merged(state)
     with written_beside(Path(directory), overwrite) as beside:
         card = model_card(model.config, name or Path(directory).resolve().name, base=base, scores=scores)
         (beside / CARD_FILE).write_text(card, encoding="utf-8")
-        write_shards(state, beside, SAFETENSORS_FILE, SAFETENSORS_INDEX, shard_bytes, save_safetensors)
-        write_json(beside / CONFIG_FILE, config_values(model))
+        write_shards(
+            state,
+            beside,
+            single=SAFETENSORS_FILE,
+            index=SAFETENSORS_INDEX,
+            shard_bytes=shard_bytes,
+            write=write_safetensors,
+            progress=progress,
+        )
+        write_json(beside / CONFIG_FILE, config_values(model, state["lm_head.weight"].dtype))
         processor.save_pretrained(beside)
 
 
@@ -54,36 +66,43 @@ def export_reference(
     directory: str | Path,
     *,
     vision_tower: str,
+    tensors: Mapping[str, TensorToWrite] | None = None,
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a merged checkpoint as the reference implementation reads it: its names, `.bin` shards, no CLIP tower.
 
     vision_tower: where the reference shall find CLIP. What the reference keeps outside its checkpoints (the running
-    reward) is lost.
+    reward) is lost. tensors, progress: as in `save_model`.
     """
-    state = {
-        name: tensor
-        for name, tensor in reference_state_dict(model).items()
-        if not name.startswith("model.vision_tower.")
-    }
-    _check_merged(state)
-    state["model.decoder_modules_initialized"] = torch.tensor(True)
-    frequencies = model.language_model.rotary_emb.inv_freq
+    ours = in_memory(model.state_dict()) if tensors is None else tensors
+    _check_merged(ours)
+    state = {to_reference(name): tensor for name, tensor in ours.items()}
+    state = {name: tensor for name, tensor in state.items() if name and not name.startswith("model.vision_tower.")}
+    extra = {"model.decoder_modules_initialized": torch.tensor(True)}
     for layer in range(model.config.text_config.num_hidden_layers):
-        state[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = frequencies
+        extra[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = model.language_model.rotary_emb.inv_freq
     with written_beside(Path(directory), overwrite) as beside:
-        write_shards(state, beside, TORCH_FILE, TORCH_INDEX, shard_bytes, torch.save)
-        write_json(beside / CONFIG_FILE, _reference_config(model, vision_tower))
+        write_shards(
+            state | in_memory(extra),
+            beside,
+            single=TORCH_FILE,
+            index=TORCH_INDEX,
+            shard_bytes=shard_bytes,
+            write=write_torch,
+            progress=progress,
+        )
+        write_json(beside / CONFIG_FILE, _reference_config(model, vision_tower, ours["lm_head.weight"].dtype))
         processor.tokenizer.save(beside)
 
 
-def _check_merged(state: Mapping[str, Tensor]) -> None:
+def _check_merged(state: Mapping[str, TensorToWrite]) -> None:
     adapters = [name for name in state if ".lora_" in name or ".base_layer." in name]
     assert not adapters, f"merge LoRA before saving: {adapters[:3]}"
 
 
-def _reference_config(model: GroundingModel, vision_tower: str) -> dict[str, Any]:
+def _reference_config(model: GroundingModel, vision_tower: str, dtype: torch.dtype) -> dict[str, Any]:
     """The reference's `config.json`: the LLaMA's fields, LLaVA's, and the flags of its systems."""
     config = model.config
     text = config.text_config.to_dict()
@@ -118,7 +137,7 @@ def _reference_config(model: GroundingModel, vision_tower: str) -> dict[str, Any
         | {
             "architectures": [f"{config.system}ForCausalLM"],
             "model_type": "llava",
-            "torch_dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+            "torch_dtype": str(dtype).removeprefix("torch."),
             "train_mask_decoder": True,
             "strategy": "policy_walker",
             "mm_vision_tower": vision_tower,

@@ -94,10 +94,8 @@ def check_names(missing: Collection[str], unexpected: Collection[str], source: s
         raise UserError(f"{source} does not fit the model; " + "; ".join(complaints))
 
 
-@torch.no_grad()
-def fill(model: nn.Module, weights: Weights, source: str) -> None:
-    """Copy every tensor into the parameter or buffer of its name, converted to its type and device."""
-    places = model.state_dict(keep_vars=True)
+def check_shapes(weights: Weights, places: Mapping[str, Tensor], source: str) -> None:
+    """Complain about tensors that have another shape than the model's of their name."""
     wrong = [
         f"{weights.their_name(name)} is {weights.shape(name)}, not {tuple(places[name].shape)}"
         for name in weights
@@ -105,5 +103,12 @@ def fill(model: nn.Module, weights: Weights, source: str) -> None:
     ]
     if wrong:
         raise UserError(f"{source} does not fit the model; {len(wrong)} tensors differ in shape: {listed(wrong)}")
+
+
+@torch.no_grad()
+def fill(model: nn.Module, weights: Weights, source: str) -> None:
+    """Copy every tensor into the parameter or buffer of its name, converted to its type and device."""
+    places = model.state_dict(keep_vars=True)
+    check_shapes(weights, places, source)
     for name, tensor in weights.items():
         places[name].copy_(tensor)

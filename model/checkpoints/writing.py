@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from utils.errors import UserError
 
 from ..grounding import GroundingModel
+from .streaming import TensorToWrite, check_written, shards_of
 
 
-def config_values(model: GroundingModel) -> dict[str, Any]:
-    """What `config.json` says of a model."""
+def config_values(model: GroundingModel, dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """What `config.json` says of a model; dtype: of the stored weights, if not the model's."""
     values = model.config.to_dict()
-    dtype = next(model.parameters()).dtype
+    dtype = dtype or next(model.parameters()).dtype
     return values | {"architectures": [type(model).__name__], "dtype": str(dtype).removeprefix("torch.")}
 
 
@@ -81,32 +83,43 @@ def _sync(directory: Path) -> None:
 
 
 def write_shards(
-    state: Mapping[str, Tensor],
+    tensors: Mapping[str, TensorToWrite],
     directory: Path,
+    *,
     single: str,
     index: str,
     shard_bytes: int,
-    save: Callable[[dict[str, Tensor], Path], None],
+    write: Callable[[Mapping[str, TensorToWrite], Path], Iterator[tuple[str, int]]],
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """One file, or numbered shards of about `shard_bytes` with an index, named as transformers does."""
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, tensor in state.items():
-        if shards[-1] and size + tensor.nbytes > shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += tensor.nbytes
+    """One file, or numbered shards of about `shard_bytes` with an index, named as transformers does; then all of it
+    is read back and compared.
+
+    write: `write_safetensors` or `write_torch`. progress: called with the bytes written and the bytes of all.
+    """
+    shards = shards_of(tensors, shard_bytes)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    free = shutil.disk_usage(directory).free
+    if free < total:
+        raise UserError(
+            f"{directory.parent} has room for {free / 1e9:.1f} GB, and the weights take {total / 1e9:.1f} GB"
+        )
     stem, _, suffix = single.rpartition(".")
     files: dict[str, str] = {}
+    checksums: dict[Path, dict[str, int]] = {}
+    done = 0
     for number, names in enumerate(shards, start=1):
         file = single if len(shards) == 1 else f"{stem}-{number:05}-of-{len(shards):05}.{suffix}"
-        # Cloned on the CPU: files must not share or drag along the storage of other tensors.
-        save({name: state[name].detach().to("cpu", copy=True).contiguous() for name in names}, directory / file)
         files |= dict.fromkeys(names, file)
+        written = checksums[directory / file] = {}
+        for name, checksum in write({name: tensors[name] for name in names}, directory / file):
+            written[name] = checksum
+            done += tensors[name].nbytes
+            if progress is not None:
+                progress(done, total)
     if len(shards) > 1:
-        total = sum(tensor.nbytes for tensor in state.values())
         write_json(directory / index, {"metadata": {"total_size": total}, "weight_map": files})
+    check_written(checksums)
 
 
 def save_safetensors(tensors: dict[str, Tensor], path: Path) -> None:

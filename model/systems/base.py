@@ -32,6 +32,8 @@ class Prompt:
     layers int64 [S]: the hidden state that the similarity map was taken from.
     maps: for each group of targets the similarity maps [m, H, W] in [0, 1], or None.
     policy: the policy's sample, where one acted.
+    points: for each group of targets that has any, the points [m, K, 2] (x, y) in pixels of the original image and
+        their labels [m, K], or None for systems without.
     """
 
     text: Tensor
@@ -40,6 +42,7 @@ class Prompt:
     layers: Tensor
     maps: list[Tensor] | None = None
     policy: PolicySample | None = None
+    points: list[tuple[Tensor, Tensor]] | None = None
 
 
 @dataclass
@@ -56,7 +59,7 @@ class OwnLosses:
 
 
 class System:
-    """Base of the systems. `layer` is "sample", "greedy", "last" or an index into the hidden states."""
+    """Base of the systems. `layer` is "sample", "greedy", "mixture", "last" or an index into the hidden states."""
 
     uses_policy = False
     uses_sam = True
@@ -89,7 +92,7 @@ class System:
 
     def decode(self, model: GroundingModel, batch: Batch, states: TargetStates, prompt: Prompt) -> list[Tensor]:
         """Low-resolution mask logits [S, h, w] of all targets, one tensor per scale of the decoder."""
-        embeddings = sam.encode_images(model.sam, batch.sam_images, batch.sam_sizes)
+        embeddings = model.sam_embeddings(batch)
         dense = sam.no_mask(model.sam) if prompt.dense is None else sam.embed_masks(model.sam, prompt.dense)
         return [sam.decode(model.sam, embeddings, states.image, prompt.sparse, dense)]
 

@@ -11,5 +11,5 @@ from .base import Prompt, System
 class LISA(System):
     def prompt(self, model, states, batch, layer, layer_choice=None):
         text = model.text_hidden_fcs(states.last)
-        layers = torch.full_like(states.image, states.seg.shape[2] - 1)
+        layers = torch.full_like(states.image, states.last_layer)
         return Prompt(text=text, sparse=text, dense=None, layers=layers)

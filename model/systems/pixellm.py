@@ -72,7 +72,7 @@ class PixelLM(System):
         embeddings = model.text_hidden_fcs(states.last)  # [S, n, C]
         codes = embeddings.unflatten(1, (config.image_feature_scale_num, config.seg_token_num))
         text = torch.einsum("skmc,m->skc", codes, model.fusion.token_weights.to(codes.dtype))
-        layers = torch.full_like(states.image, states.seg.shape[2] - 1)
+        layers = torch.full_like(states.image, states.last_layer)
         return Prompt(text=text, sparse=text, dense=None, layers=layers)
 
     def decode(self, model, batch, states, prompt):

@@ -15,27 +15,29 @@ from .base import Prompt, System
 class READ(System):
     def prompt(self, model, states, batch, layer, layer_choice=None):
         config = self.config
-        last = states.seg.shape[2] - 1
-        text = model.text_hidden_fcs(states.last)
-        tokens = states.image_tokens(last, torch.arange(len(text), device=text.device))
-        similarity = torch.einsum("sd,spd->sp", states.last[:, 0], tokens)
+        seg, tokens = states.chosen(states.last_layer)
+        text = model.text_hidden_fcs(seg).unsqueeze(1)
+        similarity = torch.einsum("sd,spd->sp", seg, tokens)
         rule = PointRule(config.read_num_points, config.read_t_pos, config.read_t_neg, config.read_down_sample)
         cropped = config.map_geometry == "fit" and not config.pad_train_clip_images
         place = map_on_cropped_image if cropped else map_on_padded_image
-        sparse, maps, start = [], [], 0
+        sparse, maps, chosen_points, start = [], [], [], 0
         for image, count in zip(states.groups, states.counts, strict=True):
             group, size = slice(start, start + count), batch.original_sizes[image]
             start += count
             maps.append(place(normalize_scores(similarity[group]), size))
             if count:
                 points, labels = points_on_image(similarity[group], size, rule, cropped=cropped)
+                chosen_points.append((points, labels))
                 height, width = batch.sam_sizes[image]
-                frame = points.new_tensor([width / size[1], height / size[0]])
-                sparse.append(torch.cat([embed_points(model.sam, points * frame, labels), text[group]], dim=1))
+                x, y = points.unbind(-1)
+                framed = torch.stack([x * (width / size[1]), y * (height / size[0])], dim=-1)
+                sparse.append(torch.cat([embed_points(model.sam, framed, labels), text[group]], dim=1))
         return Prompt(
             text=text,
             sparse=sparse,
             dense=None,
-            layers=torch.full_like(states.image, last),
+            layers=torch.full_like(states.image, states.last_layer),
             maps=maps,
+            points=chosen_points,
         )

@@ -1,10 +1,15 @@
 """UGround: a policy picks a layer per `[SEG]` (SSC), its similarity map prompts SAM as a mask (MasP).
 
 Tokens: `[SEG]` and `[REJ]`. States: the layer that the policy chose. Prompts: one text token and the similarity map.
-Own losses: Gaussian BCE and Dice on the map; REINFORCE with the map losses as negative reward.
+Own losses: Gaussian BCE and Dice on the map; the policy's, with the map losses as negative rewards.
+
+Legend: S targets, K layers scored for each of them, P image tokens, L+1 hidden states, m targets of one image.
 """
 
 import torch
+from torch.utils.checkpoint import checkpoint
+
+from utils.errors import UserError
 
 from ..losses import map_losses
 from ..policy import LayerPolicy
@@ -24,43 +29,97 @@ class UGround(System):
 
     def modules(self):
         config = self.config
-        policy = LayerPolicy(
-            config.num_layers,
-            config.text_config.hidden_size,
-            baseline=config.baseline_type,
-            beta=config.baseline_beta,
-            critic_width=config.critic_hidden_dim,
-        )
+        try:
+            policy = LayerPolicy(
+                config.num_layers,
+                config.text_config.hidden_size,
+                estimator=config.estimator,
+                samples=config.policy_samples,
+                reward=config.reward,
+                baseline=config.baseline_type,
+                beta=config.baseline_beta,
+                critic_width=config.critic_hidden_dim,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from None
         return {"policy": policy}
 
     def default_layer(self):
         return "last" if self.config.eval_legacy or self.config.mode == 1 else "greedy"
 
     def prompt(self, model, states, batch, layer, layer_choice=None):
-        last = torch.full_like(states.image, states.seg.shape[2] - 1)
         sample = None
-        if self.config.mode == 1 or layer == "last":
-            layers = last
-        elif isinstance(layer, int):
-            layers = torch.full_like(last, layer)
+        if isinstance(layer, int):
+            layers = layer
+        elif self.config.mode == 1 or layer == "last":
+            layers = states.last_layer
         else:
-            sample = model.policy.choose(states.seg[:, 0], layer, layer_choice)
+            # A mixture has many layers; the likeliest stands for them where there can be one only.
+            sample = model.policy.choose(states.seg[:, 0], "greedy" if layer == "mixture" else layer, layer_choice)
             layers = sample.layers
-        text = model.text_hidden_fcs(states.at(layers if self.config.mode == 3 else last)).unsqueeze(1)
-        maps = self._maps(states, layers, batch)
+        seg, tokens = states.chosen(layers)
+        text = model.text_hidden_fcs(seg if self.config.mode == 3 else states.last[:, 0]).unsqueeze(1)
+        if sample is not None and layer == "mixture":
+            scores = self._mixed_scores(states, sample.log_probabilities.exp())
+        else:
+            scores = similarity_scores(seg, tokens)
+        maps = self._maps(scores, states, batch)
         dense = None
         if self.config.mask_prompt:
             dense = torch.cat([mask_prompt(each, mask_prompt_side(model.sam)) for each in maps])
+        layers = layers if sample else torch.full_like(states.image, layers)
         return Prompt(text=text, sparse=text, dense=dense, layers=layers, maps=maps, policy=sample)
 
-    def _maps(self, states, layers, batch):
-        """The similarity map of every target at its layer, per group [m, H, W]."""
-        order, scores = [], []
-        for layer in layers.unique().tolist():
-            targets = (layers == layer).nonzero().squeeze(1)
-            order.append(targets)
-            scores.append(similarity_scores(states.seg[targets, 0, layer], states.image_tokens(layer, targets)))
-        scores = torch.cat(scores)[torch.cat(order).argsort()] if order else states.seg.new_zeros((0, 1))
+    def own_losses(self, model, prompt, states, batch, present):
+        config = self.config
+        targets = [gaussian_target(masks) if len(masks) else None for masks in batch.masks]
+        bce, dice = self._map_losses(prompt.maps, targets, batch.ignore)
+        policy, statistics = None, {}
+        if prompt.policy is not None:
+            candidates = model.policy.candidates(prompt.policy)
+            rewards = -(bce + dice).detach().unsqueeze(1)
+            if candidates.shape[1] > 1:
+                rewards = self._rewards(model, states, batch, targets, candidates)
+            policy, statistics = model.policy.loss(
+                prompt.policy, candidates, rewards * float(present), model.loss_weights.entropy, present
+            )
+        if not config.map_loss:
+            bce, dice = bce.detach() * 0.0, dice.detach() * 0.0
+        elif config.map_loss_layers == "all":
+            bce, dice = self._mean_map_losses(states, batch, targets)
+        return OwnLosses(mask_bce=bce, mask_dice=dice, policy=policy, statistics=statistics)
+
+    @torch.no_grad()
+    def _rewards(self, model, states, batch, targets, candidates):
+        """Rewards [S, K] of the layers `candidates` [S, K]: minus the losses of their maps, K maps a target in turn."""
+        every = model.policy.estimator == "expected"  # then the layers are known without asking the device
+        layers = range(states.last_layer + 1) if every else candidates.unbind(1)
+        columns = [self._scores(states, one) for one in layers]
+        losses = [self._map_losses(self._maps(scores, states, batch), targets, batch.ignore) for scores in columns]
+        return -torch.stack([bce + dice for bce, dice in losses], dim=1)
+
+    def _mean_map_losses(self, states, batch, targets):
+        """The map losses [S] as means over all layers; maps are made again for the gradient, not kept."""
+
+        def at(layer):
+            maps = self._maps(self._scores(states, layer), states, batch)
+            return torch.stack(self._map_losses(maps, targets, batch.ignore))
+
+        number = states.last_layer + 1
+        total = sum(checkpoint(at, layer, use_reentrant=False, preserve_rng_state=False) for layer in range(number))
+        return (total / number).unbind(0)
+
+    def _scores(self, states, layers):
+        """Normalised similarities float32 [S, P] of every target at its own layer, int64 [S], or at one for all."""
+        return similarity_scores(*states.chosen(layers))
+
+    def _mixed_scores(self, states, probabilities):
+        """[S, P]: the normalised similarities of all layers, weighed by their probabilities [S, L+1]."""
+        weights = enumerate(probabilities.unbind(1))
+        return sum(weight.unsqueeze(1) * self._scores(states, layer) for layer, weight in weights)
+
+    def _maps(self, scores, states, batch):
+        """Similarity maps of scores [S, P], per group of targets [m, H, W]."""
         cropped = self.config.map_geometry == "fit" and not self.config.pad_train_clip_images
         place = map_on_cropped_image if cropped else map_on_padded_image
         return [
@@ -68,20 +127,8 @@ class UGround(System):
             for group, image in zip(scores.split(states.counts), states.groups, strict=True)
         ]
 
-    def own_losses(self, model, prompt, states, batch, present):
-        bce, dice = [], []
-        for maps, masks, ignore in zip(prompt.maps, batch.masks, batch.ignore, strict=True):
-            if len(maps):
-                one_bce, one_dice = map_losses(maps, gaussian_target(masks), ignore)
-                bce.append(one_bce)
-                dice.append(one_dice)
-        bce, dice = torch.cat(bce), torch.cat(dice)
-        policy, statistics = None, {}
-        if prompt.policy is not None:
-            rewards = -(bce + dice).detach() * float(present)
-            if self.config.reward == "batch":
-                rewards = rewards.sum().view(1)
-            policy, statistics = model.policy.loss(prompt.policy, rewards, self.config.entropy_weight, present)
-        if not self.config.map_loss:
-            bce, dice = bce.detach() * 0.0, dice.detach() * 0.0
-        return OwnLosses(mask_bce=bce, mask_dice=dice, policy=policy, statistics=statistics)
+    def _map_losses(self, maps, targets, ignore):
+        """BCE and Dice [S] of maps against blurred masks, image by image."""
+        losses = [map_losses(*one) for one in zip(maps, targets, ignore, strict=True) if len(one[0])]
+        bce, dice = zip(*losses, strict=True)
+        return torch.cat(bce), torch.cat(dice)

@@ -9,8 +9,10 @@ from PIL import Image
 
 from dataloaders.sample import Turn
 from tests.tiny import tiny_model, tiny_tokenizer, write_answer
-from utils.chat_session import ChatSession, Reply, TextStream
+from utils.arguments import SYSTEMS
+from utils.chat_session import ChatSession, TextStream
 from utils.errors import UserError
+from utils.reply import Reply
 from utils.saving import save_reply
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8)
@@ -66,6 +68,54 @@ def test_every_target_of_an_answer_has_a_mask_a_layer_and_a_map(session):
     assert reply.maps.min() >= 0 and reply.maps.max() <= 1
     assert len(reply.layers) == len(reply.scores) == 2
     assert reply.complete
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_answers_with_masks(system):
+    model, processor = tiny_model(system)
+    end = processor.tokenizer.encode(" near", bos=False)
+    write_answer(model, [*model.config.seg_token_ids, *end, *model.config.seg_token_ids])
+
+    reply = ChatSession(model, processor).ask(PHOTO, [], "Where is the kite?")
+
+    assert reply.text.count("[SEG]") == 2
+    assert reply.masks.shape == (2, 30, 44) and len(reply.layers) == 2
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_looking_again_at_the_same_layer_gives_the_same_masks(system):
+    model, processor = tiny_model(system)
+    write_answer(model, [*model.config.seg_token_ids])
+    session = ChatSession(model, processor)
+    first = session.ask(PHOTO, [], "Where is the kite?").turn
+    reply = session.ask(PHOTO, [first], "And the ball?", layer="last")
+
+    again = session.segment_again(PHOTO, [first], reply, "last")
+
+    assert again.text == reply.text and again.layers == reply.layers
+    assert (again.masks == reply.masks).mean() > 0.99
+    np.testing.assert_allclose(again.scores, reply.scores, atol=1e-3)
+
+
+def test_looking_again_at_another_layer_changes_the_masks_and_not_the_words(session):
+    says(session, "It is [SEG].")
+    reply = session.ask(PHOTO, [], "Where is the kite?", layer=1)
+    again = session.segment_again(PHOTO, [], reply, 3)
+    assert (reply.layers, again.layers) == ([1], [3])
+    assert again.text == reply.text
+    assert not np.array_equal(again.maps, reply.maps)
+
+
+def test_what_was_not_found_is_said():
+    masks = np.zeros((2, 30, 44), bool)
+    assert "every mask is empty" in reply_with(masks).remark
+    masks[0, 3:9] = True
+    assert "[SEG 2]" in reply_with(masks).remark
+    masks[1, 3:9] = True
+    assert reply_with(masks).remark is None
+    rejected = reply_with(masks[:0])
+    rejected.text = "[REJ]"
+    assert "not in the image" in rejected.remark
 
 
 def test_the_layer_can_be_chosen_for_a_session_and_for_a_question(session):

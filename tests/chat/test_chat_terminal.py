@@ -1,6 +1,8 @@
 """chat.py: what a person at the terminal sees."""
 
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 import chat
 from tests.tiny import tiny_model, write_answer
 from utils.chat_session import ChatSession
+from utils.chat_terminal import AnswerWriter, Chat
 from utils.drawing import colour_of
 from utils.errors import UserError
 
@@ -36,7 +39,7 @@ def talk(tmp_path, monkeypatch, capsys):
             return line
 
         monkeypatch.setattr("builtins.input", read)
-        conversation = chat.Chat(ChatSession(model, processor), tmp_path / "out")
+        conversation = Chat(ChatSession(model, processor), tmp_path / "out")
         conversation.run()
         return capsys.readouterr().out, conversation
 
@@ -91,6 +94,21 @@ def test_the_layer_can_be_changed(talk, photo):
     assert talk("/layer 1", "/layer")[1].session.layer is None
 
 
+def test_a_conversation_can_be_saved_and_nothing_is_overwritten(talk, photo, tmp_path):
+    mine = tmp_path / "mine.json"
+    printed, _ = talk(
+        "/save", f"/image {photo}", "Where?", "And now?", "/save", "/save", f"/save {mine}", f"/save '{mine}'"
+    )
+
+    assert "nothing to save yet" in printed
+    saved = json.loads((tmp_path / "out" / "photo_conversation_1.json").read_text())
+    assert [turn["prompt"] for turn in saved["turns"]] == ["Where?", "And now?"]
+    assert all(Path(turn["record"]).exists() for turn in saved["turns"])
+    assert (tmp_path / "out" / "photo_conversation_2.json").exists()
+    assert json.loads(mine.read_text()) == saved
+    assert "nothing is overwritten" in printed
+
+
 def test_control_c_interrupts_the_answer_and_not_the_program(talk, photo, monkeypatch):
     calls = []
 
@@ -100,7 +118,7 @@ def test_control_c_interrupts_the_answer_and_not_the_program(talk, photo, monkey
             raise KeyboardInterrupt
         self.stream.write(text)
 
-    monkeypatch.setattr(chat.AnswerWriter, "write", once)
+    monkeypatch.setattr(AnswerWriter, "write", once)
     printed, conversation = talk(f"/image {photo}", "one", KeyboardInterrupt(), "two")
     assert printed.count("interrupted") == 2
     assert len(conversation.history) == 1
@@ -117,7 +135,7 @@ def test_on_a_terminal_targets_have_the_colour_of_their_masks():
             return True
 
     terminal = Terminal()
-    writer = chat.AnswerWriter(terminal)
+    writer = AnswerWriter(terminal)
     for piece in ("A [SEG]", " and [SEG]"):
         writer.write(piece)
 
@@ -127,7 +145,7 @@ def test_on_a_terminal_targets_have_the_colour_of_their_masks():
 
 def test_an_answer_cannot_command_the_terminal():
     stream = io.StringIO()
-    chat.AnswerWriter(stream).write("a\x1b]0;title\x07b\x9b31mc\td\n")
+    AnswerWriter(stream).write("a\x1b]0;title\x07b\x9b31mc\td\n")
     assert stream.getvalue() == "a]0;titleb31mc\td\n"
 
 

@@ -1,121 +1,232 @@
 """`merge_lora_weights.py`: from a training run to one directory."""
 
+import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import merge_lora_weights
-from model.checkpoints import load_model, publishing, reference_state_dict, save_model
-from tests.tiny import tiny_model
+from dataloaders.processing import GroundingProcessor
+from model.checkpoints import load_model, publishing, reference_state_dict, streaming, writing
+from model.config import GroundingConfig
+from model.grounding import GroundingModel
+from tests.checkpoints.trained_run import write_run
+from tests.tiny import tiny_config, tiny_model, tiny_tokenizer
+from utils.arguments import SYSTEMS
 from utils.errors import UserError
-from utils.training import restoring
-from utils.training.lora import add_lora
+from utils.training import merge_check
+from utils.training.restoring import load_trained
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def trained(monkeypatch):
-    """A model that training left behind, as `load_trained` gives it; what it was asked for is recorded."""
-    asked = SimpleNamespace()
-
-    def load_trained(path, *, precision, base, merge):
-        asked.path, asked.precision, asked.base, asked.merge = path, precision, base, merge
-        scores = {"ReasonSeg|val": {"gIoU": 0.25, "cIoU": 0.5}}
-        model, processor = tiny_model()
-        if not merge:
-            add_lora(model, r=2, alpha=4, dropout=0.0, targets=["q_proj"])
-        settings = {"base": {"version": "org/llava", "vision_tower": None}, "scores": scores}
-        return model, processor, settings | {"precision": "fp32"}
-
-    monkeypatch.setattr(restoring, "load_trained", load_trained)
-    return asked
+def run(tmp_path) -> Path:
+    return write_run(tmp_path, *tiny_model())
 
 
-def test_the_merged_model_is_saved_and_read_back(trained, tmp_path, capsys):
-    merge_lora_weights.main(["--weight", "run", "--save-path", str(tmp_path / "merged"), "--version", "elsewhere"])
-    expected, _ = tiny_model()
-    model, _, report = load_model(tmp_path / "merged")
+def merge(run: Path, *arguments: str) -> Path:
+    """Merge beside the run; the new directory."""
+    target = run.parent / "merged"
+    merge_lora_weights.main(["--weight", str(run), "--save-path", str(target), *arguments])
+    return target
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_merged_model_is_the_run_with_lora_added(system, tmp_path, capsys):
+    run = write_run(tmp_path, *tiny_model(system))
+    expected = load_trained(run, merge=True)[0].state_dict()
+    model, _, report = load_model(merge(run))
     assert not report.new
-    for name, tensor in expected.state_dict().items():
-        assert model.state_dict()[name].equal(tensor), name
-    assert (trained.path, trained.precision, trained.base) == ("run", "fp32", {"version": "elsewhere"})
-    assert "equal bit for bit" in capsys.readouterr().out
-    card = (tmp_path / "merged" / "README.md").read_text()
-    assert "| base | elsewhere |" in card and "| 0.2500 | 0.5000 |" in card
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], msg=name)
+    said = capsys.readouterr().out
+    assert "equal bit for bit" in said
+    assert "answers as the run does" in said and "same token 100 %, mask IoU 1.0000" in said
 
 
-def test_an_adapter_alone(trained, tmp_path, capsys):
-    save_model(*tiny_model(seed=8), tmp_path / "base")
-    arguments = ["--weight", "run", "--save_path", str(tmp_path / "adapter"), "--export", "adapter"]
-    merge_lora_weights.main([*arguments, "--version", str(tmp_path / "base")])
-    assert not trained.merge and "what was learned" in capsys.readouterr().out
-    model, _, _ = load_model(tmp_path / "adapter")
-    assert model.lm_head.weight.equal(tiny_model()[0].lm_head.weight)
-    assert model.vision_tower.post_layernorm.weight.equal(tiny_model(seed=8)[0].vision_tower.post_layernorm.weight)
+def test_what_nobody_trained_and_no_file_has_is_drawn_as_in_training(published, tmp_path):
+    """The mask projector of `--separate_mm_projector` is new and frozen: only the seed tells what it was."""
+    model, processor, _ = load_model(published.original, system="LISA", **published.flags())
+    flags = [*("--version", str(published.original), "--vision_tower", str(published.clip))]
+    flags += ["--vision_pretrained", str(published.sam), "--separate_mm_projector", "--seed", "3"]
+    run = write_run(tmp_path, model, processor, *flags, precision="bf16")
+    expected = load_trained(run, precision="bf16", merge=False)[0].state_dict()
+    found = load_model(merge(run, "--no_check"), precision="bf16")[0].state_dict()
+    name = "out_mm_projector.0.weight"
+    assert found[name].abs().sum() > 0 and found[name].equal(expected[name])
 
 
-def test_a_consolidated_file_of_the_reference(published, tmp_path):
+def test_the_card_tells_of_base_and_scores(run):
+    entry = {"step": 3, "epoch": 1, "splits": {"ReasonSeg|val": {"gIoU": 0.25, "cIoU": 0.5}}}
+    (run / "scores.json").write_text(json.dumps({"best": None, "evaluations": [entry]}))
+    card = (merge(run, "--no_check") / "README.md").read_text()
+    assert "| base | base |" in card and "| 0.2500 | 0.5000 |" in card
+
+
+def test_a_run_without_lora(tmp_path):
+    run = write_run(tmp_path, *tiny_model(), "--lora_r", "0")
+    expected = load_trained(run)[0].state_dict()
+    found = load_model(merge(run))[0].state_dict()
+    assert all(tensor.equal(expected[name]) for name, tensor in found.items())
+    with pytest.raises(UserError, match="there is no adapter to save"):
+        merge(run, "--overwrite", "--export", "adapter")
+
+
+def test_a_base_that_has_moved(run):
+    (run.parent / "base").rename(run.parent / "elsewhere")
+    with pytest.raises(UserError, match="base"):
+        merge(run)
+    merge(run, "--version", str(run.parent / "elsewhere"))
+
+
+def test_an_adapter_alone(run, capsys):
+    expected = load_trained(run, merge=True)[0].state_dict()
+    model, _, _ = load_model(merge(run, "--export", "adapter"))
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], msg=name)
+    said = capsys.readouterr().out
+    assert "what was learned on" in said and "answers as the run does" in said
+
+
+def test_a_consolidated_file_of_the_reference(published, tmp_path, capsys):
     model, _, _ = load_model(published.original, system="LISA", **published.flags())
     state = {f"base_model.model.{name}": tensor for name, tensor in reference_state_dict(model).items()}
-    torch.save(state, tmp_path / "pytorch_model.bin")
-    arguments = ["--weight", str(tmp_path / "pytorch_model.bin"), "--save_path", str(tmp_path / "merged")]
+    weight = tmp_path / "pytorch_model.bin"
+    torch.save(state, weight)
     with pytest.raises(UserError, match="pass --version"):
-        merge_lora_weights.main(arguments)
-    arguments += ["--version", str(published.original), "--vision_tower", str(published.clip), "--model_key", "lisa"]
-    merge_lora_weights.main([*arguments, "--precision", "fp32"])
-    assert load_model(tmp_path / "merged")[0].lm_head.weight.equal(model.lm_head.weight)
+        merge(weight)
+    arguments = ["--version", str(published.original), "--vision_tower", str(published.clip), "--model_key", "lisa"]
+    target = merge(weight, *arguments, "--precision", "fp32")
+    assert load_model(target)[0].lm_head.weight.equal(model.lm_head.weight)
+    assert "answers as the run does" in capsys.readouterr().out
+    with pytest.raises(UserError, match="only a training run has an adapter"):
+        merge(weight, *arguments, "--overwrite", "--export", "adapter")
 
 
-def test_the_merged_directory_goes_to_the_hub(trained, tmp_path, monkeypatch, capsys):
+def test_the_merged_directory_goes_to_the_hub(run, monkeypatch, capsys):
     sent = {}
     monkeypatch.setattr(
         publishing, "upload", lambda directory, name, private: sent.update(path=directory, name=name) or "there"
     )
-    arguments = ["--weight", "run", "--save_path", str(tmp_path / "merged"), "--push_to_hub", "me/kite"]
-    merge_lora_weights.main(arguments)
-    assert sent == {"path": tmp_path / "merged", "name": "me/kite"}
+    target = merge(run, "--push_to_hub", "me/kite", "--no_check")
+    assert sent == {"path": target, "name": "me/kite"}
     assert "uploaded: there" in capsys.readouterr().out
-    assert "--version me/kite" in (tmp_path / "merged" / "README.md").read_text()
+    assert "--version me/kite" in (target / "README.md").read_text()
     with pytest.raises(UserError, match="--push_to_hub uploads a merged model"):
-        merge_lora_weights.main([*arguments, "--overwrite", "--export", "adapter"])
+        merge(run, "--push_to_hub", "me/kite", "--overwrite", "--export", "adapter")
 
 
-def test_precision_is_that_of_the_saved_weights_and_buffers_stay_exact(trained, tmp_path):
-    merge_lora_weights.main(["--weight", "run", "--save_path", str(tmp_path / "merged"), "--precision", "bf16"])
-    model, _, _ = load_model(tmp_path / "merged", precision="bf16")
-    assert model.lm_head.weight.dtype == torch.bfloat16
+def test_precision_is_that_of_the_saved_weights_and_buffers_stay_exact(run):
+    expected = load_trained(run, merge=True)[0]
+    model, _, _ = load_model(merge(run, "--precision", "bf16"), precision="bf16")
     assert model.policy.reward_mean.dtype == torch.float32
-    assert model.lm_head.weight.equal(tiny_model()[0].lm_head.weight.bfloat16())
+    assert model.lm_head.weight.equal(expected.lm_head.weight.bfloat16())
+    projection = "language_model.layers.1.self_attn.q_proj.weight"  # merged in fp32, rounded once
+    assert model.state_dict()[projection].equal(expected.state_dict()[projection].bfloat16())
 
 
-def test_the_references_layout(trained, tmp_path):
-    base, processor = tiny_model()
-    base.vision_tower.save_pretrained(tmp_path / "clip")
-    target = tmp_path / "exported"
-    arguments = ["--weight", "run", "--save_path", str(target), "--export", "reference"]
-    merge_lora_weights.main([*arguments, "--vision_tower", str(tmp_path / "clip")])
+def test_the_references_layout(run, capsys):
+    expected = load_trained(run, merge=True)[0]
+    expected.vision_tower.save_pretrained(run.parent / "clip")
+    target = merge(run, "--export", "reference", "--vision_tower", str(run.parent / "clip"))
     model, _, report = load_model(target)
     assert report.kind == "reference checkpoint"
-    for name, tensor in base.state_dict().items():
-        assert model.state_dict()[name].equal(tensor), name
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, msg=name)
+    assert "answers as the run does" in capsys.readouterr().out
 
 
-def test_what_is_there_is_kept_unless_asked(trained, tmp_path):
-    save_model(*tiny_model(seed=5), tmp_path / "merged")
-    arguments = ["--weight", "run", "--save_path", str(tmp_path / "merged")]
+def test_what_is_there_is_kept_unless_asked(run):
+    target = merge(run, "--no_check")
     with pytest.raises(UserError, match="--overwrite"):
-        merge_lora_weights.main(arguments)
-    merge_lora_weights.main([*arguments, "--overwrite"])
-    assert load_model(tmp_path / "merged")[0].lm_head.weight.equal(tiny_model()[0].lm_head.weight)
+        merge(run)
+    (target / "model.safetensors").write_bytes(b"old")
+    merge(run, "--overwrite")
 
 
-def test_a_tensor_that_reads_back_differently_is_an_error(trained, tmp_path, monkeypatch):
-    real = merge_lora_weights.checksums
-    results = iter([{}, {"lm_head.weight": 0}])
-    monkeypatch.setattr(merge_lora_weights, "checksums", lambda tensors: {**real(tensors), **next(results)})
-    with pytest.raises(UserError, match=r"1 of \d+ tensors read back differently \(lm_head.weight"):
-        merge_lora_weights.main(["--weight", "run", "--save_path", str(tmp_path / "merged")])
+def test_a_tensor_that_reads_back_differently_is_an_error_and_nothing_stays(run, monkeypatch):
+    monkeypatch.setattr(
+        streaming, "open_tensors", lambda path: {name: torch.zeros(1) for name in ("lm_head.weight", "other")}
+    )
+    with pytest.raises(UserError, match=r"tensors read back differently"):
+        merge(run)
+    assert sorted(path.name for path in run.parent.iterdir()) == ["base", "run"]
+
+
+def test_a_disk_without_room_is_noticed_before_writing(run, monkeypatch):
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+    with pytest.raises(UserError, match="has room for 0.0 GB"):
+        merge(run)
+    assert sorted(path.name for path in run.parent.iterdir()) == ["base", "run"]
+
+
+def test_a_merge_that_answers_differently_is_an_error(run, monkeypatch):
+    real = merge_check.probe
+
+    def other_logits(model, processor, layers=None):
+        found = real(model, processor, layers)
+        return found if layers is None else merge_check.Probe(found.logits * 1.01, found.masks, found.layers)
+
+    monkeypatch.setattr(merge_check, "probe", other_logits)
+    with pytest.raises(UserError, match="does not answer as the run did: logits differ by 1.0e-02"):
+        merge(run)
+
+
+def test_a_trained_tensor_that_the_checkpoint_lacks_is_an_error(run):
+    file = next(run.glob("ckpt_model/global_step3/mp_rank_00_model_states.pt"))
+    states = torch.load(file)
+    size = file.stat().st_size
+    del states["module"]["lm_head.weight"]
+    torch.save(states, file)
+    marker = file.parent / "complete.json"
+    marker.write_text(marker.read_text().replace(f": {size}", f": {file.stat().st_size}"))
+    with pytest.raises(UserError, match=r"1 trained tensors are missing: \['lm_head.weight'\]"):
+        merge(run)
+
+
+MEASURE = """
+import sys
+import merge_lora_weights, utils.training.merging, model.checkpoints.quantizing, peft, transformers
+def peak(): return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
+before = peak()
+merge_lora_weights.main(sys.argv[1:])
+print("PEAK", peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured as Linux tells it")
+def test_peak_memory_is_near_one_copy_of_the_weights(tmp_path):
+    model, processor = wide_model()
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    assert size > 250e6
+    run = write_run(tmp_path, model, processor)
+    command = [sys.executable, "-c", MEASURE, "--weight", str(run), "--save_path", str(tmp_path / "merged")]
+    done = subprocess.run(
+        [*command, "--no_check"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    peak = int(done.stdout.split("PEAK")[1])
+    print(f"{peak / size:.2f} copies of the weights")
+    assert peak < 1.5 * size
+
+
+def wide_model():
+    """A model of which the LLM's linear layers are nearly everything, as in a real one."""
+    config = tiny_config("LISA").to_dict()
+    config["text_config"] |= {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8}
+    model = GroundingModel(GroundingConfig.from_dict(config))
+    return model, GroundingProcessor(model.config, tiny_tokenizer())
 
 
 def test_help_needs_no_torch(monkeypatch, capsys):

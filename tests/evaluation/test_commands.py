@@ -1,7 +1,6 @@
 """eval.py and chat.py from a saved checkpoint and data on disk to a report, pictures and masks."""
 
 import json
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -12,62 +11,8 @@ from PIL import Image
 
 import chat
 import eval as eval_script
-from model.checkpoints import save_model
-from tests.tiny import tiny_model
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model") / "tiny"
-    model, processor = tiny_model()
-    model.lm_head.weight.data[processor.tokenizer.seg_token_ids[0]] *= 20  # it says [SEG], or nothing at all like it
-    save_model(model, processor, directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Two pictures as ReasonSeg and one as refcoco."""
-    root = tmp_path_factory.mktemp("data")
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    reason = root / "reason_seg" / "ReasonSeg" / "val"
-    reason.mkdir(parents=True)
-    for number in range(2):
-        Image.fromarray(pixels).save(reason / f"{number}.jpg")
-        shapes = [
-            {"label": "target", "points": [[5, 5], [30, 5], [30, 30], [5, 30]]},
-            {"label": "ignore", "points": [[40, 0], [49, 0], [49, 9], [40, 9]]},
-        ]
-        content = {"shapes": shapes, "text": ["the red kite"], "is_sentence": False}
-        (reason / f"{number}.json").write_text(json.dumps(content))
-
-    images = root / "refer_seg" / "images" / "mscoco" / "images" / "train2014"
-    images.mkdir(parents=True)
-    Image.fromarray(pixels).save(images / "one.jpg")
-    refcoco = root / "refer_seg" / "refcoco"
-    refcoco.mkdir()
-    sentences = [
-        {"sent_id": i, "sent": text, "raw": text, "tokens": text.split()} for i, text in enumerate(["ball", "box"])
-    ]
-    refs = [{"ref_id": 1, "ann_id": 1, "image_id": 7, "category_id": 1, "split": "val", "sentences": sentences}]
-    (refcoco / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
-    instances = {
-        "images": [{"id": 7, "file_name": "one.jpg", "height": 40, "width": 50}],
-        "annotations": [
-            {
-                "id": 1,
-                "image_id": 7,
-                "category_id": 1,
-                "segmentation": [[5, 5, 30, 5, 30, 30, 5, 30]],
-                "bbox": [5, 5, 25, 25],
-            }
-        ],
-        "categories": [{"id": 1, "name": "ball"}],
-    }
-    (refcoco / "instances.json").write_text(json.dumps(instances))
-    return root
 
 
 def test_eval_writes_a_report_a_sheet_and_pictures(checkpoint, data, tmp_path, capsys):

@@ -44,6 +44,7 @@ def test_only_what_is_given_overrides_the_model():
         "image_feature_scale_num": 1,
         "separate_mm_projector": True,
         "mode": 3,
+        "estimator": "sample",
         "baseline_type": "ema",
         "baseline_beta": 1.0,
         "eval_legacy": True,
@@ -65,6 +66,11 @@ def test_points_and_fusion_are_settings():
     for mistake in ("--read_t_pos=1.5", "--read_num_points=0", "--llm_image_grid=0"):
         with pytest.raises(UserError, match=mistake.partition("=")[0]):
             parse_arguments([mistake])
+
+
+def test_what_would_train_wrongly_is_refused_with_the_reason():
+    with pytest.raises(UserError, match="--zero_stage 3.*gradients.*--zero_stage 2"):
+        parse_arguments(["--zero_stage", "3"])
 
 
 def test_defaults_are_the_reference_s():

@@ -1,8 +1,15 @@
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from dataloaders.collate import Collator
+from dataloaders.sample import Turn
+from model.outputs import GroundingOutput, LossParts
+from tests.tiny import tiny_model, tiny_samples
 from utils.training.metering import StepMeter
 from utils.training.sampling import CounterSampler
 from utils.training.tensorboard import METRICS_FILE, Records
@@ -27,24 +34,54 @@ def record(records, step):
     means = dict.fromkeys(LOSSES, 1.0)
     means |= {f"policy/{name}": 0.5 for name in ("entropy", "reward", "baseline", "advantage")}
     records.step(
-        step, means, [0, 2, 1], learning_rate=1e-3, grad_norm=1.0, seconds=1.0, data_seconds=0.1, samples_per_second=2.0
+        step,
+        means,
+        [0, 2, 1],
+        learning_rate=1e-3,
+        grad_norm=1.0,
+        seconds=1.0,
+        data_seconds=0.1,
+        samples_per_second=2.0,
+        memory=2**29,
     )
 
 
-def test_tensorboard_has_the_reference_s_tags_and_the_policy_s(tmp_path):
+def read_events(directory):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    events = EventAccumulator(str(directory / "tensorboard"))
+    events.Reload()
+    return events
+
+
+def test_tensorboard_has_the_reference_s_tags_and_ours(tmp_path):
+    records = Records(tmp_path)
+    record(records, 1)
+    records.evaluation(1, "ReasonSeg|val", {"gIoU": 0.5, "cIoU": 0.6}, selects=True)
+    records.evaluation(1, "refcoco|unc|val", {"gIoU": 0.1, "cIoU": 0.2}, selects=False)
+    records.pictures(1, "ReasonSeg|val", [np.full((4, 6, 3), 200, np.uint8)] * 2)
+    records.close()
+
+    events = read_events(tmp_path)
+    ours = {"train/grad_norm", "metrics/samples_per_second", "metrics/memory_gib", "val/refcoco_unc_val/giou"}
+    assert REFERENCE_TAGS | POLICY_TAGS | ours <= set(events.Tags()["scalars"])
+    assert events.Tags()["histograms"] == ["policy/layers"]
+    assert events.Tags()["images"] == ["ReasonSeg_val/picture_1", "ReasonSeg_val/picture_2"]
+    assert events.Scalars("val/ciou")[0].value == pytest.approx(0.6)
+    assert events.Scalars("metrics/memory_gib")[0].value == 0.5
+
+
+def test_the_file_for_machines_has_the_same_numbers(tmp_path):
     records = Records(tmp_path)
     record(records, 1)
     records.evaluation(1, "ReasonSeg|val", {"gIoU": 0.5, "cIoU": 0.6}, selects=True)
     records.close()
-
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    scalars = set(events.Tags()["scalars"])
-    assert REFERENCE_TAGS | POLICY_TAGS | {"train/grad_norm"} <= scalars
-    assert events.Tags()["histograms"] == ["policy/layers"]
-    assert events.Scalars("val/ciou")[0].value == pytest.approx(0.6)
+    events = read_events(tmp_path)
+    step, scores = map(json.loads, (tmp_path / METRICS_FILE).read_text().splitlines())
+    assert step.pop("policy/layers") == [0, 2, 1]
+    assert scores.pop("split") == "ReasonSeg|val"
+    shown = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
+    assert {**step, **scores} == pytest.approx({**shown, "step": 1})
 
 
 def test_going_back_drops_later_lines_and_a_torn_one(tmp_path):
@@ -61,19 +98,87 @@ def test_going_back_drops_later_lines_and_a_torn_one(tmp_path):
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
 
 
+def alone(tensor):
+    return tensor
+
+
+def output_of(losses, statistics=None):
+    tensors = {name: torch.tensor(value) for name, value in losses.items()}
+    return GroundingOutput(torch.zeros(()), tensors, statistics or {})
+
+
 def test_a_meter_averages_what_was_there_and_sums_layers():
     meter = StepMeter(3, torch.device("cpu"))
-    meter.add({"loss": torch.tensor(1.0)}, {"policy/layers": torch.tensor([1.0, 0.0, 2.0])})
-    meter.add(
-        {"loss": torch.tensor(3.0), "ce_loss": torch.tensor(5.0)}, {"policy/layers": torch.tensor([0.0, 1.0, 0.0])}
+    meter.add(output_of({"loss": 1.0}, {"policy/layers": torch.tensor([1.0, 0.0, 2.0])}), None)
+    meter.add(output_of({"loss": 3.0, "ce_loss": 5.0}, {"policy/layers": torch.tensor([0.0, 1.0, 0.0])}), None)
+    assert meter.read(alone) == ({"loss": 2.0, "ce_loss": 5.0}, [1, 1, 2])
+    meter.add(output_of({"loss": 7.0}), None)
+    assert meter.read(alone) == ({"loss": 7.0}, [0, 0, 0])
+
+
+def test_losses_are_told_apart_by_family():
+    meter = StepMeter(3, torch.device("cpu"), families=["vqa", "refer_seg", "sem_seg"])
+    # Image 0 (vqa) is row 0 with tokens 1 and 2, image 1 (refer_seg) row 1 with token 5 and both targets.
+    batch = SimpleNamespace(
+        sources=["vqa/llava a.jpg", "refer_seg/refcoco b.jpg"],
+        input_ids=torch.zeros(2, 4),
+        image_index=torch.tensor([0, 1]),
+        label_positions=torch.tensor([1, 2, 5]),
+        seg_image=torch.tensor([1, 1]),
     )
-    means, layers = meter.read(lambda tensor: tensor)
-    assert means == {"loss": 2.0, "ce_loss": 5.0}
-    assert layers == [1, 1, 2]
-    meter.add({"loss": torch.tensor(7.0)}, {})
-    assert meter.read(lambda tensor: tensor) == ({"loss": 7.0}, [0, 0, 0])
+    parts = LossParts(ce=torch.tensor([1.0, 3.0, 8.0]), bce=torch.tensor([0.5, 1.5]), dice=torch.tensor([0.25, 0.75]))
+    for _ in range(2):
+        meter.add(replace(output_of({"loss": 1.0}), loss_parts=parts), batch)
+    means, _ = meter.read(alone)
+    assert means == {
+        "loss": 1.0,
+        "family/vqa/ce_loss": 2.0,
+        "family/refer_seg/ce_loss": 8.0,
+        "family/refer_seg/mask_bce_loss": 1.0,
+        "family/refer_seg/mask_dice_loss": 0.5,
+        "family/vqa/samples": 2.0,
+        "family/refer_seg/samples": 2.0,
+    }
 
 
-def test_processes_share_the_counter_and_epochs_restart_the_items():
-    items = [list(CounterSampler(start=4, stop=12, per_epoch=6, rank=rank, world_size=2)) for rank in (0, 1)]
-    assert items == [[(0, 4), (1, 0), (1, 2), (1, 4)], [(0, 5), (1, 1), (1, 3), (1, 5)]]
+def test_families_of_a_real_batch_add_up_to_its_losses():
+    model, processor = tiny_model()
+    samples = [replace(sample, family=name) for sample, name in zip(tiny_samples(), ("refer_seg", "sem_seg"))]
+    batch = Collator(processor)(samples)
+    output = model(batch)
+    meter = StepMeter(model.config.num_layers, torch.device("cpu"), families=["refer_seg", "sem_seg"])
+    meter.add(output, batch)
+    means, _ = meter.read(alone)
+    for loss, counts in {
+        "ce_loss": [
+            int((batch.image_index[batch.label_positions // batch.input_ids.shape[1]] == n).sum()) for n in (0, 1)
+        ],
+        "mask_bce_loss": [len(masks) for masks in batch.masks],
+        "mask_dice_loss": [len(masks) for masks in batch.masks],
+    }.items():
+        ours = [means[f"family/{name}/{loss}"] for name in ("refer_seg", "sem_seg")]
+        mean = sum(value * count for value, count in zip(ours, counts)) / sum(counts)
+        assert mean == pytest.approx(output.losses[loss].item(), rel=1e-5)
+
+
+def test_a_batch_without_targets_has_no_mask_losses_by_family():
+    model, processor = tiny_model()
+    words = replace(
+        tiny_samples()[0],
+        conversations=[(Turn("What is it?", "A house."),)],
+        masks=np.zeros((0, 40, 60), np.uint8),
+        family="vqa",
+    )
+    batch = Collator(processor)([words])
+    meter = StepMeter(model.config.num_layers, torch.device("cpu"), families=["vqa", "refer_seg"])
+    meter.add(model(batch), batch)
+    means, _ = meter.read(alone)
+    assert {name for name in means if name.startswith("family/")} == {"family/vqa/ce_loss", "family/vqa/samples"}
+
+
+def test_processes_share_the_counter_by_micro_batches_and_epochs_restart_the_items():
+    options = {"start": 4, "stop": 12, "per_epoch": 6, "batch_size": 2, "world_size": 2}
+    assert [list(CounterSampler(rank=rank, **options)) for rank in (0, 1)] == [
+        [[(0, 4), (0, 5)], [(1, 2), (1, 3)]],
+        [[(1, 0), (1, 1)], [(1, 4), (1, 5)]],
+    ]

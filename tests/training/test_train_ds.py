@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,17 +16,20 @@ from tests.tiny import picture, tiny_model
 ROOT = Path(__file__).parents[2]
 
 
+def launch_environment() -> dict[str, str]:
+    """Ours without what a launcher may have left in it."""
+    launchers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    return {name: value for name, value in os.environ.items() if name not in launchers} | {"OMP_NUM_THREADS": "1"}
+
+
 def run_train_ds(*arguments, processes=1, timeout=300):
     launcher = [sys.executable]
     if processes > 1:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
-        environment.pop(name, None)
     return subprocess.run(
         [*launcher, "train_ds.py", *map(str, arguments)],
         cwd=ROOT,
-        env=environment,
+        env=launch_environment(),
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -90,7 +94,7 @@ def test_training_leaves_checkpoints_scores_and_records_and_goes_on(world):
     flags, runs = world
     done = run_train_ds(*flags, *TRAINING, "--exp_name", "one")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "step 4/4" in done.stdout and "(best so far)" in done.stdout
+    assert "step 4/4" in done.stdout and "the best by ReasonSeg|val so far" in done.stdout
     run = runs / "one"
     assert [path.name for path in (run / "ckpt_model").glob("global_step*")] == ["global_step4"]
     assert len(list((run / "best_ckpt_model").glob("global_step*"))) == 1
@@ -107,7 +111,7 @@ def test_training_leaves_checkpoints_scores_and_records_and_goes_on(world):
 
     scored = run_train_ds(*flags, *TRAINING, "--exp_name", "one", "--eval_only", "--resume", run)
     assert scored.returncode == 0, scored.stdout + scored.stderr
-    assert "ReasonSeg|val (given): gIoU" in scored.stdout
+    assert "ReasonSeg|val  given answers  gIoU" in scored.stdout
 
 
 def test_own_data_trains_and_what_is_bad_in_it_is_listed(world, tmp_path):
@@ -145,6 +149,8 @@ def test_two_processes_train_together(world):
     done = run_train_ds(*flags, *TRAINING, "--exp_name", "two", processes=2)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (runs / "two" / "ckpt_model" / "global_step4" / "random_state_rank_1.pt").exists()
+    log = (runs / "two" / "meta.log").read_text()
+    assert "[0] epoch 2/2  step 4/4" in log and "[0] ended after" in log and "[1] ended after" in log
     refused = run_train_ds(*flags, *TRAINING, "--exp_name", "two", "--epochs", "3")
     assert refused.returncode == 2
     assert "written by 2 processes" in refused.stderr
@@ -167,3 +173,15 @@ def test_what_does_not_fit_the_model_or_the_data_is_said_before_training(world, 
     for word in words:
         assert word in done.stderr
     assert not (runs / "wrong").exists()
+
+
+def test_a_dry_run_says_what_is_needed_and_leaves_nothing(world):
+    flags, runs = world
+    done = run_train_ds(*flags, *TRAINING, "--exp_name", "dry", "--dry_run", processes=2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for title in ("Data", "Parameters", "Training", "Largest batch", "Memory of a process (cpu), MiB", "Time"):
+        assert f"\n{title}\n" in done.stdout
+    estimated, measured = re.search(r"between steps +([\d.]+) +([\d.]+)", done.stdout).groups()
+    assert 0.5 < float(estimated) / float(measured) <= 1
+    assert "4 steps in 0:" in done.stdout and "samples/s" in done.stdout
+    assert not (runs / "dry").exists()

@@ -1,12 +1,14 @@
-"""Trains a toy with the real engine, loop and checkpoints: python tests/training/toy_run.py RUN_DIR OPTIONS_JSON.
+"""Trains a toy with the real engine, loop and checkpoints; `toys.py` starts it.
 
-Options: epochs, stop_at (step after which the process exits as if killed), precision, zero_stage, resume, keep.
-The main process prints one JSON line: step, parameters, learning rates, the samples each process saw.
+At the end the main process prints one line, "RESULT " and JSON: what the run came to, and what each process saw. For
+every checkpoint that was written it prints "SAVED " and its step.
 """
 
+import hashlib
 import json
 import os
-import sys
+import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,22 +16,51 @@ import torch
 from torch import Tensor, nn
 
 from model.outputs import GroundingOutput
-from utils.distributed import join_world
-from utils.seeding import seed_everything
+from utils.distributed import World, join_world
+from utils.seeding import random_state, seed_everything
 from utils.training.building import build_batches
-from utils.training.checkpoints import LATEST, find_checkpoint, resume, save_checkpoint
-from utils.training.engine import build_optimizer, engine_config, start_engine
+from utils.training.checkpoints import BEST, LATEST, copy_checkpoint, find_checkpoint, resume, save_checkpoint
+from utils.training.engine import build_optimizer, engine_config, optimizer_of, start_engine
 from utils.training.loop import Schedule, train
 from utils.training.metering import StepMeter
 from utils.training.progress import Progress
+from utils.training.stopping import StopRequest
 from utils.training.tensorboard import Records
+
+os.environ["DS_ACCELERATOR"] = "cpu"  # before DeepSpeed is imported, where there is a GPU as well
 
 LR = 1e-2
 
 
 @dataclass
+class Options:
+    """seconds: that every step takes at least.
+
+    bad: [number, "loss" or "gradient"], the sample whose numbers are not finite. skip: such steps that are left out.
+    trouble: [rank, step, what] with what one of "die", "hang", "no space", "worker dies", "SIGTERM", "SIGINT".
+    """
+
+    epochs: int = 2
+    steps_per_epoch: int = 2
+    precision: str = "fp32"
+    zero_stage: int = 2
+    keep: int = 1
+    resume: bool = False
+    seconds: float = 0.0
+    workers: int = 0
+    bad: tuple[int, str] | None = None
+    skip: int = 0
+    trouble: tuple[int, int, str] | None = None
+    timeout: float = 60.0
+
+
+@dataclass
 class ToyBatch:
     numbers: Tensor
+
+    @property
+    def sources(self) -> list[str]:
+        return [f"toys/shelf {number}.jpg" for number in self.numbers.tolist()]
 
     def to(self, device):
         return self
@@ -38,89 +69,187 @@ class ToyBatch:
 class ToyModel(nn.Module):
     """A frozen layer, a trained one with noise from torch's generator, and a baseline buffer."""
 
-    def __init__(self):
+    def __init__(self, bad: tuple[int, str] | None):
         super().__init__()
         self.frozen = nn.Linear(4, 8).requires_grad_(False)
         self.trained = nn.Linear(8, 1)
         self.register_buffer("reward_mean", torch.zeros(()))
+        self.bad = bad
         self.seen: list[int] = []
 
     def forward(self, batch: ToyBatch) -> GroundingOutput:
         self.seen += batch.numbers.tolist()
         angles = batch.numbers[:, None] * torch.tensor([0.1, 0.2, 0.3, 0.4])
         hidden = self.frozen(torch.sin(angles).to(self.frozen.weight.dtype))
-        loss = (self.trained(hidden) + 0.1 * torch.randn(1) - 1).float().square().mean()
+        answer = self.trained(hidden).float()
+        ce_loss = (answer + 0.1 * torch.randn(1) - 1).square().mean()
+        mask_loss = (answer + 0.5).square().mean()
+        if self.bad is not None and self.bad[0] in batch.numbers.tolist():
+            # The root of 0 is 0, and steep.
+            mask_loss = mask_loss * torch.nan if self.bad[1] == "loss" else mask_loss + (0 * answer).sum().sqrt()
+        loss = ce_loss + mask_loss
         with torch.no_grad():
             self.reward_mean.lerp_(loss.float(), 0.1)
         layers = torch.bincount(batch.numbers % 3, minlength=3)
-        return GroundingOutput(loss, {"loss": loss, "ce_loss": loss}, {"policy/entropy": loss, "policy/layers": layers})
+        losses = {"ce_loss": ce_loss, "mask_dice_loss": mask_loss, "loss": loss}
+        return GroundingOutput(loss, losses, {"policy/entropy": loss, "policy/layers": layers})
 
 
 class Numbers:
+    """Item i of epoch e is 100 e + i."""
+
+    def __init__(self, dies_at: int | None):
+        self.dies_at = dies_at
+
     def __len__(self):
         return 10**6
 
     def __getitem__(self, index):
         epoch, item = index
+        if item == self.dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
         return 100 * epoch + item
 
 
-def main() -> None:
-    run_dir, options = Path(sys.argv[1]), json.loads(sys.argv[2])
-    world = join_world("cpu")
-    seed_everything(0)
-    schedule = Schedule(epochs=options.get("epochs", 2), steps_per_epoch=2, accumulation=2, batch_size=2,
-                        world_size=world.size)  # fmt: skip
-    model = ToyModel()
-    config = engine_config(
-        batch_size=2, accumulation=2, world_size=world.size, precision=options.get("precision", "fp32"),
-        zero_stage=options.get("zero_stage", 2), lr=LR, warmup_min_lr=0.0, warmup_num_steps=2,
-        total_steps=schedule.total_steps, overlap=False,
-    )  # fmt: skip
-    engine = start_engine(model, build_optimizer(model, lr=LR, betas=(0.9, 0.95)), config, world)
-    seed_everything(world.rank)
-    start = schedule.position_at(0)
-    if options.get("resume"):
-        start = resume(engine, find_checkpoint(run_dir / LATEST), world)
-
-    def pause(position):
-        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        settings = {"flags": {}, "trained": names}
-        save_checkpoint(
-            engine, run_dir / LATEST, position=position, settings=settings, keep=options.get("keep", 1), world=world
-        )
-        if position.step == options.get("stop_at"):
-            sys.stdout.flush()
-            os._exit(0)
-
-    train(
-        engine,
-        build_batches(Numbers(), lambda items: ToyBatch(torch.tensor(items)), schedule, start, world, 0),
-        schedule,
-        start,
-        world=world,
-        meter=StepMeter(3, world.device),
-        print_freq=1,
-        progress=Progress(
-            total_steps=schedule.total_steps, steps_per_epoch=2, samples_per_step=schedule.samples_per_step
-        )
-        if world.is_main
-        else None,
-        records=Records(run_dir, first_step=start.step) if world.is_main else None,
-        pause=pause,
-    )
-    seen = [None] * world.size
-    torch.distributed.all_gather_object(seen, model.seen)
+def main(argv: list[str]) -> None:
+    options = Options(**json.loads(argv[1]))
+    world = join_world("cpu", timeout=options.timeout)
+    result = run(Path(argv[0]), options, world)
     if world.is_main:
-        result = {
-            "trained": {name: p.detach().float().flatten().tolist() for name, p in model.trained.named_parameters()},
-            "reward_mean": model.reward_mean.item(),
-            "reward_mean_dtype": str(model.reward_mean.dtype),
-            "seen": seen,
-        }
         print("RESULT " + json.dumps(result))
     world.close()
 
 
-if __name__ == "__main__":
-    main()
+def run(run_dir: Path, options: Options, world: World) -> dict:
+    schedule = Schedule(
+        epochs=options.epochs,
+        steps_per_epoch=options.steps_per_epoch,
+        accumulation=2,
+        batch_size=2,
+        world_size=world.size,
+        eval_interval=1,
+    )
+    seed_everything(0)
+    model = ToyModel(options.bad)
+    engine = start_toy_engine(model, options, schedule, world)
+    seed_everything(world.rank)
+    start = schedule.position_at(0)
+    checkpoint = find_checkpoint(run_dir / LATEST)
+    if options.resume and checkpoint is not None:
+        start = resume(engine, checkpoint, world)
+    rank, at, trouble = options.trouble or (None, None, None)
+    ours = trouble if rank == world.rank else None
+
+    def prepare(step: int) -> None:
+        time.sleep(options.seconds)
+        if step == at and ours == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step == at and ours == "hang":
+            time.sleep(10**6)
+        if step == at and ours in ("SIGTERM", "SIGINT"):
+            os.kill(os.getpid(), getattr(signal, ours))
+
+    def save(position) -> None:
+        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        if position.step == at and ours == "no space":
+            forbid_writing()
+        saved = save_checkpoint(
+            engine,
+            run_dir / LATEST,
+            position=position,
+            settings={"flags": {}, "trained": names},
+            keep=options.keep,
+            world=world,
+        )
+        if world.is_main:
+            print(f"SAVED {position.step}", flush=True)
+        copy_checkpoint(saved, run_dir / BEST, keep=1, world=world)
+        torch.rand(3)  # as a validation might
+
+    position = None
+    with StopRequest() as stop:
+        position = train(
+            engine,
+            build_batches(
+                Numbers(2 * rank if ours == "worker dies" else None), collate, schedule, start, world, options.workers
+            ),
+            schedule,
+            start,
+            world=world,
+            meter=StepMeter(3, world.device),
+            print_freq=1,
+            progress=Progress(
+                total_steps=schedule.total_steps,
+                steps_per_epoch=schedule.steps_per_epoch,
+                samples_per_step=schedule.samples_per_step,
+            )
+            if world.is_main
+            else None,
+            records=Records(run_dir, first_step=start.step) if world.is_main else None,
+            pause=save,
+            save=save,
+            prepare=prepare,
+            stop=stop,
+            skip_nonfinite=options.skip,
+            timeout=options.timeout,
+        )
+    return {
+        "step": position.step,
+        "skipped": position.skipped,
+        "trained": {name: p.detach().float().flatten().tolist() for name, p in model.trained.named_parameters()},
+        "reward_mean": model.reward_mean.item(),
+        "reward_mean_dtype": str(model.reward_mean.dtype),
+        "learning_rate": engine.get_lr()[0],
+        "states": world.gather(digest([optimizer_of(engine).state_dict(), random_state()])),
+        "schedule": engine.lr_scheduler.state_dict(),
+        "seen": world.gather(model.seen),
+    }
+
+
+def start_toy_engine(model: ToyModel, options: Options, schedule: Schedule, world: World):
+    config = engine_config(
+        batch_size=schedule.batch_size,
+        accumulation=schedule.accumulation,
+        world_size=world.size,
+        precision=options.precision,
+        zero_stage=options.zero_stage,
+        lr=LR,
+        warmup_min_lr=0.0,
+        warmup_num_steps=2,
+        total_steps=schedule.total_steps,
+        overlap=False,
+    )
+    return start_engine(model, build_optimizer(model, lr=LR, betas=(0.9, 0.95)), config, world)
+
+
+def collate(items: list[int]) -> ToyBatch:
+    return ToyBatch(torch.tensor(items))
+
+
+def forbid_writing() -> None:
+    """Every file of this process may have 8 KiB from now on, as on a disk that is nearly full."""
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+
+
+def digest(thing) -> str:
+    """A hash of everything in nested dictionaries, lists and tensors."""
+    total = hashlib.sha256()
+
+    def add(thing) -> None:
+        if isinstance(thing, dict):
+            for name in sorted(thing, key=str):
+                total.update(str(name).encode())
+                add(thing[name])
+        elif isinstance(thing, (list, tuple)):
+            for item in thing:
+                add(item)
+        elif isinstance(thing, Tensor):
+            total.update(thing.detach().flatten().view(torch.uint8).numpy().tobytes())
+        else:
+            total.update(repr(thing).encode())
+
+    add(thing)
+    return total.hexdigest()

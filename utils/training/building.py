@@ -1,6 +1,7 @@
 """Flags -> model and data, each problem found before training starts."""
 
 import json
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from utils.errors import UserError
 from utils.training.checkpoints import Position
 from utils.training.loop import Schedule
 from utils.training.lora import add_lora
-from utils.training.sampling import CounterSampler, one_thread_per_worker
+from utils.training.sampling import CounterSampler, prepare_worker
+from utils.training.stopping import WorkersEnd
 from utils.training.trainable import set_trainable, trainable_prefixes
 
 
@@ -51,14 +53,31 @@ def schedule_of(config: TrainingConfig, world: World) -> Schedule:
 
 def build_model(config: TrainingConfig, *, precision: str):
     """The model as the flags describe it, on the CPU, and its processor. What learns is not decided here."""
-    from model.checkpoints import load_model
     from model.outputs import LossWeights
 
     if config.attn_implementation == "flash_attention_2" and find_spec("flash_attn") is None:
         raise UserError(
             "--attn_implementation flash_attention_2: flash-attn is not installed (./build.sh --flash-attn)"
         )
-    model, processor, _ = load_model(
+    opened = open_base(config, precision=precision)
+    opened.fill()
+    model = opened.model
+    _check_model(model.config, config)
+    model.language_model.set_attn_implementation(config.attn_implementation)
+    model.loss_weights = LossWeights(
+        ce=config.ce_loss_weight,
+        bce=config.bce_loss_weight,
+        dice=config.dice_loss_weight,
+        policy=config.policy_loss_weight,
+    )
+    return model, opened.processor
+
+
+def open_base(config: TrainingConfig, *, precision: str):
+    """The `OpenedModel` that training with these flags starts from: all but the values on disk."""
+    from model.checkpoints import open_model
+
+    return open_model(
         config.version,
         system=_system_of(config),
         vision_tower=config.vision_tower,
@@ -69,15 +88,6 @@ def build_model(config: TrainingConfig, *, precision: str):
         weight=config.weight,
         lora_alpha=config.lora_alpha,
     )
-    _check_model(model.config, config)
-    model.language_model.set_attn_implementation(config.attn_implementation)
-    model.loss_weights = LossWeights(
-        ce=config.ce_loss_weight,
-        bce=config.bce_loss_weight,
-        dice=config.dice_loss_weight,
-        policy=config.policy_loss_weight,
-    )
-    return model, processor
 
 
 def _system_of(config: TrainingConfig) -> str | None:
@@ -147,6 +157,18 @@ def add_adapters_and_freeze(model, config: TrainingConfig) -> None:
     set_trainable(model, prefixes)
 
 
+def cache_features(model, config: TrainingConfig) -> list[str]:
+    """Let frozen encoders take their features from `--cache_features`; the lines that say so."""
+    from utils.feature_cache import FeatureCache
+
+    if not config.cache_features:
+        return []
+    names = model.cache_features(FeatureCache(config.cache_features, int(config.cache_limit_gb * 1e9)))
+    if not names:
+        raise UserError("--cache_features: CLIP and SAM's encoder both learn (--unfreeze); their features change")
+    return [f"features of {' and '.join(names)} are kept in {config.cache_features}"]
+
+
 DATA_FLAGS = (
     "dataset",
     "sample_rates",
@@ -206,18 +228,17 @@ def build_batches(mixture, collator, schedule: Schedule, start: Position, world:
         start=start.samples,
         stop=schedule.total_samples,
         per_epoch=schedule.samples_per_epoch,
+        batch_size=schedule.batch_size,
         rank=world.rank,
         world_size=world.size,
     )
     return DataLoader(
         mixture,
-        batch_size=schedule.batch_size,
-        sampler=sampler,
-        drop_last=True,
+        batch_sampler=sampler,
         collate_fn=collator,
         num_workers=workers,
         pin_memory=world.device.type == "cuda",
         persistent_workers=workers > 0,
-        worker_init_fn=one_thread_per_worker,
+        worker_init_fn=partial(prepare_worker, end=WorkersEnd()),
         generator=torch.Generator(),  # otherwise the loader draws from the generator that training restores
     )

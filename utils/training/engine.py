@@ -56,10 +56,30 @@ def engine_config(
     }
 
 
-def build_optimizer(model: nn.Module, *, lr: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
+class TrainingOptimizer(torch.optim.AdamW):
+    """AdamW that leaves everything as it is while `skip` is set: parameters, moments and its count of steps.
+
+    Whatever DeepSpeed does around the optimizer at each ZeRO stage then happens as always.
+    """
+
+    skip = False
+
+    def step(self, closure=None):
+        return None if self.skip else super().step(closure)
+
+
+def build_optimizer(model: nn.Module, *, lr: float, betas: tuple[float, float]) -> TrainingOptimizer:
     """torch's AdamW (fused on CUDA): DeepSpeed's own would be compiled at the first start."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=0.0, fused=parameters[0].is_cuda)
+    return TrainingOptimizer(parameters, lr=lr, betas=betas, weight_decay=0.0, fused=parameters[0].is_cuda)
+
+
+def optimizer_of(engine) -> TrainingOptimizer:
+    """The optimizer that was given to DeepSpeed, below what DeepSpeed wrapped around it."""
+    optimizer = engine.optimizer
+    while not isinstance(optimizer, TrainingOptimizer):
+        optimizer = optimizer.optimizer
+    return optimizer
 
 
 def start_engine(model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], world: World):

@@ -1,18 +1,24 @@
 """The training loop: micro-batches -> optimizer steps -> numbers, and a stop now and then to save and validate."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-from utils.distributed import World
+import torch
+
+from utils.distributed import TIMEOUT, World
 from utils.errors import UserError
+from utils.seeding import preserved_random_state
+from utils.training.bad_numbers import NumberWatch
 from utils.training.checkpoints import Position
+from utils.training.engine import optimizer_of
+from utils.training.memory import peak_memory
 from utils.training.metering import StepMeter
 from utils.training.progress import Progress
+from utils.training.stopping import StopRequest
 from utils.training.tensorboard import Records
-
-SHOWN = {"loss": "loss", "ce_loss": "ce", "mask_loss": "mask"}
+from utils.training.waiting import Watchdog
 
 
 @dataclass(frozen=True)
@@ -67,51 +73,94 @@ def train(
     progress: Progress | None,
     records: Records | None,
     pause: Callable[[Position], None],
-) -> None:
-    """Train from `start` to the end of `schedule`.
+    save: Callable[[Position], None] = lambda position: None,
+    prepare: Callable[[int], None] = lambda step: None,
+    stop: StopRequest | None = None,
+    skip_nonfinite: int = 0,
+    timeout: float = TIMEOUT,
+) -> Position:
+    """Train from `start` to the end of `schedule`, or until somebody asks to stop; returns where training stands then.
 
     batches: the micro-batches of this process, from `start` on. progress, records: None except on the main process.
-    pause: called where the schedule pauses, with the position; saves and validates.
+    pause: called where the schedule pauses, with the position; saves and validates. What it draws from the random
+        generators is not missed afterwards, so that a run that goes on from there draws as this one does.
+    save: called instead where `stop` was asked for on any process.
+    prepare: called before every optimizer step with its number, from 1; sets what is on a schedule.
+    skip_nonfinite: steps of the run whose numbers may be bad; see `bad_numbers.py`.
+    timeout: seconds after which a step that does not move is given up.
     """
     engine.train()
-    stream = iter(batches)
+    position, stream = start, iter(batches)
     data_seconds, last_read = 0.0, start.step
+    say = progress.message if progress else (lambda text: None)
+    watch = NumberWatch(
+        engine, optimizer_of(engine), accumulation=schedule.accumulation, world=world, budget=skip_nonfinite,
+        skipped=start.skipped, gradients=not engine.fp16_enabled(), say=say,
+    )  # fmt: skip
     if progress:
         progress.start(start.step)
-    for step in range(start.step + 1, schedule.total_steps + 1):
-        learning_rate = engine.get_lr()[0]
-        for _ in range(schedule.accumulation):
-            asked = time.monotonic()
-            batch = _next_batch(stream)
-            data_seconds += time.monotonic() - asked
-            output = engine(batch.to(world.device))
-            meter.add(output.losses, output.statistics)
-            engine.backward(output.loss)
-            engine.step()
+    with Watchdog(timeout) as watchdog, _named_failures(watchdog), watch:
+        for step in range(start.step + 1, schedule.total_steps + 1):
+            watchdog.beat(f"step {step}")
+            prepare(step)
+            learning_rate = engine.get_lr()[0]
+            watch.begin()
+            for number in range(1, schedule.accumulation + 1):
+                place = f"step {step}, micro-batch {number} of {schedule.accumulation}"
+                watchdog.beat(f"{place}, waiting for data")
+                asked = time.monotonic()
+                batch = _next_batch(stream)
+                data_seconds += time.monotonic() - asked
+                watchdog.beat(f"{place}, forward and backward")
+                watch.expect(batch)
+                batch = batch.to(world.device)
+                output = engine(batch)
+                meter.add(output, batch)
+                engine.backward(output.loss)
+                watch.take(output)
+                if number == schedule.accumulation:
+                    watchdog.beat(f"step {step}, optimizer")
+                    stopping = watch.check(step, stop is not None and stop.asked)
+                    if watch.skipping:
+                        meter.clear()
+                engine.step()
+            watch.after_step()
+            position = replace(schedule.position_at(step), skipped=watch.skipped)
 
-        pausing = schedule.pauses_after(step)
-        if step % print_freq == 0 or pausing:
-            means, layers = meter.read(world.sum)
-            _stop_if_not_finite(means, step)
-            if progress and records:
-                seconds = progress.advance(step)
-                progress.report(step, {SHOWN[name]: means[name] for name in SHOWN if name in means}, learning_rate)
-                records.step(
-                    step,
-                    means,
-                    layers,
-                    learning_rate=learning_rate,
-                    grad_norm=_number(engine.get_global_grad_norm()),
-                    seconds=seconds,
-                    data_seconds=data_seconds / (step - last_read),
-                    samples_per_second=schedule.samples_per_step / seconds if seconds else 0.0,
-                )
-            data_seconds, last_read = 0.0, step
-        if pausing:
-            pause(schedule.position_at(step))
-            engine.train()
-            if progress:
-                progress.start(step)
+            pausing = schedule.pauses_after(step)
+            if step % print_freq == 0 or pausing or stopping:
+                watchdog.beat(f"step {step}, adding up the numbers of all processes")
+                means, layers = meter.read(world.sum)
+                if progress and records:
+                    seconds = progress.advance(step)
+                    data_seconds /= step - last_read
+                    progress.report(step, means, learning_rate=learning_rate, data_seconds=data_seconds)
+                    records.step(
+                        step,
+                        means,
+                        layers,
+                        learning_rate=learning_rate,
+                        grad_norm=_number(engine.get_global_grad_norm()),
+                        seconds=seconds,
+                        data_seconds=data_seconds,
+                        samples_per_second=schedule.samples_per_step / seconds if seconds else 0.0,
+                        memory=peak_memory(world.device),
+                    )
+                data_seconds, last_read = 0.0, step
+            if stopping:
+                watchdog.beat(f"step {step}, saving")
+                save(position)
+                return position
+            if pausing:
+                watchdog.rest(f"step {step}, saving and validating")
+                with preserved_random_state():
+                    pause(position)
+                engine.train()
+                if progress:
+                    progress.start(step)
+                if stop is not None and world.any(stop.asked):
+                    return position
+    return position
 
 
 def _next_batch(stream: Iterator):
@@ -123,13 +172,25 @@ def _next_batch(stream: Iterator):
         raise UserError(message.strip() if found else str(error)) from error
 
 
-def _stop_if_not_finite(means: dict[str, float], step: int) -> None:
-    broken = [name for name, value in means.items() if not math.isfinite(value)]
-    if broken:
-        raise UserError(
-            f"step {step}: {', '.join(broken)} is not finite; the last checkpoint is as it was. "
-            "Try a smaller --lr, --precision bf16 or fp32, or look at the samples of this step"
-        )
+@contextmanager
+def _named_failures(watchdog: Watchdog) -> Iterator[None]:
+    """Other processes that are gone, seen from here, become errors that say where training was."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        text, doing = str(error), watchdog.doing
+        if text.startswith("DataLoader worker") or not isinstance(error, RuntimeError):
+            raise UserError(
+                f"{doing}: a process that reads data died ({(text or repr(error)).splitlines()[0]}). Was there too "
+                "little memory? Try fewer --workers; with --workers 0 the training process reads, and shows the error "
+                "itself"
+            ) from error
+        if isinstance(error, torch.distributed.DistError) or "gloo" in text:
+            raise UserError(
+                f"{doing}: another process is gone, or hangs ({text.splitlines()[0]}). Its own last words tell why; "
+                "the last checkpoint is as it was"
+            ) from error
+        raise
 
 
 def _number(value) -> float | None:

@@ -1,15 +1,24 @@
-"""The one line that says how training goes: step, losses, learning rate, speed and the time that is left."""
+"""What the console says of a step: where training stands, its losses, its speed and the time that is left.
+
+One line per report, or with `--print_style block` a block with every number.
+"""
 
 import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
+STYLES = ("line", "block")
+IN_LINE = {"loss": "loss", "ce_loss": "ce", "mask_loss": "mask"}
+IN_BLOCK = (*IN_LINE, "mask_bce_loss", "mask_dice_loss", "policy_loss", "policy/entropy", "policy/reward")
+BAR = 30  # cells
+
 
 class Progress:
-    """Prints one line per report: over itself on a terminal, below each other elsewhere.
+    """Reports steps. Speed is measured over the latest reports, without what happens between a report and `start()`
+    (evaluation, saving).
 
-    Speed is measured over the latest reports, without the time spent in `paused()` stretches (evaluation, saving).
+    title: stands above a block. remark: called for the last row of a block, e.g. the best scores; None for no row.
     """
 
     MEMORY = 0.9  # of the running mean of seconds per step
@@ -20,16 +29,21 @@ class Progress:
         total_steps: int,
         steps_per_epoch: int,
         samples_per_step: int,
+        style: str = "line",
+        title: str = "",
+        remark: Callable[[], str | None] = lambda: None,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.total_steps = total_steps
         self.steps_per_epoch = steps_per_epoch
         self.samples_per_step = samples_per_step
+        self.style = style
+        self.title = title
+        self.remark = remark
         self.stream = stream or sys.stdout
         self.clock = clock
         self.seconds_per_step: float | None = None
-        self.width = 0
         self.last_time = clock()
         self.last_step: int | None = None
 
@@ -53,32 +67,60 @@ class Progress:
     def samples_per_second(self) -> float:
         return self.samples_per_step / self.seconds_per_step if self.seconds_per_step else 0.0
 
-    def report(self, step: int, losses: Mapping[str, float], learning_rate: float) -> None:
-        line = self.line(step, losses, learning_rate)
-        if self.stream.isatty():
-            self.stream.write("\r" + line.ljust(self.width))
-            self.width = len(line)
-        else:
-            self.stream.write(line + "\n")
-        self.stream.flush()
+    @property
+    def epochs(self) -> int:
+        return -(-self.total_steps // self.steps_per_epoch)
 
-    def line(self, step: int, losses: Mapping[str, float], learning_rate: float) -> str:
+    def report(self, step: int, means: Mapping[str, float], *, learning_rate: float, data_seconds: float = 0.0) -> None:
+        """Say how step number `step` went. data_seconds: of a step, spent waiting for data."""
+        if self.style == "block":
+            self.message("\n".join(self.block(step, means, learning_rate, data_seconds)))
+        else:
+            self.message(self.line(step, means, learning_rate))
+
+    def line(self, step: int, means: Mapping[str, float], learning_rate: float) -> str:
         epoch = (step - 1) // self.steps_per_epoch + 1
-        epochs = -(-self.total_steps // self.steps_per_epoch)
-        left = (self.total_steps - step) * (self.seconds_per_step or 0.0)
-        terms = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        terms = "  ".join(f"{short} {means[name]:7.4f}" for name, short in IN_LINE.items() if name in means)
         return (
-            f"epoch {epoch}/{epochs}  step {step}/{self.total_steps}  {terms}  lr {learning_rate:.2e}  "
-            f"{self.samples_per_second:.1f} samples/s  ETA {duration(left)}"
+            f"epoch {_padded(epoch, self.epochs)}  step {_padded(step, self.total_steps)}  {terms}  "
+            f"lr {learning_rate:.2e}  {self.samples_per_second:5.1f} samples/s  ETA {duration(self.seconds_left(step))}"
         )
 
+    def block(self, step: int, means: Mapping[str, float], learning_rate: float, data_seconds: float) -> list[str]:
+        inside = (step - 1) % self.steps_per_epoch + 1
+        filled = max(1, BAR * inside // self.steps_per_epoch)
+        rows = {name.replace("/", " ").replace("_", " "): f"{means[name]:.4f}" for name in IN_BLOCK if name in means}
+        rows |= {
+            "learning rate": f"{learning_rate:.2e}",
+            "time": f"{self.seconds_per_step or 0:.3f} s/step, {data_seconds:.3f} s of it for data",
+            "speed": f"{self.samples_per_second:.1f} samples/s",
+            "left": f"{duration(self.seconds_left(step))} to step {self.total_steps}",
+        }
+        remark = self.remark()
+        if remark:
+            rows["scores"] = remark
+        return [
+            "",
+            self.title,
+            "─" * len(self.title),
+            f"epoch {_padded((step - 1) // self.steps_per_epoch + 1, self.epochs)}  "
+            f"step {_padded(inside, self.steps_per_epoch)}  "
+            f"{'█' * filled}{'▒' * (BAR - filled)} {100 * inside / self.steps_per_epoch:.1f} %",
+            *(f"  {name:<15}: {value}" for name, value in rows.items()),
+        ]
+
+    def seconds_left(self, step: int) -> float:
+        return (self.total_steps - step) * (self.seconds_per_step or 0.0)
+
     def message(self, text: str) -> None:
-        """A line of its own that stays."""
-        if self.stream.isatty() and self.width:
-            self.stream.write("\n")
-            self.width = 0
+        """Say something else."""
         self.stream.write(text + "\n")
         self.stream.flush()
+
+
+def _padded(number: int, total: int) -> str:
+    """7 of 100 -> "  7/100", so that lines below each other align."""
+    return f"{number:>{len(str(total))}}/{total}"
 
 
 def duration(seconds: float) -> str:

@@ -1,13 +1,21 @@
 """What a run records of itself in every checkpoint, and which checkpoint a run goes on from."""
 
 import importlib.metadata
+import sys
 from pathlib import Path
 from typing import Any
 
 from utils.arguments import TrainingConfig
 from utils.distributed import World
 from utils.errors import UserError
-from utils.training.checkpoints import BEST, LATEST, find_checkpoint, read_position, resolve_checkpoint
+from utils.training.checkpoints import (
+    BEST,
+    LATEST,
+    checkpoints_in,
+    read_position,
+    resolve_checkpoint,
+    verify_checkpoint,
+)
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed")
 BASE = ("version", "vision_tower", "vision_pretrained", "weight")
@@ -35,25 +43,56 @@ def _absolute(path: str | None) -> str | None:
 
 
 def checkpoint_to_resume(config: TrainingConfig, run_dir: Path, world: World) -> Path | None:
-    """The checkpoint that `--resume` names, or this run's own unless `--no_resume`; None to start afresh."""
-    checkpoint = resolve_checkpoint(Path(config.resume)) if config.resume else None
-    if checkpoint is None and config.auto_resume:
-        checkpoint = _own_checkpoint(config, run_dir)
+    """The checkpoint that `--resume` names, or this run's own unless `--no_resume`; None to start afresh.
+
+    Its files are read and compared with what was written. The main process looks, so that all take the same one.
+    """
+    found, problem = None, None
+    if world.is_main:
+        try:
+            found = _choose_checkpoint(config, run_dir, world)
+        except UserError as error:
+            problem = str(error)
+    found, problem = world.broadcast((found, problem))
+    if problem is not None:
+        raise UserError(problem)
+    return found
+
+
+def _choose_checkpoint(config: TrainingConfig, run_dir: Path, world: World) -> Path | None:
+    checkpoint = None
+    if config.resume:
+        checkpoint = resolve_checkpoint(Path(config.resume))
+        verify_checkpoint(checkpoint)
+    elif config.auto_resume:
+        # The best is also what is left where the latest is not kept; and until there is a best there is the latest.
+        order = (BEST, LATEST) if config.resume_from_best else (LATEST,) if config.save_ckpt else (LATEST, BEST)
+        found = (_own_checkpoint(run_dir / name) for name in order)
+        checkpoint = next((path for path in found if path is not None), None)
     if checkpoint is not None:
         writers = read_position(checkpoint).world_size
         if writers != world.size:
             raise UserError(
-                f"{checkpoint} was written by {writers} processes, and this run has {world.size}: "
-                f"start {writers} processes, or pass --no_resume"
+                f"{checkpoint} was written by {writers} processes, and this run has {world.size}, but the optimizer's "
+                f"state and the random generators are kept by process. Start {writers} processes, merge it and begin "
+                "from the merged weights (--version), or start afresh with --no_resume"
             )
     return checkpoint
 
 
-def _own_checkpoint(config: TrainingConfig, run_dir: Path) -> Path | None:
-    directory = run_dir / (BEST if config.resume_from_best else LATEST)
-    found = find_checkpoint(directory)
-    if found is None and directory.is_dir() and any(directory.glob("global_step*")):
+def _own_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint of a run that is undamaged."""
+    checkpoints = checkpoints_in(directory)
+    for checkpoint in checkpoints:
+        try:
+            verify_checkpoint(checkpoint)
+        except UserError as error:
+            print(f"{error}\nTrying the one before", file=sys.stderr)
+            continue
+        return checkpoint
+    if checkpoints or any(directory.glob("global_step*")):
         raise UserError(
-            f"{directory} holds checkpoints, but none is complete; remove it, or pass --no_resume to start afresh"
+            f"{directory} holds checkpoints, but none is complete and undamaged; remove it, or pass --no_resume to "
+            "start afresh"
         )
-    return found
+    return None

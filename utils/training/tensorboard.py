@@ -1,15 +1,24 @@
 """Where the numbers of a run go: TensorBoard for eyes, `metrics.jsonl` for machines.
 
 The first ten tags are the reference's: train/{loss,ce_loss,mask_bce_loss,mask_dice_loss,mask_loss,lr},
-metrics/{total,data}_secs_per_batch (seconds per optimizer step), val/{giou,ciou}. The policy adds
-policy/{loss,entropy,reward,baseline,advantage} and the histogram policy/layers; train/grad_norm is the norm before
-clipping. x is the number of optimizer steps done.
+metrics/{total,data}_secs_per_batch (seconds per optimizer step), val/{giou,ciou}. Besides:
+
+    policy/{loss,entropy,reward,baseline,advantage}, and the histogram policy/layers
+    train/grad_norm                            before clipping
+    metrics/samples_per_second, metrics/memory_gib (the most so far; see memory.py)
+    family/<family>/{ce_loss,mask_bce_loss,mask_dice_loss,samples}
+    val/<split>/{giou,ciou}                    of the splits after the first
+    <split>/picture_<n>                        the same few validation images every time, with mask and similarity map
+
+x is the number of optimizer steps done. metrics.jsonl has a line per reported step and one per split and validation.
 """
 
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -21,7 +30,7 @@ class Records:
     def __init__(self, directory: Path, *, first_step: int = 0):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(directory / "tensorboard"), purge_step=first_step + 1)
+        self.writer = SummaryWriter(str(directory / "tensorboard"), purge_step=first_step + 1, flush_secs=15)
         self.path = directory / METRICS_FILE
         _drop_lines_after(self.path, first_step)
         self.file = self.path.open("a", encoding="utf-8")
@@ -37,13 +46,17 @@ class Records:
         seconds: float,
         data_seconds: float,
         samples_per_second: float,
+        memory: float,
     ) -> None:
+        """Numbers of an optimizer step. layers: how often each was chosen. seconds, data_seconds: of a step.
+        memory: bytes."""
         scalars = {tag_of(name): value for name, value in means.items()}
         scalars |= {
             "train/lr": learning_rate,
             "metrics/total_secs_per_batch": seconds,
             "metrics/data_secs_per_batch": data_seconds,
             "metrics/samples_per_second": samples_per_second,
+            "metrics/memory_gib": memory / 2**30,
         }
         if grad_norm is not None:
             scalars["train/grad_norm"] = grad_norm
@@ -61,6 +74,12 @@ class Records:
             tag = f"val/{name.lower()}" if selects else f"val/{split.replace('|', '_')}/{name.lower()}"
             self.writer.add_scalar(tag, value, step)
         self._write({"step": step, "split": split, **{f"val/{name.lower()}": v for name, v in scores.items()}})
+        self.writer.flush()
+
+    def pictures(self, step: int, split: str, pictures: Sequence[np.ndarray]) -> None:
+        """Pictures uint8 [H, W, 3] of a split, the same images every time."""
+        for number, picture in enumerate(pictures, start=1):
+            self.writer.add_image(f"{split.replace('|', '_')}/picture_{number}", picture, step, dataformats="HWC")
         self.writer.flush()
 
     def close(self) -> None:

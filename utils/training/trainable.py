@@ -89,13 +89,6 @@ def count_parameters(model: nn.Module) -> list[ParameterCount]:
     return [ParameterCount(part, *counts) for part, counts in totals.items()]
 
 
-def describe_parameters(counts: list[ParameterCount]) -> str:
-    """One line per part that learns, and the sum."""
-    total, trainable = sum(c.total for c in counts), sum(c.trainable for c in counts)
-    parts = ", ".join(f"{c.part} {human(c.trainable)}" for c in counts if c.trainable)
-    return f"{human(trainable)} of {human(total)} parameters learn ({100 * trainable / total:.2f} %): {parts}"
-
-
 def human(number: int) -> str:
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if number >= size:

@@ -1,16 +1,25 @@
 """What happens when training pauses: save, score every validation split, keep the best."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from utils.distributed import World
 from utils.errors import UserError
-from utils.training.checkpoints import BEST, LATEST, Position, Scores, copy_checkpoint, save_checkpoint
+from utils.training.checkpoints import BEST, LATEST, Position, copy_checkpoint, save_checkpoint
 from utils.training.loop import Schedule
-from utils.training.progress import Progress
+from utils.training.progress import Progress, duration
+from utils.training.scores import Scores
 from utils.training.tensorboard import Records
+
+PICTURES = 4  # of each split
+SECONDS_BETWEEN_LINES = 30
+
+Say = Callable[[str], None]
 
 
 class Validation:
@@ -47,25 +56,86 @@ class Validation:
         """The split that decides which checkpoint is best: the first."""
         return next(iter(self.items))
 
-    def run(self, model, processor) -> dict[str, dict[str, Any]]:
-        """Scores by split; every process takes part and gets the same."""
-        from utils.evaluation import evaluate
+    def sizes(self) -> dict[str, int]:
+        """How many images of each split are scored."""
+        limit = self.options["limit"]
+        return {split: len(items) if limit is None else min(limit, len(items)) for split, items in self.items.items()}
 
+    def run(self, model, processor, *, say: Say = lambda text: None) -> dict[str, dict[str, Any]]:
+        """Scores by split; every process takes part and gets the same. say: told now and then how far it is."""
+        return {split: self.score(split, model, processor, progress=_Reports(split, say)) for split in self.items}
+
+    def score(
+        self,
+        split: str,
+        model,
+        processor,
+        *,
+        limit: int | None = None,
+        progress: Callable[[int, int, float | None, float | None], None] | None = None,
+    ) -> dict[str, Any]:
+        """The scores of one split; `limit` overrides that of the command line."""
+        from utils.evaluation import Effort, Protocol, evaluate
+        from utils.scoring.scores import score_split
+
+        options = self.options
+        limit = options["limit"] if limit is None else limit
+        outcome = evaluate(
+            model,
+            processor,
+            split,
+            self.dataset_dir,
+            Protocol(options["answer"], layer=options["layer"], limit=limit),
+            items=self.items[split],
+            effort=Effort(images=options["batch_size"], workers=options["workers"]),
+            progress=progress,
+        )
+        return {"answer": options["answer"]} | score_split(split, outcome.rows)
+
+    def pictures(self, model, processor) -> dict[str, list[np.ndarray]]:
+        """For each split the same few images every time, drawn with masks and similarity maps; see `pictures.py`."""
+        from utils.training.pictures import validation_pictures
+
+        layer = self.options["layer"]
         return {
-            split: evaluate(model, processor, split, self.dataset_dir, items=items, **self.options).to_dict()
+            split: validation_pictures(model, processor, items, count=PICTURES, layer=layer)
             for split, items in self.items.items()
         }
 
 
-def describe_scores(scores: dict[str, dict[str, Any]]) -> str:
-    return "; ".join(
-        f"{split} ({values['answer']}): gIoU {_percent(values['gIoU'])}, cIoU {_percent(values['cIoU'])}"
+class _Reports:
+    """Says every half minute how far the scoring of a split is."""
+
+    def __init__(self, split: str, say: Say):
+        self.split, self.say = split, say
+        self.started = self.last = time.monotonic()
+
+    def __call__(self, done: int, total: int, *scores: float | None) -> None:
+        now = time.monotonic()
+        if 0 < done < total and now - self.last >= SECONDS_BETWEEN_LINES:
+            self.last = now
+            left = (now - self.started) / done * (total - done)
+            self.say(f"validating {self.split}: {100 * done / total:.0f} %, {duration(left)} left")
+
+
+def describe_scores(scores: dict[str, dict[str, Any]], *, indent: str = "") -> str:
+    """A line per split, in percent."""
+    width = max(map(len, scores))
+    return "\n".join(
+        f"{indent}{split:<{width}}  {values['answer']} answers  gIoU {_percent(values['gIoU'])}  "
+        f"cIoU {_percent(values['cIoU'])}"
         for split, values in scores.items()
     )
 
 
+def _describe_best(scores: Scores) -> str:
+    best = scores.content["best"]
+    values = f"gIoU {_percent(best['gIoU']).strip()}, cIoU {_percent(best['cIoU']).strip()}"
+    return f"the best is step {best['step']} ({values} on {best['split']})"
+
+
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
+    return "    -" if value is None else f"{100 * value:5.2f}"
 
 
 @dataclass
@@ -101,13 +171,21 @@ class Keeper:
             self.say(f"step {position.step}: saved {saved}")
         self.validate(position, saved)
 
+    def save(self, position: Position) -> None:
+        """Training stops here: keep the latest, whatever was asked for."""
+        self.say(f"step {position.step}: saved {self._save(position, self.run_dir / LATEST, self.keep)}")
+
     def validate(self, position: Position, saved: Path | None) -> None:
         if self.validation is None:
             return
-        results = self.validation.run(self.engine.module, self.processor)
+        model, started = self.engine.module, time.monotonic()
+        results = self.validation.run(model, self.processor, say=self.say)
+        pictures = self.validation.pictures(model, self.processor)  # on every process: ZeRO 3 gathers weights for it
         epoch = self.schedule.epoch_of(position.step)
         is_best = self.scores.add(position.step, epoch, results, self.validation.selecting)
-        self.say(f"step {position.step}: {describe_scores(results)}" + (" (best so far)" if is_best else ""))
+        seconds = duration(time.monotonic() - started)
+        verdict = f"the best by {self.validation.selecting} so far" if is_best else _describe_best(self.scores)
+        self.say(f"step {position.step}: validated in {seconds}, {verdict}\n{describe_scores(results, indent='  ')}")
         if is_best and saved is not None:
             copy_checkpoint(saved, self.run_dir / BEST, keep=1, world=self.world)
         elif is_best:
@@ -118,6 +196,7 @@ class Keeper:
             for split, values in results.items():
                 numbers = {name: values[name] for name in ("gIoU", "cIoU") if values[name] is not None}
                 self.records.evaluation(position.step, split, numbers, selects=split == self.validation.selecting)
+                self.records.pictures(position.step, split, pictures[split])
 
     def _save(self, position: Position, directory: Path, keep: int) -> Path:
         return save_checkpoint(
@@ -125,11 +204,23 @@ class Keeper:
         )
 
 
-def new_progress(schedule: Schedule, world: World) -> Progress | None:
+def new_progress(
+    schedule: Schedule, world: World, *, style: str = "line", title: str = "", scores: Scores | None = None
+) -> Progress | None:
+    """Reports of the main process, None on the others; a block ends with the best and the latest of `scores`."""
     if not world.is_main:
         return None
+
+    def remark() -> str | None:
+        if scores is None or scores.content["best"] is None:
+            return None
+        return f"{_describe_best(scores)}, the latest step {scores.content['evaluations'][-1]['step']}"
+
     return Progress(
         total_steps=schedule.total_steps,
         steps_per_epoch=schedule.steps_per_epoch,
         samples_per_step=schedule.samples_per_step,
+        style=style,
+        title=title,
+        remark=remark,
     )

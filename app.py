@@ -1,0 +1,38 @@
+"""The dashboard: ask a checkpoint about pictures in a browser.
+
+python app.py --version runs/quickstart/hf
+"""
+
+from collections.abc import Sequence
+
+from dashboard.tabs import TABS
+from utils.errors import run_main
+from utils.flags import FlagParser, add_model_flags, positive
+
+
+def build_parser() -> FlagParser:
+    parser = FlagParser(prog="app.py", description="Ask a checkpoint about pictures, in a browser.")
+    add_model_flags(parser, version_required=False)
+    group = parser.add_argument_group("dashboard")
+    group.add_argument("--tab", choices=tuple(TABS), help="show this tab alone (default: all)")
+    group.add_argument("--dataset_dir", default="dataset", metavar="DIR", help="root of all data sets (tab data)")
+    group.add_argument("--runs_dir", default="runs", metavar="DIR", help="where experiments are (tab runs)")
+    group.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    group.add_argument("--port", type=positive, metavar="N", help="port (default: the first free one from 7860)")
+    group.add_argument("--share", action="store_true", help="open a public tunnel; needs --auth")
+    group.add_argument("--auth", metavar="USER:PASS", help="ask visitors for this name and password")
+    group.add_argument("--max_new_tokens", type=positive, default=256, metavar="N", help="longest answer")
+    group.add_argument("--max_upload_mb", type=positive, default=20, metavar="N", help="largest picture file")
+    group.add_argument("--max_queue", type=positive, default=32, metavar="N", help="most questions waiting at once")
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    flags = build_parser().parse(argv)
+    from dashboard.serving import serve
+
+    serve(flags)
+
+
+if __name__ == "__main__":
+    run_main(main)

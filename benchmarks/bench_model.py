@@ -1,0 +1,282 @@
+"""The bench model and its batches: random weights and random content, exact shapes, no file is read.
+
+The default `BenchShape` is the yardstick of `docs/performance.md`; other shapes show how cost grows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from dataloaders.batch import PREFIX_BRANCH, Batch
+from model.config import GroundingConfig
+from model.grounding import GroundingModel
+from utils.training.engine import enable_gradient_checkpointing
+from utils.training.lora import add_lora
+from utils.training.trainable import DEFAULT_VISION_SIZE, set_trainable, trainable_prefixes
+
+IMAGE_ID = -200
+SEG_ID, REJ_ID = 32000, 32001
+
+
+@dataclass(frozen=True)
+class BenchShape:
+    """What is measured.
+
+    images of height × width pixels, each with so many conversations; a conversation has text_tokens tokens (the
+    image's place counts as one), of which the first common_tokens, up to and including the image's place, are the same
+    for all of an image; segs `[SEG]` and labelled tokens with a label in each.
+    layers, width, mlp, heads: of the LLM; clip_…, sam_…: of the encoders. packed: one row an image.
+    """
+
+    images: int = 2
+    height: int = 480
+    width_pixels: int = 640
+    conversations: int = 3
+    text_tokens: int = 90
+    common_tokens: int = 38
+    segs: int = 1
+    labelled: int = 12
+    layers: int = 8
+    width: int = 512
+    mlp: int = 1376
+    heads: int = 8
+    vocabulary: int = 32004
+    clip_image_size: int = 336
+    clip_width: int = 256
+    clip_layers: int = 12
+    clip_heads: int = 4
+    sam_image_size: int = 1024
+    sam_width: int = 128
+    sam_layers: int = 4
+    sam_heads: int = 4
+    sam_global: tuple[int, ...] = (3,)
+    packed: bool = True
+
+    @property
+    def image_tokens(self) -> int:
+        return (self.clip_image_size // 14) ** 2
+
+
+CLIP_L = {"clip_width": 1024, "clip_layers": 24, "clip_heads": 16}
+SAM_H = {"sam_width": 1280, "sam_layers": 32, "sam_heads": 16, "sam_global": (7, 15, 23, 31)}
+SIZES = {
+    "tiny": BenchShape(
+        width=64,
+        mlp=128,
+        layers=2,
+        heads=2,
+        vocabulary=SEG_ID + 4,
+        clip_width=32,
+        clip_layers=2,
+        clip_image_size=56,
+        sam_image_size=256,
+        sam_width=32,
+        sam_layers=2,
+        sam_global=(1,),
+    ),
+    "bench": BenchShape(),
+    "7b": BenchShape(width=4096, mlp=11008, layers=32, heads=32, **CLIP_L, **SAM_H),
+    "13b": BenchShape(width=5120, mlp=13824, layers=40, heads=40, **CLIP_L, **SAM_H),
+}
+
+
+def bench_model(
+    shape: BenchShape, system: str = "UGround", *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> GroundingModel:
+    """The bench model with random weights, in training mode; CLIP, the projector and SAM's encoder are frozen."""
+    torch.manual_seed(0)
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            model = GroundingModel(bench_config(shape, system))
+    finally:
+        torch.set_default_dtype(usual)
+    model.train()
+    frozen = [model.vision_tower, model.mm_projector]
+    if model.system.uses_sam:
+        frozen.append(model.sam.vision_encoder)
+    for module in frozen:
+        module.requires_grad_(False)
+    if model.system.uses_sam:  # the encoder is frozen, and so is the positional encoding that it shares
+        model.sam.shared_image_embedding.requires_grad_(False)
+    return model
+
+
+def adapt(model: GroundingModel, *, lora_r: int, checkpointing: bool) -> GroundingModel:
+    """What training with the default flags does to a model: LoRA of that rank (0 leaves it as it is) on the LLM's q and
+    v projections with the parts that learn beside it, and gradient checkpointing."""
+    if lora_r:
+        add_lora(model, r=lora_r, alpha=2 * lora_r, dropout=0.0, targets=["q_proj", "v_proj"])
+        set_trainable(
+            model,
+            trainable_prefixes(lora_r=lora_r, train_mask_decoder=True, vision_size=DEFAULT_VISION_SIZE),
+        )
+    if checkpointing:
+        enable_gradient_checkpointing(model)
+    return model
+
+
+def bench_config(shape: BenchShape, system: str = "UGround") -> GroundingConfig:
+    grid = shape.sam_image_size // 16
+    return GroundingConfig(
+        text_config={
+            "vocab_size": shape.vocabulary,
+            "hidden_size": shape.width,
+            "intermediate_size": shape.mlp,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.heads,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+        },
+        vision_config={
+            "hidden_size": shape.clip_width,
+            "intermediate_size": 4 * shape.clip_width,
+            "num_hidden_layers": shape.clip_layers,
+            "num_attention_heads": shape.clip_heads,
+            "image_size": shape.clip_image_size,
+            "patch_size": 14,
+            "hidden_act": "quick_gelu",
+        },
+        sam_config={
+            "vision_config": {
+                "hidden_size": shape.sam_width,
+                "num_hidden_layers": shape.sam_layers,
+                "num_attention_heads": shape.sam_heads,
+                "global_attn_indexes": list(shape.sam_global),
+                "mlp_dim": 4 * shape.sam_width,
+                "image_size": shape.sam_image_size,
+            },
+            "prompt_encoder_config": {"image_size": shape.sam_image_size, "image_embedding_size": grid},
+            "mask_decoder_config": {"layer_norm_eps": 1e-5},
+        },
+        system=system,
+        mm_vision_select_layer=-2,
+        mm_projector_type="mlp2x_gelu",
+        mode=3,
+        estimator="sample",
+        baseline_type="ema",
+        seg_token_ids=[SEG_ID],
+        rej_token_ids=[REJ_ID],
+    )
+
+
+def bench_batch(shape: BenchShape, seed: int = 0) -> Batch:
+    """Random conversations, images and masks of the given shape, laid out as the collator lays them out."""
+    generator = torch.Generator().manual_seed(seed)
+    prefix_text = _words(shape, shape.common_tokens - 1, generator)
+    branch_length = shape.text_tokens - shape.common_tokens
+    rows: list[list[list[int]]] = []  # rows of branches
+    for _ in range(shape.images):
+        branches = [_branch(shape, branch_length, generator) for _ in range(shape.conversations)]
+        rows += [branches] if shape.packed else [[branch] for branch in branches]
+    per_row = len(rows[0])
+    prefix = len(prefix_text) + shape.image_tokens
+    length = prefix + per_row * branch_length
+    head = [*prefix_text, *[IMAGE_ID] * shape.image_tokens]
+    input_ids = torch.tensor([head + [token for branch in row for token in branch] for row in rows])
+    branch_numbers = [PREFIX_BRANCH] * prefix + [n for n in range(1, per_row + 1) for _ in range(branch_length)]
+    positions = [*range(prefix), *[prefix + i for _ in range(per_row) for i in range(branch_length)]]
+    labels, label_ids, seg = [], [], []
+    for number, row in enumerate(rows):
+        for branch, tokens in enumerate(row):
+            start = number * length + prefix + branch * branch_length
+            places = range(branch_length - shape.labelled, branch_length)
+            labels += [start + place - 1 for place in places]
+            label_ids += [tokens[place] for place in places]
+            seg += [start + place - 1 for place, token in enumerate(tokens) if token == SEG_ID]
+    rows_per_image = len(rows) // shape.images
+    targets = shape.conversations * shape.segs
+    return Batch(
+        input_ids=input_ids,
+        branches=torch.tensor(branch_numbers).expand(len(rows), -1).contiguous(),
+        position_ids=torch.tensor(positions).expand(len(rows), -1).contiguous(),
+        image_index=torch.arange(len(rows)) // rows_per_image,
+        image_start=torch.full((len(rows),), len(prefix_text)),
+        label_positions=torch.tensor(labels),
+        label_ids=torch.tensor(label_ids),
+        seg_positions=torch.tensor(seg).view(-1, 1),
+        seg_image=torch.arange(shape.images * targets) // targets,
+        rej_positions=torch.zeros((0, 1), dtype=torch.int64),
+        rej_image=torch.zeros(0, dtype=torch.int64),
+        target_is_seg=[[True] * targets] * shape.images,
+        masks=_masks(shape, targets, generator),
+        ignore=[None] * shape.images,
+        sources=[f"bench/{number}" for number in range(shape.images)],
+        **_pictures(shape, generator),
+    )
+
+
+def bench_prompt(shape: BenchShape, tokens: int, seed: int = 0, rows: int = 1) -> Batch:
+    """One image and `rows` times one question of so many text tokens (the image's place counts as one)."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = _words(shape, tokens - 1, generator)
+    before = min(shape.common_tokens, tokens) - 1
+    row = torch.tensor([[*ids[:before], *[IMAGE_ID] * shape.image_tokens, *ids[before:]]]).expand(rows, -1)
+    branches = torch.full_like(row, PREFIX_BRANCH + 1)
+    branches[:, : before + shape.image_tokens] = PREFIX_BRANCH
+    none = torch.zeros(0, dtype=torch.int64)
+    return Batch(
+        input_ids=row,
+        branches=branches,
+        position_ids=torch.arange(row.shape[1]).expand(rows, -1),
+        image_index=torch.zeros(rows, dtype=torch.int64),
+        image_start=torch.full((rows,), before),
+        label_positions=none,
+        label_ids=none,
+        seg_positions=none.view(0, 1),
+        seg_image=none,
+        rej_positions=none.view(0, 1),
+        rej_image=none,
+        target_is_seg=[[]],
+        masks=[torch.zeros((0, shape.height, shape.width_pixels), dtype=torch.bool)],
+        ignore=[None],
+        sources=["bench/0"],
+        **_pictures(replace(shape, images=1), generator),
+    )
+
+
+def _words(shape: BenchShape, count: int, generator: torch.Generator) -> list[int]:
+    return torch.randint(3, min(shape.vocabulary, SEG_ID), (count,), generator=generator).tolist()
+
+
+def _branch(shape: BenchShape, length: int, generator: torch.Generator) -> list[int]:
+    """A question and an answer whose labelled end holds the `[SEG]`."""
+    tokens = _words(shape, length, generator)
+    for number in range(shape.segs):
+        tokens[length - 2 - number] = SEG_ID
+    return tokens
+
+
+def _masks(shape: BenchShape, targets: int, generator: torch.Generator) -> list[torch.Tensor]:
+    """A random box for every target."""
+    masks = []
+    for _ in range(shape.images):
+        mask = torch.zeros((targets, shape.height, shape.width_pixels), dtype=torch.bool)
+        for one in mask:
+            top = int(torch.randint(0, shape.height // 2, (), generator=generator))
+            left = int(torch.randint(0, shape.width_pixels // 2, (), generator=generator))
+            one[top : top + shape.height // 3, left : left + shape.width_pixels // 3] = True
+        masks.append(mask)
+    return masks
+
+
+def _pictures(shape: BenchShape, generator: torch.Generator) -> dict:
+    """Random pictures, as uint8, in SAM's and in CLIP's square."""
+    sam, clip = shape.sam_image_size, shape.clip_image_size
+    scale = sam / max(shape.height, shape.width_pixels)
+    height, width = int(shape.height * scale + 0.5), int(shape.width_pixels * scale + 0.5)
+    sam_images = torch.zeros((shape.images, 3, sam, sam), dtype=torch.uint8)
+    noise = torch.randint(0, 256, (shape.images, 3, height, width), dtype=torch.uint8, generator=generator)
+    sam_images[:, :, :height, :width] = noise
+    return {
+        "sam_images": sam_images,
+        "sam_sizes": [(height, width)] * shape.images,
+        "clip_images": torch.randint(0, 256, (shape.images, 3, clip, clip), dtype=torch.uint8, generator=generator),
+        "clip_sizes": [(clip, clip)] * shape.images,
+        "original_sizes": [(shape.height, shape.width_pixels)] * shape.images,
+    }

@@ -1,0 +1,122 @@
+"""What a training step costs, counted without computing it: shapes alone go through the model (PyTorch's fake tensors).
+
+The FLOPs are the same as those of a real step. The memory is what the step keeps for its backward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from benchmarks.bench_model import BenchShape, adapt, bench_batch, bench_model
+from benchmarks.measuring import flop_counter
+
+PARTS = {
+    "CLIP": "vision_tower",
+    "projector": "mm_projector",
+    "LLM": "language_model",
+    "LLM's head": "lm_head",
+    "SAM encoder": "sam.vision_encoder",
+    "mask prompt": "sam.prompt_encoder",
+    "mask decoder": "sam.mask_decoder",
+}
+
+
+@dataclass(frozen=True)
+class StepCount:
+    """flops of a step; forward: those of its forward pass by part; kept_bytes: what the backward pass needs, without
+    the parameters; total, trainable: numbers of parameters.
+    """
+
+    flops: float
+    forward: dict[str, float]
+    kept_bytes: int
+    total: int
+    trainable: int
+
+    @property
+    def backward(self) -> float:
+        """FLOPs of the backward pass."""
+        return self.flops - sum(self.forward.values())
+
+
+def count_step(
+    shape: BenchShape,
+    system: str = "UGround",
+    *,
+    dtype: torch.dtype = torch.float32,
+    lora_r: int = 0,
+    checkpointing: bool = False,
+) -> StepCount:
+    """Count a forward and backward pass of the bench model; lora_r, checkpointing: see `bench_model.adapt`."""
+    batch = bench_batch(shape)
+    model = bench_model(shape, system, dtype=dtype, device="meta")
+    adapt(model, lora_r=lora_r, checkpointing=checkpointing)
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        _to_fake_cpu(model)
+        batch = _without_values(batch, fake)
+        kept = _KeptBytes(model)
+        with flop_counter() as counter:
+            with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+                loss = model(batch).loss
+            whole = float(counter.get_total_flops())
+            counts = counter.get_flop_counts()
+            forward = {part: _flops_below(f"GroundingModel.{name}", counts) for part, name in PARTS.items()}
+            forward["rest"] = whole - sum(forward.values())
+            loss.backward()
+        parameters = list(model.parameters())
+        return StepCount(
+            flops=float(counter.get_total_flops()),
+            forward=forward,
+            kept_bytes=kept.total,
+            total=sum(parameter.numel() for parameter in parameters),
+            trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        )
+
+
+def _flops_below(name: str, counts: dict) -> float:
+    """FLOPs of a module, or of those of its parts that were called where it was not called itself."""
+    names = {key for key in counts if key == name or key.startswith(f"{name}.")}
+    outermost = [key for key in names if not any(key.startswith(f"{other}.") for other in names)]
+    return float(sum(sum(counts[key].values()) for key in outermost))
+
+
+class _KeptBytes:
+    """Adds up the memory of the tensors that a graph keeps, each once, parameters and buffers left out."""
+
+    def __init__(self, model: torch.nn.Module):
+        known = [*model.parameters(), *model.buffers()]
+        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
+        self._alive = []  # a storage that is freed may give its identity to the next
+        self.total = 0
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
+            self._alive.append(storage)
+            self.total += storage.nbytes()
+        return tensor
+
+
+def _to_fake_cpu(model: torch.nn.Module) -> None:
+    """Parameters and buffers without values, but with a device, which decides about kernels."""
+    for module in model.modules():
+        for name, value in module._parameters.items():
+            if value is not None:
+                fake = torch.empty(value.shape, dtype=value.dtype)
+                module._parameters[name] = torch.nn.Parameter(fake, requires_grad=value.requires_grad)
+        for name, value in module._buffers.items():
+            if value is not None:
+                module._buffers[name] = torch.empty(value.shape, dtype=value.dtype)
+
+
+def _without_values(batch, fake: FakeTensorMode):
+    def convert(value):
+        if isinstance(value, torch.Tensor):
+            return fake.from_tensor(value)
+        return [convert(one) for one in value] if isinstance(value, list) else value
+
+    return replace(batch, **{field.name: convert(getattr(batch, field.name)) for field in fields(batch)})

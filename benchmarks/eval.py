@@ -1,0 +1,98 @@
+"""What an expression costs in evaluation: batched as `eval.py` does it, against one expression at a time.
+
+    python -m benchmarks.eval [--conversations 3] [--images 2] [--device cpu]
+
+The first table is teacher-forced scoring, the second generation, on the bench model of `docs/performance.md` (or a
+smaller one: `--small`). One expression at a time means what the reference's evaluation of false premises does: every
+expression encodes its image, reads its prompt and decodes its mask alone.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.bench_model import BenchShape, bench_batch, bench_model
+from benchmarks.measuring import Cost, measure
+from dataloaders.batch import Batch
+from utils.errors import run_main
+
+# FLOPs of the reference for one image with three questions on the bench model, teacher-forced.
+REFERENCE = 267.8e9
+REFERENCE_SHAPE = (1, 3)
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=1, help="images in the batch (1)")
+    parser.add_argument("--conversations", type=int, default=3, help="expressions of every image (3)")
+    parser.add_argument("--system", default="UGround", help="system (UGround)")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens of a generated answer (16)")
+    parser.add_argument("--repeat", type=int, default=2, help="timed runs, the fastest counts (2)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--small", action="store_true", help="a model of width 64, for a look at the shape of it")
+    parser.add_argument("--out", type=Path, help="also write the numbers as JSON")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    options = parser.parse_args(argv)
+
+    shape = BenchShape(images=options.images, conversations=options.conversations)
+    if options.small:
+        shape = replace(shape, layers=2, width=64, mlp=128, heads=2, sam_image_size=256, clip_image_size=112)
+    model = bench_model(shape, options.system).eval().to(options.device)
+    costs = {"teacher-forced": compare(model, shape, score, options.repeat)}
+    costs[f"{options.tokens} tokens generated"] = compare(
+        model, shape, lambda model, batch: model.generate(batch, max_new_tokens=options.tokens), options.repeat
+    )
+    for name, (batched, single) in costs.items():
+        print(table(name, shape, batched, single) + "\n")
+    is_yardstick = replace(shape, images=1, conversations=3) == BenchShape(images=1)
+    if is_yardstick and (shape.images, shape.conversations) == REFERENCE_SHAPE:
+        flops = costs["teacher-forced"][0].flops
+        print(f"teacher-forced: {flops / 1e9:.1f} GFLOP in all, {flops / REFERENCE:.2f} of the reference's", end=" ")
+        print(f"{REFERENCE / 1e9:.1f}")
+    if options.out:
+        content = {name: {"batched": vars(both[0]), "one at a time": vars(both[1])} for name, both in costs.items()}
+        options.out.write_text(json.dumps({"shape": vars(shape), **content}, indent=2) + "\n", encoding="utf-8")
+
+
+def compare(model, shape: BenchShape, work: Callable, repeat: int) -> tuple[Cost, Cost]:
+    """What `work(model, batch)` costs for all expressions of a shape: in one batch, and each by itself."""
+    together = bench_batch(shape).to(model.device)
+    alone = bench_batch(replace(shape, images=1, conversations=1)).to(model.device)
+    expressions = shape.images * shape.conversations
+    batched, one = (measure(lambda batch=batch: work(model, batch), repeat) for batch in (together, alone))
+    return batched, replace(one, flops=one.flops * expressions, seconds=one.seconds * expressions)
+
+
+def score(model, batch: Batch) -> torch.Tensor:
+    """What the evaluation does with a batch on the device: force, threshold, count."""
+    forced = model.force(batch, batch.seg_positions[:, 0])
+    counts = [
+        torch.stack([(drawn & truth).flatten(1).sum(1), drawn.flatten(1).sum(1), truth.flatten(1).sum(1)])
+        for drawn, truth in ((logits > 0, masks) for logits, masks in zip(forced.mask_logits, batch.masks, strict=True))
+    ]
+    return torch.cat(counts, dim=1).cpu()
+
+
+def table(name: str, shape: BenchShape, batched: Cost, single: Cost) -> str:
+    """Markdown: GFLOP and seconds per expression, and the ratio of both."""
+    expressions = shape.images * shape.conversations
+    lines = [
+        f"{name}: {shape.images} image(s) with {shape.conversations} expression(s) each",
+        "",
+        "| | GFLOP per expression | seconds per expression |",
+        "|---|---|---|",
+    ]
+    for row, one in (("batched", batched), ("one at a time", single)):
+        lines.append(f"| {row} | {one.flops / expressions / 1e9:.1f} | {one.seconds / expressions:.3f} |")
+    lines.append(f"| ratio | {batched.flops / single.flops:.2f} | {batched.seconds / single.seconds:.2f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_main(main)

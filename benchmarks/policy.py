@@ -1,0 +1,156 @@
+"""Bias and variance of the policy's gradient estimators, on the rewards of a real model.
+
+    python -m benchmarks.policy                        the shipped miniature base, 48 images, 1000 draws
+    python -m benchmarks.policy --version runs/quickstart
+
+The map loss of every layer is taken once for each target; layers are then drawn again and again from the policy, and
+each estimator's gradient of the gate is compared with the exact one, the expectation over all layers.
+"Bias" is the distance of the mean of all draws from the exact gradient, "noise of the mean" what chance alone would
+make of it; "deviation" is that of a single draw. All are shares of the exact gradient's length. Running mean and
+critic are set to the mean reward, where training leads them.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import UserError, run_main
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """Settings of a `LayerPolicy`."""
+
+    estimator: str
+    baseline: str = "none"
+    reward: str = "target"
+    samples: int = 4
+
+    @property
+    def name(self) -> str:
+        if self.estimator == "leave_one_out":
+            return f"leave_one_out, {self.samples} layers"
+        if self.estimator == "expected":
+            return "expected, all layers"
+        return f"sample, baseline {self.baseline}, reward per {self.reward}"
+
+
+ESTIMATORS = (
+    *(Estimator("sample", baseline, "batch") for baseline in ("none", "ema", "critic")),
+    *(Estimator("sample", baseline) for baseline in ("none", "ema", "critic")),
+    *(Estimator("leave_one_out", samples=samples) for samples in (2, 4, 8)),
+    Estimator("expected"),
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.policy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", type=Path, help="a run or a merged checkpoint (default: the base of --base)")
+    parser.add_argument("--base", type=Path, default=Path("miniature/weights"), help="base models (miniature/weights)")
+    parser.add_argument("--dataset_dir", type=Path, default=Path("dataset/miniature"))
+    parser.add_argument("--val_dataset", default="refcoco|unc|val", metavar="SPLIT", help="whose images are read")
+    parser.add_argument("--images", type=int, default=48, metavar="N")
+    parser.add_argument("--draws", type=int, default=1000, metavar="N")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    flags = parser.parse_args(argv)
+    for name in ("base", "dataset_dir"):
+        if not getattr(flags, name).is_dir():
+            raise UserError(f"--{name} {getattr(flags, name)}: no such directory")
+    print(report(flags))
+
+
+def report(flags: argparse.Namespace) -> str:
+    """The table, one line for each estimator."""
+    import torch
+
+    from dataloaders.evaluation import evaluation_set
+    from utils.flags import load_flagged_model
+    from utils.layer_analysis import layer_rewards
+
+    options = argparse.Namespace(
+        version=str(flags.version or flags.base / "llava"),
+        vision_tower=None if flags.version else str(flags.base / "clip"),
+        vision_pretrained=None if flags.version else str(flags.base / "sam_miniature.pth"),
+        model_key=None if flags.version else "UGround",
+        weight=None,
+        lora_alpha=16,
+        load_in_8bit=False,
+        load_in_4bit=False,
+        precision="fp32",
+        device="cpu",
+        layer=None,
+    )
+    model, processor = load_flagged_model(options)
+    model.config.pad_train_clip_images = True
+    items = evaluation_set(flags.val_dataset, flags.dataset_dir)
+    states, rewards = layer_rewards(model, processor, items, limit=flags.images)
+    gate = model.policy.gate.detach()
+    lines = [
+        f"{len(rewards)} targets, {rewards.shape[1]} layers, {flags.draws} draws",
+        f"mean reward of each layer: {' '.join(f'{value:.3f}' for value in rewards.mean(dim=0))}",
+        "",
+        "| estimator | maps per target | bias | noise of the mean | deviation |",
+        "|---|---|---|---|---|",
+    ]
+    torch.manual_seed(0)
+    for estimator in ESTIMATORS:
+        lines.append(_line(estimator, gate, states, rewards, flags.draws))
+    return "\n".join(lines)
+
+
+def _line(estimator: Estimator, gate, states, rewards, draws: int) -> str:
+    import torch
+
+    policy = build_policy(estimator, gate, states, rewards)
+    probabilities = policy.log_probabilities(states).exp()
+    exact = torch.autograd.grad(-(probabilities * rewards).sum(dim=1).mean(), policy.gate)[0]
+    gradients = torch.stack([_draw(policy, states, rewards) for _ in range(draws)])
+    length = exact.norm()
+    off = (gradients - exact).flatten(1).norm(dim=1).square().mean().sqrt() / length
+    bias = (gradients.mean(dim=0) - exact).norm() / length
+    maps = {"sample": 1, "leave_one_out": estimator.samples, "expected": rewards.shape[1]}[estimator.estimator]
+    return f"| {estimator.name} | {maps} | {bias:.3f} | {off / draws**0.5:.3f} | {off:.2f} |"
+
+
+def build_policy(estimator: Estimator, gate, states, rewards):
+    """A policy with this gate, its baseline where training leads it: at the mean reward."""
+    import torch
+
+    from model.policy import LayerPolicy
+
+    policy = LayerPolicy(
+        *gate.shape,
+        estimator=estimator.estimator,
+        samples=estimator.samples,
+        reward=estimator.reward,
+        baseline=estimator.baseline,
+        beta=1.0,
+        critic_width=8,
+    )
+    with torch.no_grad():
+        policy.gate.copy_(gate)
+        total = (policy.log_probabilities(states).exp() * rewards).sum(dim=1).mean()
+        if estimator.reward == "batch":
+            total = total * len(rewards)
+        policy.reward_mean.copy_(total)
+        if estimator.baseline == "critic":
+            policy.critic[-1].weight.zero_()
+            policy.critic[-1].bias.copy_(total)
+    return policy.eval()
+
+
+def _draw(policy, states, rewards):
+    """The gate's gradient for one draw of layers."""
+    import torch
+
+    sample = policy.choose(states, "sample")
+    candidates = policy.candidates(sample)
+    loss, _ = policy.loss(sample, candidates, rewards.gather(1, candidates), 0.0)
+    return torch.autograd.grad(loss, policy.gate)[0]
+
+
+if __name__ == "__main__":
+    run_main(main)

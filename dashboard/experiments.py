@@ -1,0 +1,103 @@
+"""What experiments left on disk: the steps that they did, their scores, their curves."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+METRICS = "metrics.jsonl"
+SCORES = "scores.json"
+DEEPEST = 3  # folders below the runs' own in which an experiment may lie
+MOST_POINTS = 600  # of a curve on the page
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """name: the path below the folder of runs. step: the last recorded one, or None. best: the best validation so far
+    (`split`, `step`, `gIoU`, `cIoU`), or None. changed: when it last wrote, in seconds since 1970."""
+
+    name: str
+    directory: Path
+    step: int | None
+    best: dict[str, Any] | None
+    changed: float
+
+
+def find_experiments(runs: Path) -> list[Experiment]:
+    """Every experiment below `runs`, the newest first; links are not followed."""
+    found = []
+    folders = [(runs, 0)]
+    while folders:
+        folder, depth = folders.pop()
+        files = [folder / name for name in (METRICS, SCORES) if (folder / name).is_file()]
+        if files and depth:
+            found.append(_experiment(runs, folder, max(file.stat().st_mtime for file in files)))
+        elif depth < DEEPEST and folder.is_dir():
+            folders += [(child, depth + 1) for child in folder.iterdir() if child.is_dir() and not child.is_symlink()]
+    return sorted(found, key=lambda experiment: -experiment.changed)
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """The records of a run in the order of their steps. A line that is being written, or damaged, is left out; where
+    a run went back and did steps again, the later record counts."""
+    records = {}
+    path = directory / METRICS
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records[record["step"]] = records.get(record["step"], {}) | record
+    return [records[step] for step in sorted(records)]
+
+
+def scalar_names(records: list[dict[str, Any]]) -> list[str]:
+    """What can be drawn as a curve, in the order in which it was recorded."""
+    names: dict[str, None] = {}
+    for record in records:
+        names |= {name: None for name, value in record.items() if name != "step" and _is_number(value)}
+    return list(names)
+
+
+def curve(records: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+    """(step, value), thinned evenly to `MOST_POINTS`; the last one stays."""
+    points = [(record["step"], float(record[name])) for record in records if _is_number(record.get(name))]
+    stride = math.ceil(len(points) / MOST_POINTS) or 1
+    return points[::-1][::stride][::-1]
+
+
+def read_scores(directory: Path) -> list[list[str]]:
+    """A row per evaluation and split: step, split, gIoU, cIoU."""
+    content = _read_json(directory / SCORES)
+    rows = []
+    for entry in content.get("evaluations", []):
+        for split, values in entry.get("splits", {}).items():
+            rows.append([str(entry.get("step")), split, *(_shown(values.get(name)) for name in ("gIoU", "cIoU"))])
+    return rows
+
+
+def _experiment(runs: Path, folder: Path, changed: float) -> Experiment:
+    records = read_metrics(folder)
+    best = _read_json(folder / SCORES).get("best")
+    step = records[-1]["step"] if records else None
+    return Experiment(folder.relative_to(runs).as_posix(), folder, step, best, changed)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; an empty one where there is none, or none that can be read yet."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4f}" if _is_number(value) else "none"

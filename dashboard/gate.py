@@ -1,0 +1,117 @@
+"""The door: which addresses of the server exist, who may ask, and what every reply says to the browser.
+
+Gradio's server can do more than this page needs (fetch other hosts' files, deep links, developer tools). Only what the
+page uses is let through, so that a newer Gradio opens no new door by itself.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# What the page itself fetches. A file's address may not name another host.
+_PAGES = re.compile(
+    r"/|/config/?|/login/?|/logout|/favicon\.ico|/theme\.css|/(static|assets|svelte)/.+"
+    r"|/gradio_api/(queue/(join|data)|run/\w+|upload|upload_progress|cancel|reset/?|heartbeat/\w+|startup-events|app_id/?|user/?"
+    r"|login_check/?|token/?|theme\.css|file=(?!\w+:).+)"
+)
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; connect-src 'self'; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
+_HEADERS = (
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+)
+_SCHEME = re.compile(r"\s*\w+://")
+_BODY = 1 << 20  # bytes of a request that is not an upload
+
+
+class Gate:
+    """ASGI middleware. hosts: names under which the server may be addressed, None for any: on a machine of one's own,
+    a foreign name means that some web page had its name point here."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str] | None = None):
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await PlainTextResponse(refusal[1], status_code=refusal[0])(scope, receive, send)
+            return
+
+        if scope["method"] == "POST" and not scope["path"].endswith("/upload"):
+            body = await _read(receive)
+            if names_a_foreign_file(body):
+                await PlainTextResponse("Only uploaded files are read.", status_code=400)(scope, receive, send)
+                return
+            receive = _replay(body, receive)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_HEADERS]
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        headers = dict(scope["headers"])
+        if not _PAGES.fullmatch(scope["path"]) or ".." in scope["path"].split("/"):
+            return 404, "There is nothing here."
+        if self.hosts is not None and _name(headers.get(b"host", b"").decode("latin-1")) not in self.hosts:
+            return 403, "This server answers to its own address only; use http://127.0.0.1 with its port."
+        if scope["method"] == "POST" and not scope["path"].endswith("/upload"):
+            length = headers.get(b"content-length", b"")
+            if not length.isdigit() or int(length) > _BODY:
+                return 413, "The request is too large."
+        return None
+
+
+def names_a_foreign_file(body: bytes) -> bool:
+    """Whether a JSON request has a file that lies on another host: Gradio would fetch it."""
+    try:
+        left = [json.loads(body)]
+    except (ValueError, RecursionError):
+        return False  # not for us to explain
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            path = value.get("path")
+            if isinstance(path, str) and _SCHEME.match(path):
+                return True
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+    return False
+
+
+async def _read(receive: Receive) -> bytes:
+    """The whole body; its length is limited by its header."""
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if message["type"] != "http.request" or not message.get("more_body"):
+            return body
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """`receive` as if the body had not been read."""
+    left = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return left.pop() if left else await receive()
+
+    return again
+
+
+def _name(host: str) -> str:
+    """`localhost:7860` -> `localhost`, `[::1]:7860` -> `[::1]`."""
+    return re.sub(r":\d+$", "", host).lower()

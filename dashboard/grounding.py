@@ -1,0 +1,172 @@
+"""What the Ground tab does with a visitor's wishes, free of widgets: ask, look again at another layer, recompose.
+
+Every step gives a `View`, what the page should show now. Mistakes become sentences in it, never exceptions.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dashboard import exchange_files, markup
+from dashboard.answering import Stopped
+from dashboard.context import Context
+from dashboard.limits import check_prompt, read_picture
+from dashboard.visitor import Exchange, Visitor
+from utils.errors import UserError
+from utils.reply import LayerChoice
+
+log = logging.getLogger(__name__)
+
+UNEXPECTED = "Something went wrong inside the program; its log says more. Please try again."
+
+
+@dataclass
+class View:
+    """What to show: the answer as HTML, and for a finished one the overlay, its targets as HTML, and files."""
+
+    answer: str
+    overlay: Path | None = None
+    targets: str = ""
+    masks: Path | None = None
+    record: Path | None = None
+
+
+@dataclass(frozen=True)
+class LayerOptions:
+    """Which hidden states a model can prompt from. last: index of the last; policy: whether it has one; default: the
+    checkpoint's own rule."""
+
+    system: str
+    last: int
+    policy: bool
+    default: LayerChoice
+
+
+class Grounding:
+    """Answers to the events of the Ground tab; it keeps nothing of a visitor's between them."""
+
+    def __init__(self, context: Context):
+        self.context = context
+
+    def layer_options(self) -> LayerOptions:
+        model = self.context.model.get().model
+        return LayerOptions(
+            system=model.config.system,
+            last=model.config.num_layers - 1,
+            policy=model.system.uses_policy,
+            default=model.layer_rule(None),
+        )
+
+    def layer(self, by_policy: bool, index: float) -> LayerChoice:
+        """What the widgets ask for; None, the checkpoint's own, where there is nothing to choose."""
+        if not self.context.model.ready or not self.layer_options().policy:
+            return None
+        return "greedy" if by_policy else int(index)
+
+    def ask(
+        self,
+        who: str,
+        person: Visitor,
+        picture: str | None,
+        prompt: str | None,
+        *,
+        layer: LayerChoice = None,
+        follow_up: bool = False,
+        opacity: float = 0.5,
+    ) -> Iterator[View]:
+        """The answer as it grows, then with its masks, which are added to what `person` can go back to.
+
+        who: names the visitor's browser tab, for stopping. follow_up: show the model the earlier questions about the
+        same picture, too.
+        """
+        said = ""
+        try:
+            session = self.context.model.get()
+            question = check_prompt(prompt, self.context.limits)
+            image = read_picture(picture, self.context.limits)
+            earlier = _earlier(person, image) if follow_up else ()
+            yield View(markup.answer("", growing=True, note="waiting for the model"))
+            reply = None
+            for step in self.context.answers.run(
+                who, lambda on_text: session.ask(image, earlier, question, on_text=on_text, layer=layer)
+            ):
+                if isinstance(step, str):
+                    said = step
+                    yield View(markup.answer(said, growing=True))
+                else:
+                    reply = step
+            person.keep(image, reply, layer=layer, earlier=earlier, most=self.context.limits.history)
+            yield self.show(person, -1, opacity)
+        except Stopped:
+            yield View(markup.answer(said, note="Stopped."))
+        except Exception as error:
+            yield View(markup.problem(sentence(error)))
+
+    def look_again(
+        self, who: str, person: Visitor, index: int | None, layer: LayerChoice, opacity: float
+    ) -> View | None:
+        """The same answer with the masks of another layer; None where that changes nothing."""
+        try:
+            exchange = person.at(index)
+            if exchange is None or not exchange.targets or exchange.layer == layer:
+                return None
+            session, before, image = self.context.model.get(), exchange.reply(), exchange.image()
+            *_, reply = self.context.answers.run(
+                who, lambda _: session.segment_again(image, exchange.earlier, before, layer)
+            )
+            person.replace(index, reply, layer)
+            return self.show(person, index, opacity)
+        except Stopped:
+            return None
+        except Exception as error:
+            return View(markup.problem(sentence(error)))
+
+    def show(self, person: Visitor, index: int | None, opacity: float) -> View | None:
+        """An exchange with all its pictures; None where there is no such exchange."""
+        exchange = person.at(index)
+        if exchange is None:
+            return None
+        return View(
+            answer=markup.answer(exchange.text, note=_note(exchange)),
+            overlay=exchange_files.draw_overlay(exchange, opacity),
+            targets=markup.targets(exchange_files.draw_targets(exchange)),
+            masks=exchange_files.write_masks(exchange) if exchange.targets else None,
+            record=exchange_files.write_record(exchange),
+        )
+
+    def recompose(self, person: Visitor, index: int | None, opacity: float) -> Path | None:
+        """The overlay of an exchange with another opacity, without the model; None where there is no exchange."""
+        exchange = person.at(index)
+        return None if exchange is None else exchange_files.draw_overlay(exchange, opacity)
+
+
+def sentence(error: Exception) -> str:
+    """What a visitor is told about an error; what only a developer needs goes to the log."""
+    if isinstance(error, UserError):
+        return str(error)
+    log.error("in the dashboard", exc_info=error)
+    return UNEXPECTED
+
+
+def _earlier(person: Visitor, image: np.ndarray) -> tuple:
+    """The turns of the last exchanges without a break about this very picture."""
+    turns = []
+    for exchange in reversed(person.exchanges):
+        if exchange.size != image.shape[:2] or not np.array_equal(exchange.image(), image):
+            break
+        turns.append(exchange.turn)
+    return tuple(reversed(turns))
+
+
+def _note(exchange: Exchange) -> str:
+    """What there is to say about an answer beside its words."""
+    parts = []
+    if exchange.remark:
+        parts.append(exchange.remark)
+    if not exchange.complete:
+        parts.append("The answer reached its longest length and was cut off.")
+    parts.append(f"{exchange.seconds:.2f} s" if exchange.seconds < 1 else f"{exchange.seconds:.1f} s")
+    return " ".join(parts)

@@ -1,0 +1,212 @@
+"""What the Layers tab shows: every layer's similarity map, mask and probability for one question, and over a split."""
+
+import base64
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from dashboard import markup
+from dashboard.limits import Limits, check_prompt, read_picture
+from dataloaders.collate import Collator
+from dataloaders.evaluation import EvaluationItem, evaluation_set
+from dataloaders.sample import SEG, Sample, Turn
+from utils.drawing import colour_of, heat_map, overlay
+from utils.errors import UserError
+from utils.layer_analysis import analyse_split, layer_analysis
+from utils.point_analysis import TargetPoints, point_analysis
+
+CARD_SIDE = 200  # pixels
+MOST_TARGETS = 4
+INSIDE, OUTSIDE = (60, 220, 90), (235, 60, 60)
+
+
+@dataclass
+class Question:
+    """image uint8 [H, W, 3]; the given answer names its targets as `[SEG]`; truth uint8 [m, H, W] or None."""
+
+    image: np.ndarray
+    prompt: str
+    answer: str
+    truth: np.ndarray | None
+    ignore: np.ndarray | None = None
+
+
+def read_question(picture: str | None, truth: str | None, prompt: str, answer: str, limits: Limits) -> Question:
+    """What a visitor put into the tab; every mistake is a `UserError` with a sentence."""
+    image = read_picture(picture, limits)
+    prompt = check_prompt(prompt, limits)
+    answer = (answer or "").strip() or f"It is {SEG}."
+    targets = answer.count(SEG)
+    if not 1 <= targets <= MOST_TARGETS:
+        raise UserError(f"The answer has {targets} {SEG}; from 1 to {MOST_TARGETS} are shown.")
+    if not truth:
+        return Question(image, prompt, answer, None)
+    mask = read_picture(truth, limits).max(axis=2) > 127
+    if mask.shape != image.shape[:2]:
+        raise UserError(
+            f"The truth has {mask.shape[1]} × {mask.shape[0]} pixels, the picture {image.shape[1]} × {image.shape[0]}."
+        )
+    if targets > 1:
+        raise UserError("A truth is compared with one mask: please write an answer with one [SEG].")
+    return Question(image, prompt, answer, mask[None].astype(np.uint8))
+
+
+def question_of(item: EvaluationItem, expression: int) -> Question:
+    """Expression `expression` of an evaluation item, with its given answer and its true masks."""
+    if not 0 <= expression < len(item.prompts):
+        raise UserError(f"This picture has the expressions 0 to {len(item.prompts) - 1}.")
+    answer = item.given_answers[expression]
+    masks = item.masks[expression][None] if item.target_masks is None else item.target_masks[expression]
+    if SEG not in answer:
+        raise UserError(
+            f"What is asked for is not in the picture (the answer is {answer!r}): there is no mask to look at."
+        )
+    return Question(item.image, item.prompts[expression], answer, np.asarray(masks)[: answer.count(SEG)], item.ignore)
+
+
+def open_item(split: str, index: int, dataset_dir: Path) -> EvaluationItem:
+    items = evaluation_set(split.strip(), dataset_dir)
+    if not 0 <= index < len(items):
+        raise UserError(f"{split} has the pictures 0 to {len(items) - 1}.")
+    return items[index]
+
+
+def show_layers(model, processor, question: Question) -> str:
+    """The grid of layers as HTML; for READ its points."""
+    batch = _batch(processor, question).to(model.device)
+    if model.config.system == "READ":
+        return "".join(
+            _points_card(question.image, one, number) for number, one in enumerate(point_analysis(model, batch))
+        )
+    analysis = layer_analysis(model, batch)
+    sections = []
+    for target in range(len(analysis.iou)):
+        chosen = int(analysis.greedy[target])
+        cards = [
+            _layer_card(
+                question.image,
+                similarity.float().cpu().numpy(),
+                mask.cpu().numpy(),
+                layer=layer,
+                number=target,
+                probability=float(analysis.probabilities[target, layer]),
+                iou=None if question.truth is None else float(analysis.iou[target, layer]),
+                chosen=layer == chosen,
+            )
+            for layer, (similarity, mask) in enumerate(
+                zip(analysis.maps[0][target], analysis.masks[0][target], strict=True)
+            )
+        ]
+        sections.append(f"<p>{markup.badge(target)}</p>" + f'<div class="layers">{"".join(cards)}</div>')
+    return "".join(sections)
+
+
+@dataclass
+class LayerTable:
+    """Means over a split's targets, a value per layer, and what the policy and the best layer of each target reach."""
+
+    split: str
+    targets: int
+    iou: list[float]
+    probability: list[float]
+    greedy: float
+    oracle: float
+
+    def rows(self) -> list[dict[str, float]]:
+        pairs = zip(self.iou, self.probability, strict=True)
+        return [{"layer": layer, "IoU": iou, "probability": chance} for layer, (iou, chance) in enumerate(pairs)]
+
+    def write_csv(self, path: Path) -> Path:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["layer", "IoU", "probability"])
+            writer.writeheader()
+            writer.writerows(self.rows())
+        return path
+
+
+def measure_split(
+    model, processor, split: str, dataset_dir: Path, *, limit: int, progress: Callable[[int, int], None]
+) -> LayerTable:
+    """Every layer's mean IoU and probability on a split's first `limit` pictures."""
+    items = evaluation_set(split.strip(), dataset_dir)
+    iou, probabilities = analyse_split(model, processor, items, batch_size=4, limit=limit, progress=progress)
+    if not len(iou):
+        raise UserError(f"{split}: none of these pictures has a target.")
+    every = torch.arange(len(iou))
+    return LayerTable(
+        split=split.strip(),
+        targets=len(iou),
+        iou=iou.mean(0).tolist(),
+        probability=probabilities.mean(0).tolist(),
+        greedy=float(iou[every, probabilities.argmax(1)].mean()),
+        oracle=float(iou.max(1).values.mean()),
+    )
+
+
+def _batch(processor, question: Question):
+    height, width = question.image.shape[:2]
+    masks = question.truth
+    if masks is None:
+        masks = np.zeros((question.answer.count(SEG), height, width), np.uint8)
+    turns = (Turn(question.prompt, question.answer),)
+    sample = Sample(Path("picture"), question.image, [turns], masks, question.ignore, "dashboard", "layers")
+    return Collator(processor, packed=True, max_length=None, check_masks=False)([sample])
+
+
+def _layer_card(image, similarity, mask, *, layer, number, probability, iou, chosen) -> str:
+    small, (similarity, mask) = _fitted(image, similarity, mask)
+    pictures = _inline(heat_map(small, similarity), "similarity") + _inline(
+        overlay(small, [mask > 0.5], [colour_of(number)]), "mask"
+    )
+    words = f"layer {layer} · p {probability:.2f}" + ("" if iou is None else f" · IoU {iou:.2f}")
+    bar = f'<div class="chance"><div style="width: {100 * probability:.1f}%"></div></div>'
+    return _figure(pictures, bar, words, "layer chosen" if chosen else "layer")
+
+
+def _points_card(image: np.ndarray, target: TargetPoints, number: int) -> str:
+    small, (similarity,) = _fitted(image, target.similarity.float().cpu().numpy())
+    scale = small.shape[1] / image.shape[1]
+    drawn = small.copy()
+    for (x, y), label in zip(target.points.tolist(), target.labels.tolist(), strict=True):
+        if label >= 0:
+            place = (round(x * scale), round(y * scale))
+            cv2.circle(drawn, place, 4, (255, 255, 255), -1, cv2.LINE_AA)
+            cv2.circle(drawn, place, 3, INSIDE if label else OUTSIDE, -1, cv2.LINE_AA)
+    inside, outside = (int((target.labels == kind).sum()) for kind in (1, 0))
+    words = f"last layer · {inside} points inside (green), {outside} outside (red)"
+    pictures = _inline(heat_map(small, similarity), "similarity") + _inline(drawn, "points")
+    return f"<p>{markup.badge(number)}</p>" + _figure(pictures, "", words, "layer")
+
+
+def _figure(pictures: str, bar: str, words: str, kind: str) -> str:
+    return f'<figure class="{kind}"><div class="pair">{pictures}</div>{bar}<figcaption>{words}</figcaption></figure>'
+
+
+def _fitted(image: np.ndarray, *planes: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The image and its planes [H, W] with the longer side `CARD_SIDE`."""
+    scale = CARD_SIDE / max(image.shape[:2])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return cv2.resize(image, size, interpolation=way), [cv2.resize(plane.astype(np.float32), size) for plane in planes]
+
+
+def _inline(picture: np.ndarray, description: str) -> str:
+    coded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+    return f'<img alt="{description}" src="data:image/jpeg;base64,{base64.b64encode(coded).decode()}">'
+
+
+def summary(table: LayerTable) -> str:
+    """The split in one line of words."""
+    best = max(range(len(table.iou)), key=table.iou.__getitem__)
+    values: Sequence[str] = (
+        f"last layer {table.iou[-1]:.3f}",
+        f"best single layer ({best}) {table.iou[best]:.3f}",
+        f"policy's likeliest {table.greedy:.3f}",
+        f"best layer of each target, by the truth {table.oracle:.3f}",
+    )
+    return markup.hint(f"{table.split}, {table.targets} targets, mean IoU: " + " · ".join(values))

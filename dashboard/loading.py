@@ -1,0 +1,74 @@
+"""The model, loaded in the background so that the page is up before the weights are."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class BackgroundModel:
+    """What `load` returns, once it has: `load(tell)` runs in a thread and says through `tell` what it is doing.
+
+    Any number of threads may ask; nobody blocks.
+    """
+
+    def __init__(self, load: Callable[[Callable[[str], None]], Any], name: str):
+        self.name = name
+        self._load = load
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._stage, self._value, self._problem = "starting", None, None
+        self._thread = threading.Thread(target=self._run, name="model loader", daemon=True)
+
+    def start(self) -> "BackgroundModel":
+        self._thread.start()
+        return self
+
+    @property
+    def ready(self) -> bool:
+        return self._value is not None
+
+    @property
+    def problem(self) -> str | None:
+        """Why there will be no model, where there will be none."""
+        return self._problem
+
+    @property
+    def stage(self) -> str:
+        return self._stage
+
+    @property
+    def seconds(self) -> float:
+        """Since loading began."""
+        return time.monotonic() - self._began
+
+    def get(self) -> Any:
+        """The loaded model; `UserError` while it is on its way and where it failed."""
+        if self._problem:
+            raise UserError(f"The model could not be loaded: {self._problem}")
+        if self._value is None:
+            raise UserError(f"The model is still being loaded ({self._stage}). Please try again in a moment.")
+        return self._value
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Until it is loaded or has failed."""
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        try:
+            self._value = self._load(self._tell)
+        except UserError as error:
+            self._problem = str(error)
+            log.error("loading %s: %s", self.name, error)
+        except Exception as error:
+            self._problem = f"{type(error).__name__}; the program's log says more"
+            log.exception("loading %s", self.name)
+
+    def _tell(self, stage: str) -> None:
+        self._stage = stage
+        log.info("%s: %s", self.name, stage)

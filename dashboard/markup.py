@@ -1,0 +1,100 @@
+"""The few pieces of HTML that we write ourselves; every word that is not ours goes through `escape`."""
+
+import re
+from collections.abc import Iterable, Sequence
+from html import escape as _escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from utils.drawing import colour_of, split_targets
+
+if TYPE_CHECKING:
+    from dashboard.exchange_files import TargetPictures
+
+# Characters that command a terminal or turn the direction of writing; browsers have no use for them either.
+_INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def escape(text: str) -> str:
+    """`text` as HTML that shows exactly these characters, template marks of the front end included."""
+    shown = _escape(_INVISIBLE.sub("", text), quote=True)
+    return shown.replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;").replace("`", "&#96;")
+
+
+def answer(text: str, *, note: str | None = None, growing: bool = False) -> str:
+    """An answer with every `[SEG]` as a numbered badge in its mask's colour."""
+    body = numbered(text)
+    cursor = '<span class="cursor"></span>' if growing else ""
+    foot = f'<p class="note">{escape(note)}</p>' if note else ""
+    return f'<div class="answer"><p>{body}{cursor}</p>{foot}</div>'
+
+
+def numbered(text: str, *, first: int = 0) -> str:
+    """Text with every `[SEG]` as a badge, numbered from `first`."""
+    pieces = split_targets(text)
+    return "".join(escape(piece) if number is None else badge(first + number) for piece, number in pieces)
+
+
+def table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
+    """Cells of text; without a head the first column names the row."""
+    lines = []
+    if head:
+        lines.append("<thead><tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr></thead>")
+    for first, *others in rows:
+        tag = "td" if head else "th"
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in others)
+        lines.append(f"<tr><{tag}>{escape(first)}</{tag}>{cells}</tr>")
+    return f'<div class="table"><table>{"".join(lines)}</table></div>'
+
+
+def badge(number: int) -> str:
+    red, green, blue = colour_of(number)
+    return f'<span class="seg" style="background: rgb({red}, {green}, {blue})">[SEG {number + 1}]</span>'
+
+
+def targets(drawn: Sequence["TargetPictures"]) -> str:
+    """A card for each target: its badge, what was found, its mask and its similarity map side by side."""
+    cards = []
+    for number, target in enumerate(drawn):
+        name = f"[SEG {number + 1}]"
+        figures = [_figure(target.mask, f"mask of {name}", "mask")]
+        if target.similarity is not None:
+            figures.append(
+                _figure(target.similarity, f"similarity map of {name}", f"similarity at layer {target.layer}")
+            )
+        head = f'<header>{badge(number)} <span class="note">{escape(target.found)}</span></header>'
+        cards.append(f'<section class="target">{head}<div class="pair">{"".join(figures)}</div></section>')
+    return f'<div class="targets">{"".join(cards)}</div>' if cards else ""
+
+
+def _figure(path: Path, description: str, caption: str) -> str:
+    address = f"gradio_api/file={quote(str(path))}"
+    image = f'<img src="{escape(address)}" alt="{escape(description)}">'
+    link = f'<a href="{escape(address)}" target="_blank" rel="noopener">{image}</a>'
+    return f"<figure>{link}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def note(message: str) -> str:
+    return f'<p class="note">{escape(message)}</p>'
+
+
+def problem(message: str) -> str:
+    """What went wrong, as a sentence."""
+    return f'<div class="answer problem" role="alert"><p>{escape(message)}</p></div>'
+
+
+def hint(message: str) -> str:
+    return f'<div class="answer hint"><p>{escape(message)}</p></div>'
+
+
+def header(title: str, line: str) -> str:
+    return f'<div class="head"><h1>{escape(title)}</h1><p>{escape(line)}</p></div>'
+
+
+def loading(name: str, stage: str, seconds: float) -> str:
+    """A bar that moves while the model is on its way."""
+    return (
+        f'<div class="model-loading" role="status"><p>Loading <b>{escape(name)}</b>: {escape(stage)} '
+        f'<span class="seconds">{seconds:.0f} s</span></p><div class="bar"><div></div></div></div>'
+    )

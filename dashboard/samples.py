@@ -1,0 +1,159 @@
+"""Drawn training samples for looking at: opened lazily, drawn one at a time, nothing of them kept in memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from dashboard import markup
+from dataloaders.custom import targets_in
+from dataloaders.mixture import Mixture, build_mixture
+from dataloaders.sample import Sample
+from utils.drawing import colour_of, overlay
+from utils.errors import UserError
+
+OPENED = 4  # mixtures that stay open; their annotations are mapped files
+SCANNED_BETWEEN_REPORTS = 25
+SHOWN_SIDE = 640  # pixels; smaller pictures are enlarged up to it
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is drawn: `sets` as "family/name", a rate per family (1 where none is named), how many, and how."""
+
+    sets: tuple[str, ...]
+    rates: tuple[tuple[str, float], ...]
+    count: int
+    per_sample: int
+    seed: int
+
+
+@dataclass
+class SampleView:
+    """A sample as the page shows it: pictures uint8 [H, W, 3], captions and escaped HTML."""
+
+    image: np.ndarray
+    overlay: np.ndarray
+    targets: list[tuple[np.ndarray, str]]
+    conversations: str
+    fields: str
+
+
+class SampleBrowser:
+    """Samples below `root`; several visitors share what is open."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._open = lru_cache(maxsize=OPENED)(self._build)
+
+    def sample(self, draw: Draw, index: int) -> Sample:
+        """Sample `index` of a draw, always the same one."""
+        return self._open(draw)[index]
+
+    def find(self, draw: Draw, text: str, start: int) -> Iterator[tuple[int, bool]]:
+        """Look for the next sample from `start` on, around the end, whose picture's path contains `text`.
+
+        Yields (index, False) now and then while it looks, and (index, True) where it found one.
+        """
+        wanted = text.strip().lower()
+        if not wanted:
+            raise UserError("Please type a part of a file name.")
+        for step in range(draw.count):
+            index = (start + step) % draw.count
+            if wanted in self.sample(draw, index).image_path.as_posix().lower():
+                yield index, True
+                return
+            if step % SCANNED_BETWEEN_REPORTS == 0:
+                yield index, False
+        raise UserError(f"None of the {draw.count} drawn samples has {text!r} in its picture's path.")
+
+    def _build(self, draw: Draw) -> Mixture:
+        if not draw.sets:
+            raise UserError("Please choose at least one data set.")
+        chosen: dict[str, list[str]] = {}
+        for name in draw.sets:
+            family, _, dataset = name.partition("/")
+            chosen.setdefault(family, []).append(dataset)
+        rates = dict(draw.rates)
+        unknown = [family for family in rates if family not in chosen]
+        if unknown:
+            raise UserError(f"No set of {unknown[0]!r} is chosen; rates are for {', '.join(chosen)}.")
+        return build_mixture(
+            self.root,
+            dataset="||".join(chosen),
+            sample_rates=[rates.get(family, 1.0) for family in chosen],
+            num_classes_per_sample=draw.per_sample,
+            explanatory=0.1 if (self.root / "reason_seg/ReasonSeg/explanatory/train.json").exists() else -1.0,
+            seed=draw.seed,
+            samples_per_epoch=draw.count,
+            **{f"{family}_data": "||".join(names) for family, names in chosen.items()},
+        )
+
+
+def parse_rates(text: str) -> tuple[tuple[str, float], ...]:
+    """ "refer_seg 3, vqa 1" as pairs."""
+    pairs = []
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        family, _, number = part.replace(":", " ").replace("=", " ").rpartition(" ")
+        try:
+            rate = float(number)
+        except ValueError:
+            rate = -1.0
+        if not family.strip() or rate < 0:
+            raise UserError(f"Rates are written like: refer_seg 3, vqa 1. This is not one: {part!r}.")
+        pairs.append((family.strip(), rate))
+    return tuple(pairs)
+
+
+def view(sample: Sample, root: Path, opacity: float) -> SampleView:
+    """The sample drawn: every `[SEG]` in its colour, in the picture and in the words."""
+    masks = sample.masks[targets_in(sample.conversations)]
+    image, drawn = _enlarged(sample.image, masks)
+    return SampleView(
+        image=image,
+        overlay=overlay(image, drawn, alpha=opacity),
+        targets=[
+            (overlay(image, [mask], [colour_of(number)], alpha=0.6, dim=0.5), f"[SEG {number + 1}]: {area} pixels")
+            for number, (mask, area) in enumerate(zip(drawn, masks.sum((1, 2)), strict=True))
+        ],
+        conversations=_conversations(sample),
+        fields=_fields(sample, masks, root),
+    )
+
+
+def _enlarged(image: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A small picture and its masks at a size that one can look at, pixel by pixel what they are."""
+    factor = max(1, SHOWN_SIDE // max(image.shape[:2]))
+    return image.repeat(factor, 0).repeat(factor, 1), masks.repeat(factor, 1).repeat(factor, 2) != 0
+
+
+def _conversations(sample: Sample) -> str:
+    pieces, number = [], 0
+    for turns in sample.conversations:
+        lines = []
+        for turn in turns:
+            answer = turn.answer or ""
+            lines.append(f'<p class="question">{markup.escape(turn.question)}</p>')
+            lines.append(f"<p>{markup.numbered(answer, first=number)}</p>")
+            number += answer.count("[SEG]")
+        pieces.append(f'<div class="answer conversation">{"".join(lines)}</div>')
+    return "".join(pieces) or markup.hint("This sample has no conversation.")
+
+
+def _fields(sample: Sample, masks: np.ndarray, root: Path) -> str:
+    path = sample.image_path
+    height, width = sample.image.shape[:2]
+    rows = {
+        "family": sample.family,
+        "data set": sample.dataset,
+        "picture": (path.relative_to(root) if path.is_relative_to(root) else path).as_posix(),
+        "size": f"{width} × {height}",
+        "conversations": str(len(sample.conversations)),
+        "targets": f"{len(masks)}"
+        + (f", and {len(sample.masks) - len(masks)} [REJ]" if len(sample.masks) > len(masks) else ""),
+        "expressions": " · ".join(sample.expressions) or "none",
+        "ignored pixels": "none" if sample.ignore is None else str(int(sample.ignore.sum())),
+    }
+    return markup.table(list(rows.items()))

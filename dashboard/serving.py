@@ -1,0 +1,150 @@
+"""From flags to a running server, and its clean end."""
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dashboard.context import Context
+from dashboard.examples import PICTURES
+from dashboard.limits import Limits
+from dashboard.loading import BackgroundModel
+from dashboard.tabs import TABS
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from utils.chat_session import ChatSession
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def credentials(text: str | None) -> tuple[str, str] | None:
+    """`USER:PASS` as a pair; `UserError` where a part is missing."""
+    if text is None:
+        return None
+    user, colon, password = text.partition(":")
+    if not user or not password:
+        raise UserError("--auth is USER:PASS, and both must have at least one character")
+    return user, password
+
+
+def choose_tabs(tab: str | None, version: str | None) -> list[str]:
+    """Names of the tabs to show: `tab` alone, or all; without a checkpoint those that need none."""
+    if tab is not None and version is None and TABS[tab].needs_model:
+        raise UserError(f"--tab {tab} needs --version DIR: the checkpoint to ask")
+    return [tab] if tab else [name for name in TABS if version is not None or not TABS[name].needs_model]
+
+
+def serve(flags: Namespace) -> None:
+    """Run the dashboard that the flags of `app.py` describe until it is interrupted."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    limits = Limits(upload_mb=flags.max_upload_mb, answer=flags.max_new_tokens, waiting=flags.max_queue)
+    server = Server(flags, limits, lambda tell: load_session(flags, limits, tell))
+    try:
+        server.start()
+        server.wait()
+    finally:
+        server.close()
+
+
+def load_session(flags: Namespace, limits: Limits, tell: Callable[[str], None]) -> "ChatSession":
+    """The checkpoint that the flags name, ready to be asked; `tell` hears what is going on."""
+    tell("reading the libraries")
+    from utils.chat_session import ChatSession
+    from utils.flags import load_flagged_model
+
+    tell("reading the weights")
+    model, processor = load_flagged_model(flags)
+    tell("ready")
+    return ChatSession(model, processor, layer=flags.layer, max_new_tokens=limits.answer)
+
+
+class Server:
+    """A dashboard and the folder that it writes to, which is removed at the end.
+
+    flags: those of `app.py`; load: gives the model, in a thread of its own, and tells how far it is.
+    """
+
+    def __init__(self, flags: Namespace, limits: Limits, load: Callable[[Callable[[str], None]], "ChatSession"]):
+        self.auth = credentials(flags.auth)
+        if flags.share and self.auth is None:
+            raise UserError("--share makes a public address: protect it with --auth USER:PASS")
+        self.names = choose_tabs(flags.tab, flags.version)
+        self.flags, self.limits = flags, limits
+        self.folder = Path(tempfile.mkdtemp(prefix="uground-"))
+        model = None
+        if any(TABS[name].needs_model for name in self.names):
+            model = BackgroundModel(load, "/".join(Path(flags.version).parts[-2:]))
+        places = {"dataset_dir": Path(flags.dataset_dir), "runs_dir": Path(flags.runs_dir)}
+        self.context = Context(self.folder, limits, model, **places)
+        self.page: Any = None
+        self.url = ""
+
+    def start(self) -> None:
+        """Open the port and begin to load the model."""
+        # Gradio reads these when it is imported or when a component is made.
+        os.environ["GRADIO_TEMP_DIR"] = str(self.folder)
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ.pop("GRADIO_SHARE", None)
+        from starlette.middleware import Middleware
+
+        from dashboard.gate import Gate
+        from dashboard.page import STYLE, build_page, theme
+
+        self.page = build_page(self.context, self.names)
+        self.page.queue(max_size=self.limits.waiting, default_concurrency_limit=4, api_open=False)
+        own = self.flags.host in LOOPBACK and not self.flags.share and self.auth is None
+        try:
+            _, self.url, public = self.page.launch(
+                server_name=self.flags.host,
+                server_port=self.flags.port,
+                share=self.flags.share,
+                auth=self.auth,
+                theme=theme(),
+                css_paths=STYLE,
+                allowed_paths=[str(PICTURES)],
+                max_file_size=self.limits.upload_mb * 2**20,
+                state_session_capacity=200,
+                app_kwargs={
+                    "middleware": [Middleware(Gate, hosts=("127.0.0.1", "localhost", "[::1]") if own else None)]
+                },
+                footer_links=[],
+                run_history=False,
+                ssr_mode=False,
+                mcp_server=False,
+                enable_monitoring=False,
+                show_error=False,
+                quiet=True,
+                prevent_thread_lock=True,
+            )
+        except OSError as error:
+            raise UserError(f"no server on {self.flags.host}:{self.flags.port or '7860-7959'}: {error}") from None
+        if self.context.model is not None:
+            self.context.model.start()
+        print(f"UGround runs on {self.url}  (Ctrl-C ends it)", flush=True)
+        if public:
+            print(f"public address: {public}", flush=True)
+        if not own and self.auth is None:
+            print("WARNING: everyone who can reach this address can use it; --auth USER:PASS asks who they are")
+
+    def wait(self) -> None:
+        """Until Ctrl-C, or until the process is asked to end."""
+        ended = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+        while not ended.wait(1):  # an endless wait would let no signal through on some systems
+            pass
+
+    def close(self) -> None:
+        """Stop, and remove everything that visitors left."""
+        if self.page is not None:
+            self.page.close(verbose=False)
+        shutil.rmtree(self.folder, ignore_errors=True)

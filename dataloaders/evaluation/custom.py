@@ -1,0 +1,57 @@
+"""Your own data for evaluation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dataloaders.custom import CustomEntry, CustomFile, targets_in
+from dataloaders.images import read_image
+from dataloaders.sample import REJ, SEG
+from utils.errors import UserError
+
+from .item import EvaluationItem, unions
+
+
+class CustomEvaluation(Sequence):
+    """Every entry of a custom file; its questions that are answered with targets are the expressions."""
+
+    def __init__(self, dataset_dir: Path, name: str):
+        self.name = "custom"
+        self.split = name
+        self._file = CustomFile(dataset_dir, name)
+        self._rows = [row for row in range(len(self._file)) if len(targets_in(self._file[row].conversations))]
+        if not self._rows:
+            raise UserError(f"{self._file.path}: no answer there has {SEG} or {REJ}")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> EvaluationItem:
+        entry: CustomEntry = self._file[self._rows[index]]
+        image = read_image(entry.path)
+        size = image.shape[:2]
+        masks = entry.masks(*size)
+        turns, targets, used = [], [], 0
+        for turn in (turn for turns in entry.conversations for turn in turns):
+            kinds = targets_in([[turn]])
+            count = int(kinds.sum())
+            if len(kinds):
+                turns.append(turn)
+                targets.append(masks[used : used + count])
+            used += count
+        return EvaluationItem(
+            image_path=entry.path,
+            image=image,
+            expressions=[turn.question for turn in turns],
+            prompts=[turn.question for turn in turns],
+            given_answers=[turn.answer for turn in turns],
+            joint_prompt="",
+            joint_answer="",
+            masks=unions(targets),
+            ignore=entry.ignore(*size),
+            exists=[bool(len(one)) for one in targets],
+            dataset=self.name,
+            split=self.split,
+            ref_ids=[-1] * len(turns),
+            target_masks=targets,
+            index=self._rows[index],
+        )

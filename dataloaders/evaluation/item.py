@@ -1,0 +1,57 @@
+"""One picture of an evaluation set with everything that is asked about it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass
+class EvaluationItem:
+    """One picture with its expressions, N of them.
+
+    image uint8 RGB [H, W, 3].
+    expressions: as the data set has them.
+    prompts: one question per expression, asked in a conversation of its own.
+    given_answers: what each would be answered, for teacher-forced scoring.
+    joint_prompt, joint_answer: one question about all expressions, and its answer; the reference's protocol. Empty
+        where every expression is asked for by itself in all protocols (MUSE, custom).
+    masks uint8 [N, H, W] in {0, 1}; ignore bool [H, W] or None: pixels that do not count.
+    exists: whether each expression means something in the picture.
+    dataset, split: where the item is from.
+    ref_ids: which ref each expression belongs to; an expression without one has -1.
+    target_masks: where an expression means several things with a mask each, uint8 [n, H, W] for every expression, in
+        the order of the `[SEG]` in its given answer; `masks` are their unions. None elsewhere.
+    index: the entry's place in its file, where a picture may occur more than once; None elsewhere.
+    together: the set is about asking for all expressions at once.
+
+    Questions are without the image placeholder; conversation texts put it before them.
+    """
+
+    image_path: Path
+    image: np.ndarray
+    expressions: list[str]
+    prompts: list[str]
+    given_answers: list[str]
+    joint_prompt: str
+    joint_answer: str
+    masks: np.ndarray
+    ignore: np.ndarray | None
+    exists: list[bool]
+    dataset: str
+    split: str
+    ref_ids: list[int] = field(default_factory=list)
+    target_masks: list[np.ndarray] | None = None
+    index: int | None = None
+    together: bool = False
+
+    def path_below(self, root: Path) -> str:
+        """Where the picture lies from the data root `root`, with "/" on every system: its name in reports."""
+        path = self.image_path
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def unions(targets: Sequence[np.ndarray]) -> np.ndarray:
+    """The union of each of several stacks of masks, uint8 [N, H, W]."""
+    return np.stack([masks.any(0) for masks in targets]).astype(np.uint8)

@@ -1,0 +1,103 @@
+"""ReasonSeg for evaluation, plain and with SESAME's false premises."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dataloaders.images import read_image
+from dataloaders.labelme import draw_regions, read_annotation
+from dataloaders.reason_seg import list_images
+from dataloaders.sample import REJ, SEG
+from utils.errors import UserError
+
+from .item import EvaluationItem
+
+
+class ReasonSegEvaluation(Sequence):
+    """The first sentence of every picture of a ReasonSeg split."""
+
+    def __init__(self, dataset_dir: Path, name: str, split: str):
+        folder, _, kind = split.partition("_")
+        if kind not in ("", "overall", "shortquery", "longquery"):
+            raise UserError(f"unknown part {kind!r} of split {folder}; known are overall, shortquery and longquery")
+        self.name = name
+        self.split = split
+        self.images = list_images(dataset_dir, name, folder)
+        if kind in ("shortquery", "longquery"):
+            long = kind == "longquery"
+            self.images = [p for p in self.images if read_annotation(p.with_suffix(".json")).is_sentence is long]
+            if not self.images:
+                raise UserError(f"{name}|{split}: no annotation there has is_sentence {str(long).lower()}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> EvaluationItem:
+        path = self.images[index]
+        annotation = read_annotation(path.with_suffix(".json"))
+        image = read_image(path)
+        mask, ignore = draw_regions(annotation, *image.shape[:2])
+        if not mask.any():
+            raise UserError(f"{annotation.path} marks no target: its shapes are empty, flags or regions to ignore")
+        sentence = annotation.sentences[0]
+        if annotation.is_sentence:
+            prompt = f" {sentence} Please output segmentation mask."
+        else:
+            prompt = f" What is {sentence} in this image? Please output segmentation mask."
+        answer = f"{SEG}."
+        return EvaluationItem(
+            image_path=path,
+            image=image,
+            expressions=[sentence],
+            prompts=[prompt],
+            given_answers=[answer],
+            joint_prompt=prompt,
+            joint_answer=answer,
+            masks=mask[None],
+            ignore=ignore,
+            exists=[True],
+            dataset=self.name,
+            split=self.split,
+            ref_ids=[-1],
+        )
+
+
+class FalsePremiseReasonSegEvaluation(Sequence):
+    """A ReasonSeg split in SESAME's version: the first sentence of a picture, and one with a false premise."""
+
+    name = "fpReasonSeg"
+
+    def __init__(self, dataset_dir: Path, split: str):
+        self.split = split
+        self._items = ReasonSegEvaluation(dataset_dir, "ReasonSeg", split)
+        paths = [path.with_suffix(".json") for path in self._items.images]
+        if not any(read_annotation(path).false_premise for path in paths):
+            raise UserError(
+                f"fpReasonSeg|{split}: no annotation in {paths[0].parent} has 'false_premise_QA'; SESAME's version of "
+                "ReasonSeg has it"
+            )
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> EvaluationItem:
+        item = self._items[index]
+        annotation = read_annotation(item.image_path.with_suffix(".json"))
+        asked = [(annotation.sentences[0], annotation.is_sentence)]
+        if annotation.false_premise is not None:
+            asked.append(annotation.false_premise[:2])
+        item.expressions = [text for text, _ in asked]
+        item.prompts = [
+            f"{text} Please output segmentation mask."
+            if is_sentence
+            else f"What is {text.lower()} in this image? Please output segmentation mask."
+            for text, is_sentence in asked
+        ]
+        item.exists = [True, False][: len(asked)]
+        item.given_answers = [f"{SEG}.", f"{REJ}."][: len(asked)]
+        item.joint_prompt = item.joint_answer = ""
+        item.masks = np.concatenate([item.masks, np.zeros_like(item.masks)])[: len(asked)]
+        item.ref_ids = [-1] * len(asked)
+        item.dataset, item.split = self.name, self.split
+        return item

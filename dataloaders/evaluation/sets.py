@@ -1,0 +1,55 @@
+"""The evaluation sets by their specs: "<name>|<split>" or "<name>|<annotator>|<split>"."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dataloaders.families import split_names
+from dataloaders.refer_files import FALSE_PREMISE_SETS, REFER_SETS
+from utils.errors import UserError
+
+from .custom import CustomEvaluation
+from .item import EvaluationItem
+from .muse import MuseEvaluation
+from .reason_seg import FalsePremiseReasonSegEvaluation, ReasonSegEvaluation
+from .refer import FalsePremiseEvaluation, ReferEvaluation
+
+MULTI_SETS = ("refcoco", "refcoco+", "refcocog")
+
+
+def evaluation_set(spec: str, dataset_dir: str | Path) -> Sequence[EvaluationItem]:
+    """The set that `spec` names; its items are decoded when they are asked for."""
+    name, *parts = (part.strip() for part in spec.split("|"))
+    root = Path(dataset_dir)
+    split = parts[-1] if parts else ""
+    plain = name.removeprefix("multi")
+    if not name or not split or len(parts) > 2:
+        pass
+    elif name == "custom" and len(parts) == 1:
+        return CustomEvaluation(root, split)
+    elif name == "fpReasonSeg" and len(parts) == 1:
+        return FalsePremiseReasonSegEvaluation(root, split)
+    elif name.startswith("MultiReasonSeg") and len(parts) == 1:
+        return MuseEvaluation(root, name, split)
+    elif name.startswith("multi") and plain in MULTI_SETS and len(parts) == 2:
+        return ReferEvaluation(root, plain, split, together=True)
+    elif name in REFER_SETS and len(parts) == 2:
+        return ReferEvaluation(root, name, split)
+    elif name in FALSE_PREMISE_SETS and (len(parts) == 1 or name not in REFER_SETS):
+        return FalsePremiseEvaluation(root, name, split)
+    elif len(parts) == 1 and name not in REFER_SETS and not name.startswith("multi"):
+        return ReasonSegEvaluation(root, name, split)
+    annotated = [*REFER_SETS, *(f"multi{name}" for name in MULTI_SETS)]
+    false_premises = [name for name in FALSE_PREMISE_SETS if name not in REFER_SETS]
+    raise UserError(
+        f"unknown evaluation set {spec!r}; known are ReasonSeg|SPLIT, fpReasonSeg|SPLIT, MultiReasonSeg|SPLIT, "
+        f"custom|NAME, NAME|ANNOTATOR|SPLIT with NAME one of {', '.join(annotated)}, and NAME|SPLIT with NAME one of "
+        f"{', '.join(false_premises)}"
+    )
+
+
+def evaluation_sets(specs: str, dataset_dir: str | Path) -> dict[str, Sequence[EvaluationItem]]:
+    """The sets of a list joined by "||", by their specs, in that order."""
+    names = split_names(specs)
+    if not names:
+        raise UserError("no evaluation set is named; for example: ReasonSeg|val")
+    return {name: evaluation_set(name, dataset_dir) for name in names}

@@ -1,0 +1,200 @@
+"""What the layer policy brings: rows with and without it, trained alike, scored on answers they write themselves.
+
+    python -m miniature.ablation                       all rows, three seeds; about three hours on two idle cores
+    python -m miniature.ablation --quick               four rows, one seed, a few minutes; says little
+    python -m miniature.ablation --rows mode1,mode3_expected --seeds 7
+
+Every run leaves a result in `--runs`; started again, what is there is not done again. The page is written anew after
+every run from all results of that directory.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.errors import UserError, run_main
+
+from .ablation_rows import ANALYSED, QUICK, ROWS, SPLITS, TRAINING, Row
+
+STEPS, QUICK_STEPS = 200, 30
+LIMIT, QUICK_LIMIT = 60, 10
+
+
+def main(argv: Sequence[str]) -> None:
+    options = build_parser().parse_args(argv)
+    if options.steps is None:
+        options.steps = QUICK_STEPS if options.quick else STEPS
+    if options.limit is None:
+        options.limit = QUICK_LIMIT if options.quick else LIMIT
+    rows, seeds = _plan(options)
+    directory = options.runs / f"{options.steps}_steps"
+    runs = [(row, seed) for seed in seeds for row in rows]
+    todo = [(row, seed) for row, seed in runs if not result_path(directory, row, seed).exists()]
+    print(f"[ablation] {len(runs)} runs, {len(runs) - len(todo)} of them done already, in {directory}")
+    if options.page_only:
+        todo = []
+    started = time.monotonic()
+    for number, (row, seed) in enumerate(todo, start=1):
+        print(f"\n[ablation] {number} of {len(todo)}: {row.title}, seed {seed}", flush=True)
+        run_one(row, seed, directory, options)
+        write_page(directory, options)
+        left = (time.monotonic() - started) / number * (len(todo) - number)
+        print(f"[ablation] about {left / 60:.0f} minutes left", flush=True)
+    if not todo:
+        write_page(directory, options)
+    print(f"[ablation] {options.out}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m miniature.ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = ", ".join(row.name for row in ROWS)
+    parser.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK)}; one seed, {QUICK_STEPS} steps")
+    parser.add_argument("--rows", help=f"which ones, joined by commas (all): {names}")
+    parser.add_argument("--seeds", help="joined by commas (0,1,2; with --quick 0)")
+    parser.add_argument("--steps", type=int, help=f"optimizer steps of each run ({STEPS})")
+    parser.add_argument("--limit", type=int, help=f"images of each split ({LIMIT})")
+    parser.add_argument("--batch_size", type=int, default=16, help="images per step, over all processes (16)")
+    parser.add_argument("--processes", type=int, default=1, help="training processes (1)")
+    parser.add_argument("--base", type=Path, default=Path("miniature/weights"), help="base models (miniature/weights)")
+    parser.add_argument("--dataset_dir", type=Path, default=Path("dataset/miniature"), help="the miniature's pictures")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="where runs and results are kept")
+    parser.add_argument("--out", type=Path, default=Path("docs/ablation.md"), help="the page; plots go beside it")
+    parser.add_argument("--page_only", action="store_true", help="write the page from what is there, train nothing")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def _plan(options) -> tuple[list[Row], list[int]]:
+    names = options.rows.split(",") if options.rows else QUICK if options.quick else [row.name for row in ROWS]
+    unknown = set(names) - {row.name for row in ROWS}
+    if unknown:
+        raise UserError(f"--rows: there is no {', '.join(sorted(unknown))}; --help lists them")
+    try:
+        seeds = [int(seed) for seed in (options.seeds or ("0" if options.quick else "0,1,2")).split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {options.seeds}: expected numbers joined by commas") from None
+    for flag, path in (("--base", options.base / "llava"), ("--dataset_dir", options.dataset_dir)):
+        if not path.is_dir():
+            raise UserError(f"{flag}: {path} is not there; scripts/miniature/ablation.sh --help says what makes it")
+    if options.steps < 1 or options.limit < 1 or options.batch_size % options.processes:
+        raise UserError("--steps and --limit must be above 0, and --batch_size a multiple of --processes")
+    return [row for row in ROWS if row.name in names], seeds
+
+
+def result_path(directory: Path, row: Row, seed: int) -> Path:
+    return directory / f"{row.name}.seed{seed}.json"
+
+
+def run_one(row: Row, seed: int, directory: Path, options) -> None:
+    """Train and score one row with one seed, and write its result."""
+    name = f"{row.name}.seed{seed}"
+    run, report = directory / name, directory / f"{name}.report"
+    started = time.monotonic()
+    _run(f"training {name}", training_command(row, seed, directory, options))
+    trained = time.monotonic()
+    _run(f"scoring {name}", scoring_command(run, report, options))
+    splits = json.loads(report.read_text(encoding="utf-8"))["splits"]
+    result = {
+        "row": row.name,
+        "seed": seed,
+        "steps": options.steps,
+        "limit": options.limit,
+        "scores": {kind: splits[split] for kind, split in SPLITS.items()},
+        "history": history(run / "metrics.jsonl"),
+        "layers": layers_of(run, options) if row.system == "UGround" else None,
+        "seconds": {"training": round(trained - started), "scoring": round(time.monotonic() - trained)},
+    }
+    unfinished = report.with_suffix(".part")
+    unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(result_path(directory, row, seed))
+
+
+def training_command(row: Row, seed: int, directory: Path, options) -> list[str]:
+    launcher = [sys.executable]
+    if options.processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.processes}"]
+    command = [
+        *launcher,
+        "train_ds.py",
+        *("--version", options.base / "llava", "--vision_tower", options.base / "clip"),
+        *("--vision_pretrained", options.base / "sam_miniature.pth", "--dataset_dir", options.dataset_dir),
+        *("--model_key", row.system, "--exp_name", f"{row.name}.seed{seed}", "--log_base_dir", directory),
+        *("--device", options.device, "--seed", seed, "--batch_size", options.batch_size // options.processes),
+        *("--steps_per_epoch", options.steps, "--epochs", 1),
+        *TRAINING.split(),
+        *row.flags.split(),
+    ]
+    return [str(part) for part in command]
+
+
+def scoring_command(run: Path, report: Path, options) -> list[str]:
+    command = [
+        *(sys.executable, "eval.py", "--version", run, "--dataset_dir", options.dataset_dir),
+        *("--val_dataset", "||".join(SPLITS.values()), "--answer", "generated", "--limit", options.limit),
+        *("--val_batch_size", 16, "--max_new_tokens", 64, "--device", options.device, "--output", report),
+    ]
+    return [str(part) for part in command]
+
+
+def _run(what: str, command: list[str]) -> None:
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise UserError(f"{what} ended with code {code}; what it printed is above")
+
+
+def history(metrics: Path) -> list[dict]:
+    """The policy's numbers over training, one entry for each recorded step; losses alone where there is no policy."""
+    kept = ("step", "train/loss", "policy/entropy", "policy/reward", "policy/layers")
+    lines = map(json.loads, metrics.read_text(encoding="utf-8").splitlines())
+    return [{name: line[name] for name in kept if name in line} for line in lines if "train/loss" in line]
+
+
+def layers_of(run: Path, options) -> dict[str, dict]:
+    """For each analysed split: mean mask IoU with every layer, with the policy's and with the best for each target."""
+    from dataloaders.evaluation import evaluation_set
+    from utils.distributed import choose_device
+    from utils.layer_analysis import analyse_split
+    from utils.training.restoring import load_trained
+
+    model, processor, _ = load_trained(run)
+    model.to(choose_device(options.device, 0))
+    found = {}
+    for kind in ANALYSED:
+        items = evaluation_set(SPLITS[kind], options.dataset_dir)
+        iou, probabilities = analyse_split(model, processor, items, batch_size=16, limit=options.limit)
+        greedy, number = probabilities.argmax(dim=1), iou.shape[1]
+        found[kind] = {
+            "targets": len(iou),
+            "iou": iou.mean(dim=0).tolist(),
+            "greedy": iou.gather(1, greedy.unsqueeze(1)).mean().item(),
+            "oracle": iou.amax(dim=1).mean().item(),
+            "probabilities": probabilities.mean(dim=0).tolist(),
+            "chosen": greedy.bincount(minlength=number).tolist(),
+            "best": iou.argmax(dim=1).bincount(minlength=number).tolist(),
+        }
+    return found
+
+
+def write_page(directory: Path, options) -> None:
+    """The page and its plots from all results in `directory`."""
+    from .ablation_page import page
+    from .ablation_plots import draw
+    from .ablation_results import read_results
+
+    results = read_results(directory)
+    if not results:
+        raise UserError(f"{directory} holds no result; run the ablation without --page_only first")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    pictures = draw(results, options.out.with_suffix(""))
+    options.out.write_text(page(results, pictures, options.out.parent), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_main(main)

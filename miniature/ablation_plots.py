@@ -1,0 +1,111 @@
+"""The ablation's pictures: what the policies did over training, and how good each layer is in the end."""
+
+from pathlib import Path
+
+from utils.errors import UserError
+
+from .ablation_results import Results, layer_curve
+from .ablation_rows import ANALYSED, ROWS
+
+TITLES = {row.name: row.title for row in ROWS}
+
+
+def draw(results: Results, directory: Path) -> dict[str, Path]:
+    """Write the pictures that the results allow into `directory`: "training", "histograms" and "layers", by name."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError("the plots need matplotlib: ./build.sh --dev installs it") from None
+
+    matplotlib.use("Agg")
+    directory.mkdir(parents=True, exist_ok=True)
+    policies = {row.name: results[row.name] for row in ROWS if row.has_policy and row.name in results}
+    analysed = {name: runs for name, runs in results.items() if any(run["layers"] for run in runs.values())}
+    made = {}
+    if policies:
+        made["training"] = _training(policies, directory / "training.png")
+        made["histograms"] = _histograms(policies, directory / "histograms.png")
+    if analysed:
+        made["layers"] = _layers(analysed, directory / "layers.png")
+    return made
+
+
+def _training(policies: Results, path: Path) -> Path:
+    """Entropy and reward of every policy, a line for each seed."""
+    import matplotlib.pyplot as plt
+
+    figure, (entropy, reward) = plt.subplots(1, 2, figsize=(13, 4.2), layout="constrained")
+    colours = plt.get_cmap("tab10").colors + plt.get_cmap("Set2").colors
+    for (name, runs), colour in zip(policies.items(), colours):
+        for number, run in enumerate(runs.values()):
+            lines = [line for line in run["history"] if "policy/entropy" in line]
+            steps = [line["step"] for line in lines]
+            label = TITLES[name] if number == 0 else None
+            entropy.plot(steps, [line["policy/entropy"] for line in lines], color=colour, label=label, linewidth=1.2)
+            if "--reward batch" not in _flags(name):  # a sum over the micro-batch, on another scale
+                reward.plot(steps, [line["policy/reward"] for line in lines], color=colour, linewidth=1.2)
+    entropy.set(xlabel="step", ylabel="entropy in nats", ylim=(0, None))
+    reward.set(xlabel="step", ylabel="reward of the chosen layer")
+    figure.legend(loc="outside right center", fontsize=8)
+    return _save(figure, path)
+
+
+def _histograms(policies: Results, path: Path) -> Path:
+    """Which layers each policy chose over training, the first seed of each."""
+    import matplotlib.pyplot as plt
+
+    columns = 4
+    figure, axes = plt.subplots(
+        -(-len(policies) // columns),
+        columns,
+        figsize=(13, 2.6 * -(-len(policies) // columns)),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
+    )
+    for axis in axes.flat[len(policies) :]:
+        axis.set_axis_off()
+    for axis, (name, runs) in zip(axes.flat, policies.items()):
+        lines = [line for line in next(iter(runs.values()))["history"] if "policy/layers" in line]
+        shares = [[count / max(sum(line["policy/layers"]), 1) for count in line["policy/layers"]] for line in lines]
+        number = len(shares[0])
+        colours = plt.get_cmap("viridis")([layer / (number - 1) for layer in range(number)])
+        stacked = axis.stackplot([line["step"] for line in lines], *zip(*shares), colors=colours)
+        axis.set_title(TITLES[name], fontsize=8)
+        axis.set(ylim=(0, 1), xlabel="step")
+    figure.legend(stacked, [f"layer {layer}" for layer in range(number)], loc="outside right center", fontsize=8)
+    return _save(figure, path)
+
+
+def _layers(analysed: Results, path: Path) -> Path:
+    """Mean mask IoU with every layer, given answers; a dot where the policy's own choice ends up."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(ANALYSED), figsize=(13, 4.2), layout="constrained", sharey=True)
+    colours = plt.get_cmap("tab10").colors + plt.get_cmap("Set2").colors
+    for axis, kind in zip(axes, ANALYSED):
+        for (name, runs), colour in zip(analysed.items(), colours):
+            curve = layer_curve(runs, kind)
+            label = TITLES[name] if kind == ANALYSED[0] else None
+            axis.plot(curve["iou"], color=colour, marker=".", linewidth=1.2, label=label)
+            axis.plot(len(curve["iou"]) - 0.5, curve["greedy"], color=colour, marker="o", linestyle="none")
+            axis.plot(len(curve["iou"]), curve["oracle"], color=colour, marker="^", linestyle="none")
+        number = len(curve["iou"])
+        ticks = [*range(number), number - 0.5, number]
+        axis.set_xticks(ticks, [*map(str, range(number)), "policy ", " oracle"], fontsize=7)
+        axis.set(xlabel="hidden state that prompts the mask", title=kind)
+    axes[0].set_ylabel("gIoU with given answers")
+    figure.legend(loc="outside right center", fontsize=8)
+    return _save(figure, path)
+
+
+def _flags(name: str) -> str:
+    return next(row.flags for row in ROWS if row.name == name)
+
+
+def _save(figure, path: Path) -> Path:
+    import matplotlib.pyplot as plt
+
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+    return path

@@ -1,0 +1,102 @@
+"""Results of the ablation's runs, and what they say: means over seeds, and differences between rows."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from .ablation_rows import COMPARED, GENERALISED, ROWS
+
+Results = dict[str, dict[int, dict]]  # row -> seed -> what `ablation.run_one` wrote
+
+
+def read_results(directory: Path) -> Results:
+    """All results of a directory, in the order of `ROWS`, seeds rising."""
+    found: Results = {}
+    for path in directory.glob("*.seed*.json"):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(result["row"], {})[result["seed"]] = result
+    return {row.name: dict(sorted(found[row.name].items())) for row in ROWS if row.name in found}
+
+
+def score(result: dict, kind: str, metric: str = "gIoU") -> float | None:
+    """One number of one run; None where the split has nothing that it is about."""
+    return result["scores"][kind].get(metric)
+
+
+def score_of_targets(result: dict) -> float | None:
+    """gIoU of the generalised split without the expressions that mean nothing (rejected, these score 1)."""
+    scores = result["scores"][GENERALISED]
+    total, empty = scores["expressions"], scores["empty_targets"]
+    if total == empty:
+        return None
+    return (scores["gIoU"] * total - (scores["N_acc"] or 0.0) * empty) / (total - empty)
+
+
+def compared_score(result: dict) -> float:
+    """The mean gIoU of the splits that rows are compared on."""
+    return mean(score(result, kind) or 0.0 for kind in COMPARED)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over n seeds; the deviation is None for one seed."""
+
+    mean: float
+    deviation: float | None
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" if self.deviation is None else f"{self.mean:.3f} ± {self.deviation:.3f}"
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of the mean."""
+        return None if self.deviation is None else self.deviation / self.n**0.5
+
+
+def spread(values: list[float | None]) -> Spread | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return Spread(mean(known), stdev(known) if len(known) > 1 else None, len(known))
+
+
+def difference(results: Results, row: str, other: str) -> Spread | None:
+    """How much better `row` is than `other`, seed by seed, on the compared splits."""
+    seeds = sorted(set(results.get(row, {})) & set(results.get(other, {})))
+    return spread([compared_score(results[row][seed]) - compared_score(results[other][seed]) for seed in seeds])
+
+
+def layer_curve(runs: dict[int, dict], kind: str) -> dict | None:
+    """The layer analysis of a row on one split, averaged over seeds: iou [L+1], greedy, oracle, probabilities [L+1]."""
+    analysed = [run["layers"][kind] for run in runs.values() if run["layers"]]
+    if not analysed:
+        return None
+    return {
+        "iou": [mean(column) for column in zip(*(one["iou"] for one in analysed), strict=True)],
+        "probabilities": [mean(column) for column in zip(*(one["probabilities"] for one in analysed), strict=True)],
+        "greedy": mean(one["greedy"] for one in analysed),
+        "oracle": mean(one["oracle"] for one in analysed),
+    }
+
+
+def final_entropy(result: dict) -> float | None:
+    """The policy's entropy at the last recorded step, in nats."""
+    known = [line["policy/entropy"] for line in result["history"] if "policy/entropy" in line]
+    return known[-1] if known else None
+
+
+def favourite(result: dict) -> tuple[int, float] | None:
+    """The layer that the policy likes best on the compared splits, and the share of targets it is likeliest for."""
+    if not result["layers"]:
+        return None
+    counts = [sum(column) for column in zip(*(result["layers"][kind]["chosen"] for kind in COMPARED), strict=True)]
+    best = max(range(len(counts)), key=counts.__getitem__)
+    return best, counts[best] / sum(counts)
+
+
+def best_layer(result: dict) -> int:
+    """The layer with the best mean mask IoU on the compared splits."""
+    means = [sum(column) for column in zip(*(result["layers"][kind]["iou"] for kind in COMPARED), strict=True)]
+    return max(range(len(means)), key=means.__getitem__)

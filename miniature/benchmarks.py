@@ -1,0 +1,134 @@
+"""Score the six miniature systems on all benchmarks, and put everything in one table.
+
+    python -m miniature.benchmarks --limit 40
+
+The checkpoints are those that `miniature.compare` trained. Started again it goes on where it stopped.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.arguments import SYSTEMS
+from utils.errors import UserError, run_main
+from utils.evaluation.menu import BENCHMARKS
+from utils.scoring.scores import kind_of
+
+# What the table shows of each kind of benchmark.
+SHOWN = {
+    "plain": ("gIoU", "cIoU"),
+    "gres": ("gIoU", "cIoU", "N_acc", "T_acc"),
+    "false_premise": ("See", "Segment"),
+    "robust": ("rIoU", "mRR", "mIoU", "oIoU"),
+    "muse": ("gIoU", "cIoU"),
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m miniature.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs/six_systems"), help="trained runs (runs/six_systems)")
+    parser.add_argument("--systems", default=",".join(SYSTEMS), help="which ones, joined by commas (all)")
+    parser.add_argument("--dataset_dir", type=Path, default=Path("dataset/miniature_all"), help="data with all sets")
+    parser.add_argument("--splits", default="||".join(BENCHMARKS), help="benchmarks joined by || (all of the menu)")
+    parser.add_argument("--answer", choices=("given", "generated", "both"), default="both", help="protocols (both)")
+    parser.add_argument("--limit", type=int, default=40, help="images of each split (40)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks_miniature.md"), help="the table to write")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    options = parser.parse_args(argv)
+    if not options.dataset_dir.is_dir():
+        raise UserError(
+            f"--dataset_dir {options.dataset_dir} is not there; scripts/miniature/all_benchmarks.sh makes it"
+        )
+    runs = {
+        name: find_run(options.runs, name) for name in SYSTEMS if name.lower() in options.systems.lower().split(",")
+    }
+    missing = [name for name, run in runs.items() if run is None]
+    for name in missing:
+        print(f"[benchmarks] {name}: no run below {options.runs}; scripts/miniature/six_systems.sh trains it")
+    if len(missing) == len(runs):
+        raise UserError("there is nothing to score")
+    reports = {name: score(name, run, options) for name, run in runs.items() if run is not None}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(page(reports, runs, options), encoding="utf-8")
+    print(f"[benchmarks] {options.out}")
+
+
+def find_run(runs: Path, system: str) -> Path | None:
+    """The longest training of a system: `<runs>/<n>_steps/<system>`."""
+    found = [path for path in runs.glob(f"*_steps/{system}") if path.is_dir()]
+    return max(found, key=lambda path: int(path.parent.name.removesuffix("_steps")), default=None)
+
+
+def score(system: str, run: Path, options) -> dict:
+    """The report of one system; made by `eval.py` unless it is there already."""
+    report = run.parent / f"{system}.benchmarks.{options.answer}.first{options.limit}.json"
+    if not report.exists():
+        print(f"\n[benchmarks] {system}", flush=True)
+        command = [
+            *(sys.executable, "eval.py", "--version", run, "--dataset_dir", options.dataset_dir),
+            *("--val_dataset", options.splits, "--answer", options.answer, "--limit", options.limit),
+            *("--val_batch_size", 16, "--max_new_tokens", 64, "--device", options.device, "--output", report),
+        ]
+        code = subprocess.run([str(part) for part in command], check=False).returncode
+        if not report.exists():
+            raise UserError(f"scoring {system} ended with code {code}; what it printed is above")
+    return json.loads(report.read_text(encoding="utf-8"))
+
+
+def page(reports: dict[str, dict], runs: dict[str, Path | None], options) -> str:
+    """A table per protocol: a line per benchmark and score, a column per system."""
+    answers = ("given", "generated") if options.answer == "both" else (options.answer,)
+    parts = [
+        f"""# All benchmarks, six systems, in miniature
+
+The systems of [six_systems.md](six_systems.md) ({_budgets(runs)}), scored on the first {options.limit} images of each
+split of the generated data; they were trained on `ReasonSeg` and `refcoco` alone, so the other sets show what carries
+over, and that everything runs. Numbers are in percent; the reports of the runs hold a 95 % interval beside each.
+[evaluation.md](evaluation.md) defines the scores; `./scripts/miniature/all_benchmarks.sh` makes this page again.
+"""
+    ]
+    for answer in answers:
+        parts.append(f"## `--answer {answer}`\n\n{table(reports, answer, nested=options.answer == 'both')}\n")
+    return "\n".join(parts)
+
+
+def _budgets(runs: dict[str, Path | None]) -> str:
+    steps = sorted({run.parent.name.replace("_", " ") for run in runs.values() if run is not None})
+    return " and ".join(steps)
+
+
+def table(reports: dict[str, dict], answer: str, *, nested: bool) -> str:
+    """One protocol as aligned Markdown; a split that a system could not be scored on says why below the table."""
+    columns = {
+        system: {split: scores[answer] if nested else scores for split, scores in report["splits"].items()}
+        for system, report in reports.items()
+    }
+    rows = [["benchmark", "score", *columns]]
+    notes = []
+    for split in next(iter(columns.values())):
+        entries = {system: splits[split] for system, splits in columns.items()}
+        for position, name in enumerate(SHOWN[kind_of(split)]):
+            cells = [_cell(one, name) for one in entries.values()]
+            rows.append([split.replace("|", "\\|") if position == 0 else "", name, *cells])
+        notes += [f"- {system} on {split}: {one['error']}" for system, one in entries.items() if "error" in one]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join([*lines, *(["", *notes] if notes else [])])
+
+
+def _cell(scores: dict, name: str) -> str:
+    if "error" in scores:
+        return "see below"
+    value = scores.get(name)
+    return "none" if value is None else f"{100 * value:.1f}"
+
+
+if __name__ == "__main__":
+    run_main(main)

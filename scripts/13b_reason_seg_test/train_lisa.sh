@@ -1,0 +1,1 @@
+../shared/train_lisa.sh

@@ -1,0 +1,1 @@
+../shared/dataset_demo.sh

@@ -1,0 +1,1 @@
+../shared/start_tensorboard.sh

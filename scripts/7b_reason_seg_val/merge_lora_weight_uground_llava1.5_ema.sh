@@ -1,0 +1,1 @@
+../shared/merge_lora_weight.sh

@@ -1,0 +1,1 @@
+../shared/analysis.sh

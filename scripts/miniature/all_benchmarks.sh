@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Scores the six miniature systems on every benchmark and writes docs/benchmarks_miniature.md.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
+    cat <<'HELP'
+Usage: ./scripts/miniature/all_benchmarks.sh [ARGUMENT OF miniature.benchmarks...]
+
+Writes the miniature's pictures in the layouts of all benchmarks, then scores the systems that
+scripts/miniature/six_systems.sh trained (runs/six_systems) on all of them. Start it again to go on.
+
+  ./scripts/miniature/all_benchmarks.sh --limit 2                  a look at it
+  ./scripts/miniature/all_benchmarks.sh --systems LISA,UGround     some of them
+  .venv/bin/python -m miniature.benchmarks --help                  all arguments
+
+  DATA     pictures                (default dataset/miniature_all)
+HELP
+    exit 0
+fi
+
+DATA="${DATA:-dataset/miniature_all}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}"
+
+./build.sh
+.venv/bin/python -m miniature.data --out "$DATA" --scale 0.75
+.venv/bin/python -m miniature.benchmarks --dataset_dir "$DATA" "$@"

@@ -1,0 +1,1 @@
+train_uground_llava1.5_ema.sh

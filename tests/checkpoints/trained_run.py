@@ -1,0 +1,64 @@
+"""A training run on disk without the training: a base, and a checkpoint of what would have been learned on it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.checkpoints import save_model
+from utils.arguments import parse_arguments
+from utils.distributed import World
+from utils.training.building import add_adapters_and_freeze, build_model
+from utils.training.checkpoints import LATEST, Position, save_checkpoint
+from utils.training.settings import describe_run
+
+CPU = torch.device("cpu")
+
+
+class EngineOfStageZero:
+    """Writes what DeepSpeed writes at ZeRO 0: one file with the trained weights and the buffers."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]):
+        self.tensors = tensors
+
+    def save_checkpoint(self, directory: str, *, tag: str, **_: Any) -> None:
+        (Path(directory) / tag).mkdir()
+        torch.save({"module": self.tensors}, Path(directory) / tag / "mp_rank_00_model_states.pt")
+
+
+def write_run(root: Path, model, processor, *flags: str, precision: str = "fp32") -> Path:
+    """Save `model` as the base and a checkpoint with noise on everything that learns; the path of the run."""
+    base, run = root / "base", root / "run"
+    save_model(model, processor, base)
+    arguments = [
+        "--version",
+        str(base),
+        "--model_key",
+        model.config.system,
+        "--lora_r",
+        "2",
+        "--lora_alpha",
+        "8",
+        *flags,
+    ]
+    config = parse_arguments(arguments)
+    trained, _ = build_model(config, precision=precision)
+    add_adapters_and_freeze(trained, config)
+    generator = torch.Generator().manual_seed(5)
+    state = trained.state_dict()
+    for name, parameter in trained.named_parameters():
+        if parameter.requires_grad:
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+            state[name] = parameter.detach() + 0.02 * noise
+        else:
+            del state[name]
+    world = World(rank=0, size=1, local_rank=0, device=CPU)
+    save_checkpoint(
+        EngineOfStageZero(state),
+        run / LATEST,
+        position=Position(step=3, samples=6, world_size=1),
+        settings=describe_run(config, trained, precision, world),
+        keep=1,
+        world=world,
+    )
+    return run

@@ -1,0 +1,62 @@
+"""app.py: flags, and what is refused before anything is started."""
+
+import socket
+
+import pytest
+
+import app
+from dashboard import serving
+from dashboard.limits import Limits
+from dashboard.serving import Server, choose_tabs, credentials
+from dashboard.tabs import TABS
+from utils.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (["--version", "x", "--share"], "protect it with --auth"),
+        (["--version", "x", "--share", "--auth", "me"], "--auth is USER:PASS"),
+        (["--version", "x", "--auth", ":secret"], "--auth is USER:PASS"),
+        (["--version", "x", "--auth", "me:"], "--auth is USER:PASS"),
+        (["--tab", "ground"], "needs --version"),
+        (["--tab", "grond"], "invalid choice"),
+        (["--prot", "80"], "did you mean --port"),
+    ],
+)
+def test_wrong_flags_are_explained_before_anything_is_started(flags, message):
+    with pytest.raises(UserError, match=message):
+        app.main(flags)
+
+
+def test_a_password_may_have_colons():
+    assert credentials("me:a:b") == ("me", "a:b")
+    assert credentials(None) is None
+
+
+def test_every_tab_can_be_reached_alone():
+    for name in TABS:
+        assert choose_tabs(name, "x") == [name]
+        assert callable(TABS[name].load())
+    assert choose_tabs(None, "x") == list(TABS)
+    assert "ground" not in choose_tabs(None, None)
+
+
+def test_a_port_that_is_taken_is_named():
+    flags = app.build_parser().parse(["--version", "x", "--tab", "ground"])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        flags.port = taken.getsockname()[1]
+        server = Server(flags, Limits(), lambda tell: None)
+        try:
+            with pytest.raises(UserError, match=f"127.0.0.1:{flags.port}"):
+                server.start()
+        finally:
+            server.close()
+    assert not server.folder.exists()
+
+
+def test_it_listens_to_this_machine_only_by_default():
+    assert app.build_parser().parse([]).host == "127.0.0.1"
+    assert serving.LOOPBACK[0] == "127.0.0.1"

@@ -1,0 +1,57 @@
+"""What the Runs tab reads from disk, also while a run is writing."""
+
+import json
+import os
+
+from dashboard.experiments import curve, find_experiments, read_metrics, read_scores, scalar_names
+
+
+def write_run(folder, records, scores=None, changed=1_000_000):
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    if scores:
+        (folder / "scores.json").write_text(json.dumps(scores))
+    for file in folder.iterdir():
+        os.utime(file, (changed, changed))
+
+
+def test_experiments_are_found_at_any_depth_the_newest_first(tmp_path):
+    write_run(tmp_path / "old", [{"step": 5, "train/loss": 1.0}], changed=1000)
+    best = {"step": 20, "split": "ReasonSeg|val", "gIoU": 0.5, "cIoU": 0.25}
+    write_run(tmp_path / "group/new", [{"step": 20, "train/loss": 1.0}], {"best": best, "evaluations": []}, 2000)
+    (tmp_path / "group/new/tensorboard").mkdir()
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "group")
+    old, new = sorted(find_experiments(tmp_path), key=lambda experiment: experiment.changed)
+    assert (old.name, old.step, old.best) == ("old", 5, None)
+    assert (new.name, new.step, new.best) == ("group/new", 20, best)
+    assert find_experiments(tmp_path / "nowhere") == []
+
+
+def test_a_line_that_is_being_written_is_left_out_and_the_later_record_counts(tmp_path):
+    write_run(tmp_path / "run", [{"step": 1, "a": 1.0}, {"step": 2, "a": 2.0}, {"step": 1, "a": 3.0, "b": 1}])
+    with (tmp_path / "run/metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "a"')
+    records = read_metrics(tmp_path / "run")
+    assert records == [{"step": 1, "a": 3.0, "b": 1}, {"step": 2, "a": 2.0}]
+    assert scalar_names(records) == ["a", "b"]
+
+
+def test_curves_are_thinned_and_leave_out_what_is_no_number():
+    records = [{"step": step, "a": float(step), "b": [1], "c": None, "d": float("nan")} for step in range(1, 5001)]
+    points = curve(records, "a")
+    assert len(points) <= 600 and points[-1] == (5000, 5000.0)
+    assert all(step == value for step, value in points)
+    assert [curve(records, name) for name in "bcd"] == [[], [], []]
+    assert scalar_names(records) == ["a"]
+
+
+def test_scores_are_a_row_for_each_split(tmp_path):
+    splits = {"ReasonSeg|val": {"gIoU": 0.5, "cIoU": None}, "refcoco|unc|val": {"gIoU": 0.25, "cIoU": 0.125}}
+    write_run(tmp_path / "run", [], {"best": None, "evaluations": [{"step": 10, "epoch": 0, "splits": splits}]})
+    assert read_scores(tmp_path / "run") == [
+        ["10", "ReasonSeg|val", "0.5000", "none"],
+        ["10", "refcoco|unc|val", "0.2500", "0.1250"],
+    ]
+    (tmp_path / "run/scores.json").write_text("{")
+    assert read_scores(tmp_path / "run") == []

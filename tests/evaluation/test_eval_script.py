@@ -1,0 +1,239 @@
+"""eval.py: where results go and what they say, several protocols and splits, what goes wrong, several processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import eval as eval_script
+from tests.evaluation.balls import item_of, muse_item
+from tests.tiny import tiny_model, write_answer
+from utils.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+ITEMS = [item_of(0, 1, ignored=True), item_of(1, 5), item_of(2, 2, empty=1), item_of(3, 1)]
+
+
+@pytest.fixture
+def loaded(monkeypatch, tmp_path):
+    """eval.py with a tiny model and the pictures above in place of what the flags name."""
+    model, processor = tiny_model()
+    write_answer(model, processor.tokenizer.encode("Sure, [SEG].", bos=False))
+    monkeypatch.setattr("utils.evaluation.benchmarking.load_flagged_model", lambda flags, rank: (model, processor))
+    monkeypatch.setattr("utils.evaluation.benchmarking.weights_hash", lambda model: "0" * 64)  # its head has no weights
+    sets = {}
+    monkeypatch.setattr(
+        "utils.evaluation.benchmarking.evaluation_sets",
+        lambda specs, root: {spec: sets.get(spec, ITEMS) for spec in specs.split("||")},
+    )
+    flags = ["--version", "some/checkpoint", "--dataset_dir", str(tmp_path), "--log_base_dir", str(tmp_path / "runs")]
+    return [*flags, "--bootstrap", "0"], sets
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_a_report_lands_below_its_run_with_a_table_and_points_for_every_split(loaded, tmp_path, capsys):
+    flags, _ = loaded
+    assert eval_script.main([*flags, "--val_dataset", "a|val||b|x|val", "--exp_name", "mine/eval"]) == 0
+
+    directory = tmp_path / "runs" / "mine" / "eval"
+    report = read(directory / "a_val+b_x_val.generated.json")
+    assert list(report["splits"]) == ["a|val", "b|x|val"]
+    for scores in report["splits"].values():
+        assert all(0 <= scores[name] <= 1 for name in ("gIoU", "cIoU", "P@0.5"))
+        assert scores["protocol"]["expressions"] == "single" and scores["layers"]
+    assert report["checkpoint"]["sha256"] == "0" * 64 and report["checkpoint"]["system"] == "UGround"
+    assert report["command"][0] == "eval.py" and "torch" in report["versions"]
+    printed = capsys.readouterr().out
+    assert "a\\|val" in printed and "a\\|val" in (directory / "a_val+b_x_val.generated.md").read_text()
+    assert sorted(path.name for path in directory.iterdir() if path.is_file()) == [
+        "a_val+b_x_val.generated.json",
+        "a_val+b_x_val.generated.md",
+        "a_val+b_x_val.generated.rows.jsonl",
+    ]
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    points = EventAccumulator(str(directory / "tensorboard"))
+    points.Reload()
+    for tag, split in (("a_val", "a|val"), ("b_x_val", "b|x|val")):
+        (point,) = points.Scalars(f"{tag}/generated/gIoU")
+        assert point.value == pytest.approx(report["splits"][split]["gIoU"])
+
+
+def test_both_protocols_stand_under_every_split(loaded, tmp_path):
+    flags, _ = loaded
+    output = tmp_path / "deep" / "report.json"
+    eval_script.main([*flags, "--val_dataset", "a|val||b|x|val", "--answer", "both", "--output", str(output)])
+    report = read(output)
+    for split in report["splits"].values():
+        assert list(split) == ["given", "generated"]
+        assert all(0 <= split[answer][name] <= 1 for answer in split for name in ("gIoU", "cIoU", "P@0.5"))
+    assert sum(report["layers"].values()) == 2 * (9 + 9)
+
+
+def test_a_split_that_cannot_be_scored_has_a_row_that_says_why(loaded, tmp_path, capsys):
+    flags, sets = loaded
+    sets["b|val"] = [item_of(0, 1)]
+    sets["b|val"][0].masks = np.ones((1, 7, 7), np.uint8)
+    assert eval_script.main([*flags, "--val_dataset", "a|val||b|val", "--output", str(tmp_path / "r.json")]) == 1
+    report = read(tmp_path / "r.json")
+    assert report["splits"]["a|val"]["gIoU"] is not None
+    assert "its masks are 7 x 7" in report["splits"]["b|val"]["error"]
+    assert "gIoU" not in report["splits"]["b|val"]
+    assert "b|val (generated) could not be scored" in capsys.readouterr().out
+
+
+def test_a_single_split_that_cannot_be_scored_is_an_error(loaded, tmp_path):
+    flags, sets = loaded
+    sets["b|val"] = [muse_item(0, 2)]
+    sets["b|val"][0].given_answers = ["none."]
+    with pytest.raises(UserError, match="names 0 targets"):
+        eval_script.main([*flags, "--val_dataset", "b|val", "--answer", "given", "--output", str(tmp_path / "r.json")])
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_saved_predictions_hold_a_line_per_expression(loaded, tmp_path):
+    flags, sets = loaded
+    sets["MultiReasonSeg|val"] = [muse_item(0, 1, 2)]
+    output = tmp_path / "r.json"
+    eval_script.main(
+        [*flags, "--val_dataset", "a|val||MultiReasonSeg|val", "--save_predictions", "--output", str(output)]
+    )
+    lines = [json.loads(line) for line in (tmp_path / "r.predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 9 + 2
+    assert {"split", "image", "expression", "present", "mask", "answer"} == set(lines[0])
+    assert (lines[0]["image"], lines[3]["expression"], lines[0]["answer"]) == ("0.jpg", 2, "Sure, [SEG].")
+    assert lines[0]["mask"]["size"] == [20, 30]
+    assert lines[-1]["index"] == 40 and len(lines[-1]["masks"]) == 1
+
+
+def test_saved_predictions_score_the_same_again_and_compare_as_equal(checkpoint, data, tmp_path, capsys):
+    splits = "ReasonSeg|val||refcoco|unc|val||grefcoco|unc|val"
+    flags = ["--dataset_dir", str(data), "--val_dataset", splits, "--bootstrap", "20", "--gallery"]
+    model = ["--version", str(checkpoint), "--answer", "given", "--device", "cpu", "--save_predictions"]
+    eval_script.main([*flags, *model, "--output", str(tmp_path / "a.json")])
+    eval_script.main(
+        [*flags, "--predictions", str(tmp_path / "a.predictions.jsonl"), "--output", str(tmp_path / "b.json")]
+    )
+    a, b = (read(tmp_path / f"{name}.json")["splits"] for name in "ab")
+    for split, scores in b.items():
+        del scores["protocol"]
+        assert scores == {name: a[split][name] for name in scores}
+    assert all((tmp_path / f"{name}.html").stat().st_size > 5000 for name in "ab")
+
+    capsys.readouterr()
+    eval_script.main(["--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "gIoU" in line]
+    assert len(lines) == 3 and all("| +0.00 |" in line for line in lines)
+
+
+def test_predictions_of_two_protocols_are_kept_apart(loaded, tmp_path):
+    flags, _ = loaded
+    output = tmp_path / "r.json"
+    eval_script.main(
+        [*flags, "--val_dataset", "a|val", "--answer", "both", "--save_predictions", "--output", str(output)]
+    )
+    for answer in ("given", "generated"):
+        assert len((tmp_path / f"r.{answer}.predictions.jsonl").read_text().splitlines()) == 9
+
+
+def test_a_killed_run_goes_on_with_the_split_that_it_was_in(loaded, tmp_path, monkeypatch):
+    flags, _ = loaded
+    flags = [*flags, "--val_dataset", "a|val||b|val", "--output", str(tmp_path / "r.json"), "--val_batch_size", "1"]
+    import utils.evaluation.running as running
+
+    eval_script.main(flags)
+    whole = read(tmp_path / "r.json")
+    (tmp_path / "r.json").unlink()
+    count, calls = running.count, []
+
+    def dying(parts, predicted):
+        calls.append(parts)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return count(parts, predicted)
+
+    monkeypatch.setattr(running, "count", dying)
+    with pytest.raises(KeyboardInterrupt):
+        eval_script.main(flags)
+    assert (tmp_path / ".partial").is_dir()
+    eval_script.main(flags)
+    assert len(calls) == 6 + 3, "five of eight images were done"
+    again = read(tmp_path / "r.json")
+    for report in (whole, again):
+        for scores in report["splits"].values():
+            del scores["seconds"]
+    assert again["splits"] == whole["splits"]
+    assert not (tmp_path / ".partial").exists()
+
+
+def test_a_sheet_and_pictures_are_written(loaded, tmp_path):
+    flags, _ = loaded
+    sheet, pictures = tmp_path / "new" / "sheet.png", tmp_path / "vis"
+    flags = [*flags, "--sheet", str(sheet), "--sheet_samples", "3", "--vis", "1", "--vis_save_path", str(pictures)]
+    eval_script.main([*flags, "--val_dataset", "a|val||b|x|val"])
+    assert Image.open(sheet).size[0] > 1000
+    assert sorted(str(path.relative_to(pictures)) for path in pictures.rglob("*.png")) == [
+        "a_val/0001.png",
+        "b_x_val/0001.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (["--dataset_dir", "nowhere"], "nowhere"),
+        (["--val_dataset", "ReasonSeg|val", "--output", "tests"], "is a directory"),
+        (["--val_dataset", "ReasonSeg|val", "--sheet", "eval.py/x.png"], "file is in its place"),
+        (["--val_dataset", "ReasonSeg|nowhere"], "ReasonSeg/nowhere is missing"),
+        (["--val_dataset", "Cityscapes"], "unknown evaluation set"),
+        (["--val_dataset", "ReasonSeg|val", "--exp_name", "../up"], "not the name of a file"),
+        (["--val_dataset", "ReasonSeg|val", "--name", "a/b"], "not the name of a file"),
+        (["--answer", "guessed"], "guessed"),
+        (["--val_batch_size", "0"], "not a positive number"),
+        (["--val-datsaet", "x"], "did you mean --val_dataset"),
+    ],
+)
+def test_wrong_flags_are_explained_before_anything_is_loaded(data, flags, message):
+    with pytest.raises(UserError, match=message):
+        eval_script.main(["--version", "x", "--dataset_dir", str(data), *flags])
+
+
+def test_a_checkpoint_is_asked_for():
+    with pytest.raises(UserError, match="--version is missing"):
+        eval_script.main([])
+
+
+def test_two_processes_of_torchrun_report_what_one_does(checkpoint, data, tmp_path):
+    splits = "ReasonSeg|val||refcoco|unc|val||grefcoco|unc|val"
+    flags = ["--version", checkpoint, "--dataset_dir", data, "--val_dataset", splits, "--device", "cpu"]
+    flags += ["--answer", "both", "--max_new_tokens", "4", "--save_predictions", "--val_batch_size", "1"]
+    flags = [str(flag) for flag in flags]
+    eval_script.main([*flags, "--output", str(tmp_path / "one.json")])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    result = subprocess.run(
+        [*torchrun, "eval.py", *flags, "--output", str(tmp_path / "two.json")],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    one, two = (read(tmp_path / f"{name}.json")["splits"] for name in ("one", "two"))
+    for split in (*one.values(), *two.values()):
+        for scores in split.values():
+            del scores["seconds"]
+    assert one == two
+    assert [split["given"]["expressions"] for split in one.values()] == [2, 2, 8]
+    for answer in ("given", "generated"):
+        kept = [(tmp_path / f"{name}.{answer}.predictions.jsonl").read_text() for name in ("one", "two")]
+        assert kept[0] == kept[1]

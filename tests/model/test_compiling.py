@@ -1,0 +1,31 @@
+"""Compiled encoders give what they gave before."""
+
+import shutil
+
+import pytest
+import torch
+
+from dataloaders.collate import Collator
+from model.compiling import compile_encoders
+from tests.tiny import tiny_model, tiny_samples
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.parametrize("system", ["UGround", "PixelLM"])
+def test_compiled_encoders_give_the_same_losses_and_keep_their_names(system):
+    model, processor = tiny_model(system)
+    model.vision_tower.requires_grad_(False)
+    if model.system.uses_sam:
+        model.sam.vision_encoder.requires_grad_(False)
+    batch = Collator(processor)(tiny_samples())
+    choice = torch.tensor([0, 1, 2, 3])
+    names = list(model.state_dict())
+    with torch.no_grad():
+        plain = model(batch, layer_choice=choice).losses
+        assert compile_encoders(model)
+        compiled = model(batch, layer_choice=choice).losses
+    assert list(model.state_dict()) == names
+    assert {name: value.item() for name, value in compiled.items()} == pytest.approx(
+        {name: value.item() for name, value in plain.items()}, rel=1e-4
+    )

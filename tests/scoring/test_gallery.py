@@ -1,0 +1,166 @@
+"""The gallery: the right cases, everything inside, nothing executed."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+from PIL import Image
+
+from dataloaders.evaluation import EvaluationItem
+from tests.scoring.rows import question, row
+from utils.scoring.counts import ExpressionCounts, QuestionCounts
+from utils.scoring.gallery import Section, choose_cases, write_gallery
+from utils.scoring.masks import encode_mask
+
+EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
+
+
+def item(masks, *, target_masks=None, ignore=None):
+    height, width = masks.shape[1:]
+    count = len(masks)
+    return EvaluationItem(
+        image_path="/data/a.jpg",
+        image=np.full((height, width, 3), 120, np.uint8),
+        expressions=[f"{EVIL} {n}" for n in range(count)],
+        prompts=[""] * count,
+        given_answers=[""] * count,
+        joint_prompt="",
+        joint_answer="",
+        masks=masks,
+        ignore=ignore,
+        exists=[True] * count,
+        dataset="balls",
+        split="val",
+        target_masks=target_masks,
+    )
+
+
+class Tags(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def pictures_in(page):
+    data = [attrs["src"] for tag, attrs in Tags(page).found if tag == "img"]
+    return [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/jpeg;base64,")))))
+        for source in data
+    ]
+
+
+def test_best_worst_and_random_cases_are_all_different():
+    rows = [row(n, 50, 50, item=n) for n in range(50)]
+
+    chosen = choose_cases(rows, 3, seed=0)
+
+    assert chosen["Best"] == [49, 48, 47]
+    assert chosen["Worst"] == [0, 1, 2]
+    assert len({place for places in chosen.values() for place in places}) == 9
+    assert chosen == choose_cases(rows, 3, seed=0)
+    assert chosen["Random"] != choose_cases(rows, 3, seed=1)["Random"]
+
+
+def test_an_empty_target_that_was_rejected_is_no_best_case():
+    rows = [row(0, 0, 0, item=0, present=False), row(9, 10, 10, item=1), row(0, 99, 0, item=2), row(0, 5, 5, item=3)]
+
+    chosen = choose_cases(rows, 1, seed=0)
+
+    assert chosen["Best"] == [1]
+    assert chosen["Worst"] == [2]  # the most wrong pixels
+
+
+def test_a_picture_comes_once_before_any_comes_twice():
+    rows = [row(50 - n, 50, 50, item=n // 5, expression=n % 5) for n in range(20)]
+
+    assert choose_cases(rows, 3, seed=0)["Best"] == [0, 5, 10]
+
+
+def test_few_rows_are_shared_out():
+    rows = [row(n, 50, 50, item=n) for n in range(4)]
+
+    assert {name: len(places) for name, places in choose_cases(rows, 6, seed=0).items()} == {
+        "Best": 2,
+        "Worst": 1,
+        "Random": 1,
+    }
+
+
+def test_the_page_shows_image_truth_and_prediction_and_escapes_every_word(tmp_path):
+    truth = np.zeros((1, 40, 60), np.uint8)
+    truth[0, 5:35, 5:25] = 1
+    predicted = np.zeros((40, 60), np.uint8)
+    predicted[5:35, 30:55] = 1
+    rows = [ExpressionCounts(0, EVIL, 0, None, True, True, 0, 1350, 750, 600, EVIL)]
+    section = Section(EVIL, [item(truth)], rows, [[encode_mask(predicted)]])
+
+    write_gallery(tmp_path / "g.html", EVIL, [section])
+
+    page = (tmp_path / "g.html").read_text()
+    tags = Tags(page).found
+    assert not {tag for tag, _ in tags} & {"script", "a", "link", "iframe"}
+    assert not [name for _, attrs in tags for name in attrs if name.startswith("on")]
+    assert page.count("&lt;script&gt;") == 6  # title twice, section, expression, answer, path
+    assert "default-src 'none'" in page
+    assert "IoU 0.000" in page
+    plain, shown_truth, prediction = (picture.astype(int) for picture in pictures_in(page))
+    assert np.ptp(plain) < 8
+    assert shown_truth[20, 15, 0] > shown_truth[20, 15, 1] + 30  # red on the target
+    assert abs(shown_truth[20, 42] - shown_truth[20, 42, 0]).max() < 20
+    assert prediction[20, 42, 0] > prediction[20, 42, 1] + 30
+    assert abs(prediction[20, 15] - prediction[20, 15, 0]).max() < 20
+
+
+def test_a_rejected_mask_is_not_drawn(tmp_path):
+    truth = np.zeros((1, 40, 60), np.uint8)
+    rows = [row(0, 2400, 0, present=False)]
+    section = Section("s", [item(truth)], rows, [[encode_mask(np.ones((40, 60)))]])
+
+    write_gallery(tmp_path / "g.html", "t", [section])
+
+    page = (tmp_path / "g.html").read_text()
+    assert "truth: nothing" in page
+    assert "prediction: nothing" in page
+    assert all(np.ptp(picture) < 8 for picture in pictures_in(page))
+
+
+def test_questions_of_muse_show_every_mask(tmp_path):
+    targets = np.zeros((2, 40, 60), np.uint8)
+    targets[0, 5:15, 5:15] = targets[1, 25:35, 40:50] = 1
+    muse = item(targets.any(0)[None].astype(np.uint8), target_masks=[targets])
+    rows = [QuestionCounts(0, "a.jpg", [[100, 0]], [100], [100, 100])]
+    section = Section("MultiReasonSeg|val", [muse], rows, [[encode_mask(targets[0])]])
+
+    write_gallery(tmp_path / "g.html", "t", [section])
+
+    page = (tmp_path / "g.html").read_text()
+    assert "IoU 0.500" in page
+    _, truth, prediction = (picture.astype(int) for picture in pictures_in(page))
+    assert truth[10, 10, 0] > truth[10, 10, 2]  # the first colour is red, the second blue
+    assert truth[30, 45, 2] > truth[30, 45, 0]
+    assert prediction[30, 45].max() - prediction[30, 45].min() < 20
+
+
+def test_large_pictures_are_shrunk(tmp_path):
+    masks = np.ones((1, 900, 1200), np.uint8)
+    section = Section("s", [item(masks)], [row(5, 5, 5)], [[encode_mask(masks[0])]])
+
+    write_gallery(tmp_path / "g.html", "t", [section])
+
+    assert {picture.shape for picture in pictures_in((tmp_path / "g.html").read_text())} == {(240, 320, 3)}
+    assert re.fullmatch(r"g\.html", *[path.name for path in tmp_path.iterdir()])
+
+
+def test_a_question_without_any_target_scores_one(tmp_path):
+    masks = np.zeros((1, 8, 8), np.uint8)
+    muse = item(masks, target_masks=[masks[:0]])
+
+    write_gallery(tmp_path / "g.html", "t", [Section("MultiReasonSeg|val", [muse], [question([], [], [])], [[]])])
+
+    assert "IoU 1.000" in (tmp_path / "g.html").read_text()

@@ -1,0 +1,110 @@
+"""The dry run: its estimate, its search for the largest batch, what it says, and that it leaves nothing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dataloaders.collate import Collator
+from dataloaders.sample import Turn
+from tests.tiny import tiny_model, tiny_samples
+from utils.training.loop import Schedule
+from utils.training.memory import estimate_memory, peak_memory, tensor_memory
+from utils.training.preflight import describe_time, find_largest_batch
+
+BILLION = 10**9
+
+
+def estimate(**options):
+    return estimate_memory(
+        **{"total": 8 * BILLION, "trainable": BILLION, "precision": "bf16", "zero_stage": 2, **options}
+    )
+
+
+def test_stages_share_what_they_say():
+    def parts(stage):
+        one = estimate(zero_stage=stage, world_size=4)
+        return [number / BILLION for number in (one.weights, one.gradients, one.float32_copy, one.adam_moments)]
+
+    assert parts(0) == [16, 2, 0, 4]  # no float32 copy: the moments are bf16
+    assert parts(1) == [16, 2, 1, 2]
+    assert parts(2) == [16, 0.5, 1, 2]
+    assert parts(3) == [4, 0.5, 1, 2]
+
+
+def test_a_classic_example_of_the_zero_paper():
+    # 7.5 B parameters, all trained in 16 bit with Adam: 120 GB alone; with 64 devices 31.4, 16.6 and 1.9 GB.
+    def gigabytes(stage, world_size):
+        size = int(7.5 * BILLION)
+        return (
+            estimate_memory(total=size, trainable=size, precision="fp16", zero_stage=stage, world_size=world_size).total
+            / BILLION
+        )
+
+    assert gigabytes(0, 1) == pytest.approx(120)
+    assert [round(gigabytes(stage, 64), 1) for stage in (1, 2, 3)] == [31.4, 16.6, 1.9]
+
+
+def test_buffers_are_doubled_where_communication_is_hidden():
+    assert estimate(world_size=2, bucket=100).buckets == 200
+    assert estimate(world_size=2, bucket=100, overlap=True).buckets == 400
+    assert estimate(world_size=2, bucket=100, zero_stage=0).buckets == 0
+
+
+def test_the_memory_of_tensors_is_counted_once_per_storage():
+    device = torch.device("cpu")
+    before = tensor_memory(device)
+    held = torch.ones(2**20)
+    seen_twice = held[: 2**19], held.view(2, -1)
+    assert tensor_memory(device) - before == held.nbytes
+    del seen_twice, held
+    assert tensor_memory(device) == before
+    assert peak_memory(device) > before
+
+
+class Samples:
+    """Stands in for a mixture: the item's number decides how long its answer is."""
+
+    lengths = [1, 7, 2, 9, 3, 8]
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def __getitem__(self, index):
+        _, item = index
+        answer = "It is the red house. " * self.lengths[item]
+        return replace(
+            tiny_samples()[0],
+            image_path=f"{item}.jpg",
+            conversations=[(Turn("What is it?", answer),)],
+            masks=np.zeros((0, 40, 60), np.uint8),
+        )
+
+
+def test_the_largest_samples_are_put_into_one_batch():
+    _, processor = tiny_model()
+    largest = find_largest_batch(Samples(), Collator(processor), 2, drawn=6)
+    assert [source.split()[-1] for source in largest.batch.sources] == ["3.jpg", "5.jpg"]
+    assert (largest.rows, largest.targets) == (2, 0)
+
+
+def test_targets_count_as_well_as_tokens():
+    _, processor = tiny_model()
+
+    class Mixed(Samples):
+        def __getitem__(self, index):
+            return tiny_samples()[0] if index[1] == 0 else super().__getitem__(index)
+
+    largest = find_largest_batch(Mixed(), Collator(processor), 1, drawn=4)
+    assert largest.targets == 3
+
+
+def test_the_end_of_the_run_is_said():
+    schedule = Schedule(epochs=2, steps_per_epoch=1800, accumulation=1, batch_size=2, world_size=4, eval_interval=900)
+    text = "\n".join(describe_time(schedule, seconds_per_step=2.0, validation_seconds=900.0, now=0.0))
+    assert "4.0 samples/s, 2.00 s/step" in text
+    assert "3,600 steps in 2:00:00" in text
+    assert "4 times 15:00" in text
+    assert "3:00:00; started now" in text
+    assert "validation" not in "\n".join(describe_time(schedule, 2.0, None))

@@ -1,0 +1,145 @@
+"""Two processes train as one does on the same micro-batches, whatever each of them holds."""
+
+import itertools
+import os
+import traceback
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import multiprocessing
+
+from dataloaders.collate import Collator
+from tests.tiny import text_only_sample, tiny_model, tiny_samples
+from tests.training.toys import CONTEXT  # noqa: F401  its processes have imported everything
+from utils.distributed import free_port
+
+MODES_AND_BASELINES = [
+    {"mode": mode, "estimator": estimator, "baseline_type": baseline, "reward": reward}
+    for mode, (estimator, baseline, reward) in itertools.product(
+        (1, 2, 3),
+        [
+            ("sample", "ema", "target"),
+            ("sample", "critic", "target"),
+            ("sample", "none", "target"),
+            ("sample", "ema", "batch"),
+            ("leave_one_out", "none", "target"),
+            ("expected", "none", "target"),
+        ],
+    )
+]
+SYSTEMS = ("LISA", "READ", "PixelLM", "GSVA", "SESAME")
+
+
+def on_two_processes(check, *arguments) -> None:
+    """Run `check(world, *arguments)` on two processes; it must end on both within the time of a collective."""
+    multiprocessing.start_processes(_join_and_run, (free_port(), check, arguments), nprocs=2, start_method="forkserver")
+
+
+def _join_and_run(rank: int, port: int, check, arguments) -> None:
+    from utils.distributed import join_world
+
+    torch.set_num_threads(1)
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    try:
+        world = join_world("cpu", timeout=60)
+        check(world, *arguments)
+        world.close()
+    except Exception:
+        traceback.print_exc()
+        raise
+
+
+def engine_for(model, world, *, accumulation=1, precision="fp32", zero_stage=2):
+    from utils.training.engine import build_optimizer, engine_config, start_engine
+
+    config = engine_config(
+        batch_size=1, accumulation=accumulation, world_size=world.size, precision=precision, zero_stage=zero_stage,
+        lr=1e-3, warmup_min_lr=0.0, warmup_num_steps=0, total_steps=10, overlap=False,
+    )  # fmt: skip
+    return start_engine(model, build_optimizer(model, lr=1e-3, betas=(0.9, 0.95)), config, world)
+
+
+def only_rejections() -> list:
+    """A picture whose one answer is `[REJ]`."""
+    sample = tiny_samples()[0]
+    return [replace(sample, conversations=[sample.conversations[2]], masks=sample.masks[3:], expressions=("boat",))]
+
+
+def _train_without_targets(world, settings: list[tuple[str, dict]]) -> None:
+    """Batches with targets on one process, on the other, on none."""
+    for number, (system, options) in enumerate(settings):
+        model, processor = tiny_model(system, **options)
+        model.requires_grad_(False)
+        for name, parameter in model.named_parameters():
+            parts = ("policy", "text_hidden_fcs", "lm_head", "mask_decoder", "embed_tokens")
+            parameter.requires_grad_(any(part in name for part in parts))
+        engine = engine_for(model, world, zero_stage=number % 3)
+        collate = Collator(processor)
+        nothing = [[text_only_sample()], only_rejections()][number % 2]
+        for holders in ((0,), (1,), ()):
+            batch = collate(tiny_samples() if world.rank in holders else nothing)
+            loss = engine(batch).loss
+            engine.backward(loss)
+            engine.step()
+            assert torch.isfinite(loss), (system, options, holders)
+        sums = world.gather([float(value.double().sum()) for value in model.parameters()])
+        assert sums[0] == sums[1], (system, options)
+
+
+def test_a_process_without_targets_takes_part_in_every_mode_and_baseline():
+    on_two_processes(_train_without_targets, [("UGround", options) for options in MODES_AND_BASELINES])
+
+
+def test_a_process_without_targets_takes_part_in_every_system():
+    on_two_processes(_train_without_targets, [(system, {}) for system in SYSTEMS])
+
+
+def _compare_gradients(world, estimator: str, baseline: str) -> None:
+    """The mean over two processes of the gradients of one micro-batch each, and over both at one process."""
+    options = {"estimator": estimator, "baseline_type": baseline}
+    model, processor = tiny_model(**options)
+    batches = [Collator(processor)([sample]) for sample in tiny_samples()]
+    choices = [torch.tensor([0, 1, 2][: len(batch.seg_positions)]) for batch in batches]
+    model.policy.reward_mean.fill_(-3.0)
+    # Both draw what their number says, since leave_one_out draws layers besides the given ones.
+    torch.manual_seed(world.rank)
+    model(batches[world.rank], choices[world.rank]).loss.backward()
+    ours = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    for gradient in ours.values():
+        world.sum(gradient).div_(2)
+
+    alone, _ = tiny_model(**options)
+    for number, (batch, choice) in enumerate(zip(batches, choices)):
+        alone.policy.reward_mean.fill_(-3.0)
+        torch.manual_seed(number)
+        (alone(batch, choice).loss / 2).backward()
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, alone.get_parameter(name).grad, rtol=1e-4, atol=1e-6)
+    assert ours["policy.gate"].abs().sum() > 0
+
+
+@pytest.mark.parametrize(("estimator", "baseline"), [("sample", "ema"), ("sample", "critic"), ("expected", "none")])
+def test_the_gradient_of_two_processes_is_that_of_both_micro_batches_at_one(estimator, baseline):
+    on_two_processes(_compare_gradients, estimator, baseline)
+
+
+def _train_in_bf16(world) -> None:
+    model, processor = tiny_model()
+    batch = Collator(processor)(tiny_samples()[world.rank :][:1])
+    engine = engine_for(model, world, precision="bf16")
+    losses = []
+    for _ in range(8):
+        torch.manual_seed(0)
+        loss = engine(batch).loss
+        losses.append(loss.item())
+        engine.backward(loss)
+        engine.step()
+    assert engine.module.policy.gate.dtype == torch.bfloat16
+    assert engine.module.policy.reward_mean.dtype == torch.float32
+    assert losses[-1] < losses[0]
+
+
+def test_two_processes_learn_in_bf16():
+    on_two_processes(_train_in_bf16)

@@ -1,0 +1,69 @@
+"""N + M steps equal N steps, an end by force, and M steps: bit by bit."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.tiny import tiny_model
+from tests.training.test_train_ds import ROOT, TRAINING, launch_environment, write_reason_seg
+from tests.training.toy_run import digest
+from tests.training.toys import start_toy, toy_run
+from utils.training.checkpoints import LATEST, find_checkpoint, read_position
+
+CASES = [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
+
+
+@pytest.mark.parametrize(("processes", "zero_stage"), CASES)
+def test_a_run_that_is_killed_and_goes_on_equals_one_that_is_not(tmp_path, processes, zero_stage):
+    options = {"processes": processes, "zero_stage": zero_stage}
+    whole = toy_run(tmp_path / "whole", **options)
+    # Step 2 is saved; the kill comes in the middle of step 3.
+    codes, _ = start_toy(tmp_path / "cut", trouble=[processes - 1, 3, "die"], **options).finish()
+    assert codes[-1] == -9 and 0 not in codes
+    rest = toy_run(tmp_path / "cut", resume=True, **options)
+    for seen, all_seen in zip(rest.pop("seen"), whole.pop("seen"), strict=True):
+        assert seen == all_seen[-8:]
+    assert rest == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "zero_stage"), [(1, 0), (1, 2), (2, 1), (2, 2)])
+def test_train_ds_killed_in_the_middle_of_a_step_ends_where_it_would_have(tmp_path, processes, zero_stage):
+    from model.checkpoints import save_model
+
+    write_reason_seg(tmp_path / "dataset")
+    save_model(*tiny_model(), tmp_path / "base")
+    flags = ["--version", tmp_path / "base", "--dataset_dir", tmp_path / "dataset", "--log_base_dir", tmp_path]
+    flags += [*TRAINING, "--zero_stage", zero_stage, "--lora_dropout", "0.1", "--steps_per_epoch", "3"]
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+
+    def start(name: str) -> subprocess.Popen:
+        command = [*launcher, "train_ds.py", *map(str, flags), "--exp_name", name]
+        return subprocess.Popen(command, cwd=ROOT, env=launch_environment(), stdout=subprocess.PIPE, text=True)
+
+    def finish(process: subprocess.Popen) -> None:
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, out
+
+    finish(start("whole"))
+    cut = start("cut")
+    assert any("step 5/6" in line for line in cut.stdout)  # saved at step 3; step 6 has begun
+    cut.kill() if processes == 1 else cut.terminate()
+    cut.communicate(timeout=60)
+    stopped = read_position(find_checkpoint(tmp_path / "cut" / LATEST)).step
+    assert stopped == 3 if processes == 1 else stopped in (5, 6)
+    finish(start("cut"))
+    whole, rest = (find_checkpoint(tmp_path / name / LATEST) for name in ("whole", "cut"))
+    assert whole.name == rest.name == "global_step6"
+    for file in whole.glob("*.pt"):
+        states = [torch.load(path / file.name, weights_only=False) for path in (whole, rest)]
+        for state in states:
+            state.pop("ds_config", None)
+        assert digest(states[0]) == digest(states[1]), file.name
+    scores = [json.loads((tmp_path / name / "scores.json").read_text()) for name in ("whole", "cut")]
+    assert scores[0] == scores[1] and [entry["step"] for entry in scores[0]["evaluations"]] == [3, 6]

@@ -1,0 +1,168 @@
+"""`eval.py` with a checkpoint: every split under every protocol that the flags name, and all that is written of it."""
+
+import atexit
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dataloaders.evaluation import evaluation_sets
+from utils.errors import UserError
+from utils.flags import is_training_checkpoint, load_flagged_model
+from utils.saving import make_directory
+
+from .menu import choose_benchmarks
+from .partial import PartialResults, fingerprint, weights_hash
+from .places import Places, choose_places
+from .progress import ProgressBar
+from .protocol import ANSWERS, Protocol
+from .results import Results, checkpoint_of, header_of
+from .running import Effort, evaluate, place
+
+
+def evaluate_checkpoint(flags, argv: Sequence[str]) -> int:
+    """Evaluate what `flags` name and write the results; 1 where a split could not be scored, else 0."""
+    _check(flags)
+    sets = evaluation_sets(flags.val_dataset or _ask_for_benchmarks(), flags.dataset_dir)
+    for spec, items in sets.items():
+        if len(items) == 0:
+            raise UserError(f"{spec}: the split below {flags.dataset_dir} holds no images")
+    places = choose_places(flags, list(sets))
+    for path in filter(None, (places.report, flags.sheet)):
+        make_directory(path.parent)
+    if flags.vis:
+        make_directory(flags.vis_save_path)
+
+    _join_processes(flags)
+    model, processor = load_flagged_model(flags, int(os.environ.get("LOCAL_RANK", flags.local_rank)))
+    is_main = place()[0] == 0
+    weights = weights_hash(model) if is_main else None
+    header = header_of(flags, argv) | {"checkpoint": checkpoint_of(flags, model, weights)}
+    results = Results(header, flags.answer == "both", flags.gres_reference, flags.bootstrap)
+    partials = []
+    for spec, items in sets.items():
+        for answer in ANSWERS if flags.answer == "both" else [flags.answer]:
+            protocol = Protocol(answer, flags.expressions, flags.layer, flags.max_new_tokens, flags.limit)
+            partials.append(_partial(places, weights, flags, spec, len(items), protocol))
+            try:
+                outcome = evaluate(
+                    model,
+                    processor,
+                    spec,
+                    flags.dataset_dir,
+                    protocol,
+                    items=items,
+                    effort=_effort(flags, model.device),
+                    keep_predictions=flags.save_predictions or flags.gallery,
+                    partial=partials[-1],
+                    progress=ProgressBar(f"{spec} {answer}") if is_main else None,
+                )
+            except UserError as error:
+                if len(sets) == 1:
+                    raise
+                results.fail(spec, protocol, str(error))
+            else:
+                if is_main:
+                    results.add(outcome)
+    if is_main:
+        _write(results, flags, places, sets)
+        for partial in partials:
+            partial.remove()
+        draw(flags, model, processor, sets)
+    return int(results.failed)
+
+
+def _write(results: Results, flags, places: Places, sets: dict) -> None:
+    if flags.save_predictions:
+        results.write_predictions(places)
+    if flags.gallery:
+        results.write_gallery(places, sets)
+    if places.tensorboard:
+        results.write_scalars(places.tensorboard, trained_steps(flags.version))
+    results.write(places)
+
+
+def draw(flags, model, processor, sets: dict) -> None:
+    """The contact sheet and the single pictures that the flags ask for."""
+    if not flags.sheet and not flags.vis:
+        return
+    from utils.chat_session import ChatSession
+    from utils.contact_sheet import contact_sheet
+
+    from .sheets import sample_rows
+
+    session = ChatSession(model, processor, layer=flags.layer, max_new_tokens=flags.max_new_tokens)
+    if flags.sheet:
+        rows = []
+        for number, (split, items) in enumerate(sets.items()):
+            share = flags.sheet_samples // len(sets) + (number < flags.sheet_samples % len(sets))
+            rows += sample_rows(session, split, items, share)
+        contact_sheet(rows).save(flags.sheet, format="PNG")
+        print(f"contact sheet: {flags.sheet}")
+    for split, items in sets.items() if flags.vis else ():
+        directory = flags.vis_save_path / split.replace("|", "_")
+        directory.mkdir(parents=True, exist_ok=True)
+        for number, row in enumerate(sample_rows(session, split, items, flags.vis), start=1):
+            contact_sheet([row]).save(directory / f"{number:04d}.png")
+        print(f"pictures: {directory}")
+
+
+def trained_steps(version: str) -> int:
+    """The optimizer steps behind a training checkpoint, the x of its points; 0 for anything else."""
+    if not is_training_checkpoint(Path(version)):
+        return 0
+    from utils.training.checkpoints import read_position, resolve_checkpoint
+
+    return read_position(resolve_checkpoint(Path(version))).step
+
+
+def _ask_for_benchmarks() -> str:
+    """What the menu gives on a terminal; the reference's default elsewhere."""
+    if not sys.stdin.isatty():
+        return "ReasonSeg|val"
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("several processes have no menu; name the splits with --val_dataset")
+    return choose_benchmarks()
+
+
+def _check(flags) -> None:
+    """What can be wrong with the flags before anything is opened."""
+    if not flags.version:
+        raise UserError("--version is missing: the checkpoint to score (or --predictions, or --compare)")
+    if not Path(flags.dataset_dir).is_dir():
+        raise UserError(f"--dataset_dir {flags.dataset_dir}: no such directory")
+    if flags.sheet and flags.sheet.is_dir():
+        raise UserError(f"{flags.sheet} is a directory; name a file in it")
+
+
+def _effort(flags, device: torch.device) -> Effort:
+    workers = flags.workers
+    if workers is None:
+        workers = 4 if device.type == "cuda" else 0
+    return Effort(flags.val_batch_size, flags.val_expressions, workers)
+
+
+def _partial(places: Places, weights: str | None, flags, spec: str, images: int, protocol: Protocol) -> PartialResults:
+    """Where the finished images of a split are kept. A limit is no part of it: a longer run goes on from a shorter."""
+    asked = protocol.to_dict() | {"limit": None}
+    keeps = flags.save_predictions or flags.gallery
+    own = fingerprint(weights, asked, spec, images, str(Path(flags.dataset_dir).resolve()), keeps)
+    shared = [own]
+    if place()[1] > 1:
+        torch.distributed.broadcast_object_list(shared, src=0)
+    return PartialResults(places.partial, shared[0])
+
+
+def _join_processes(flags) -> None:
+    """Start talking to the other processes where a launcher has started several."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return
+    from utils.distributed import choose_device
+
+    device = choose_device(flags.device, int(os.environ.get("LOCAL_RANK", flags.local_rank)))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    atexit.register(torch.distributed.destroy_process_group)

@@ -1,0 +1,229 @@
+"""Evaluating a model on a split: images are shared among processes, counted, kept on disk and gathered.
+
+items ─▶ batches ─▶ predict ─▶ count ─▶ ImageResult per image ─▶ Outcome, the same on every process
+"""
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from dataloaders.evaluation import EvaluationItem, evaluation_set
+from utils.errors import UserError
+from utils.scoring.counts import Row, iou, scored_pairs
+
+from .batches import Batches, Part
+from .counting import Counted, count
+from .partial import ImageResult, PartialResults
+from .predicting import predict
+from .predictions import predictions_of
+from .protocol import Protocol
+
+Progress = Callable[[int, int, float | None, float | None], None]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How an evaluation is run, which changes none of its numbers.
+
+    images, expressions: at a time, at most; an image with more expressions is taken in parts.
+    workers: processes that read images ahead.
+    """
+
+    images: int = 8
+    expressions: int = 64
+    workers: int = 0
+
+
+@dataclass
+class Outcome:
+    """What was counted on one split.
+
+    rows: `ExpressionCounts`, or `QuestionCounts` for MUSE, ordered as in the split.
+    images: how many were scored. silent: expressions whose generated answer named no target.
+    layers: how many masks were prompted from each hidden state.
+    predictions: one object per expression, where they were asked for. resumed: images that an earlier call had done.
+    """
+
+    spec: str
+    protocol: Protocol
+    rows: list[Row]
+    images: int
+    silent: int
+    layers: dict[int, int]
+    seconds: float
+    predictions: list[dict] = field(default_factory=list)
+    resumed: int = 0
+
+
+def evaluate(
+    model,
+    processor,
+    spec: str,
+    dataset_dir: str | Path,
+    protocol: Protocol,
+    *,
+    items: Sequence[EvaluationItem] | None = None,
+    effort: Effort = Effort(),
+    keep_predictions: bool = False,
+    partial: PartialResults | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Count `model` on the split `spec` below `dataset_dir`.
+
+    items: the split, where the caller has opened it already. keep_predictions: masks come back from the device too.
+    partial: where finished images are kept, and found again. progress: see `ProgressBar`.
+    Under torch.distributed every process takes its share of the images and all return the same outcome.
+    Raises `UserError`, on all processes, where an image or a mask cannot be scored on any of them.
+    """
+    start = time.perf_counter()
+    items = evaluation_set(spec, dataset_dir) if items is None else items
+    total = len(items) if protocol.limit is None else min(protocol.limit, len(items))
+    if total == 0:
+        raise UserError(f"{spec}: the split below {dataset_dir} holds no images")
+    rank, world = place()
+    done = _read_once(partial, total)
+    left = [number for number in range(total) if number not in done]
+    batches = Batches(
+        items,
+        left[rank::world],
+        processor,
+        protocol,
+        root=Path(dataset_dir),
+        images=effort.images,
+        expressions=effort.expressions,
+        context=model.config.text_config.max_position_embeddings,
+    )
+    counting = _Counting(spec, model, processor.decode, keep_predictions, _Running(done.values(), batches, progress))
+    was_training = model.training
+    model.eval()
+    try:
+        error = counting.run(batches, effort.workers, partial)
+    finally:
+        model.train(was_training)
+    results = sorted([*done.values(), *_gather(counting.finished, error)], key=lambda result: result.item)
+    assert [result.item for result in results] == list(range(total))
+    return Outcome(
+        spec=spec,
+        protocol=protocol,
+        rows=[row for result in results for row in result.rows],
+        images=total,
+        silent=sum(result.silent for result in results),
+        layers=dict(sorted(Counter(layer for result in results for layer in result.layers).items())),
+        seconds=time.perf_counter() - start,
+        predictions=[one for result in results for one in result.predictions],
+        resumed=len(done),
+    )
+
+
+class _Counting:
+    """This process's share: batches are predicted and counted, images finished one by one."""
+
+    def __init__(self, spec: str, model, decode: Callable[[list[int]], str], keep: bool, running: "_Running"):
+        self.spec, self.model, self.decode, self.keep, self.running = spec, model, decode, keep, running
+        self.finished: list[ImageResult] = []
+        self._waiting: dict[int, list[tuple[Counted, list[dict]]]] = {}
+
+    def run(self, batches: Batches, workers: int, partial: PartialResults | None) -> str | None:
+        """Count all batches; returns what stopped it, if anything did."""
+        device = self.model.device
+        loader = DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=device.type == "cuda")
+        with partial.open(place()[0]) if partial else contextlib.nullcontext() as file:
+            try:
+                for work in loader:
+                    predicted = predict(self.model, work.to(device), batches.protocol, self.decode)
+                    counted = count(work.parts, predicted)
+                    new = []
+                    for part, one, counts in zip(work.parts, predicted, counted, strict=True):
+                        kept = predictions_of(self.spec, part, one, counts.rows) if self.keep else []
+                        new += self._finish(part, counts, kept)
+                    if file:
+                        file.add(new)
+                    self.finished += new
+                    self.running.add(new)
+            except UserError as error:
+                return str(error)
+        assert not self._waiting
+        return None
+
+    def _finish(self, part: Part, counted: Counted, predictions: list[dict]) -> list[ImageResult]:
+        """The image's result once all its parts are counted; until then they wait."""
+        parts = self._waiting.setdefault(part.number, [])
+        parts.append((counted, predictions))
+        if sum(len(one.rows) for one, _ in parts) < part.total:
+            return []
+        del self._waiting[part.number]
+        return [
+            ImageResult(
+                item=part.number,
+                rows=[row for one, _ in parts for row in one.rows],
+                silent=sum(one.silent for one, _ in parts),
+                layers=[layer for one, _ in parts for layer in one.layers],
+                predictions=[line for _, lines in parts for line in lines],
+            )
+        ]
+
+
+class _Running:
+    """The scores so far, for the progress bar only: those of earlier calls and of this process."""
+
+    def __init__(self, done: Iterable[ImageResult], batches: Batches, progress: Progress | None):
+        self.progress = progress
+        self.images = self.pairs = self.intersection = self.union = 0
+        self.ious = 0.0
+        for result in done:
+            self._count(result)
+        self.total = self.images + len(batches.numbers)
+        if progress and batches.numbers:
+            progress(self.images, self.total, None, None)
+
+    def add(self, results: Iterable[ImageResult]) -> None:
+        for result in results:
+            self._count(result)
+        if self.progress and self.pairs:
+            ciou = iou(self.intersection, self.union)
+            self.progress(self.images, self.total, self.ious / self.pairs, ciou)
+
+    def _count(self, result: ImageResult) -> None:
+        self.images += 1
+        for intersection, union in (pair for row in result.rows for pair in scored_pairs(row)):
+            self.pairs += 1
+            self.ious += iou(intersection, union)
+            self.intersection += intersection
+            self.union += union
+
+
+def place() -> tuple[int, int]:
+    """This process's number, and how many there are."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _read_once(partial: PartialResults | None, total: int) -> dict[int, ImageResult]:
+    """What earlier calls have finished of the first `total` images; read by one process, before any writes."""
+    if partial is None:
+        return {}
+    rank, world = place()
+    done = [partial.read() if rank == 0 else None]
+    if world > 1:
+        torch.distributed.broadcast_object_list(done, src=0)
+    return {number: result for number, result in done[0].items() if number < total}
+
+
+def _gather(results: list[ImageResult], error: str | None) -> list[ImageResult]:
+    """The results of all processes; an error of any of them is raised on all."""
+    gathered = [(results, error)]
+    _, world = place()
+    if world > 1:
+        gathered = [None] * world
+        torch.distributed.all_gather_object(gathered, (results, error))
+    errors = [message for _, message in gathered if message]
+    if errors:
+        raise UserError(errors[0])
+    return [result for own, _ in gathered for result in own]

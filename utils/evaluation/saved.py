@@ -1,0 +1,54 @@
+"""`eval.py` without a model: scores of saved predictions, and two reports compared."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dataloaders.evaluation import evaluation_sets
+from utils.errors import UserError
+from utils.saving import make_directory
+from utils.scoring.compare import compare_reports
+from utils.scoring.predictions import score_predictions
+
+from .places import choose_places
+from .progress import ProgressBar
+from .results import Entry, Results, header_of
+
+
+def evaluate_predictions(flags, argv: Sequence[str]) -> int:
+    """Score the file that `flags.predictions` names and write the same report as for a checkpoint."""
+    if not Path(flags.dataset_dir).is_dir():
+        raise UserError(f"--dataset_dir {flags.dataset_dir}: no such directory")
+    if not flags.val_dataset:
+        raise UserError("--predictions needs --val_dataset: the splits to score, joined by ||")
+    if flags.save_predictions:
+        raise UserError("--save_predictions goes with a checkpoint; the predictions are in a file already")
+    sets = evaluation_sets(flags.val_dataset, flags.dataset_dir)
+    places = choose_places(flags, list(sets))
+    make_directory(places.report.parent)
+    bars = {spec: ProgressBar(spec) for spec in sets}
+    counted = score_predictions(
+        flags.predictions,
+        flags.dataset_dir,
+        flags.val_dataset,
+        limit=flags.limit,
+        progress=lambda spec, done, total: bars[spec](done, total, None, None),
+    )
+    protocol = {"answer": "predicted", "expressions": None}
+    header = header_of(flags, argv)
+    header["protocol"] = protocol | {"gres_reference": flags.gres_reference, "limit": flags.limit}
+    header["predictions"] = {"file": str(flags.predictions)}
+    results = Results(header, False, flags.gres_reference, flags.bootstrap)
+    for spec, one in counted.items():
+        results.add_rows(Entry(spec, protocol, one.rows, one.masks))
+    if flags.gallery:
+        results.write_gallery(places, sets)
+    if places.tensorboard:
+        results.write_scalars(places.tensorboard, 0)
+    results.write(places)
+    return 0
+
+
+def compare(flags) -> int:
+    """Print the paired comparison of two reports."""
+    print(compare_reports(*flags.compare))
+    return 0

@@ -1,0 +1,170 @@
+"""Features of frozen encoders on disk, so that later epochs skip the encoders.
+
+    <directory>/<encoder>/<first two digits>/<image>.features
+
+`<encoder>` is a hash of the encoder's weights and of how pictures are prepared for it, `<image>` a hash of the picture
+(`Batch.image_keys`): whatever changes what an encoder would say changes the place. A file is a checksum and a bfloat16
+tensor in the safetensors format, written beside its place and renamed, so that processes and machines may share the
+directory. Where it has grown beyond its limit, the files used least recently are removed.
+
+Features are rounded to bfloat16 when they are computed too, not only when they are read: all epochs see the same.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+LAYOUT = 1  # part of every encoder's hash; to be raised when features are computed or stored in another way
+SUFFIX, UNFINISHED = ".features", ".unfinished"
+CHECKSUM_BYTES = 16
+SCANS_PER_LIMIT = 100
+STALE_SECONDS = 3600
+
+
+def image_key(rgb: np.ndarray) -> str:
+    """The hash of a picture's content, uint8 [H, W, 3]."""
+    digest = blake2b(repr(rgb.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(rgb).data)
+    return digest.hexdigest()
+
+
+def encoder_key(encoder: nn.Module, settings: dict) -> str:
+    """The hash of an encoder's weights (their values, types and names) and of `settings`, which JSON can hold."""
+    digest = blake2b(json.dumps([LAYOUT, settings], sort_keys=True).encode(), digest_size=16)
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class FeatureCache:
+    """A directory of features, at most `limit_bytes` large.
+
+    Every process looks at the whole directory after each hundredth of the limit that it has written, so that the
+    limit may be passed by a hundredth of it per process.
+    """
+
+    def __init__(self, directory: str | Path, limit_bytes: int):
+        self.directory = Path(directory)
+        self.limit_bytes = limit_bytes
+        self._written = 0
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--cache_features {directory}: {error.strerror or error}") from error
+
+    def of(self, encoder: nn.Module, settings: dict) -> EncoderFeatures:
+        """The features of one frozen encoder; `settings` is what else they depend on."""
+        return EncoderFeatures(self, self.directory / encoder_key(encoder, settings))
+
+    def added(self, count: int) -> None:
+        """Note that so many bytes were written, and make room now and then."""
+        self._written += count
+        if self._written >= self.limit_bytes // SCANS_PER_LIMIT:
+            self._written = 0
+            self.make_room()
+
+    def make_room(self) -> None:
+        """Remove what was used least recently until the directory is within its limit, and what a killed process
+        left unfinished."""
+        now, files = time.time(), []
+        for path in self.directory.rglob("*"):
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # another process removed it
+                continue
+            if path.name.endswith(UNFINISHED) and now - status.st_mtime > STALE_SECONDS:
+                path.unlink(missing_ok=True)
+            elif path.name.endswith(SUFFIX):
+                files.append((status.st_mtime_ns, status.st_size, path))
+        excess = sum(size for _, size, _ in files) - self.limit_bytes
+        for _, size, path in sorted(files):
+            if excess <= 0:
+                break
+            path.unlink(missing_ok=True)
+            excess -= size
+
+
+class EncoderFeatures:
+    """The features of one encoder; `encoded` and `read` count pictures."""
+
+    def __init__(self, cache: FeatureCache, directory: Path):
+        self.cache = cache
+        self.directory = directory
+        self.encoded = self.read = 0
+
+    def get(self, keys: Sequence[str], like: Tensor, encode: Callable[[list[int]], Tensor]) -> Tensor:
+        """Features [I, …] of the pictures with these keys, with the type of `like` and on its device, without a graph.
+
+        encode: called at most once, with the indices of the pictures that are not there; gives their features.
+        """
+        found = [self._load(key) for key in keys]
+        missing = [index for index, features in enumerate(found) if features is None]
+        self.read += len(keys) - len(missing)
+        self.encoded += len(missing)
+        if missing:
+            computed = encode(missing).detach().to(torch.bfloat16)
+            for index, features in zip(missing, computed.cpu(), strict=True):
+                found[index] = features
+                self._store(keys[index], features)
+        return torch.stack(found).to(like.device, non_blocking=True).to(like.dtype)
+
+    def _path(self, key: str) -> Path:
+        return self.directory / key[:2] / (key + SUFFIX)
+
+    def _load(self, key: str) -> Tensor | None:
+        path = self._path(key)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        checksum, stored = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
+        try:
+            if _checksum(key, stored) != checksum:
+                raise SafetensorError("its checksum is wrong")
+            features = load(stored)["features"]
+            os.utime(path)  # used just now
+        except SafetensorError as error:
+            logger.warning("%s is damaged (%s); it is made again", path, error)
+            return None
+        except FileNotFoundError:  # another process made room just now; what was read is good
+            pass
+        return features
+
+    def _store(self, key: str, features: Tensor) -> None:
+        path = self._path(key)
+        stored = save({"features": features.contiguous()})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(UNFINISHED, dir=path.parent)
+        try:
+            with open(handle, "wb") as file:
+                file.write(_checksum(key, stored) + stored)
+            os.replace(beside, path)
+        except OSError as error:
+            Path(beside).unlink(missing_ok=True)
+            raise UserError(f"{path}: the features cannot be kept ({error.strerror or error})") from error
+        self.cache.added(CHECKSUM_BYTES + len(stored))
+
+
+def _checksum(key: str, stored: bytes) -> bytes:
+    """Of the content together with its key, so that a file in the wrong place is noticed too."""
+    digest = blake2b(key.encode(), digest_size=CHECKSUM_BYTES)
+    digest.update(stored)
+    return digest.digest()

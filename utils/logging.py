@@ -1,0 +1,135 @@
+"""Everything that a run says: runs/<exp>/meta/meta_<N>.log, one per launch, and meta.log that leads to the newest.
+
+Both streams of every process are captured at the level of file descriptors, so that warnings, tracebacks, C++ and
+worker processes are in the log as well. On the screen nothing changes. Notes on a launch go to memo.log.
+"""
+
+import atexit
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from utils.distributed import World  # imports torch, which is to say its first words into the log
+
+PUMP = Path(__file__).with_name("log_pump.py")
+META = "meta"
+NEWEST = "meta.log"
+MEMO = "memo.log"
+PATIENCE = 10.0  # seconds for the pump to write what is left
+
+
+class OutputLog:
+    """Captures what this process and its children write, from the moment it is made.
+
+    Nothing is kept unless `keep` names a file.
+    """
+
+    def __init__(self):
+        self.process_id, self.started = os.getpid(), time.monotonic()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        out, err, control = os.pipe(), os.pipe(), os.pipe()
+        readers = (out[0], err[0], control[0])
+        # A session of its own: Ctrl-C and a closed terminal end training first, and the log ends last.
+        self.pump = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(PUMP), *map(str, readers)],
+            stdin=subprocess.DEVNULL,
+            pass_fds=readers,
+            start_new_session=True,
+        )
+        self.control = control[1]
+        self.originals = (os.dup(1), os.dup(2))
+        os.dup2(out[1], 1)
+        os.dup2(err[1], 2)
+        for descriptor in (*readers, out[1], err[1]):
+            os.close(descriptor)
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(line_buffering=True)
+        atexit.register(self.close)
+
+    def keep(self, path: Path, *, prefix: str = "", header: Sequence[str] = ()) -> None:
+        """Write to `path` what was said so far and will be; `prefix` stands before every line."""
+        self._tell({"path": str(path.absolute()), "prefix": prefix, "header": list(header)})
+
+    def close(self) -> None:
+        """Give the streams back and wait until all is written. Also called when the process ends."""
+        if self.pump is None or os.getpid() != self.process_id:
+            return
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, original in zip((1, 2), self.originals, strict=True):
+            os.dup2(original, number)
+            os.close(original)
+        seconds = round(time.monotonic() - self.started)
+        self._tell({"end": f"ended after {seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"})
+        os.close(self.control)
+        try:
+            self.pump.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            print(f"the log is not complete: {PUMP.name} still writes", file=sys.stderr)
+        self.pump = None
+
+    def _tell(self, command: dict) -> None:
+        try:
+            os.write(self.control, (json.dumps(command) + "\n").encode())
+        except BrokenPipeError:
+            print("the output of this run is not logged any more: its log process is gone", file=sys.stderr)
+
+
+def keep_log(output: OutputLog, run_dir: Path, world: "World", *, command: str) -> int:
+    """Begin the log of this launch, for all processes; returns the number of the launch.
+
+    Processes on other machines write files of their own beside it: appending is not safe across a network.
+    """
+    host, name = socket.gethostname(), None
+    if world.is_main:
+        name = claim_log(run_dir).name
+    name, main_host = world.broadcast((name, host))
+    number = int(name.removeprefix("meta_").removesuffix(".log"))
+    path = run_dir / META / (name if host == main_host else f"meta_{number}.{host}.log")
+    header = []
+    if world.is_main:
+        moment = time.strftime("%Y-%m-%d %H:%M:%S %z")
+        header = [f"launch {number} of {run_dir.name}, {moment}, world size {world.size}, first on {host}", command, ""]
+    output.keep(path, prefix=f"[{world.rank}] " if world.size > 1 else "", header=header)
+    return number
+
+
+def claim_log(run_dir: Path) -> Path:
+    """A new, empty meta/meta_<N>.log with the first N above all others; meta.log leads to it."""
+    directory = run_dir / META
+    directory.mkdir(parents=True, exist_ok=True)
+    number = newest_launch(run_dir) + 1
+    while True:
+        path = directory / f"meta_{number}.log"
+        try:
+            path.open("x").close()
+            break
+        except FileExistsError:
+            number += 1
+    beside = run_dir / f".{NEWEST}.writing"
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(path.relative_to(run_dir))
+    os.replace(beside, run_dir / NEWEST)
+    return path
+
+
+def newest_launch(run_dir: Path) -> int:
+    """The highest number of a launch that left something; 0 for none."""
+    names = [path.name.removesuffix(".log").removeprefix("meta_") for path in (run_dir / META).glob("meta_*")]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def add_memo(run_dir: Path, launch: int, text: str) -> None:
+    """Append a note on a launch to memo.log."""
+    line = " ".join(text.split())
+    with (run_dir / MEMO).open("a", encoding="utf-8") as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M')}  meta_{launch}.log  {line}\n")

@@ -1,0 +1,34 @@
+"""Where READ puts its points: for looking at, on the given answers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dataloaders.batch import Batch
+from model.grounding import GroundingModel
+from utils.errors import UserError
+
+
+@dataclass
+class TargetPoints:
+    """One `[SEG]`: its similarity map [H, W] in [0, 1], its points [K, 2] (x, y) in pixels of the image, and their
+    labels [K]: 1 inside, 0 outside, -1 neither."""
+
+    similarity: Tensor
+    points: Tensor
+    labels: Tensor
+
+
+@torch.no_grad()
+def point_analysis(model: GroundingModel, batch: Batch) -> list[TargetPoints]:
+    """The points of every `[SEG]` of the batch's given answers, in order; `batch` on the model's device."""
+    images = model.encode_images(batch)
+    unrolled, places = model.read(batch, images)
+    states = model.target_states(batch, images, unrolled, places)
+    prompt = model.system.prompt(model, states, batch, "last")
+    if prompt.points is None or prompt.maps is None:
+        raise UserError(f"{model.config.system} prompts its masks without points")
+    maps = [similarity for group in prompt.maps for similarity in group]
+    points = [pair for group in prompt.points for pair in zip(*group, strict=True)]
+    return [TargetPoints(similarity, *pair) for similarity, pair in zip(maps, points, strict=True)]

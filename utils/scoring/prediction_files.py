@@ -1,0 +1,120 @@
+"""Files of predictions: a JSON object a line for every expression. `docs/evaluation.md` describes the format.
+
+{"split": "refcoco|unc|val", "image": "refer_seg/…/x.jpg", "expression": 2, "present": true,
+ "mask": {"size": [480, 640], "counts": "…"}}
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dataloaders.json_files import require, require_integer, require_text
+from utils.errors import UserError
+
+from .scores import kind_of
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A line of the file.
+
+    entry: the item that it belongs to, by the path of its picture, or by its place in its file where that is given.
+    masks: COCO run lengths as they were read; None for an expression that has no mask.
+    """
+
+    line: int
+    entry: str | int
+    image: str | None
+    expression: int
+    present: bool
+    masks: tuple[Any, ...]
+    answer: str | None
+
+
+def read_predictions(path: Path) -> dict[str, dict[tuple[str | int, int], Prediction]]:
+    """The predictions of a file by split, and there by entry and expression.
+
+    Each line is checked for its form; masks are decoded when they are scored.
+    Raises `UserError` naming file and line.
+    """
+    splits: dict[str, dict[tuple[str | int, int], Prediction]] = {}
+    for number, text in enumerate(_lines(path), start=1):
+        if not text.strip():
+            continue
+        where = line_of(path, number)
+        split, prediction = _read_line(text, number, where)
+        before = splits.setdefault(split, {}).setdefault((prediction.entry, prediction.expression), prediction)
+        if before is not prediction:
+            raise UserError(
+                f"{where} is about the same expression as line {before.line}: {split}, {prediction.entry}, expression "
+                f"{prediction.expression}"
+            )
+    if not splits:
+        raise UserError(f"{path} holds no prediction")
+    return splits
+
+
+def line_of(path: Path, number: int) -> str:
+    """How errors name a line."""
+    return f"{path}, line {number}"
+
+
+def write_predictions(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Write objects in the form of this file, whole or not at all."""
+    unfinished = path.with_name(path.name + ".part")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    os.replace(unfinished, path)
+
+
+def _read_line(text: str, number: int, where: str) -> tuple[str, Prediction]:
+    """The split and the prediction of one line."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not valid JSON ({error})") from error
+    split = require_text(content, "split", where)
+    several = kind_of(split) == "muse"
+    by_index = several or split.startswith("custom")
+    index = _place(content, "index", where) if by_index and content.get("index") is not None else None
+    image = None
+    if index is None or "image" in content:
+        image = PurePosixPath(require_text(content, "image", where)).as_posix()
+    present = content.get("present", True) if several else require(content, "present", where)
+    if not isinstance(present, bool):
+        raise UserError(f"{where}: 'present' is true or false, not {present!r:.60}")
+    masks = require(content, "masks" if several else "mask", where)
+    if several and not isinstance(masks, list):
+        raise UserError(f"{where}: 'masks' should be a list of masks, it is {masks!r:.60}")
+    answer = content.get("answer")
+    return split, Prediction(
+        line=number,
+        entry=image if index is None else index,
+        image=image,
+        expression=_place(content, "expression", where),
+        present=present,
+        masks=tuple(masks) if several else () if masks is None else (masks,),
+        answer=answer if isinstance(answer, str) else None,
+    )
+
+
+def _place(content: dict, key: str, where: str) -> int:
+    value = require_integer(content, key, where)
+    if value < 0 or isinstance(content[key], bool) or value != content[key]:
+        raise UserError(f"{where}: {key!r} should be a number from 0, it is {content[key]!r:.60}")
+    return value
+
+
+def _lines(path: Path) -> Iterable[str]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            yield from file
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file of predictions") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a directory, not a file of predictions") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error})") from error

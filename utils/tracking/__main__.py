@@ -1,0 +1,74 @@
+"""What code and flags did a launch have, what changed since, and how do I get it back?
+
+python -m utils.tracking show                      the launches of the newest run
+python -m utils.tracking show 3 --run runs/exp     one launch, with all flags and packages
+python -m utils.tracking diff 2 3                  flags, packages and code that changed
+python -m utils.tracking restore 2 --to old        the code of launch 2 into a new folder
+"""
+
+import argparse
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.errors import UserError, run_main
+from utils.tracking.history import META, describe, difference, launches, read_manifest, restore
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.tracking", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--run", type=Path, metavar="DIR", help="the run (default: the newest in runs/)")
+    common.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(dest="command", required=True)
+    show = commands.add_parser("show", parents=[common], help="all launches, or one in full")
+    show.add_argument("launch", nargs="?", type=int, metavar="N")
+    diff = commands.add_parser("diff", parents=[common], help="what changed between two launches")
+    diff.add_argument("first", type=int, metavar="A")
+    diff.add_argument("second", type=int, metavar="B")
+    back = commands.add_parser("restore", parents=[common], help="write the code of a launch into a new folder")
+    back.add_argument("launch", type=int, metavar="N")
+    back.add_argument("--to", type=Path, metavar="DIR", help="the folder (default: <run>/restored/meta_N)")
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    flags = build_parser().parse_args(argv)
+    run_dir = flags.run or newest_run(Path("runs"))
+    numbers = launches(run_dir)
+    if not numbers:
+        raise UserError(f"{run_dir}: no launch was recorded there; --run names the directory of a run")
+    if flags.command == "show" and flags.launch is None:
+        print(f"{run_dir}: {len(numbers)} launches")
+        for before, number in itertools.pairwise([None, *numbers]):
+            previous = None if before is None else read_manifest(run_dir, before)
+            print("\n".join(["", *describe(read_manifest(run_dir, number), previous)]))
+    elif flags.command == "show":
+        manifest = read_manifest(run_dir, flags.launch)
+        earlier = [number for number in numbers if number < flags.launch]
+        print("\n".join(describe(manifest, read_manifest(run_dir, earlier[-1]) if earlier else None)))
+        for title in ("settings", "packages"):
+            print(f"\n{title}")
+            for name, value in manifest[title].items():
+                print(f"  {name:<27} {value if title == 'packages' else json.dumps(value)}")
+    elif flags.command == "diff":
+        lines = list(difference(run_dir, flags.first, flags.second))
+        print("\n".join(lines) if lines else f"launches {flags.first} and {flags.second} are alike")
+    else:
+        target = flags.to or run_dir / "restored" / f"meta_{flags.launch}"
+        print(f"{restore(run_dir, flags.launch, target)} files in {target}")
+
+
+def newest_run(directory: Path) -> Path:
+    """The run that was launched last."""
+    found = list(directory.glob(f"**/{META}/meta_*/manifest.json"))
+    if not found:
+        raise UserError(f"no run with recorded launches below {directory.absolute()}; --run names one")
+    return max(found, key=lambda path: path.stat().st_mtime).parents[2]
+
+
+if __name__ == "__main__":
+    run_main(main)

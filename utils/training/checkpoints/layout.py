@@ -1,0 +1,81 @@
+"""Names of files and directories, and the smallest operations on them."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LATEST = "ckpt_model"
+BEST = "best_ckpt_model"
+LATEST_FILE = "latest"
+MARKER = "complete.json"
+SETTINGS = "settings.json"
+WRITING = ".writing-"
+REPLACED = ".replaced-"
+FORMAT = 2
+BLOCK = 1 << 22
+
+
+@dataclass
+class Position:
+    """Where training stands.
+
+    step: optimizer steps done. samples: items of the data consumed, over all processes. world_size: processes.
+    skipped: steps among them whose update was left out because of bad numbers.
+    """
+
+    step: int
+    samples: int
+    world_size: int
+    skipped: int = 0
+
+
+def tag_of(step: int) -> str:
+    return f"global_step{step}"
+
+
+def random_state_file(rank: int) -> str:
+    return f"random_state_rank_{rank}.pt"
+
+
+def digest_of(path: Path) -> str:
+    """BLAKE2 (128 bits) of a file's bytes, in hexadecimal."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside and rename it, so that it is there as a whole or as it was."""
+    beside = path.with_name(f".{path.name}.writing")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def sync_directory(path: Path) -> None:
+    """Ask the system to write a directory and its files to disk before what follows."""
+    for entry in [*(child for child in path.iterdir() if child.is_file()), path]:
+        descriptor = os.open(entry, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

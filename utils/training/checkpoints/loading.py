@@ -1,0 +1,70 @@
+"""From a checkpoint back into an engine, or as plain weights."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from utils.distributed import World
+from utils.errors import UserError
+from utils.seeding import restore_random_state
+
+from .finding import read_position, read_settings
+from .layout import Position, random_state_file
+
+
+def resume(engine, checkpoint: Path, world: World) -> Position:
+    """Load weights, optimizer, schedule and random states into a fresh engine; returns where training stood."""
+    _check_trained(engine.module, checkpoint)
+    loaded, _ = engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name, load_module_strict=False)
+    if loaded is None:
+        raise UserError(f"{checkpoint}: DeepSpeed could not load this checkpoint")
+    restore_random_state(torch.load(checkpoint / random_state_file(world.rank), weights_only=True))
+    return read_position(checkpoint)
+
+
+def _check_trained(model: nn.Module, checkpoint: Path) -> None:
+    """DeepSpeed would skip what does not match; we say it."""
+    stored = set(read_settings(checkpoint)["trained"])
+    ours = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if stored != ours:
+        raise UserError(
+            f"{checkpoint} holds other parameters than this run trains: {len(ours - stored)} are not stored "
+            f"{sorted(ours - stored)[:5]}, {len(stored - ours)} are not trained here {sorted(stored - ours)[:5]}; "
+            "use the flags of that run, or pass --no_resume"
+        )
+
+
+def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The trained parameters and the buffers of a checkpoint in float32, by their names in the model with LoRA."""
+    with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+        if any(checkpoint.glob("*_optim_states.pt")):
+            weights = get_fp32_state_dict_from_zero_checkpoint(
+                str(checkpoint.parent), tag=checkpoint.name, exclude_frozen_parameters=True
+            )
+        else:
+            # ZeRO 0 keeps everything in one file. It holds DeepSpeed's own objects, so it is a trusted pickle:
+            # these checkpoints are ours, never downloaded.
+            states = torch.load(checkpoint / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)
+            weights = states["module"]
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+
+
+def load_trained_weights(model: nn.Module, checkpoint: Path) -> None:
+    """Put a checkpoint's weights into a model with LoRA; what learned must all be there, and nothing unknown."""
+    weights = trained_weights(checkpoint)
+    known = model.state_dict(keep_vars=True)  # a buffer that two modules share has both its names there
+    unknown = sorted(set(weights) - set(known))
+    missing = sorted(name for name, value in model.named_parameters() if value.requires_grad and name not in weights)
+    if unknown or missing:
+        raise UserError(
+            f"{checkpoint} does not fit the model: {len(missing)} missing {missing[:8]}, "
+            f"{len(unknown)} unknown {unknown[:8]}; was the run made with other flags or another base?"
+        )
+    with torch.no_grad():
+        for name, value in weights.items():
+            known[name].copy_(value)
