@@ -141,7 +141,11 @@ def findings(results: Results) -> str:
     ]
     lines = [_claim(difference(results, row, other), a, b) for row, other, a, b in claims]
     lines = [f"- {line}" for line in [*lines, *_collapse(results)] if line]
-    return "\n".join([f"Differences are in gIoU, the mean of {' and '.join(COMPARED)}, paired by seed.", "", *lines])
+    head = (
+        f"Differences are in gIoU, the mean of {' and '.join(COMPARED)}, paired by seed. With two or three seeds the\n"
+        "standard error is itself a rough guess: a difference below 0.01 is no finding, whatever its verdict here."
+    )
+    return "\n".join([head, "", *lines])
 
 
 def _claim(found, better: str, worse: str) -> str | None:
