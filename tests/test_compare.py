@@ -28,7 +28,7 @@ def started(monkeypatch, tmp_path):
         else:
             scores = {"gIoU": 0.5, "cIoU": None, "silent": 1, "expressions": 4}
             splits = {split: scores for split in flags["--val_dataset"].split("||")}
-            (tmp_path / flags["--output"]).write_text(json.dumps({"splits": splits}))
+            (tmp_path / flags["--output"]).write_text(json.dumps({"protocol": {}, "splits": splits}))
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(compare.subprocess, "run", run)
