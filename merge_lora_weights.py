@@ -14,9 +14,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.arguments import find_system
 from utils.errors import UserError, run_main
 from utils.flags import FlagParser
+from utils.systems import find_system
 
 OURS, REFERENCE, ADAPTER = "uground", "reference", "adapter"
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from utils.arguments import TrainingConfig, parse_arguments
 from utils.errors import run_main
+from utils.training.arguments import parse_arguments
+from utils.training.config import TrainingConfig
 
 
 def main(argv: Sequence[str]) -> None:

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.arguments import SYSTEMS
 from utils.errors import UserError, run_main
 from utils.evaluation.menu import BENCHMARKS
 from utils.scoring.scores import kind_of
+from utils.systems import SYSTEMS
 
 # What the table shows of each kind of benchmark.
 SHOWN = {

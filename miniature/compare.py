@@ -14,8 +14,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.arguments import SYSTEMS
 from utils.errors import UserError, run_main
+from utils.systems import SYSTEMS
 
 STEPS_BETWEEN_CHECKPOINTS = 50
 PIXELLM = """--seg_token_num 3 --image_feature_scale_num 2 --vision_tower_for_mask --separate_mm_projector

@@ -4,14 +4,12 @@ import copy
 
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig, SamConfig
 
-SYSTEM_NAMES = ("LISA", "READ", "PixelLM", "GSVA", "SESAME", "UGround")
-
 
 class GroundingConfig(PreTrainedConfig):
     """Everything that is needed to build a model and its processor, saved as `config.json` beside the weights.
 
     text_config, vision_config, sam_config: the LLaMA, the CLIP tower and SAM (configuration objects or dictionaries).
-    system: one of `SYSTEM_NAMES`.
+    system: one of `utils.systems.SYSTEMS`.
     mm_projector_type: "linear", "mlpNx_gelu" or "identity", between CLIP and LLaMA (LLaVA's names).
     mm_vision_select_layer: index into CLIP's hidden states (embeddings first); -2 is the last but one layer.
     out_dim: width of SAM's prompt tokens.

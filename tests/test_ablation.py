@@ -9,8 +9,9 @@ from miniature import ablation
 from miniature.ablation_page import page
 from miniature.ablation_results import difference, read_results, score_of_targets
 from miniature.ablation_rows import COMPARED, GENERALISED, LAST, LEARNED, ROWS, SPLITS
-from utils.arguments import model_overrides, parse_arguments
 from utils.errors import UserError
+from utils.training.arguments import parse_arguments
+from utils.training.model_flags import model_overrides
 
 
 def result(row: str, seed: int, giou: float, favourite: int = 6) -> dict:

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from miniature import compare
-from utils.arguments import SYSTEMS, parse_arguments
 from utils.errors import UserError
+from utils.systems import SYSTEMS
+from utils.training.arguments import parse_arguments
 
 
 @pytest.fixture

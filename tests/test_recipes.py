@@ -13,7 +13,9 @@ import app
 import chat
 import eval as eval_script
 import merge_lora_weights
-from utils.arguments import SYSTEMS, TrainingConfig, parse_arguments
+from utils.systems import SYSTEMS
+from utils.training.arguments import parse_arguments
+from utils.training.config import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"

@@ -1,4 +1,4 @@
-"""Command lines of `eval.py` and `chat.py`: a parser with our manners, and the flags by which a model is named.
+"""Command lines: a parser with our manners, and the flags by which `eval.py`, `chat.py` and `app.py` name a model.
 
 Nothing heavy is imported before the flags are known, so that `--help` and a mistyped flag answer at once.
 """
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.arguments import find_system
 from utils.errors import UserError
+from utils.systems import find_system
 
 
 class _Help(argparse.HelpFormatter):
@@ -22,19 +22,31 @@ class _Help(argparse.HelpFormatter):
 
 
 class FlagParser(argparse.ArgumentParser):
-    """argparse that accepts hyphens for underscores, suggests what was meant, and raises `UserError`."""
+    """argparse that accepts hyphens for underscores, suggests what was meant, and raises `UserError`.
 
-    def __init__(self, **kwargs):
+    refused: names of flags that do not exist here, with the reason to give to those who pass them.
+    """
+
+    def __init__(self, *, refused: dict[str, str] | None = None, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=_Help, **kwargs)
+        self.refused = refused or {}
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         namespace, unknown = self.parse_known_args([_underscores(token) for token in argv])
         if unknown:
-            flag = unknown[0].partition("=")[0]
-            known = [name for action in self._actions for name in action.option_strings]
-            close = difflib.get_close_matches(flag, known, n=1)
-            self.error(f"unknown flag {flag}" + (f"; did you mean {close[0]}?" if close else ""))
+            self.error(self._about(unknown[0]))
         return namespace
+
+    def _about(self, token: str) -> str:
+        """What to say about an argument that nothing took."""
+        flag = token.partition("=")[0]
+        if not flag.startswith("--"):
+            return f"unexpected argument {token!r}: values belong to a flag, and lists are written without spaces"
+        if flag[2:] in self.refused:
+            return f"{flag} is not a flag of {self.prog}: {self.refused[flag[2:]]}. Leave it out."
+        known = [name for action in self._actions for name in action.option_strings]
+        close = difflib.get_close_matches(flag, known, n=1)
+        return f"unknown flag {flag}" + (f"; did you mean {close[0]}?" if close else "")
 
     def error(self, message: str):
         raise UserError(f"{message}\n`python {self.prog} --help` lists the flags")

@@ -11,8 +11,8 @@ from typing import Any
 from transformers import CLIPConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig, SamConfig
 
 from utils.errors import UserError
+from utils.systems import SYSTEMS
 
-from ..config import SYSTEM_NAMES
 from ..sam import DECODER_LAYER_NORM_EPS
 from .files import read_config
 
@@ -189,7 +189,7 @@ def is_reference(config: Mapping[str, Any]) -> bool:
 def reference_system(config: Mapping[str, Any]) -> str | None:
     """The system that a reference configuration names by its class, or None."""
     for architecture in config.get("architectures") or []:
-        for system in SYSTEM_NAMES:
+        for system in SYSTEMS:
             if architecture.lower() == f"{system}ForCausalLM".lower():
                 return system
     return None

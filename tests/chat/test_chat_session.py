@@ -9,11 +9,11 @@ from PIL import Image
 
 from dataloaders.sample import Turn
 from tests.tiny import tiny_model, tiny_tokenizer, write_answer
-from utils.arguments import SYSTEMS
 from utils.chat_session import ChatSession, TextStream
 from utils.errors import UserError
 from utils.reply import Reply
 from utils.saving import save_reply
+from utils.systems import SYSTEMS
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8)
 

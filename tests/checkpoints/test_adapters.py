@@ -8,9 +8,9 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 
 from model.checkpoints import load_model, save_adapter, save_model
-from model.config import SYSTEM_NAMES
 from tests.tiny import tiny_model
 from utils.errors import UserError
+from utils.systems import SYSTEMS
 from utils.training.lora import add_lora, merge_lora
 from utils.training.trainable import set_trainable, trainable_prefixes
 
@@ -40,7 +40,7 @@ def assert_same(model, expected):
         assert torch.allclose(tensor, state[name], atol=1e-6), name
 
 
-@pytest.mark.parametrize("system", SYSTEM_NAMES)
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_an_adapter_and_its_base_make_the_merged_model(published, tmp_path, system):
     """With another seed: nothing of it may depend on what is drawn while loading."""
     options = published.flags(overrides=PIXELLM if system == "PixelLM" else {"separate_mm_projector": True})

@@ -18,9 +18,10 @@ from model.checkpoints import (
     save_model,
 )
 from model.checkpoints.adapting import CLIP_PLACES
-from model.config import SYSTEM_NAMES, GroundingConfig
+from model.config import GroundingConfig
 from tests.tiny import tiny_model
 from utils.errors import UserError
+from utils.systems import SYSTEMS
 
 TABLES = ("language_model.embed_tokens.weight", "lm_head.weight")
 PIXELLM = {"vision_tower_for_mask": True, "seg_token_num": 3, "image_feature_scale_num": 2}
@@ -81,7 +82,7 @@ def test_tokens_of_a_rounded_up_vocabulary_are_drawn_anew(published):
     assert not (table[processor.tokenizer.seg_token_ids[0]] == 1).any()
 
 
-@pytest.mark.parametrize("system", SYSTEM_NAMES)
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_every_system_starts_from_a_base(published, system):
     overrides = PIXELLM if system == "PixelLM" else {}
     model, processor, _ = load_model(
@@ -266,7 +267,7 @@ def test_half_precision(saved):
 # --- checkpoints of the reference ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("system", SYSTEM_NAMES)
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_a_reference_directory_of_any_system(published, tmp_path, system):
     overrides = PIXELLM if system == "PixelLM" else {"separate_mm_projector": system == "UGround"}
     model, processor, _ = load_model(published.original, **published.flags(system=system, overrides=overrides))
@@ -293,7 +294,7 @@ def test_a_published_directory_is_loaded_by_its_name_alone(published, tmp_path, 
     assert same(again.state_dict(), model.state_dict()) == []
 
 
-@pytest.mark.parametrize("system", SYSTEM_NAMES)
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_a_reference_checkpoint_comes_out_as_it_went_in(published, tmp_path, system):
     """Loaded and exported again: the same names, the same bits, the same types, the same configuration."""
     overrides = PIXELLM if system == "PixelLM" else {}

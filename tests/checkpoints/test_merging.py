@@ -17,8 +17,8 @@ from model.config import GroundingConfig
 from model.grounding import GroundingModel
 from tests.checkpoints.trained_run import write_run
 from tests.tiny import tiny_config, tiny_model, tiny_tokenizer
-from utils.arguments import SYSTEMS
 from utils.errors import UserError
+from utils.systems import SYSTEMS
 from utils.training import merge_check
 from utils.training.restoring import load_trained
 

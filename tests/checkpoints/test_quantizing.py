@@ -9,11 +9,11 @@ from torch import nn
 from dataloaders.collate import Collator
 from dataloaders.processing import GroundingProcessor
 from model.checkpoints import load_model, save_model
-from model.config import SYSTEM_NAMES
 from model.grounding import GroundingModel
 from tests.model.test_generation import prompts
 from tests.tiny import tiny_config, tiny_model, tiny_samples, tiny_tokenizer
 from utils.errors import UserError
+from utils.systems import SYSTEMS
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def bitsandbytes():
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("system", SYSTEM_NAMES)
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_only_the_llm_s_linear_layers_are_quantised(bitsandbytes, tmp_path, system, bits):
     model, processor = tiny_model(system)
     save_model(model, processor, tmp_path / "saved")

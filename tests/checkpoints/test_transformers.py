@@ -12,15 +12,16 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 import model.registration  # noqa: F401  (importing it is what registers)
 from dataloaders.processing import GroundingProcessor
 from model.checkpoints import load_model, save_model
-from model.config import SYSTEM_NAMES, GroundingConfig
+from model.config import GroundingConfig
 from model.grounding import GroundingModel
 from tests.tiny import tiny_model
 from utils.errors import UserError
+from utils.systems import SYSTEMS
 
 httpx = getattr(_http, "httpx2", None) or _http.httpx  # whichever client this version of the hub's library uses
 
 
-@pytest.mark.parametrize("system", SYSTEM_NAMES)
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_the_auto_classes_read_a_saved_directory(tmp_path, system):
     ours, processor = tiny_model(system)
     save_model(ours, processor, tmp_path / "saved")

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from model.checkpoints import save_model
-from utils.arguments import parse_arguments
 from utils.distributed import World
+from utils.training.arguments import parse_arguments
 from utils.training.building import add_adapters_and_freeze, build_model
 from utils.training.checkpoints import LATEST, Position, save_checkpoint
 from utils.training.settings import describe_run

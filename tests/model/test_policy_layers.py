@@ -5,9 +5,9 @@ import torch
 
 from dataloaders.collate import Collator
 from tests.tiny import tiny_model, tiny_samples
-from utils.arguments import parse_arguments
 from utils.errors import UserError
 from utils.layer_analysis import layer_analysis
+from utils.training.arguments import parse_arguments
 
 
 def model_and_batch(**settings):

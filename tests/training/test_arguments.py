@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from dataloaders.mixture import build_mixture
-from model.config import SYSTEM_NAMES
-from utils.arguments import SYSTEMS, model_overrides, parse_arguments
 from utils.errors import UserError
+from utils.training.arguments import parse_arguments
 from utils.training.building import DATA_FLAGS
+from utils.training.model_flags import model_overrides
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,10 +105,6 @@ def test_own_data_is_a_family():
     config = parse_arguments([*own, "--exclude_val", "--skip_bad_samples", "0.01"])
     assert config.families == ["custom", "vqa"]
     assert (config.custom_data, config.exclude_val, config.skip_bad_samples) == ("pets", True, 0.01)
-
-
-def test_systems_are_those_of_the_model():
-    assert SYSTEMS == SYSTEM_NAMES
 
 
 @pytest.mark.parametrize("name", ["uground", "LISA", "pixellm"])

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.tiny import tiny_config, tiny_model
-from utils.arguments import parse_arguments
 from utils.errors import UserError
 from utils.training import building
+from utils.training.arguments import parse_arguments
 from utils.training.engine import enable_gradient_checkpointing
 from utils.training.lora import add_lora, merge_lora
 from utils.training.trainable import set_trainable, trainable_prefixes

@@ -8,7 +8,7 @@ import torch
 
 from dataloaders.evaluation import EvaluationItem
 from tests.tiny import box_mask, picture, tiny_model
-from utils.arguments import SYSTEMS
+from utils.systems import SYSTEMS
 from utils.training.pictures import validation_pictures
 
 FOUND = ("What is the red ball?", "It is [SEG].", box_mask(40, 60, (5, 5, 20, 30)))

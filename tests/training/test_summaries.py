@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from utils.arguments import parse_arguments
+from utils.training.arguments import parse_arguments
 from utils.training.summaries import WIDTH, describe_data, describe_flags, describe_parameters, table
 from utils.training.trainable import ParameterCount
 

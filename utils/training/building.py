@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from utils.arguments import TrainingConfig, model_overrides
 from utils.distributed import World
 from utils.errors import UserError
 from utils.training.checkpoints import Position
+from utils.training.config import TrainingConfig
 from utils.training.loop import Schedule
 from utils.training.lora import add_lora
+from utils.training.model_flags import model_overrides
 from utils.training.sampling import CounterSampler, prepare_worker
 from utils.training.stopping import WorkersEnd
 from utils.training.trainable import set_trainable, trainable_prefixes

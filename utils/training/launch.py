@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from utils.arguments import TrainingConfig
 from utils.distributed import World
 from utils.logging import OutputLog, add_memo, keep_log
 from utils.tracking.history import changes, describe_surroundings, earlier_manifests
 from utils.tracking.snapshot import record_launch
+from utils.training.config import TrainingConfig
 from utils.training.summaries import describe_command, describe_flags
 
 ROOT = Path(__file__).parents[2]

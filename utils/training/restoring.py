@@ -4,9 +4,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from utils.arguments import TrainingConfig
 from utils.training.building import add_adapters_and_freeze, build_model
 from utils.training.checkpoints import load_trained_weights, read_settings, resolve_checkpoint
+from utils.training.config import TrainingConfig
 from utils.training.lora import merge_lora
 from utils.training.scores import scores_at
 

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from utils.arguments import TrainingConfig
 from utils.distributed import World
 from utils.errors import UserError
 from utils.training.checkpoints import (
@@ -16,6 +15,7 @@ from utils.training.checkpoints import (
     resolve_checkpoint,
     verify_checkpoint,
 )
+from utils.training.config import TrainingConfig
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed")
 BASE = ("version", "vision_tower", "vision_pretrained", "weight")

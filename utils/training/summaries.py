@@ -8,7 +8,7 @@ import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from utils.arguments import TrainingConfig
+from utils.training.config import TrainingConfig
 from utils.training.trainable import ParameterCount, human
 
 WIDTH = 100
