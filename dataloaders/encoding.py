@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 from dataloaders.conversation import conversation_text
 from dataloaders.sample import Turn
-from dataloaders.tokenization import IMAGE_TOKEN_INDEX, GroundingTokenizer, expand_targets
+from dataloaders.target_tokens import expand_targets
+from dataloaders.tokenization import IMAGE_TOKEN_INDEX, GroundingTokenizer
 from utils.errors import UserError
 
 

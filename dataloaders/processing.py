@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from dataloaders.images import check_image
-from dataloaders.tokenization import GroundingTokenizer, collapse_targets
+from dataloaders.target_tokens import collapse_targets
+from dataloaders.tokenization import GroundingTokenizer
 from utils.errors import UserError
 
 if TYPE_CHECKING:

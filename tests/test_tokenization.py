@@ -17,7 +17,8 @@ from dataloaders.collate import Collator
 from dataloaders.conversation import SYSTEM_TEXT, prompt_text
 from dataloaders.processing import GroundingProcessor, ImageSettings
 from dataloaders.sample import Sample, Turn
-from dataloaders.tokenization import IGNORE_INDEX, GroundingTokenizer, collapse_targets, expand_targets
+from dataloaders.target_tokens import collapse_targets, expand_targets
+from dataloaders.tokenization import IGNORE_INDEX, GroundingTokenizer
 from utils.errors import UserError
 
 CASES_PATH = Path(os.environ.get("TOKENIZATION_CASES") or Path(__file__).parent / "reference" / "tokenization.json")

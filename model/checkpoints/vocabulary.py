@@ -2,7 +2,8 @@
 
 from dataloaders.conversation import IM_END, IM_START
 from dataloaders.sample import REJ, SEG
-from dataloaders.tokenization import GroundingTokenizer, target_tokens
+from dataloaders.target_tokens import target_tokens
+from dataloaders.tokenization import GroundingTokenizer
 
 
 def tokenizer_of_training(base: GroundingTokenizer, rows: int, scales: int) -> GroundingTokenizer:
