@@ -1,6 +1,6 @@
 """PixelLM's light-weight decoder: masks from CLIP features at several scales, each refining the one before.
 
-Legend: S targets, C width, G side of the CLIP grid, Λ scales, h w side of a scale's features.
+Legend: I images, S targets, C width, G side of the CLIP grid, Λ scales, h w side of a scale's features.
 """
 
 import copy
@@ -54,21 +54,23 @@ class MultiScaleDecoder(nn.Module):
         self.iou_prediction_head = SamFeedForward(width, width, MASK_TOKENS, 3)
 
     def forward(
-        self, features: list[Tensor], prompts: Tensor, first_positions: Tensor, no_mask: Tensor
+        self, features: list[Tensor], image: Tensor, prompts: Tensor, first_positions: Tensor, no_mask: Tensor
     ) -> list[Tensor]:
         """Mask logits [S, 2 h, 2 w] of every scale.
 
-        features: Λ tensors [S, C, G, G]; prompts [S, Λ, C], one token per scale; first_positions [1, C, G, G], the
-        positional encoding of the first scale; no_mask [1, C, 1, 1], the dense prompt.
+        features: Λ tensors [I, C, G, G]; image: int64 [S], the image of each target; prompts [S, Λ, C], one token per
+        scale; first_positions [1, C, G, G], the positional encoding of the first scale; no_mask [1, C, 1, 1], the
+        dense prompt.
         """
         masks: list[Tensor] = []
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         for level, transformer in enumerate(self.transformer):
             tokens = torch.cat([output_tokens.expand(len(prompts), -1, -1), prompts[:, level : level + 1]], dim=1)
             tokens = tokens + self.level_embed.weight[level]
-            source, positions = features[level], first_positions
-            if level > 0:
-                source = self.upsample_2x(source)
+            if level == 0:
+                source, positions = features[0][image], first_positions
+            else:
+                source = self.upsample_2x(features[level])[image]  # once per image, however many targets it has
                 positions = self._positions(source.shape[-1])
                 gate = masks[-1].unsqueeze(1)
                 if gate.shape[-1] != source.shape[-1]:

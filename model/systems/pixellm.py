@@ -83,12 +83,12 @@ class PixelLM(System):
         features = []
         for clip_states in states.images.clip_states[1:]:
             square = projector(clip_states).transpose(1, 2).unflatten(2, (grid, grid))
-            features.append(model.image_feature_neck(square)[states.image])
+            features.append(model.image_feature_neck(square))
         line = (torch.arange(grid, device=states.image.device, dtype=torch.float32) + 0.5) / grid
         y, x = torch.meshgrid(line, line, indexing="ij")
         positions = model.prompt_encoder.shared_embedding(torch.stack([x, y], dim=-1)).permute(2, 0, 1).unsqueeze(0)
         no_mask = model.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
-        return model.mask_decoder(features, prompt.text, positions, no_mask)
+        return model.mask_decoder(features, states.image, prompt.text, positions, no_mask)
 
     def upscale(self, model, batch, states, low_res):
         if not self.decodes_from_clip:
