@@ -89,7 +89,8 @@ def page(reports: dict[str, dict], runs: dict[str, Path | None], options) -> str
 
 The systems of [six_systems.md](six_systems.md) ({_budgets(runs)}), scored on the first {options.limit} images of each
 split of the generated data; they were trained on `ReasonSeg` and `refcoco` alone, so the other sets show what carries
-over, and that everything runs. Numbers are in percent; the reports of the runs hold a 95 % interval beside each.
+over, and that everything runs. LISA, GSVA and SESAME are one network that differs in what it is trained on, which was
+the same here. Numbers are in percent; the reports of the runs hold a 95 % interval beside each.
 [evaluation.md](evaluation.md) defines the scores; `./scripts/miniature/all_benchmarks.sh` makes this page again.
 """
     ]

@@ -42,7 +42,8 @@ article { background: var(--card); border: 1px solid var(--line); border-radius:
 figure { margin: 0; min-width: 0 } img { display: block; width: 100%; height: auto; border-radius: 4px }
 figcaption { font-size: 12px; color: var(--soft) }
 .asked { font-weight: 600; overflow-wrap: anywhere } .answer, .path { overflow-wrap: anywhere }
-.path { font-size: 12px; color: var(--soft); margin: 6px 0 0 } .iou { float: right; margin-left: 12px; font-variant-numeric: tabular-nums }
+.path { font-size: 12px; color: var(--soft); margin: 6px 0 0 }
+.iou { float: right; margin-left: 12px; font-variant-numeric: tabular-nums }
 """
 
 
