@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass, fields
 
 import torch
+from torch._subclasses import FakeTensor
 
 MIB, GIB = 2**20, 2**30
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -75,13 +76,14 @@ def estimate_memory(
 
 
 def tensor_memory(device: torch.device) -> int:
-    """Bytes of the tensors of this process on `device`."""
+    """Bytes of the tensors of this process on `device`; fake tensors, which have none, are left out."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     gc.collect()
     storages = {}
     for thing in gc.get_objects():
-        if issubclass(type(thing), torch.Tensor):
+        kind = type(thing)
+        if issubclass(kind, torch.Tensor) and not issubclass(kind, FakeTensor):
             for tensor in (thing, thing.grad if thing.is_leaf else None):
                 if tensor is not None and tensor.device == device and tensor.layout == torch.strided:
                     storage = tensor.untyped_storage()
