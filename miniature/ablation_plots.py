@@ -1,5 +1,6 @@
 """The ablation's pictures: what the policies did over training, and how good each layer is in the end."""
 
+import textwrap
 from pathlib import Path
 
 from utils.errors import UserError
@@ -71,7 +72,7 @@ def _histograms(policies: Results, path: Path) -> Path:
         number = len(shares[0])
         colours = plt.get_cmap("viridis")([layer / (number - 1) for layer in range(number)])
         stacked = axis.stackplot([line["step"] for line in lines], *zip(*shares), colors=colours)
-        axis.set_title(TITLES[name], fontsize=8)
+        axis.set_title(textwrap.fill(TITLES[name], 42), fontsize=8)
         axis.set(ylim=(0, 1), xlabel="step")
     figure.legend(stacked, [f"layer {layer}" for layer in range(number)], loc="outside right center", fontsize=8)
     return _save(figure, path)
@@ -88,11 +89,10 @@ def _layers(analysed: Results, path: Path) -> Path:
             curve = layer_curve(runs, kind)
             label = TITLES[name] if kind == ANALYSED[0] else None
             axis.plot(curve["iou"], color=colour, marker=".", linewidth=1.2, label=label)
-            axis.plot(len(curve["iou"]) - 0.5, curve["greedy"], color=colour, marker="o", linestyle="none")
-            axis.plot(len(curve["iou"]), curve["oracle"], color=colour, marker="^", linestyle="none")
+            axis.plot(len(curve["iou"]), curve["greedy"], color=colour, marker="o", linestyle="none")
+            axis.plot(len(curve["iou"]) + 1, curve["oracle"], color=colour, marker="^", linestyle="none")
         number = len(curve["iou"])
-        ticks = [*range(number), number - 0.5, number]
-        axis.set_xticks(ticks, [*map(str, range(number)), "policy ", " oracle"], fontsize=7)
+        axis.set_xticks(range(number + 2), [*map(str, range(number)), "policy", "oracle"], fontsize=8)
         axis.set(xlabel="hidden state that prompts the mask", title=kind)
     axes[0].set_ylabel("gIoU with given answers")
     figure.legend(loc="outside right center", fontsize=8)
