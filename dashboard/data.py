@@ -24,11 +24,16 @@ def data_tab(context: Context) -> None:
     with gr.Row(equal_height=False, elem_classes="columns"):
         with gr.Column(scale=4, min_width=300):
             sets = gr.Dropdown([], label="Data sets", multiselect=True, elem_id="data-sets")
-            rates = gr.Textbox(label="Rates of families", placeholder="1 each, or: refer_seg 3, vqa 1", max_length=300)
+            rates = gr.Textbox(
+                label="Rates of families",
+                placeholder="1 each, or: refer_seg 3, vqa 1",
+                max_length=300,
+                elem_id="data-rates",
+            )
             with gr.Row():
-                count = gr.Number(1000, label="Samples", precision=0, minimum=1, maximum=MOST_SAMPLES, min_width=90)
-                per_sample = gr.Number(3, label="Targets each", precision=0, minimum=1, maximum=20, min_width=90)
-                seed = gr.Number(42, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=90)
+                count = _number("Samples", 1000, "data-count", minimum=1, maximum=MOST_SAMPLES)
+                per_sample = _number("Targets each", 3, "data-per-sample", minimum=1, maximum=20)
+                seed = _number("Seed", 42, "data-seed", minimum=0, maximum=2**31 - 1)
             draw_button = gr.Button("Draw", variant="primary", interactive=False, elem_id="data-draw")
             with gr.Row(elem_classes="actions"):
                 previous = gr.Button("Previous", elem_id="data-previous", min_width=80)
@@ -48,17 +53,26 @@ def data_tab(context: Context) -> None:
                     height=360,
                     elem_id="data-overlay",
                 )
-                image = gr.Image(label="Picture", interactive=False, buttons=["download", "fullscreen"], height=360)
-            opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Mask opacity")
+                image = gr.Image(
+                    label="Picture",
+                    interactive=False,
+                    buttons=["download", "fullscreen"],
+                    height=360,
+                    elem_id="data-picture",
+                )
+            opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Mask opacity", elem_id="data-opacity")
             conversations = gr.HTML(elem_id="data-conversations")
             targets = gr.Gallery(
                 label="Targets",
                 columns=4,
+                fit_columns=False,
                 height="auto",
                 object_fit="contain",
                 interactive=False,
+                visible=False,
                 buttons=["fullscreen"],
                 elem_id="data-targets",
+                elem_classes="tiles",
             )
     with gr.Accordion("What is in the data folder", open=True):
         found = gr.HTML(markup.hint("Checking the data folder."), elem_id="data-found")
@@ -66,16 +80,15 @@ def data_tab(context: Context) -> None:
 
     shown = [where, fields, image, overlay, conversations, targets]
 
-    def tick():
+    def tick(chosen):
         inspection.start()
         choices = inspection.trainable_sets()
-        finished = inspection.finished
-        ready = gr.update(interactive=bool(choices))
+        value = chosen or (choices[:1] if inspection.finished else [])
         return [
             _found(inspection),
-            gr.update(choices=choices),
-            ready,
-            gr.Timer(active=False) if finished else gr.skip(),
+            gr.update(choices=choices, value=value),
+            gr.update(interactive=bool(choices)),
+            gr.Timer(active=not inspection.finished),
         ]
 
     def look(draw, index, alpha):
@@ -83,10 +96,11 @@ def data_tab(context: Context) -> None:
         try:
             sample = browser.sample(draw, index)
         except UserError as error:
-            return [markup.problem(str(error)), "", None, None, "", []]
+            return [markup.problem(str(error)), "", None, None, "", gr.update(value=[], visible=False)]
         drawn = view(sample, context.dataset_dir, alpha)
         place = markup.hint(f"Sample {index + 1} of {draw.count}")
-        return [place, drawn.fields, drawn.image, drawn.overlay, drawn.conversations, drawn.targets]
+        tiles = gr.update(value=drawn.targets, visible=bool(drawn.targets))
+        return [place, drawn.fields, drawn.image, drawn.overlay, drawn.conversations, tiles]
 
     def on_draw(chosen, families, number, each, start, alpha):
         try:
@@ -100,6 +114,10 @@ def data_tab(context: Context) -> None:
         except UserError as error:
             return [None, 0, markup.problem(str(error)), *[gr.skip()] * 5]
         return [draw, 0, *look(draw, 0, alpha)]
+
+    def on_first_choice(draw, chosen, *settings):
+        """The first sets are drawn unasked, so that there is something to look at."""
+        return on_draw(chosen, *settings) if chosen and draw is None else [gr.skip()] * (2 + len(shown))
 
     def move(step):
         def on_move(draw, index, alpha):
@@ -127,18 +145,25 @@ def data_tab(context: Context) -> None:
         return gr.skip() if draw is None else look(draw, index, alpha)[3]
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    timer.tick(tick, None, [found, sets, draw_button, timer], queue=False, **quiet)
-    draw_button.click(
-        on_draw,
-        [sets, rates, count, per_sample, seed, opacity],
-        [opened, position, *shown],
-        show_progress="minimal",
-        api_visibility="private",
+    timer.tick(tick, sets, [found, sets, draw_button, timer], queue=False, **quiet)
+    settings = [sets, rates, count, per_sample, seed, opacity]
+    sets.change(on_first_choice, [opened, *settings], [opened, position, *shown], **quiet)
+    finding = search.submit(
+        on_find, [opened, position, search, opacity], [position, *shown], trigger_mode="always_last", **quiet
+    )
+    # A search that still goes on ends before anything else begins: at once, the page would lose what comes next.
+    draw_button.click(None, cancels=[finding]).then(
+        on_draw, settings, [opened, position, *shown], show_progress="minimal", api_visibility="private"
     )
     for button, step in ((previous, -1), (following, 1), (another, None)):
-        button.click(move(step), [opened, position, opacity], [position, *shown], trigger_mode="once", **quiet)
-    search.submit(on_find, [opened, position, search, opacity], [position, *shown], trigger_mode="once", **quiet)
+        button.click(None, cancels=[finding]).then(
+            move(step), [opened, position, opacity], [position, *shown], trigger_mode="once", **quiet
+        )
     opacity.input(on_opacity, [opened, position, opacity], overlay, trigger_mode="always_last", **quiet)
+
+
+def _number(label: str, value: int, elem_id: str, **options) -> gr.Number:
+    return gr.Number(value, label=label, precision=0, min_width=90, elem_id=elem_id, **options)
 
 
 def _whole(value: float | None, name: str, most: int, least: int = 1) -> int:
@@ -152,11 +177,16 @@ def _found(inspection: Inspection) -> str:
         return markup.problem(inspection.problem)
     if not inspection.reports:
         return markup.hint("Checking the data folder …")
-    rows = []
+    there, missing = [], []
     for report in inspection.reports:
         counts = ", ".join(f"{split} {count}" for split, count in report.counts.items())
         problems = " ".join(f"{problem} ({remedy})." for problem, remedy in report.problems[:3])
-        note = f"get it from: {report.origin}" if report.state == "missing" else problems
-        rows.append([report.family, report.name, report.state, counts, note])
-    foot = "" if inspection.finished else markup.hint("More is being checked …")
-    return markup.table(rows, ["family", "data set", "state", "samples", "warnings"]) + foot
+        if report.state == "missing":
+            missing.append([report.family, report.name, report.origin])
+        else:
+            there.append([report.family, report.name, report.state, counts, problems or "none"])
+    shown = markup.table(there, ["family", "data set", "state", "samples", "warnings"]) if there else ""
+    if missing:
+        rest = markup.table(missing, ["family", "data set", "where to get it"])
+        shown += markup.folded(f"{len(missing)} more sets are not in this folder", rest)
+    return shown + ("" if inspection.finished else markup.hint("More is being checked …"))

@@ -1,19 +1,22 @@
 """The Ground tab: a picture and an instruction in, the answer with its masks out."""
 
-from dataclasses import dataclass
-
 import gradio as gr
 
-from dashboard import markup
 from dashboard.context import Context
-from dashboard.examples import EXAMPLES
 from dashboard.exchange_files import thumbnail
+from dashboard.ground_widgets import (
+    NOTHING_YET,
+    ONE_LAYER,
+    POLICY,
+    QuestionWidgets,
+    ResultWidgets,
+    lay_out_question,
+    lay_out_result,
+)
 from dashboard.grounding import Grounding, View
 from dashboard.visitor import Visitor
 from dashboard.waiting import WaitingBar
 
-POLICY, ONE_LAYER = "Policy's choice", "This layer"
-NOTHING_YET = View(markup.hint("The answer appears here."))
 STATE_SECONDS = 6 * 3600
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -25,146 +28,22 @@ def ground_tab(context: Context) -> None:
     shown = gr.State(None)  # index of the exchange that the page shows, None for none
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=300):
-            question = _lay_out_question(context)
+            question = lay_out_question(context)
         with gr.Column(scale=7, min_width=300):
-            result = _lay_out_result()
+            result = lay_out_result()
     bar.when_ready([question.ask, result.rule, result.layer], lambda: _layer_widgets(tab))
     _bind_asking(tab, question, result, visitor, shown)
     _bind_looking(tab, result, visitor, shown)
 
     def on_clear():
-        return [None, "", *_updates(NOTHING_YET), None]
+        return [None, "", *_updates(View(NOTHING_YET)), None]
 
     question.clear.click(on_clear, None, [question.picture, question.prompt, *result.parts, shown], **QUIET)
 
 
-# --- widgets ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Question:
-    """The widgets on the left."""
-
-    picture: gr.Image
-    prompt: gr.Textbox
-    follow_up: gr.Checkbox
-    ask: gr.Button
-    stop: gr.Button
-    clear: gr.Button
-
-
-@dataclass
-class _Result:
-    """The widgets on the right; `parts` are those that a `View` fills, in the order of `_updates`."""
-
-    answer: gr.HTML
-    overlay: gr.Image
-    opacity: gr.Slider
-    rule: gr.Radio
-    layer: gr.Slider
-    targets: gr.HTML
-    downloads: list[gr.DownloadButton]
-    history: gr.Gallery
-    forget: gr.Button
-
-    @property
-    def parts(self) -> list[gr.components.Component]:
-        return [self.answer, self.overlay, self.targets, *self.downloads]
-
-
-def _lay_out_question(context: Context) -> _Question:
-    picture = gr.Image(
-        label="Picture",
-        type="filepath",
-        sources=["upload", "clipboard"],
-        height=320,
-        buttons=[],
-        image_mode=None,
-        elem_id="ground-picture",
-    )
-    # Gradio would decode the upload by itself: without our limits, and with a traceback for a bad one.
-    picture.preprocess = lambda upload: upload.path if upload else None
-    examples = gr.Dataset(
-        label="Examples",
-        components=[gr.Image(visible=False)],
-        samples=[[str(path)] for path, _ in EXAMPLES],
-        type="index",
-        elem_id="ground-examples",
-    )
-    prompt = gr.Textbox(
-        label="Instruction",
-        placeholder="What is the thing you could drink from in this image? Please output segmentation mask.",
-        lines=2,
-        max_lines=6,
-        max_length=context.limits.prompt,
-        elem_id="ground-prompt",
-    )
-    with gr.Row(elem_classes="actions"):
-        ask = gr.Button("Ask", variant="primary", interactive=False, elem_id="ground-ask", min_width=80)
-        stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="ground-stop", min_width=80)
-        clear = gr.Button("Clear", elem_id="ground-clear", min_width=80)
-    follow_up = gr.Checkbox(
-        label="Follow-up question",
-        info="The model also sees your earlier questions about this picture.",
-        elem_id="ground-follow-up",
-    )
-
-    def on_example(index):
-        return [str(EXAMPLES[index][0]), EXAMPLES[index][1]] if 0 <= index < len(EXAMPLES) else [gr.skip()] * 2
-
-    examples.click(on_example, examples, [picture, prompt], **QUIET)
-    return _Question(picture, prompt, follow_up, ask, stop, clear)
-
-
-def _lay_out_result() -> _Result:
-    answer = gr.HTML(NOTHING_YET.answer, elem_id="ground-answer", elem_classes="bare")
-    overlay = gr.Image(
-        label="Masks",
-        type="filepath",
-        format="png",
-        interactive=False,
-        buttons=["download", "fullscreen"],
-        elem_id="ground-overlay",
-        height=440,
-    )
-    with gr.Row(elem_classes="views"):
-        opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Mask opacity", elem_id="ground-opacity", min_width=220)
-        with gr.Column(min_width=260):
-            rule = gr.Radio(
-                [POLICY, ONE_LAYER],
-                label="Layer that prompts the masks",
-                value=POLICY,
-                visible=False,
-                elem_id="ground-rule",
-            )
-            layer = gr.Slider(0, 1, 0, step=1, label="Layer", visible=False, elem_id="ground-layer")
-    targets = gr.HTML("", elem_id="ground-targets", elem_classes="bare")
-    with gr.Row(elem_classes="downloads"):
-        names = {"overlay": "Overlay (PNG)", "masks": "Masks (ZIP)", "record": "RLE (JSON)"}
-        downloads = [
-            gr.DownloadButton(label, size="sm", interactive=False, min_width=90, elem_id=f"ground-download-{name}")
-            for name, label in names.items()
-        ]
-    with gr.Accordion("Your history", open=False, elem_id="ground-history-box"):
-        gr.HTML(markup.note("Only you see this. It ends with this page."), elem_classes="bare")
-        history = gr.Gallery(
-            show_label=False,
-            columns=4,
-            height="auto",
-            object_fit="contain",
-            allow_preview=False,
-            interactive=False,
-            buttons=[],
-            elem_id="ground-history",
-        )
-        forget = gr.Button("Delete my history", size="sm", elem_id="ground-forget")
-    return _Result(answer, overlay, opacity, rule, layer, targets, downloads, history, forget)
-
-
-# --- events ----------------------------------------------------------------------------------------------------------
-
-
-def _bind_asking(tab: Grounding, question: _Question, result: _Result, visitor: gr.State, shown: gr.State) -> None:
+def _bind_asking(
+    tab: Grounding, question: QuestionWidgets, result: ResultWidgets, visitor: gr.State, shown: gr.State
+) -> None:
     parts, buttons = result.parts, [question.ask, question.stop]
 
     def on_ask(person, picture, prompt, follow_up, rule, layer, opacity, request: gr.Request):
@@ -215,7 +94,7 @@ def _bind_asking(tab: Grounding, question: _Question, result: _Result, visitor: 
     question.stop.click(on_stop, None, None, queue=False, **QUIET)
 
 
-def _bind_looking(tab: Grounding, result: _Result, visitor: gr.State, shown: gr.State) -> None:
+def _bind_looking(tab: Grounding, result: ResultWidgets, visitor: gr.State, shown: gr.State) -> None:
     """Everything that shows an answer that is there already in another way."""
 
     def on_layer(person, index, rule, layer, opacity, request: gr.Request):
@@ -248,7 +127,7 @@ def _bind_looking(tab: Grounding, result: _Result, visitor: gr.State, shown: gr.
         show_progress_on=[result.overlay],
         api_visibility="private",
     )
-    result.rule.change(lambda rule: gr.update(visible=rule == ONE_LAYER), result.rule, result.layer, **QUIET)
+    result.rule.input(lambda rule: gr.update(visible=rule == ONE_LAYER), result.rule, result.layer, **QUIET)
     result.opacity.input(
         on_opacity,
         [visitor, shown, result.opacity],
@@ -264,7 +143,7 @@ def _bind_looking(tab: Grounding, result: _Result, visitor: gr.State, shown: gr.
 
 
 def _updates(view: View | None) -> list:
-    """For `_Result.parts`; they stay as they are where there is no view."""
+    """For `ResultWidgets.parts`; they stay as they are where there is no view."""
     if view is None:
         return [gr.skip()] * 6
     files = [view.overlay, view.masks, view.record]

@@ -1,14 +1,11 @@
-"""What the Layers tab shows: every layer's similarity map, mask and probability for one question, and over a split."""
+"""What the Layers tab shows of one question: each layer's similarity map, mask and probability; for READ its points."""
 
 import base64
-import csv
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from dashboard import markup
 from dashboard.limits import Limits, check_prompt, read_picture
@@ -17,10 +14,11 @@ from dataloaders.evaluation import EvaluationItem, evaluation_set
 from dataloaders.sample import SEG, Sample, Turn
 from utils.drawing import colour_of, heat_map, overlay
 from utils.errors import UserError
-from utils.layer_analysis import analyse_split, layer_analysis
+from utils.layer_analysis import layer_analysis
 from utils.point_analysis import TargetPoints, point_analysis
+from utils.scoring.counts import iou
 
-CARD_SIDE = 200  # pixels
+CARD_SIDE = 280  # pixels
 MOST_TARGETS = 4
 INSIDE, OUTSIDE = (60, 220, 90), (235, 60, 60)
 
@@ -66,7 +64,9 @@ def question_of(item: EvaluationItem, expression: int) -> Question:
         raise UserError(
             f"What is asked for is not in the picture (the answer is {answer!r}): there is no mask to look at."
         )
-    return Question(item.image, item.prompts[expression], answer, np.asarray(masks)[: answer.count(SEG)], item.ignore)
+    return Question(
+        item.image, item.prompts[expression].strip(), answer, np.asarray(masks)[: answer.count(SEG)], item.ignore
+    )
 
 
 def open_item(split: str, index: int, dataset_dir: Path) -> EvaluationItem:
@@ -80,9 +80,7 @@ def show_layers(model, processor, question: Question) -> str:
     """The grid of layers as HTML; for READ its points."""
     batch = _batch(processor, question).to(model.device)
     if model.config.system == "READ":
-        return "".join(
-            _points_card(question.image, one, number) for number, one in enumerate(point_analysis(model, batch))
-        )
+        return "".join(_points_card(question, one, number) for number, one in enumerate(point_analysis(model, batch)))
     analysis = layer_analysis(model, batch)
     sections = []
     for target in range(len(analysis.iou)):
@@ -106,48 +104,6 @@ def show_layers(model, processor, question: Question) -> str:
     return "".join(sections)
 
 
-@dataclass
-class LayerTable:
-    """Means over a split's targets, a value per layer, and what the policy and the best layer of each target reach."""
-
-    split: str
-    targets: int
-    iou: list[float]
-    probability: list[float]
-    greedy: float
-    oracle: float
-
-    def rows(self) -> list[dict[str, float]]:
-        pairs = zip(self.iou, self.probability, strict=True)
-        return [{"layer": layer, "IoU": iou, "probability": chance} for layer, (iou, chance) in enumerate(pairs)]
-
-    def write_csv(self, path: Path) -> Path:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["layer", "IoU", "probability"])
-            writer.writeheader()
-            writer.writerows(self.rows())
-        return path
-
-
-def measure_split(
-    model, processor, split: str, dataset_dir: Path, *, limit: int, progress: Callable[[int, int], None]
-) -> LayerTable:
-    """Every layer's mean IoU and probability on a split's first `limit` pictures."""
-    items = evaluation_set(split.strip(), dataset_dir)
-    iou, probabilities = analyse_split(model, processor, items, batch_size=4, limit=limit, progress=progress)
-    if not len(iou):
-        raise UserError(f"{split}: none of these pictures has a target.")
-    every = torch.arange(len(iou))
-    return LayerTable(
-        split=split.strip(),
-        targets=len(iou),
-        iou=iou.mean(0).tolist(),
-        probability=probabilities.mean(0).tolist(),
-        greedy=float(iou[every, probabilities.argmax(1)].mean()),
-        oracle=float(iou.max(1).values.mean()),
-    )
-
-
 def _batch(processor, question: Question):
     height, width = question.image.shape[:2]
     masks = question.truth
@@ -168,10 +124,11 @@ def _layer_card(image, similarity, mask, *, layer, number, probability, iou, cho
     return _figure(pictures, bar, words, "layer chosen" if chosen else "layer")
 
 
-def _points_card(image: np.ndarray, target: TargetPoints, number: int) -> str:
-    small, (similarity,) = _fitted(image, target.similarity.float().cpu().numpy())
-    scale = small.shape[1] / image.shape[1]
-    drawn = small.copy()
+def _points_card(question: Question, target: TargetPoints, number: int) -> str:
+    mask = target.mask.cpu().numpy()
+    small, (similarity, shown) = _fitted(question.image, target.similarity.float().cpu().numpy(), mask)
+    scale = small.shape[1] / mask.shape[1]
+    drawn = overlay(small, [shown > 0.5], [colour_of(number)])
     for (x, y), label in zip(target.points.tolist(), target.labels.tolist(), strict=True):
         if label >= 0:
             place = (round(x * scale), round(y * scale))
@@ -179,8 +136,16 @@ def _points_card(image: np.ndarray, target: TargetPoints, number: int) -> str:
             cv2.circle(drawn, place, 3, INSIDE if label else OUTSIDE, -1, cv2.LINE_AA)
     inside, outside = (int((target.labels == kind).sum()) for kind in (1, 0))
     words = f"last layer · {inside} points inside (green), {outside} outside (red)"
-    pictures = _inline(heat_map(small, similarity), "similarity") + _inline(drawn, "points")
+    if question.truth is not None:
+        words += f" · IoU {_mask_iou(mask, question.truth[number] > 0, question.ignore):.2f}"
+    pictures = _inline(heat_map(small, similarity), "similarity") + _inline(drawn, "mask and points")
     return f"<p>{markup.badge(number)}</p>" + _figure(pictures, "", words, "layer")
+
+
+def _mask_iou(mask: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None) -> float:
+    """Of bool [H, W] masks over the pixels that count; 1 where both are empty."""
+    counted = True if ignore is None else ~ignore
+    return iou(int((mask & truth & counted).sum()), int(((mask | truth) & counted).sum()))
 
 
 def _figure(pictures: str, bar: str, words: str, kind: str) -> str:
@@ -198,15 +163,3 @@ def _fitted(image: np.ndarray, *planes: np.ndarray) -> tuple[np.ndarray, list[np
 def _inline(picture: np.ndarray, description: str) -> str:
     coded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
     return f'<img alt="{description}" src="data:image/jpeg;base64,{base64.b64encode(coded).decode()}">'
-
-
-def summary(table: LayerTable) -> str:
-    """The split in one line of words."""
-    best = max(range(len(table.iou)), key=table.iou.__getitem__)
-    values: Sequence[str] = (
-        f"last layer {table.iou[-1]:.3f}",
-        f"best single layer ({best}) {table.iou[best]:.3f}",
-        f"policy's likeliest {table.greedy:.3f}",
-        f"best layer of each target, by the truth {table.oracle:.3f}",
-    )
-    return markup.hint(f"{table.split}, {table.targets} targets, mean IoU: " + " · ".join(values))

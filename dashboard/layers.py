@@ -1,9 +1,11 @@
-"""The Layers tab: what every hidden state would have made of a question, and of a whole split."""
+"""The Layers tab: what every hidden state would have made of a question, and of a whole split.
 
-import logging
-import queue
+What needs the model's libraries is imported when it is first asked for, so that the page is up before they are.
+"""
+
 import secrets
-import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import gradio as gr
@@ -13,63 +15,101 @@ import pandas
 from dashboard import markup
 from dashboard.answering import Stopped
 from dashboard.context import Context
-from dashboard.layer_views import measure_split, open_item, question_of, read_question, show_layers, summary
+from dashboard.grounding import sentence
+from dashboard.pictures import example_pictures, fill_from, picture_upload
 from dashboard.waiting import WaitingBar
 from utils.errors import UserError
 
-log = logging.getLogger(__name__)
-
-UNEXPECTED = "Something went wrong inside the program; its log says more."
 MOST_IMAGES = 2000
+SPLITS = ("ReasonSeg|val", "refcoco|unc|val", "refcoco+|unc|val", "refcocog|umd|val", "grefcoco|unc|val")
+SPLITS += ("refzom|final|test", "fprefcoco|val", "MultiReasonSeg|val")  # every other one can be typed
 
 
 def layers_tab(context: Context) -> None:
     """Lay out the tab inside the current `gr.Blocks` and bind its events."""
+    bar = WaitingBar(context)
     with gr.Row(equal_height=False, elem_classes="columns"):
         with gr.Column(scale=3, min_width=300):
             with gr.Row():
-                picture = _upload("Picture", "layers-picture")
-                truth = _upload("Truth (optional)", "layers-truth")
-            prompt = gr.Textbox(label="Instruction", lines=2, max_length=context.limits.prompt, elem_id="layers-prompt")
+                picture = picture_upload("Picture", "layers-picture", height=190)
+                truth = picture_upload("Truth (optional)", "layers-truth", height=190)
+            examples = example_pictures("layers-examples")
+            prompt = gr.Textbox(
+                label="Instruction",
+                placeholder="What is the thing you could drink from in this image?",
+                lines=2,
+                max_length=context.limits.prompt,
+                elem_id="layers-prompt",
+            )
+            fill_from(examples, picture, prompt)
             answer = gr.Textbox(
                 "It is [SEG].", label="Answer that is given to the model", max_length=500, elem_id="layers-answer"
             )
             show = gr.Button("Show the layers", variant="primary", interactive=False, elem_id="layers-show")
             with gr.Accordion("Take a question from a split", open=False):
-                split = gr.Textbox("ReasonSeg|val", label="Split", max_length=100, elem_id="layers-split")
+                split = _split("layers-split")
                 with gr.Row():
-                    index = gr.Number(0, label="Picture", precision=0, minimum=0, min_width=90)
-                    expression = gr.Number(0, label="Expression", precision=0, minimum=0, min_width=90)
+                    index = _number("Picture", 0, "layers-index", minimum=0)
+                    expression = _number("Expression", 0, "layers-expression", minimum=0)
                 take = gr.Button("Take it", elem_id="layers-take")
                 taken = gr.HTML()
         with gr.Column(scale=7, min_width=320):
             grid = gr.HTML(
-                markup.hint("Every layer's similarity map and mask appear here."), elem_id="layers-grid", min_height=120
+                markup.hint("Every layer's similarity map and mask appear here."),
+                elem_id="layers-grid",
+                elem_classes="bare",
             )
     with gr.Accordion("Over a split", open=True):
-        with gr.Row(elem_classes="actions"):
-            whole = gr.Textbox("ReasonSeg|val", label="Split", max_length=100, scale=3, elem_id="layers-whole")
-            limit = gr.Number(50, label="Pictures", precision=0, minimum=1, maximum=MOST_IMAGES, scale=1, min_width=90)
-            measure = gr.Button("Measure", interactive=False, scale=1, min_width=110, elem_id="layers-measure")
-        said = gr.HTML(markup.hint("The mean IoU of every layer's masks appears here."), elem_id="layers-said")
         with gr.Row():
-            iou_plot = gr.LinePlot(x="layer", y="IoU", title="Mean IoU of each layer's masks", height=260)
-            chance_plot = gr.BarPlot(x="layer", y="probability", title="What the policy prefers", height=260)
-        table = gr.DownloadButton("Table (CSV)", interactive=False, size="sm", elem_id="layers-csv")
-    WaitingBar(context).when_ready([show, measure], lambda: [gr.update(interactive=True)] * 2)
+            whole = _split("layers-whole", scale=3)
+            limit = _number("Pictures", 50, "layers-limit", minimum=1, maximum=MOST_IMAGES, scale=1)
+        with gr.Row(elem_classes="actions"):
+            measure = gr.Button("Measure", variant="primary", interactive=False, elem_id="layers-measure")
+            stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="layers-stop")
+        said = gr.HTML(
+            markup.hint("The mean IoU and loss of every layer's masks appear here."),
+            elem_id="layers-said",
+            elem_classes="bare",
+        )
+        with gr.Row(visible=False) as charts:
+            plots = [
+                gr.LinePlot(**_axes("IoU", "Mean IoU of the masks")),
+                gr.LinePlot(**_axes("loss", "Mean loss")),
+                gr.BarPlot(**_axes("probability", "The policy's probability")),
+            ]
+        table = gr.DownloadButton("Table (CSV)", visible=False, size="sm", elem_id="layers-csv")
 
     def session():
         return context.model.get()
 
+    def on_ready():
+        """For show, measure, grid and said: where a model has nothing to show, that is said before anyone asks."""
+        system, has_layers = session().model.config.system, session().model.system.uses_policy
+        has_points = system == "READ"
+        nothing = markup.hint(f"{system} always uses the last layer: there are no layers to compare.")
+        return [
+            gr.update(interactive=has_layers or has_points),
+            gr.update(interactive=has_layers),
+            gr.skip() if has_layers or has_points else nothing,
+            gr.skip() if has_layers else nothing,
+        ]
+
+    bar.when_ready([show, measure, grid, said], on_ready)
+
     def on_show(image, mask, words, given, request: gr.Request):
+        from dashboard.layer_views import read_question, show_layers
+
         def work(_):
             chat = session()
             question = read_question(image, mask, words, given, context.limits)
             return show_layers(chat.model, chat.processor, question)
 
-        return _last(context, request, work, markup.problem)
+        *_, result = _steps(context, request, work)
+        return markup.problem(str(result)) if isinstance(result, UserError) else result
 
     def on_take(name, number, which):
+        from dashboard.layer_views import open_item, question_of
+
         try:
             question = question_of(open_item(name, int(number or 0), context.dataset_dir), int(which or 0))
         except UserError as error:
@@ -79,50 +119,61 @@ def layers_tab(context: Context) -> None:
         return [question.image, drawn, question.prompt, question.answer, ""]
 
     def on_measure(name, pictures, request: gr.Request):
-        steps: queue.SimpleQueue = queue.SimpleQueue()
+        from dashboard.layer_table import measure_split, summary
+
+        began = time.monotonic()
 
         def work(on_text):
             def progress(done: int, total: int) -> None:
-                on_text("")  # ends the work if the visitor has gone
-                steps.put(f"{done} of {total} pictures …")
+                left = (time.monotonic() - began) / done * (total - done)
+                on_text(f"\n{done} of {total} pictures, {left:.0f} s left")
 
             chat = session()
             number = min(max(int(pictures or 1), 1), MOST_IMAGES)
-            return measure_split(
-                chat.model,
-                chat.processor,
-                name,
-                context.dataset_dir,
-                limit=number,
-                progress=progress,
-            )
+            return measure_split(chat.model, chat.processor, name, context.dataset_dir, limit=number, progress=progress)
 
-        def run():
-            steps.put(_last(context, request, work, lambda sentence: UserError(sentence)))
+        nothing_new = [gr.skip()] * (len(plots) + 2)
+        yield [markup.hint("Waiting for the model …"), *nothing_new, *_busy(True)]
+        for step in _steps(context, request, work):
+            if isinstance(step, UserError):
+                yield [markup.problem(str(step)), *nothing_new, *_busy(False)]
+            elif isinstance(step, str):
+                yield [markup.hint(step.rpartition("\n")[2] or "Opening the split …"), *nothing_new, *_busy(True)]
+            else:
+                frame = pandas.DataFrame(step.rows())
+                named = frame.astype({"layer": str})  # a bar for each layer is as wide as its place
+                bars = gr.update(value=named, sort=list(named["layer"]))
+                path = step.write_csv(_private_file(context, "layers.csv"))
+                file = gr.update(value=str(path), visible=True)
+                yield [summary(step), frame, frame, bars, gr.update(visible=True), file, *_busy(False)]
 
-        threading.Thread(target=run, name="layers", daemon=True).start()
-        while isinstance(step := steps.get(), str):
-            yield [markup.hint(step), gr.skip(), gr.skip(), gr.skip()]
-        if isinstance(step, UserError):
-            yield [markup.problem(str(step)), gr.skip(), gr.skip(), gr.skip()]
-            return
-        frame = pandas.DataFrame(step.rows())
-        path = step.write_csv(_private_file(context, "layers.csv"))
-        yield [summary(step), frame, frame, gr.update(value=str(path), interactive=True)]
+    def on_stop(request: gr.Request):
+        context.answers.stop(request.session_hash)
 
     quiet = {"api_visibility": "private", "trigger_mode": "once"}
     show.click(on_show, [picture, truth, prompt, answer], grid, show_progress="minimal", **quiet)
     take.click(on_take, [split, index, expression], [picture, truth, prompt, answer, taken], **quiet)
-    measure.click(on_measure, [whole, limit], [said, iou_plot, chance_plot, table], show_progress="hidden", **quiet)
+    results = [said, *plots, charts, table, measure, stop]
+    measure.click(on_measure, [whole, limit], results, show_progress="hidden", **quiet)
+    stop.click(on_stop, None, None, queue=False, **quiet)
 
 
-def _upload(label: str, name: str) -> gr.Image:
-    """A picture that arrives as a file; our own limits decide whether it is read."""
-    component = gr.Image(
-        label=label, type="filepath", sources=["upload"], height=220, buttons=[], image_mode=None, elem_id=name
-    )
-    component.preprocess = lambda upload: upload.path if upload else None
-    return component
+def _split(elem_id: str, scale: int | None = None) -> gr.Dropdown:
+    return gr.Dropdown(list(SPLITS), label="Split", allow_custom_value=True, scale=scale, elem_id=elem_id)
+
+
+def _number(label: str, value: int, elem_id: str, **options) -> gr.Number:
+    return gr.Number(value, label=label, precision=0, min_width=90, elem_id=elem_id, **options)
+
+
+def _axes(column: str, title: str) -> dict:
+    """Of a plot of one column over the layers."""
+    return {"x": "layer", "y": column, "title": title, "height": 240, "min_width": 260, "elem_id": f"layers-{column}"}
+
+
+def _busy(busy: bool) -> list:
+    """For the buttons Measure and Stop."""
+    return [gr.update(interactive=not busy), gr.update(interactive=busy)]
 
 
 def _private_file(context: Context, name: str) -> Path:
@@ -132,15 +183,11 @@ def _private_file(context: Context, name: str) -> Path:
     return folder / name
 
 
-def _last(context: Context, request: gr.Request, work, problem):
-    """What `work` returns, run where the model is free; a mistake as `problem(sentence)`."""
+def _steps(context: Context, request: gr.Request, work) -> Iterator:
+    """The text of `work` as it grows, then what it returns, run where the model is free; a mistake as a `UserError`."""
     try:
-        *_, result = context.answers.run(request.session_hash, work)
-        return result
+        yield from context.answers.run(request.session_hash, work)
     except Stopped:
-        return problem("This was stopped, since something else was asked.")
-    except UserError as error:
-        return problem(str(error))
-    except Exception:
-        log.exception("layers")
-        return problem(UNEXPECTED)
+        yield UserError("This was stopped.")
+    except Exception as error:
+        yield UserError(sentence(error))

@@ -37,15 +37,30 @@ def numbered(text: str, *, first: int = 0) -> str:
 
 
 def table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """Cells of text; without a head the first column names the row."""
+    """Cells of text; without a head the first column names the row.
+
+    Every cell knows the name of its column, which narrow screens show beside it instead of the head.
+    """
     lines = []
     if head:
         lines.append("<thead><tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr></thead>")
     for first, *others in rows:
         tag = "td" if head else "th"
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in others)
+        named = zip(head[1:] or [""] * len(others), others, strict=True)
+        cells = "".join(f'<td data-name="{escape(name)}">{escape(cell)}</td>' for name, cell in named)
         lines.append(f"<tr><{tag}>{escape(first)}</{tag}>{cells}</tr>")
-    return f'<div class="table"><table>{"".join(lines)}</table></div>'
+    return f'<div class="table{" headed" if head else ""}"><table>{"".join(lines)}</table></div>'
+
+
+def numbers(pairs: Iterable[Sequence[str]]) -> str:
+    """Figures with their names, side by side."""
+    cells = "".join(f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for name, value in pairs)
+    return f'<div class="numbers">{cells}</div>'
+
+
+def folded(title: str, content: str) -> str:
+    """HTML behind a title that opens it."""
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 
 def badge(number: int) -> str:

@@ -1,5 +1,6 @@
 """The Runs tab: the experiments below the folder of runs, with their scores and curves."""
 
+import shlex
 import time
 
 import gradio as gr
@@ -31,14 +32,18 @@ def runs_tab(context: Context) -> None:
         tooltip=["run", "step", "value"],
         elem_id="runs-plot",
     )
-    scores = gr.HTML(elem_id="runs-scores")
     listing = gr.HTML(elem_id="runs-list")
+    scores = gr.HTML(elem_id="runs-scores")
     gr.Code(
-        f".venv/bin/tensorboard --logdir {runs} --host 127.0.0.1",
-        language="shell",
-        label="All curves, histograms and pictures in TensorBoard",
+        f".venv/bin/tensorboard --logdir {shlex.quote(str(runs))} --host 127.0.0.1",
+        language=None,
+        label="Everything in TensorBoard",
         interactive=False,
         lines=1,
+        wrap_lines=True,
+        show_line_numbers=False,
+        buttons=["copy"],
+        elem_id="runs-tensorboard",
     )
     first_look = gr.Timer(0.2)
 
@@ -82,12 +87,12 @@ def _listing(experiments: list[Experiment], runs) -> str:
     rows = []
     for experiment in experiments:
         best = experiment.best or {}
-        score = f"gIoU {best['gIoU']:.4f} · cIoU {best['cIoU']:.4f}" if _scored(best) else ""
-        where = f"{best.get('split')} at step {best.get('step')}" if score else ""
+        score = f"gIoU {best['gIoU']:.4f} · cIoU {best['cIoU']:.4f}" if _scored(best) else "not scored"
+        where = f"{best.get('split')}, step {best.get('step')}" if _scored(best) else ""
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(experiment.changed))
-        step = "" if experiment.step is None else str(experiment.step)
+        step = "none" if experiment.step is None else str(experiment.step)
         rows.append([experiment.name, step, score, where, when])
-    return markup.table(rows, ["experiment", "last step", "best", "on", "last written"])
+    return markup.table(rows, ["experiment", "last step", "best validation", "on", "last written"])
 
 
 def _scored(best: dict) -> bool:
@@ -96,4 +101,5 @@ def _scored(best: dict) -> bool:
 
 def _scores(experiments: list[Experiment]) -> str:
     rows = [[experiment.name, *row] for experiment in experiments for row in read_scores(experiment.directory)]
-    return markup.table(rows, ["experiment", "step", "split", "gIoU", "cIoU"]) if rows else ""
+    table = markup.table(rows, ["experiment", "step", "split", "gIoU", "cIoU"])
+    return markup.note("Every validation of the chosen experiments") + table if rows else ""

@@ -115,7 +115,7 @@ def view(sample: Sample, root: Path, opacity: float) -> SampleView:
         image=image,
         overlay=overlay(image, drawn, alpha=opacity),
         targets=[
-            (overlay(image, [mask], [colour_of(number)], alpha=0.6, dim=0.5), f"[SEG {number + 1}]: {area} pixels")
+            (overlay(image, [mask], [colour_of(number)], alpha=0.6, dim=0.5), f"[SEG {number + 1}] {area} px")
             for number, (mask, area) in enumerate(zip(drawn, masks.sum((1, 2)), strict=True))
         ],
         conversations=_conversations(sample),

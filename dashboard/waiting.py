@@ -15,7 +15,7 @@ class WaitingBar:
 
     def __init__(self, context: Context):
         self._model, self._page = context.model, gr.context.Context.root_block
-        self._bar = gr.HTML("", elem_classes="waiting")
+        self._bar = gr.HTML(self._progress(), elem_classes="waiting")
 
     def when_ready(self, outputs: Sequence[gr.components.Component], updates: Callable[[], list]) -> None:
         """Show progress until the model is loaded; then give `outputs` the values of `updates()`, on every page."""

@@ -18,6 +18,8 @@ from dataloaders.evaluation import EvaluationItem
 from dataloaders.sample import Sample, Turn
 from model import sam
 from model.grounding import GroundingModel
+from model.losses import map_losses, mask_bce, mask_dice
+from model.similarity import gaussian_target
 from utils.errors import UserError
 
 
@@ -27,11 +29,14 @@ class LayerAnalysis:
 
     iou float32 [S, L+1]: of the mask that each layer prompts with the true one, over the pixels that count; 1 where
         both are empty.
+    loss float32 [S, L+1]: the mask loss of training with that layer: BCE and Dice of the mask, and of the similarity
+        map where the checkpoint learns its maps, by training's weights.
     probabilities float32 [S, L+1]: the policy's; 1 for the last layer where the checkpoint has no policy to ask.
     maps: for every image the similarity maps [m, L+1, H, W] in [0, 1]; masks: bool [m, L+1, H, W].
     """
 
     iou: Tensor
+    loss: Tensor
     probabilities: Tensor
     maps: list[Tensor]
     masks: list[Tensor]
@@ -51,7 +56,7 @@ class LayerAnalysis:
 def layer_analysis(model: GroundingModel, batch: Batch, *, layers_at_once: int = 8) -> LayerAnalysis:
     """Masks of every `[SEG]` of `batch` at all layers; `layers_at_once` bounds the memory of the mask decoder.
 
-    batch: on the model's device, with its masks; where they are made up, `iou` says nothing.
+    batch: on the model's device, with its masks; where they are made up, `iou` and `loss` say nothing.
     Raises `UserError` for systems that always use the last layer.
     """
     if not model.system.uses_policy:
@@ -60,12 +65,13 @@ def layer_analysis(model: GroundingModel, batch: Batch, *, layers_at_once: int =
     if batch.seg_positions.shape[0] == 0:
         nothing = [torch.zeros((0, number, *size), device=model.device) for size in batch.original_sizes]
         empty = torch.zeros((0, number), device=model.device)
-        return LayerAnalysis(empty, empty, nothing, [each.bool() for each in nothing])
+        return LayerAnalysis(empty, empty, empty, nothing, [each.bool() for each in nothing])
     images = model.encode_images(batch)
     unrolled, places = model.read(batch, images)
     states = model.target_states(batch, images, unrolled, places)
     embeddings = sam.encode_images(model.sam, batch.sam_images, batch.sam_sizes)
-    maps, masks = [], []
+    targets = [gaussian_target(truth) if len(truth) else None for truth in batch.masks]
+    maps, masks, losses = [], [], []
     for start in range(0, number, layers_at_once):
         layers = range(start, min(start + layers_at_once, number))
         prompts = [model.system.prompt(model, states, batch, layer) for layer in layers]
@@ -77,15 +83,27 @@ def layer_analysis(model: GroundingModel, batch: Batch, *, layers_at_once: int =
             torch.cat([_dense(model, prompt) for prompt in prompts]),
         )
         for prompt, logits in zip(prompts, low_res.split(len(states.image)), strict=True):
+            upscaled = model.system.upscale(model, batch, states, [logits])
             maps.append(prompt.maps)
-            masks.append([each > 0 for each in model.system.upscale(model, batch, states, [logits])])
+            masks.append([each > 0 for each in upscaled])
+            losses.append(_loss(model, batch, upscaled, prompt.maps, targets))
     masks = [torch.stack(layers, dim=1) for layers in zip(*masks, strict=True)]
     return LayerAnalysis(
         iou=torch.cat([_iou(*one) for one in zip(masks, batch.masks, batch.ignore, strict=True)]),
+        loss=torch.stack(losses, dim=1),
         probabilities=_probabilities(model, states),
         maps=[torch.stack(layers, dim=1) for layers in zip(*maps, strict=True)],
         masks=masks,
     )
+
+
+@dataclass
+class SplitAnalysis:
+    """All targets of a split, on the CPU: iou, loss, probabilities [S, L+1] as in `LayerAnalysis`."""
+
+    iou: Tensor
+    loss: Tensor
+    probabilities: Tensor
 
 
 def analyse_split(
@@ -96,8 +114,8 @@ def analyse_split(
     batch_size: int,
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """IoU and probabilities [S, L+1] of all targets of a split's first `limit` images, on the CPU.
+) -> SplitAnalysis:
+    """IoU, loss and probabilities of all targets of a split's first `limit` images.
 
     progress(done, total) is called after every batch, with numbers of images.
     """
@@ -108,11 +126,10 @@ def analyse_split(
         stop = min(start + batch_size, total)
         samples = [_sample(items[index]) for index in range(start, stop)]
         analysis = layer_analysis(model, collate(samples).to(model.device))
-        found.append((analysis.iou.cpu(), analysis.probabilities.cpu()))
+        found.append([each.cpu() for each in (analysis.iou, analysis.loss, analysis.probabilities)])
         if progress:
             progress(stop, total)
-    iou, probabilities = zip(*found, strict=True)
-    return torch.cat(iou), torch.cat(probabilities)
+    return SplitAnalysis(*(torch.cat(batches) for batches in zip(*found, strict=True)))
 
 
 def _sample(item: EvaluationItem) -> Sample:
@@ -127,15 +144,29 @@ def _dense(model: GroundingModel, prompt) -> Tensor:
     if prompt.dense is not None:
         return sam.embed_masks(model.sam, prompt.dense)
     side = model.sam.config.prompt_encoder_config.image_embedding_size
-    return sam.no_mask(model.sam).expand(len(prompt.sparse), -1, side, side)
+    return sam.no_mask(model.sam.prompt_encoder).expand(len(prompt.sparse), -1, side, side)
 
 
 def _probabilities(model: GroundingModel, states) -> Tensor:
     if model.config.mode != 1:
-        return model.policy.log_probabilities(states.seg[:, 0]).exp()
+        return model.policy(states.seg[:, 0]).exp()
     probabilities = torch.zeros((len(states.image), model.config.num_layers), device=states.image.device)
     probabilities[:, -1] = 1
     return probabilities
+
+
+def _loss(model: GroundingModel, batch: Batch, logits: list[Tensor], maps: list[Tensor], blurred: list) -> Tensor:
+    """[S] of one layer: for every image its mask logits and maps [m, H, W] and the blurred true masks [m, H, W]."""
+    weights, losses = model.loss_weights, []
+    for mask, truth, ignore, similarity, target in zip(logits, batch.masks, batch.ignore, maps, blurred, strict=True):
+        if target is None:
+            continue
+        bce, dice = mask_bce(mask, truth, ignore), mask_dice(mask, truth, ignore)
+        if model.config.map_loss:
+            of_map = map_losses(similarity, target, ignore)
+            bce, dice = bce + of_map[0], dice + of_map[1]
+        losses.append(weights.bce * bce + weights.dice * dice)
+    return torch.cat(losses)
 
 
 def _iou(masks: Tensor, truth: Tensor, ignore: Tensor | None) -> Tensor:

@@ -77,7 +77,7 @@ def test_mistakes_are_explained_and_the_chat_goes_on(talk, photo, tmp_path):
     for part in (
         "no image yet",
         "needs the path",
-        "missing",
+        "there is no file nowhere.png",
         "folder",
         "unknown command",
         "'up'",

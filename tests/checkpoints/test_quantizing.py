@@ -1,6 +1,7 @@
 """An LLM in 8 or 4 bit answers much like one in full precision, and nothing else of the model is touched."""
 
 import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from dataloaders.collate import Collator
 from dataloaders.processing import GroundingProcessor
 from model.checkpoints import load_model, save_model
+from model.checkpoints.quantizing import quantize
 from model.grounding import GroundingModel
 from tests.model.test_generation import prompts
 from tests.tiny import tiny_config, tiny_model, tiny_samples, tiny_tokenizer
@@ -24,11 +26,12 @@ def bitsandbytes():
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_only_the_llm_s_linear_layers_are_quantised(bitsandbytes, tmp_path, system, bits):
-    model, processor = tiny_model(system)
+    model, processor = wide_model(system)
     save_model(model, processor, tmp_path / "saved")
     quantised, _, report = load_model(tmp_path / "saved", bits=bits)
     small = [name for name, part in quantised.named_modules() if type(part).__module__.startswith("bitsandbytes")]
-    plain = [name for name, part in quantised.named_modules() if type(part) is nn.Linear]
+    linears = {name for name, part in quantised.named_modules() if isinstance(part, nn.Linear)}
+    plain = linears.difference(small)
     assert len(small) == 3 * 7 and all(name.startswith("language_model.layers.") for name in small)
     assert "lm_head" in plain and "mm_projector.0" in plain and "text_hidden_fcs.0" in plain
     weights = {quantised.get_submodule(name).weight.dtype for name in small}
@@ -38,12 +41,13 @@ def test_only_the_llm_s_linear_layers_are_quantised(bitsandbytes, tmp_path, syst
     assert f"quantised to {bits} bit" in str(report)
 
 
-def wide_model():
+def wide_model(system="UGround", mlp_width=64):
     """Blocks of 4-bit weights are 64 wide."""
-    config = tiny_config("UGround")
+    config = tiny_config(system)
     config.text_config.hidden_size, config.text_config.head_dim = 64, 32
+    config.text_config.intermediate_size = mlp_width
     torch.manual_seed(0)
-    return GroundingModel(config), GroundingProcessor(config, tiny_tokenizer())
+    return GroundingModel(config), GroundingProcessor(config, tiny_tokenizer(config.tokens_per_target))
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -58,6 +62,26 @@ def test_a_quantised_model_segments_and_writes(bitsandbytes, tmp_path, bits):
     assert all(torch.isfinite(result.mask_logits).all() for result in quantised.segment(batch))
     answers = quantised.generate(Collator(processor, packed=False, padding_side="left")(prompts()), max_new_tokens=5)
     assert all(answer.token_ids for answer in answers)
+
+
+def test_layers_that_do_not_fit_4_bit_keep_full_precision_which_is_said_once(bitsandbytes, tmp_path, caplog):
+    save_model(*wide_model(mlp_width=96), tmp_path / "saved")
+    quantised, processor, _ = load_model(tmp_path / "saved", bits=4)
+    layers = quantised.language_model.layers
+    plain = [name for name, part in layers.named_modules() if type(part) is nn.Linear]
+    assert plain == [f"{block}.mlp.down_proj" for block in range(len(layers))]
+    (said,) = [record.getMessage() for record in caplog.records if "full precision" in record.getMessage()]
+    assert f"{len(layers)} of the LLM's {7 * len(layers)} linear layers" in said
+    results = quantised.eval().segment(Collator(processor)(tiny_samples()))
+    assert all(torch.isfinite(result.mask_logits).all() for result in results)
+
+
+def test_an_llm_without_a_layer_that_fits_4_bit_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
+    config = tiny_config("LISA")  # 32 wide
+    config.text_config.intermediate_size = 48
+    with pytest.raises(UserError, match="no layer of this LLM fits.*--load_in_8bit"):
+        quantize(GroundingModel(config), 4)
 
 
 def test_without_bitsandbytes_it_is_said_what_to_install(monkeypatch, tmp_path):

@@ -1,22 +1,15 @@
 """The dashboard in a real browser: a person asks about an example and looks at what comes back."""
 
+import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 from dashboard.examples import EXAMPLES
+from tests.dashboard.screens import Screen
 from tests.dashboard.visits import running, tiny_session
 from utils.drawing import colour_of
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
-
-if CHROMIUM is None:
-    pytest.skip("no chromium on PATH; `apt-get install chromium` brings one", allow_module_level=True)
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: ./build.sh --dev")
 
 
 @pytest.fixture(scope="module")
@@ -25,31 +18,8 @@ def server():
         yield server
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-class Screen:
-    """A page and what it complained about; `abroad` lists requests to other hosts."""
-
-    def __init__(self, browser, url: str, width: int):
-        self.page = browser.new_page(viewport={"width": width, "height": 900}, accept_downloads=True)
-        self.page.set_default_timeout(20_000)
-        self.errors, self.abroad = [], []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
-        self.page.on("dialog", lambda dialog: (self.errors.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        self.page.on("request", lambda request: self._check(request.url, url))
-        self.page.goto(url)
-        self.page.wait_for_selector("#ground-ask:not([disabled])")
-
-    def _check(self, address: str, home: str) -> None:
-        if not address.startswith((home, "data:", "blob:")):
-            self.abroad.append(address)
+class GroundScreen(Screen):
+    """The Ground tab."""
 
     def ask_about_example(self, number: int = 0) -> None:
         self.page.locator("#ground-examples button").nth(number).click()
@@ -69,10 +39,9 @@ class Screen:
 
 @pytest.fixture
 def screen(request, browser, server):
-    screen = Screen(browser, server.url, getattr(request, "param", 1280))
+    screen = GroundScreen(browser, server.url, getattr(request, "param", 1280), "#ground-ask:not([disabled])")
     yield screen
-    assert screen.errors == [] and screen.abroad == []
-    screen.page.close()
+    screen.leave()
 
 
 @pytest.mark.parametrize("screen", [1280, 420], indirect=True)
@@ -93,15 +62,13 @@ def test_a_person_asks_about_an_example_and_looks_around(screen, tmp_path):
 
     # Another opacity draws another overlay; the model is not asked.
     before = page.locator("#ground-overlay img").get_attribute("src")
-    page.locator("#ground-opacity input[type=number]").fill("0.9")
-    page.locator("#ground-opacity input[type=number]").press("Tab")
-    page.wait_for_function(f"document.querySelector('#ground-overlay img').src != {before!r}")
+    screen.fill("#ground-opacity", "0.9")
+    screen.wait_for_change("#ground-overlay img", "src", before)
 
     # Another layer gives another map.
     page.get_by_label("This layer").check()
     page.wait_for_selector("#ground-layer input[type=number]")
-    page.locator("#ground-layer input[type=number]").fill("1")
-    page.locator("#ground-layer input[type=number]").press("Tab")
+    screen.fill("#ground-layer", "1")
     page.wait_for_selector("#ground-targets figcaption >> text=layer 1")
 
     with page.expect_download() as download:
@@ -109,7 +76,65 @@ def test_a_person_asks_about_an_example_and_looks_around(screen, tmp_path):
     assert Path(download.value.path()).read_bytes()[:2] == b"PK"
 
     # Nothing is cut off at this width.
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert not screen.cut_off()
+
+
+def test_a_follow_up_joins_the_history_which_can_be_looked_at_saved_and_deleted(screen):
+    page = screen.page
+    screen.ask_about_example()
+    page.get_by_label("Follow-up question").check()
+    screen.fill("#ground-prompt", "And what is beside it?")
+    page.click("#ground-ask")
+    page.locator("#ground-history-box button").first.click()
+    pictures = page.locator("#ground-history .thumbnail-item")
+    pictures.nth(1).wait_for()
+    assert "And what is beside it?" in pictures.nth(0).inner_text()
+
+    before = page.locator("#ground-overlay img").get_attribute("src")
+    pictures.nth(1).click()  # the older one
+    screen.wait_for_change("#ground-overlay img", "src", before)
+    page.wait_for_timeout(300)
+    with page.expect_download() as download:
+        page.click("#ground-download-record")
+    record = json.loads(Path(download.value.path()).read_text())
+    assert record["prompt"] == EXAMPLES[0][1] and len(record["targets"]) == 2
+    with page.expect_download() as download:
+        page.click("#ground-download-overlay")
+    assert Path(download.value.path()).read_bytes()[1:4] == b"PNG"
+
+    page.click("#ground-forget")
+    pictures.first.wait_for(state="detached")
+    page.click("#ground-clear")
+    page.wait_for_selector("#ground-targets .target", state="detached")
+    assert page.locator("#ground-picture img").count() == 0
+    assert page.locator("#ground-prompt textarea").input_value() == ""
+
+
+def test_a_file_that_is_no_picture_is_refused_and_the_page_goes_on(screen, tmp_path):
+    (tmp_path / "<img src=x onerror=alert(1)>.png").write_bytes(b"not a picture")
+    screen.page.set_input_files("#ground-picture input[type=file]", tmp_path / "<img src=x onerror=alert(1)>.png")
+    screen.fill("#ground-prompt", "Where is it?")
+    screen.page.wait_for_selector("#ground-picture img", state="attached")
+    screen.page.click("#ground-ask")
+    screen.page.wait_for_selector("#ground-answer .problem >> text=not a picture that can be read")
+    screen.ask_about_example()
+
+
+def test_two_people_ask_at_once_and_see_their_own_answer(browser, server):
+    screens = [GroundScreen(browser, server.url, 1280, "#ground-ask:not([disabled])") for _ in range(2)]
+    for number, screen in enumerate(screens):
+        screen.page.locator("#ground-examples button").nth(number).click()
+        screen.page.wait_for_selector("#ground-picture img")
+    for screen in screens:
+        screen.page.click("#ground-ask", no_wait_after=True)
+    for number, screen in enumerate(screens):
+        screen.page.wait_for_selector("#ground-targets .target")
+        screen.page.wait_for_selector("#ground-ask:not([disabled])")
+        screen.page.locator("#ground-history-box button").first.click()
+        screen.page.wait_for_selector("#ground-history .thumbnail-item")
+        (said,) = screen.page.locator("#ground-history .thumbnail-item").all_inner_texts()
+        assert said.strip()[:20] == EXAMPLES[number][1][:20]
+        screen.leave()
 
 
 def test_a_reload_in_the_middle_of_an_answer_leaves_a_working_page(screen):

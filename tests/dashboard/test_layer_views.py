@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dashboard.layer_views import Question, measure_split, open_item, question_of, read_question, show_layers
+from dashboard.layer_table import measure_split
+from dashboard.layer_views import Question, open_item, question_of, read_question, show_layers
 from dashboard.limits import Limits
 from miniature import data
 from tests.tiny import box_mask, picture, tiny_model
@@ -39,7 +40,9 @@ def test_iou_is_shown_where_there_is_a_truth():
 
 def test_read_shows_its_points():
     model, processor = tiny_model("READ")
-    page = show_layers(model.eval(), processor, question())
+    truth = box_mask(40, 60, (5, 5, 20, 30))[None]
+    page = show_layers(model.eval(), processor, question(truth=truth))
+    assert len(re.findall(r"IoU \d\.\d\d", page)) == 1
     inside, outside = map(int, re.search(r"(\d+) points inside \(green\), (\d+) outside", page).groups())
     assert inside >= 1 and outside >= 1
 
@@ -82,6 +85,7 @@ def test_a_split_is_measured_layer_by_layer(tmp_path):
     assert max(table.iou) <= table.oracle and sum(table.probability) == pytest.approx(1)
     rows = list(csv.DictReader(table.write_csv(tmp_path / "layers.csv").open()))
     assert [float(row["IoU"]) for row in rows] == table.iou
+    assert [float(row["loss"]) for row in rows] == table.loss and min(table.loss) > 0
 
     item = open_item("grefcoco|unc|val", 0, root)
     first = next(index for index, there in enumerate(item.exists) if there)

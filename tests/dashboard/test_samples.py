@@ -61,7 +61,7 @@ def test_every_target_has_its_colour_in_picture_and_words(root, browser):
     shown = view(sample, root, 0.5)
     badges = re.findall(r"\[SEG (\d+)\]", shown.conversations)
     assert badges == [str(number + 1) for number in range(len(sample.masks))]
-    assert [caption.split(":")[0] for _, caption in shown.targets] == [f"[SEG {badge}]" for badge in badges]
+    assert [caption.rpartition("]")[0] + "]" for _, caption in shown.targets] == [f"[SEG {badge}]" for badge in badges]
     assert shown.overlay.shape == shown.image.shape
     assert max(shown.image.shape) > max(sample.image.shape)
     assert sample.image_path.relative_to(root).as_posix() in shown.fields

@@ -21,9 +21,9 @@ class ScriptedSession:
     """A real session of a tiny model that always gives the same answer; `slowed` lets it take a while over it."""
 
     def __init__(self, answer: str, system: str):
-        self.model, processor = tiny_model(system)
-        write_answer(self.model, processor.tokenizer.encode(answer, bos=False))
-        self._session = ChatSession(self.model, processor, max_new_tokens=200)
+        self.model, self.processor = tiny_model(system)
+        write_answer(self.model, self.processor.tokenizer.encode(answer, bos=False))
+        self._session = ChatSession(self.model, self.processor, max_new_tokens=200)
         self._seconds = 0.0
 
     @contextmanager
@@ -50,14 +50,16 @@ def tiny_session(answer: str = ANSWER, system: str = "UGround") -> ScriptedSessi
 
 
 @contextmanager
-def running(session, limits: Limits | None = None, *flags: str):
-    """A dashboard with the Ground tab on a free port, its model loaded; one at a time, since Gradio keeps its
+def running(session, limits: Limits | None = None, *flags: str, tab: str | None = "ground"):
+    """A dashboard with one tab (None: all) on a free port, its model loaded; one at a time, since Gradio keeps its
     folder in the environment."""
-    parsed = app.build_parser().parse(["--version", "tiny/model", "--tab", "ground", *flags])
+    flags += ("--tab", tab) if tab else ()
+    parsed = app.build_parser().parse(["--version", "tiny/model", *flags])
     server = Server(parsed, limits or Limits(), lambda tell: session)
     try:
         server.start()
-        server.context.model.wait(30)
+        if server.context.model:
+            server.context.model.wait(30)
         yield server
     finally:
         server.close()
@@ -71,8 +73,8 @@ class Visit:
         self.session = uuid.uuid4().hex[:11]
         self.config = self.http.get("/config").json()
         ticks = [each for each in self.config["dependencies"] if "tick" in [name for _, name in each["targets"]]]
-        for tick in ticks:  # what the page does until the model is there
-            body = {"data": [], "fn_index": tick["id"], "session_hash": self.session}
+        for tick in (each for each in ticks if each["queue"] is False):  # what the page does until the model is there
+            body = {"data": [[]] * len(tick["inputs"]), "fn_index": tick["id"], "session_hash": self.session}
             self.http.post("/gradio_api/run/predict", json=body).raise_for_status()
 
     def close(self) -> None:
