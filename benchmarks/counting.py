@@ -1,17 +1,23 @@
 """What a training step costs, counted without computing it: shapes alone go through the model (PyTorch's fake tensors).
 
+    python -m benchmarks.counting                                  the bench model, by part
+    python -m benchmarks.counting --size 7b --lora_r 8 --checkpointing
+
 The FLOPs are the same as those of a real step. The memory is what the step keeps for its backward pass.
 """
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.bench_model import BenchShape, adapt, bench_batch, bench_model
+from benchmarks.bench_model import SIZES, BenchShape, adapt, bench_batch, bench_model
 from benchmarks.measuring import flop_counter
+from utils.errors import run_main
 
 PARTS = {
     "CLIP": "vision_tower",
@@ -40,6 +46,25 @@ class StepCount:
     def backward(self) -> float:
         """FLOPs of the backward pass."""
         return self.flops - sum(self.forward.values())
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.counting", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=tuple(SIZES), default="bench")
+    parser.add_argument("--lora_r", type=int, default=0, metavar="N", help="rank of LoRA; 0 trains the LLM (default)")
+    parser.add_argument("--checkpointing", action="store_true", help="with gradient checkpointing")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    flags = parser.parse_args(argv)
+    count = count_step(SIZES[flags.size], lora_r=flags.lora_r, checkpointing=flags.checkpointing)
+    forward = sum(count.forward.values())
+    print("|part|GFLOP|share of the forward pass|\n|---|---|---|")
+    for part, flops in count.forward.items():
+        print(f"|{part}|{flops / 1e9:.1f}|{flops / forward:.1%}|")
+    print(f"|forward|{forward / 1e9:.1f}||\n|backward|{count.backward / 1e9:.1f}||")
+    print(f"\nkept for the backward pass: {count.kept_bytes / 1e9:.2f} GB in float32; ", end="")
+    print(f"{count.trainable / 1e6:.0f} of {count.total / 1e6:.0f} million parameters learn")
 
 
 def count_step(
@@ -120,3 +145,7 @@ def _without_values(batch, fake: FakeTensorMode):
         return [convert(one) for one in value] if isinstance(value, list) else value
 
     return replace(batch, **{field.name: convert(getattr(batch, field.name)) for field in fields(batch)})
+
+
+if __name__ == "__main__":
+    run_main(main)

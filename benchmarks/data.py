@@ -15,16 +15,16 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.measuring import anonymous_memory_mb, in_a_new_process, peak_memory_mb, reset_peak_memory
+from benchmarks.synthetic import add_source_flags, data_root
 from utils.errors import UserError, run_main
 
 FULL = "all"
 SAM_SIZE, CLIP_SIZE, IMAGE_TOKENS = 1024, 336, 576
-MEGABYTE = 2**20
 
 
 @dataclass
@@ -54,28 +54,13 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--dataset_dir", type=Path, metavar="DIR", help="measure what is there")
-    source.add_argument("--synthetic", type=int, metavar="IMAGES", help="generate annotations of so many images")
+    add_source_flags(parser)
     parser.add_argument("--draws", type=int, default=100, metavar="N", help="samples per family (default: 100)")
     parser.add_argument("--families", metavar="NAMES", help="joined by || (default: all eight, and their mixture)")
     parser.add_argument("--tokenizer", type=Path, default=Path("miniature/weights/llava"), metavar="DIR")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     flags = parser.parse_args(argv)
-    if flags.synthetic is None:
-        _report(flags.dataset_dir.resolve(), flags)
-        return
-    from benchmarks.synthetic import write_synthetic
-
-    with tempfile.TemporaryDirectory(prefix="uground_synthetic_") as folder:
-        root = Path(folder) / "data"
-        root.mkdir()
-        began = time.monotonic()
-        write_synthetic(root, flags.synthetic)
-        print(
-            f"{flags.synthetic} images, {_annotation_megabytes(root):.0f} MB of annotation files, written in "
-            f"{time.monotonic() - began:.0f} s"
-        )
+    with data_root(flags) as root:
         _report(root, flags)
 
 
@@ -102,14 +87,9 @@ def _report(root: Path, flags: argparse.Namespace) -> None:
 def measure(root: Path, family: str, *, draws: int, tokenizer: Path | None) -> Cost:
     """What a family costs, or all of them. tokenizer: None draws without collating."""
     with tempfile.TemporaryDirectory(prefix="uground_index_") as cache:
-        first, _ = _in_a_new_process(_start, root, family, cache, 0, None)
-        again, work = _in_a_new_process(_start, root, family, cache, draws, tokenizer)
+        first, _ = in_a_new_process(_start, root, family, cache, 0, None)
+        again, work = in_a_new_process(_start, root, family, cache, draws, tokenizer)
     return Cost(first, again, work)
-
-
-def _in_a_new_process(call: Callable, *arguments):
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(call, *arguments).result()
 
 
 def _start(root: Path, family: str, cache: str, draws: int, tokenizer: Path | None) -> tuple[Start, Work | None]:
@@ -121,13 +101,13 @@ def _start(root: Path, family: str, cache: str, draws: int, tokenizer: Path | No
 
     os.environ[ENVIRONMENT] = cache
     torch.set_num_threads(1)
-    anonymous = _anonymous_memory()
-    before = _reset_peak_memory()
+    anonymous = anonymous_memory_mb()
+    before = reset_peak_memory()
     began = time.monotonic()
     names = ALL_FAMILIES if family == FULL else family
     rates = [1.0] * len(names.split("||"))
     mixture = build_mixture(root, dataset=names, sample_rates=rates, samples_per_epoch=max(draws, 1))
-    start = Start(time.monotonic() - began, _peak_memory() - before)
+    start = Start(time.monotonic() - began, peak_memory_mb() - before)
     if not draws:
         return start, None
     context = multiprocessing.get_context("fork")  # as the loader's workers on Linux
@@ -148,18 +128,19 @@ def _work(mixture, draws: int, tokenizer: Path | None, sender) -> None:
 
     prepare_worker(0)
     try:
-        collate = _collator(tokenizer) if tokenizer else lambda samples: samples
+        collate = collator(tokenizer) if tokenizer else lambda samples: samples
         collate([mixture[0]])  # what is opened and loaded once does not count
         began = time.monotonic()
         for item in range(draws):
             collate([mixture[item]])
         seconds = time.monotonic() - began
-        sender.send(Work(draws / seconds, _anonymous_memory()))
+        sender.send(Work(draws / seconds, anonymous_memory_mb()))
     except Exception as error:
         sender.send(error)
 
 
-def _collator(tokenizer: Path):
+def collator(tokenizer: Path):
+    """Makes batches as for the 7B model, with the tokenizer of that directory."""
     from dataloaders.collate import Collator
     from dataloaders.processing import GroundingProcessor, ImageSettings
     from dataloaders.tokenization import GroundingTokenizer
@@ -167,33 +148,6 @@ def _collator(tokenizer: Path):
     loaded = GroundingTokenizer.from_directory(tokenizer)
     loaded.add_grounding_tokens(1)
     return Collator(GroundingProcessor(ImageSettings(SAM_SIZE, CLIP_SIZE, IMAGE_TOKENS, True), loaded))
-
-
-def _reset_peak_memory() -> float:
-    """Forget the peak until now; the memory that there is, in MB."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _peak_memory()
-
-
-def _peak_memory() -> float:
-    """The most that this process has had in memory, in MB; mapped files count as far as they were read."""
-    return _read_memory("/proc/self/status", "VmHWM")
-
-
-def _anonymous_memory() -> float:
-    """What this process holds that is no file's content, in MB: objects and buffers, its own or inherited."""
-    return _read_memory("/proc/self/smaps_rollup", "Anonymous")
-
-
-def _read_memory(path: str, key: str) -> float:
-    for line in Path(path).read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024 / MEGABYTE
-    raise UserError(f"{path} has no line {key!r}; memory is measured on Linux")
-
-
-def _annotation_megabytes(root: Path) -> float:
-    return sum(path.stat().st_size for suffix in ("json", "p") for path in root.rglob(f"*.{suffix}")) / MEGABYTE
 
 
 if __name__ == "__main__":

@@ -62,8 +62,9 @@ def two_epochs(size: str, pictures: int, conversations: int) -> Iterator[Epoch]:
             encoded.clear()
             wall, cpu = time.perf_counter(), time.process_time()
             for first in range(0, pictures, shape.images):
-                batch = bench_batch(shape, seed=first)
-                batch.image_keys = [f"{number:032x}" for number in range(first, first + shape.images)]
+                images = min(shape.images, pictures - first)
+                batch = bench_batch(replace(shape, images=images), seed=first)
+                batch.image_keys = [f"{number:032x}" for number in range(first, first + images)]
                 model.zero_grad()
                 model(batch).loss.backward()
                 _say_progress(first + shape.images, pictures, time.perf_counter() - wall)

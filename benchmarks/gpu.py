@@ -127,9 +127,9 @@ def train_speed(
     adapt(model, lora_r=lora_r, checkpointing=checkpointing).to(device)
     if compiled:
         compile_encoders(model)
-    optimizer = build_optimizer(model, lr=1e-5, betas=(0.9, 0.95))
-    batch = bench_batch(shape).to(device)
     on_gpu = device.startswith("cuda")
+    optimizer = build_optimizer(model, lr=1e-5, betas=(0.9, 0.95), fused=on_gpu)
+    batch = bench_batch(shape).to(device)
 
     def step() -> None:
         model(batch).loss.backward()
@@ -202,7 +202,7 @@ def _timed_modules(model, on_gpu: bool) -> Iterator[dict[str, float]]:
 
     modules = {
         "CLIP": list(model.vision_tower.encoder.layers),
-        "LLM": [model.language_model],
+        "LLM": list(model.language_model.layers),
         "SAM encoder": [model.sam.vision_encoder],
         "mask decoder": [model.sam.mask_decoder],
     }

@@ -10,7 +10,7 @@ A dotted line is what proportional growth from the first point would be.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,20 +20,33 @@ from utils.errors import run_main
 
 @dataclass(frozen=True)
 class Axis:
-    """title: what grows; field: of `BenchShape`; values: of it; plain: also with one row a conversation."""
+    """title: what grows; values: of it; shape: what is measured at a value; plain: also with one row a conversation."""
 
     title: str
-    field: str
     values: tuple[int, ...]
+    shape: Callable[[BenchShape, int], BenchShape]
     plain: bool = False
 
 
+def _targets(base: BenchShape, count: int) -> BenchShape:
+    return replace(base, segs=count, labelled=max(base.labelled, count + 4))  # the answer must hold them
+
+
+def _picture(base: BenchShape, width: int) -> BenchShape:
+    return replace(base, height=width * 3 // 4, width_pixels=width)
+
+
 AXES = {
-    "conversations": Axis("conversations per image", "conversations", (1, 3, 6, 12), plain=True),
-    "targets": Axis("[SEG] per answer", "segs", (1, 4, 16)),
-    "layers": Axis("layers of the LLM", "layers", (4, 8, 16, 32)),
-    "sam_side": Axis("side of SAM's square, pixels", "sam_image_size", (256, 512, 1024, 1536)),
-    "batch": Axis("images per batch", "images", (1, 2, 4, 8), plain=True),
+    "conversations": Axis(
+        "conversations per image", (1, 3, 6, 12, 24), lambda base, n: replace(base, conversations=n), plain=True
+    ),
+    "targets": Axis("[SEG] per answer", (1, 4, 16), _targets),
+    "layers": Axis("layers of the LLM", (4, 8, 16, 32), lambda base, n: replace(base, layers=n)),
+    "picture": Axis("width of the original pictures, pixels", (640, 1280, 2560, 4000), _picture),
+    "sam_side": Axis(
+        "side of SAM's square, pixels", (256, 512, 1024, 1536), lambda base, n: replace(base, sam_image_size=n)
+    ),
+    "batch": Axis("images per batch", (1, 2, 4, 8), lambda base, n: replace(base, images=n), plain=True),
 }
 
 
@@ -63,10 +76,7 @@ def grow(axis: Axis, base: BenchShape) -> dict[str, list[tuple[int, float, float
         if packed or axis.plain:
             lines[label] = []
             for value in axis.values:
-                shape = replace(base, packed=packed, **{axis.field: value})
-                if axis.field == "segs":  # the answer must hold them
-                    shape = replace(shape, labelled=max(shape.labelled, value + 4))
-                count = count_step(shape)
+                count = count_step(replace(axis.shape(base, value), packed=packed))
                 lines[label].append((value, count.flops / 1e9, count.kept_bytes / 1e9))
     return lines
 

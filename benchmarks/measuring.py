@@ -77,10 +77,21 @@ def flop_counter() -> FlopCounterMode:
 
 def peak_memory_mb() -> float:
     """The most that this process has had in memory, in MB; mapped files count as far as they were read."""
-    return read_memory_mb("/proc/self/status", "VmHWM")
+    return _read_memory_mb("/proc/self/status", "VmHWM")
 
 
-def read_memory_mb(path: str, key: str) -> float:
+def reset_peak_memory() -> float:
+    """Forget the peak until now; the memory that there is, in MB."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory_mb()
+
+
+def anonymous_memory_mb() -> float:
+    """What this process holds that is no file's content, in MB: objects and buffers, its own or inherited."""
+    return _read_memory_mb("/proc/self/smaps_rollup", "Anonymous")
+
+
+def _read_memory_mb(path: str, key: str) -> float:
     """A line "key: … kB" of a file below /proc, in MB."""
     for line in Path(path).read_text().splitlines():
         if line.startswith(f"{key}:"):

@@ -105,7 +105,7 @@ def _line(estimator: Estimator, gate, states, rewards, draws: int) -> str:
     import torch
 
     policy = build_policy(estimator, gate, states, rewards)
-    probabilities = policy.log_probabilities(states).exp()
+    probabilities = policy(states).exp()
     exact = torch.autograd.grad(-(probabilities * rewards).sum(dim=1).mean(), policy.gate)[0]
     gradients = torch.stack([_draw(policy, states, rewards) for _ in range(draws)])
     length = exact.norm()
@@ -132,7 +132,7 @@ def build_policy(estimator: Estimator, gate, states, rewards):
     )
     with torch.no_grad():
         policy.gate.copy_(gate)
-        total = (policy.log_probabilities(states).exp() * rewards).sum(dim=1).mean()
+        total = (policy(states).exp() * rewards).sum(dim=1).mean()
         if estimator.reward == "batch":
             total = total * len(rewards)
         policy.reward_mean.copy_(total)

@@ -3,29 +3,34 @@
     python -m benchmarks.scale
     python -m benchmarks.scale --sizes 7b --images 4 --conversations 6 --tflops 312 --gpu_gb 40     A100
 
-Weights, gradients and optimizer states follow ZeRO's arithmetic (`utils/training/memory.py`, as in the preflight);
-FLOPs and what the backward pass needs are counted on the model's shapes. Time is FLOPs over what a GPU reaches, plus
-what is sent between GPUs and not hidden. ZeRO 3 is predicted for comparison; training offers stages 0 to 2.
+Counted: FLOPs and what the backward pass keeps, on the model's shapes (`benchmarks/counting.py`, which tests hold
+against real steps); weights, gradients and optimizer states by ZeRO's arithmetic (`utils/training/memory.py`, as in the
+preflight). Assumed, and to be replaced by what your machine shows: --tflops, --utilisation (`benchmarks.gpu` prints it
+as MFU), --node_gbs, --network_gbs, --hidden, --runtime_gb. Time is FLOPs over what a GPU reaches, plus what is sent
+between GPUs and not hidden.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from utils.errors import run_main
 from utils.training.memory import GIB, estimate_memory
 
 GPUS_PER_NODE = 8
 BF16_BYTES = 2
-RUNTIME_BYTES = 2 * GIB  # CUDA context, libraries, fragmentation
+LAYER_TENSORS = 16  # of the hidden states' size that one layer's backward pass needs: attention 8, MLP 3 × 2.7
 
 
 @dataclass(frozen=True)
 class Machine:
-    """tflops: bf16 peak of a GPU; utilisation: share of it that is reached; node_gbs, network_gbs: GB/s of one GPU to
-    the others of its node and to other nodes; hidden: share of the traffic that overlaps with computing.
+    """What is assumed of the machine.
+
+    tflops: bf16 peak of a GPU; utilisation: share of it that is reached; node_gbs, network_gbs: GB/s of one GPU to the
+    others of its node and to other nodes; hidden: share of the traffic that overlaps with computing; runtime_gb: GiB of
+    CUDA's context, libraries and fragmentation on every GPU.
     """
 
     tflops: float = 989.0
@@ -33,6 +38,7 @@ class Machine:
     node_gbs: float = 300.0
     network_gbs: float = 40.0
     hidden: float = 0.5
+    runtime_gb: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -49,14 +55,14 @@ def predict(count, machine: Machine, *, gpus: int, zero_stage: int, images: int,
     """From a `StepCount` to memory and time.
 
     The largest layer's activations are alive at once where it is recomputed: what is kept over the number of layers,
-    times the tensors of a layer that its own backward pass needs (some 16 of the width of the hidden states).
+    times the tensors of a layer that its own backward pass needs.
     """
     estimate = estimate_memory(
         total=count.total, trainable=count.trainable, precision="bf16", zero_stage=zero_stage, world_size=gpus
     )
-    activations = count.kept_bytes * (1 + 16 / layers)
+    activations = count.kept_bytes * (1 + LAYER_TENSORS / layers)
     gathered = 2 * count.total * BF16_BYTES / layers if zero_stage == 3 and gpus > 1 else 0  # this layer and the next
-    memory = estimate.total + activations + gathered + RUNTIME_BYTES
+    memory = estimate.total + activations + gathered + machine.runtime_gb * GIB
     computing = count.flops / (machine.tflops * 1e12 * machine.utilisation)
     share = (gpus - 1) / gpus
     sent = 2 * share * count.trainable * BF16_BYTES  # gradients are reduced, weights come back
@@ -76,8 +82,15 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--images", type=int, default=2, metavar="N", help="images per GPU and micro-batch")
     parser.add_argument("--conversations", type=int, default=3, metavar="N", help="conversations about each image")
     parser.add_argument("--lora_r", type=int, default=8, metavar="N", help="0 trains the whole LLM")
-    parser.add_argument("--tflops", type=float, default=Machine.tflops, help="bf16 peak of a GPU (default: H100)")
-    parser.add_argument("--utilisation", type=float, default=Machine.utilisation, help="share of it that is reached")
+    for name, meaning in (
+        ("tflops", "bf16 peak of a GPU (an H100's: 989)"),
+        ("utilisation", "share of it that is reached (0.4)"),
+        ("node_gbs", "GB/s of one GPU to the others of its node (300)"),
+        ("network_gbs", "GB/s of one GPU to other nodes (40)"),
+        ("hidden", "share of the traffic that overlaps with computing (0.5)"),
+        ("runtime_gb", "GiB of CUDA and its libraries on every GPU (2)"),
+    ):
+        parser.add_argument(f"--{name}", type=float, default=getattr(Machine, name), help=f"assumed: {meaning}")
     parser.add_argument("--gpu_gb", type=float, default=80.0, help="memory of a GPU, GiB")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     flags = parser.parse_args(argv)
@@ -87,7 +100,7 @@ def main(argv: Sequence[str]) -> None:
     from benchmarks.bench_model import SIZES
     from benchmarks.counting import count_step
 
-    machine = Machine(tflops=flags.tflops, utilisation=flags.utilisation)
+    machine = Machine(**{field.name: getattr(flags, field.name) for field in fields(Machine)})
     print("|model|TFLOP a step|GPUs|ZeRO|GiB a GPU|of it activations|fits|s a micro-batch|samples/s|")
     print("|---|---|---|---|---|---|---|---|---|")
     for size in flags.sizes:

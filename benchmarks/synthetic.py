@@ -3,11 +3,15 @@
 Every file name is there, but they are links to a few pictures and label maps, so that 100,000 images take little space.
 """
 
+import argparse
 import itertools
 import json
 import os
 import pickle
+import tempfile
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -37,6 +41,32 @@ PICTURE_FOLDERS = (
     "refer_seg/refzom/train2014",
 )
 LABEL_FOLDERS = ("ade20k/annotations/training", "cocostuff/train2017", "mapillary/training/v2.0/labels")
+
+
+def add_source_flags(parser: argparse.ArgumentParser) -> None:
+    """--dataset_dir or --synthetic, one of them."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset_dir", type=Path, metavar="DIR", help="measure what is there")
+    source.add_argument("--synthetic", type=int, metavar="IMAGES", help="generate annotations of so many images")
+
+
+@contextmanager
+def data_root(flags: argparse.Namespace) -> Iterator[Path]:
+    """The data root that these flags name, or a generated one that is removed afterwards."""
+    if flags.synthetic is None:
+        yield flags.dataset_dir.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="uground_synthetic_") as folder:
+        root = Path(folder) / "data"
+        root.mkdir()
+        began = time.monotonic()
+        write_synthetic(root, flags.synthetic)
+        files = (path for suffix in ("json", "p") for path in root.rglob(f"*.{suffix}"))
+        print(
+            f"{flags.synthetic} images, {sum(path.stat().st_size for path in files) / 2**20:.0f} MB of annotation "
+            f"files, written in {time.monotonic() - began:.0f} s"
+        )
+        yield root
 
 
 def write_synthetic(root: Path, images: int) -> None:

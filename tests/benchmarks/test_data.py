@@ -2,9 +2,11 @@
 
 import pytest
 
-from benchmarks import data
+from benchmarks import data, loader
+from benchmarks.measuring import MEGABYTE
 from benchmarks.synthetic import write_synthetic
 from dataloaders.data_checks import check_data
+from utils.errors import UserError
 
 
 def test_a_generated_root_is_complete(tmp_path):
@@ -21,7 +23,7 @@ def test_a_worker_needs_no_more_memory_for_more_annotations(tmp_path):
         costs.append(data.measure(tmp_path / str(images), "sem_seg||vqa", draws=20, tokenizer=None))
     few, many = costs
     annotations = tmp_path / "4000/vlpart/paco/annotations/paco_lvis_v1_train.json"
-    assert annotations.stat().st_size > 12 * data.MEGABYTE
+    assert annotations.stat().st_size > 12 * MEGABYTE
     assert many.first.megabytes > few.first.megabytes + 30  # parsed, they are that large
     assert many.work.megabytes < few.work.megabytes + 8
     assert many.again.seconds < 2
@@ -33,6 +35,16 @@ def test_the_table_has_a_row_for_every_family(tmp_path, capsys):
     header, _, vqa, nothing = capsys.readouterr().out.splitlines()
     assert vqa.startswith("|vqa|") and vqa.count("|") == header.count("|")
     assert "unknown family 'nothing'" in nothing
+
+
+def test_the_loader_of_training_is_measured_with_so_many_workers(tmp_path, capsys):
+    write_synthetic(tmp_path, 12)
+    arguments = ["--dataset_dir", str(tmp_path), "--workers", "1", "--samples", "8", "--batch_size", "2"]
+    loader.main([*arguments, "--families", "vqa||refer_seg", "--needed", "0.001"])
+    workers, rate, cpu, ratio = capsys.readouterr().out.splitlines()[-1].strip("|").split("|")
+    assert workers == "1" and float(cpu) > 0 and float(ratio) == pytest.approx(1000 * float(rate), rel=0.1)
+    with pytest.raises(UserError, match="--samples 8: more than 8 are needed with 2 workers"):
+        loader.loader_rate(tmp_path, "vqa", 2, 2, 8, None)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], []])

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks import counting, generation, scale
 from benchmarks.bench_model import SEG_ID, SIZES, BenchShape, bench_batch, bench_model
 from benchmarks.counting import StepCount, count_step
 from benchmarks.features import two_epochs
@@ -71,6 +72,25 @@ def test_cost_grows_no_faster_than_conversations_and_much_slower_than_plain_rows
     assert many < 0.4 * lines["plain rows"][1][1]
 
 
+def test_pictures_of_any_size_cost_a_logit_and_a_target_per_pixel_of_a_mask():
+    small, large = (count_step(replace(TINY, height=side, width_pixels=side)) for side in (256, 1024))
+    masks = TINY.images * TINY.conversations * TINY.segs
+    assert large.kept_bytes - small.kept_bytes <= 10 * masks * (1024**2 - 256**2)
+    assert large.flops < 1.5 * small.flops
+
+
+def test_choosing_a_layer_keeps_the_same_memory_however_many_layers_there_are():
+    """UGround's policy beside GSVA, which always takes the last layer; the policy's own input, a state of every layer
+    for every target, is left out."""
+    targets = TINY.images * TINY.conversations
+    more = []
+    for layers in (2, 8):
+        shape = replace(TINY, layers=layers)
+        policy_input = targets * (layers + 1) * shape.width * 4
+        more.append(count_step(shape).kept_bytes - count_step(shape, "GSVA").kept_bytes - policy_input)
+    assert more[1] == pytest.approx(more[0], abs=4096)
+
+
 LORA_7B = StepCount(flops=71e12, forward={}, kept_bytes=800_000_000, total=7_726_000_000, trainable=288_000_000)
 
 
@@ -93,3 +113,26 @@ def test_a_second_epoch_over_cached_features_encodes_nothing():
     first, second = two_epochs("tiny", pictures=4, conversations=1)
     assert (first.encoded, second.encoded) == (4, 0)
     assert first.megabytes == second.megabytes > 0
+
+
+def test_what_the_scale_assumes_can_be_given(capsys, monkeypatch):
+    monkeypatch.setattr(counting, "count_step", lambda *_, **__: LORA_7B)
+    scale.main(["--sizes", "7b", "--gpus", "1", "--tflops", "100", "--utilisation", "1", "--runtime_gb", "50"])
+    stage_2, stage_3 = capsys.readouterr().out.splitlines()[2:]
+    _, tflop, _, _, memory, _, _, seconds, _ = stage_2.strip("|").split("|")
+    assert float(seconds) == pytest.approx(float(tflop) / 100, abs=0.01) and float(memory) > 60
+    assert stage_3.split("|")[5:] == stage_2.split("|")[5:]  # one GPU has nobody to share with
+
+
+def test_the_time_of_generation_is_told_by_part_and_its_kernels_are_counted(capsys):
+    generation.main(["--size", "tiny", "--answers", "2", "--new_tokens", "3", "--repeats", "1", "--threads", "1"])
+    assert all(float(number) >= 0 for number in capsys.readouterr().out.splitlines()[-1].strip("|").split("|"))
+    few, many = (generation.kernels_of_a_token(layers) for layers in (1, 3))
+    assert 20 < (many - few) / 2 < 60  # of a layer
+
+
+def test_the_parts_of_a_step_add_up(capsys):
+    counting.main(["--size", "tiny"])
+    rows = [line.strip("|").split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    *parts, forward, _ = [float(row[1]) for row in rows]
+    assert sum(parts) == pytest.approx(forward, abs=0.05 * len(parts)) and forward > 0

@@ -1,0 +1,101 @@
+"""Whether data keeps up with training: samples a second of training's own loader, at the sizes of the 7B model.
+
+    python -m benchmarks.loader --dataset_dir dataset/miniature_all
+    python -m benchmarks.loader --synthetic 100000         a generated set of COCO's size, 640 × 480 as there
+
+The mixture of all families is drawn, decoded, resized and collated by the worker processes of `train_ds.py`, and
+nothing else happens. The last column compares with what a GPU's training step takes (--needed).
+CPU seconds a sample are those of the workers; they suffer less from neighbours than samples a second do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.synthetic import add_source_flags, data_root
+from utils.errors import UserError, run_main
+
+PREFETCHED = 2  # micro-batches that `DataLoader` reads ahead for every worker
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What the loader gives: samples a second, and the CPU seconds of its workers for each of them."""
+
+    samples_per_second: float
+    cpu_seconds: float
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.loader", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_source_flags(parser)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], metavar="N", help="processes (default: 1 2)")
+    parser.add_argument("--batch_size", type=int, default=2, metavar="N", help="samples of a micro-batch (default: 2)")
+    parser.add_argument("--samples", type=int, default=400, metavar="N", help="how many are drawn (default: 400)")
+    parser.add_argument("--families", metavar="NAMES", help="joined by || (default: all eight)")
+    parser.add_argument("--tokenizer", type=Path, default=Path("miniature/weights/llava"), metavar="DIR")
+    parser.add_argument(
+        "--needed",
+        type=float,
+        default=11.0,
+        metavar="RATE",
+        help="samples a second of one GPU's training (default: 11, which benchmarks.scale predicts for an H100)",
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    flags = parser.parse_args(argv)
+    if min(flags.workers) < 1:
+        raise UserError(f"--workers {min(flags.workers)}: at least 1; without workers training itself reads")
+
+    from benchmarks.measuring import in_a_new_process
+
+    with data_root(flags) as root:
+        print("|workers|samples/s|CPU ms a sample|times what a GPU needs|\n|---|---|---|---|", flush=True)
+        for workers in flags.workers:
+            arguments = (root, flags.families, workers, flags.batch_size, flags.samples, flags.tokenizer)
+            rate = in_a_new_process(loader_rate, *arguments)
+            print(
+                f"|{workers}|{rate.samples_per_second:.1f}|{1000 * rate.cpu_seconds:.0f}"
+                f"|{rate.samples_per_second / flags.needed:.1f}|",
+                flush=True,
+            )
+
+
+def loader_rate(root: Path, families: str | None, workers: int, batch_size: int, samples: int, tokenizer: Path) -> Rate:
+    """Draw `samples` of the mixture of `families` (None: all) as fast as the workers give them."""
+    import torch
+
+    from benchmarks.data import collator
+    from dataloaders.mixture import ALL_FAMILIES, build_mixture
+    from utils.distributed import World
+    from utils.training.building import build_batches
+    from utils.training.checkpoints import Position
+    from utils.training.loop import Schedule
+
+    torch.set_num_threads(1)
+    names = families or ALL_FAMILIES
+    mixture = build_mixture(root, dataset=names, sample_rates=[1.0] * len(names.split("||")), samples_per_epoch=samples)
+    steps = samples // batch_size
+    ahead = PREFETCHED * workers  # ready before the clock starts
+    if steps <= ahead:
+        raise UserError(f"--samples {samples}: more than {ahead * batch_size} are needed with {workers} workers")
+    schedule = Schedule(epochs=1, steps_per_epoch=steps, accumulation=1, batch_size=batch_size, world_size=1)
+    world = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+    batches = build_batches(mixture, collator(tokenizer), schedule, Position(0, 0, 1), world, workers)
+    for number, _ in enumerate(batches, start=1):
+        if number == ahead:
+            began = time.perf_counter()
+    seconds = time.perf_counter() - began
+    del batches, _  # ends the workers, whose time is counted then
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Rate((steps - ahead) * batch_size / seconds, (used.ru_utime + used.ru_stime) / (steps * batch_size))
+
+
+if __name__ == "__main__":
+    run_main(main)
