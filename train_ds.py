@@ -47,7 +47,13 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
     from utils.seeding import preserved_random_state, seed_everything
     from utils.training import building
     from utils.training.checkpoints import resume
-    from utils.training.engine import build_optimizer, enable_gradient_checkpointing, engine_config, start_engine
+    from utils.training.engine import (
+        BUCKET,
+        build_optimizer,
+        enable_gradient_checkpointing,
+        engine_config,
+        start_engine,
+    )
     from utils.training.loop import train
     from utils.training.metering import StepMeter
     from utils.training.preflight import preflight
@@ -85,10 +91,11 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
         enable_gradient_checkpointing(model)
 
     # DeepSpeed
-    model.to(world.device)
+    on_gpu = world.device.type == "cuda"
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     engine = start_engine(
         model,
-        build_optimizer(model, lr=config.lr, betas=(config.beta1, config.beta2)),
+        build_optimizer(model, lr=config.lr, betas=(config.beta1, config.beta2), fused=on_gpu),
         engine_config(
             batch_size=config.batch_size,
             accumulation=config.grad_accumulation_steps,
@@ -99,7 +106,8 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
             warmup_min_lr=config.warmup_min_lr,
             warmup_num_steps=config.warmup_num_steps,
             total_steps=config.total_steps,
-            overlap=world.device.type == "cuda",
+            overlap=on_gpu,
+            bucket=min(BUCKET, trainable),
         ),
         world,
     )

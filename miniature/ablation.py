@@ -168,7 +168,8 @@ def layers_of(run: Path, options) -> dict[str, dict]:
     found = {}
     for kind in ANALYSED:
         items = evaluation_set(SPLITS[kind], options.dataset_dir)
-        iou, probabilities = analyse_split(model, processor, items, batch_size=16, limit=options.limit)
+        split = analyse_split(model, processor, items, batch_size=16, limit=options.limit)
+        iou, probabilities = split.iou, split.probabilities
         greedy, number = probabilities.argmax(dim=1), iou.shape[1]
         found[kind] = {
             "targets": len(iou),

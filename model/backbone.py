@@ -154,12 +154,14 @@ def flash_attention_rows(branches: Tensor, visible: Tensor | None) -> Tensor:
 def unroll(
     language_model: LlamaModel, embeddings: Tensor, attention: Tensor, position_ids: Tensor
 ) -> tuple[Tensor, ...]:
-    """The L+1 hidden states [R, T, D] of LLaMA: embeddings, every layer, the last one after the final norm."""
-    output = language_model(
-        inputs_embeds=embeddings,
-        attention_mask=attention,
-        position_ids=position_ids,
-        use_cache=False,
-        output_hidden_states=True,
-    )
-    return output.hidden_states
+    """The L+1 hidden states [R, T, D] of LLaMA: embeddings, every layer, the last one after the final norm.
+
+    Each is the tensor that the next layer reads, and not a copy beside it, as hooks on the model's output would make
+    of them (ZeRO 3): gradients of chosen states are added on their way through (`states.py`).
+    """
+    positions = language_model.rotary_emb(embeddings, position_ids=position_ids)
+    states = [embeddings]
+    for layer in language_model.layers:
+        output = layer(states[-1], attention_mask=attention, position_ids=position_ids, position_embeddings=positions)
+        states.append(output[0] if isinstance(output, tuple) else output)
+    return *states[:-1], language_model.norm(states[-1])

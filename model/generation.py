@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dataloaders.batch import Batch
 
+from .key_value_cache import give_room
 from .outputs import Answer
 from .prompts import ReadPrompts, read_prompts
 from .states import TargetStates
@@ -129,6 +130,7 @@ def _write(
     seg_ids = list(model.config.seg_token_ids)
     rows = [WrittenRow() for _ in prompts.image]
     seen, positions, last = prompts.seen, prompts.positions, prompts.last
+    give_room(prompts.cache)
     for written in range(1, max_new_tokens + 1):
         ids = model.lm_head(last[-1]).argmax(dim=-1)
         for index, token in enumerate(ids.tolist()):

@@ -5,7 +5,7 @@ H W original size of an image.
 """
 
 import copy
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,26 +15,26 @@ from dataloaders.batch import Batch
 from utils.errors import UserError
 from utils.feature_cache import EncoderFeatures, FeatureCache
 
-from . import sam
+from . import encoding
 from .backbone import (
     ImageTokens,
     build_projector,
-    encode_images,
     flash_attention_rows,
-    image_tokens,
     row_attention,
     row_embeddings,
     separate_projector,
     unroll,
 )
+from .batched_losses import losses_of_masks
 from .config import GroundingConfig
 from .generation import generate_answers
-from .losses import mask_bce, mask_dice, token_losses
+from .losses import TokenHead
 from .outputs import Answer, ForcedMasks, GroundingOutput, LossParts, LossWeights, Segmentation
 from .sam_attention import use_rowwise_attention
 from .states import TargetStates
 from .systems import build_system
 from .systems.base import Prompt
+from .target_decoder import use_target_decoder
 
 
 class GroundingModel(PreTrainedModel):
@@ -63,7 +63,7 @@ class GroundingModel(PreTrainedModel):
         else:
             self.mm_projector = build_projector(config.mm_projector_type, vision_config.hidden_size, width)
         self.language_model = LlamaModel(copy.deepcopy(config.text_config))
-        self.lm_head = nn.Linear(width, config.text_config.vocab_size, bias=False)
+        self.lm_head = TokenHead(width, config.text_config.vocab_size, bias=False)
         self.text_hidden_fcs = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.out_dim), nn.Dropout(0.0)
         )
@@ -71,11 +71,11 @@ class GroundingModel(PreTrainedModel):
         if self.system.uses_sam:
             self.sam = SamModel(copy.deepcopy(config.sam_config))
             use_rowwise_attention(self.sam.vision_encoder)
+            use_target_decoder(self.sam)
         for name, module in self.system.modules().items():
             self.add_module(name, module)
         self.loss_weights = LossWeights()
-        self._clip_cache: EncoderFeatures | None = None
-        self._sam_cache: EncoderFeatures | None = None
+        self.feature_caches: dict[str, EncoderFeatures] = {}  # by encoder, of those whose features are cached
         self.post_init()
 
     def push_to_hub(self, repo_id: str, *, processor=None, **options) -> str:
@@ -100,7 +100,7 @@ class GroundingModel(PreTrainedModel):
         """Losses of one micro-batch with given answers; `layer_choice` int64 [S] replaces the policy's sampling."""
         images = self.encode_images(batch)
         unrolled, places = self.read(batch, images)
-        ce = token_losses(self.lm_head, unrolled[-1].flatten(0, 1)[batch.label_positions], batch.label_ids)
+        ce = self.lm_head(unrolled[-1].flatten(0, 1)[batch.label_positions], batch.label_ids)
         ce_loss = self.loss_weights.ce * ce.sum() / max(len(ce), 1)  # zero, with a graph, where nothing is labelled
 
         # Without a target a stand-in takes part with weight zero: every parameter then has a gradient on every
@@ -194,49 +194,16 @@ class GroundingModel(PreTrainedModel):
 
     def encode_images(self, batch: Batch) -> ImageTokens:
         """CLIP, unless its states are cached, and the projector, once per image of the batch."""
-        padded = self.config.pad_train_clip_images
-
-        def encode(images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
-            states = encode_images(self.vision_tower, images, sizes, padded=padded, depths=self._clip_depths())
-            return torch.stack(states, dim=1)
-
-        like = self.vision_tower.embeddings.patch_embedding.weight
-        states = _features(self._clip_cache, batch, batch.clip_images, batch.clip_sizes, like, encode)
-        side, grid = batch.clip_images.shape[-1], self.config.image_grid
-        return image_tokens(
-            self.mm_projector, list(states.unbind(1)), batch.clip_sizes, side=side, padded=padded, grid=grid
-        )
+        return encoding.image_tokens_of(self, batch)
 
     def sam_embeddings(self, batch: Batch) -> Tensor:
         """SAM's image embeddings [I, C, G, G], from the encoder or from the cache."""
-
-        def encode(images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
-            return sam.encode_images(self.sam, images, sizes)
-
-        like = next(self.sam.vision_encoder.parameters())
-        return _features(self._sam_cache, batch, batch.sam_images, batch.sam_sizes, like, encode)
+        return encoding.sam_embeddings(self, batch)
 
     def cache_features(self, cache: FeatureCache) -> list[str]:
         """Take the features of the encoders that are frozen now from `cache`, and put them there; their names."""
-        names = []
-        if not any(parameter.requires_grad for parameter in self.vision_tower.parameters()):
-            settings = {
-                "encoder": "clip",
-                "config": self.vision_tower.config.to_diff_dict(),
-                "depths": self._clip_depths(),
-                "padded": self.config.pad_train_clip_images,
-            }
-            self._clip_cache = cache.of(self.vision_tower, settings)
-            names.append("CLIP")
-        if self.system.uses_sam and not any(p.requires_grad for p in self.sam.vision_encoder.parameters()):
-            settings = {"encoder": "sam", "config": self.sam.config.vision_config.to_diff_dict()}
-            self._sam_cache = cache.of(self.sam.vision_encoder, settings)
-            names.append("SAM")
-        return names
-
-    def _clip_depths(self) -> list[int]:
-        """The CLIP states that are read: the LLM's first, then those of the mask decoder."""
-        return [self.config.mm_vision_select_layer, *self.system.clip_depths()]
+        self.feature_caches = encoding.caches_of_frozen_encoders(self, cache)
+        return list(self.feature_caches)
 
     def embed_rows(self, batch: Batch, images: ImageTokens) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings [R, T, D] with the image tokens in, who sees whom [R, 1, T, T], their places [R, P].
@@ -278,13 +245,9 @@ class GroundingModel(PreTrainedModel):
 
     def _mask_losses(self, batch: Batch, states: TargetStates, low_res: list[Tensor]) -> tuple[Tensor, Tensor]:
         """BCE and Dice of every mask, [S] each."""
-        bce, dice = [], []
-        masks = self.system.upscale(self, batch, states, low_res)
-        for logits, truth, ignore in zip(masks, batch.masks, batch.ignore, strict=True):
-            if len(logits):
-                bce.append(mask_bce(logits, truth, ignore))
-                dice.append(mask_dice(logits, truth, ignore))
-        return torch.cat(bce), torch.cat(dice)
+        logits = self.system.fuse(self, low_res).split(states.counts)
+        bce, dice = losses_of_masks(partial(self.system.at_original_size, batch), logits, batch.masks, batch.ignore)
+        return bce, dice
 
     def _decisions(self, batch: Batch, written: Tensor) -> list[list[bool]]:
         """For every image and target, in written order: would the model have written `[SEG]` there?
@@ -300,20 +263,6 @@ class GroundingModel(PreTrainedModel):
             [next(at_seg) == seg[0] if is_seg else next(at_rej) != rej[0] for is_seg in kinds]
             for kinds in batch.target_is_seg
         ]
-
-
-def _features(
-    cache: EncoderFeatures | None,
-    batch: Batch,
-    images: Tensor,
-    sizes: list[tuple[int, int]],
-    like: Tensor,
-    encode: Callable[[Tensor, list[tuple[int, int]]], Tensor],
-) -> Tensor:
-    """`encode(images, sizes)`, by way of the cache where there is one and the batch says which images these are."""
-    if cache is None or batch.image_keys is None:
-        return encode(images, sizes)
-    return cache.get(batch.image_keys, like, lambda places: encode(images[places], [sizes[i] for i in places]))
 
 
 def _with_stand_in(batch: Batch, tokens_per_target: int) -> Batch:

@@ -55,7 +55,7 @@ class MultiScaleDecoder(nn.Module):
 
     def forward(
         self, features: list[Tensor], image: Tensor, prompts: Tensor, first_positions: Tensor, no_mask: Tensor
-    ) -> list[Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Mask logits [S, 2 h, 2 w] of every scale.
 
         features: Λ tensors [I, C, G, G]; image: int64 [S], the image of each target; prompts [S, Λ, C], one token per
@@ -77,7 +77,7 @@ class MultiScaleDecoder(nn.Module):
                     gate = F.interpolate(gate, source.shape[-2:], mode="bilinear", align_corners=False)
                 source = (gate.sigmoid() + 1) * source
             masks.append(self._masks(transformer, tokens, source + no_mask, positions.to(source.dtype)))
-        return masks
+        return tuple(masks)
 
     def _masks(self, transformer: nn.Module, tokens: Tensor, source: Tensor, positions: Tensor) -> Tensor:
         """[S, 2 h, 2 w] from tokens [S, N, C] and features [S, C, h, w]."""

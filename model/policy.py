@@ -83,6 +83,7 @@ class LayerPolicy(nn.Module):
             raise ValueError(f"policy_samples: {samples}, but leave_one_out compares at least 2 layers of a target")
         if estimator != "sample" and reward == "batch":
             raise ValueError(f'reward: "batch" needs the estimator "sample"; {estimator} scores every target by itself')
+        self.num_layers = num_layers
         self.estimator = estimator
         self.samples = samples
         self.reward = reward
@@ -94,14 +95,14 @@ class LayerPolicy(nn.Module):
         # 0 also says that no reward was seen yet: rewards are negative.
         self.register_buffer("reward_mean", torch.zeros((), dtype=torch.float32))
 
-    def log_probabilities(self, states: Tensor) -> Tensor:
-        """float32 [S, L+1] from states [S, L+1, D], which get no gradient."""
+    def forward(self, states: Tensor) -> Tensor:
+        """The logarithms of π, float32 [S, L+1], from states [S, L+1, D], which get no gradient."""
         logits = torch.einsum("sld,ld->sl", states.detach(), self.gate.to(states.dtype))
         return logits.float().log_softmax(dim=1)
 
     def choose(self, states: Tensor, rule: str, layers: Tensor | None = None) -> PolicySample:
         """Pick a layer per target: rule "sample" or "greedy", or the `layers` given (int64 [S])."""
-        log_probabilities = self.log_probabilities(states)
+        log_probabilities = self(states)
         if layers is None:
             if rule == "greedy":
                 layers = log_probabilities.argmax(dim=1)
@@ -116,7 +117,7 @@ class LayerPolicy(nn.Module):
         if self.estimator == "sample":
             return chosen
         if self.estimator == "expected":
-            return torch.arange(self.gate.shape[0], device=chosen.device).expand(len(chosen), -1)
+            return torch.arange(self.num_layers, device=chosen.device).expand(len(chosen), -1)
         probabilities = sample.log_probabilities.detach().exp()
         return torch.cat([chosen, draw_layers(probabilities, self.samples - 1)], dim=1)
 
@@ -140,7 +141,7 @@ class LayerPolicy(nn.Module):
             loss = -expected.mean()
             reward, value = rewards.gather(1, sample.layers.unsqueeze(1)).mean(), expected.detach().mean()
         entropy = sample.entropy.mean()
-        chosen = torch.zeros(self.gate.shape[0], device=rewards.device)
+        chosen = torch.zeros(self.num_layers, device=rewards.device)
         chosen.scatter_add_(0, sample.layers, torch.ones_like(sample.layers, dtype=chosen.dtype))
         statistics = {
             "policy/entropy": entropy.detach(),

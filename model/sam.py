@@ -3,14 +3,14 @@
 Legend: I images, S targets, K prompt tokens, C prompt width, G side of the embedding grid, M = 4 G mask-prompt side.
 """
 
-from itertools import accumulate
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import SamModel
+from transformers.models.sam.modeling_sam import SamPromptEncoder
 
 from .pixels import normalize_padded
+from .points import NEITHER
 
 # The original's two-way transformer has PyTorch's default; transformers' configuration defaults to 1e-6, which moves
 # logits by some 1e-3. Whoever builds a SamConfig for published weights sets it.
@@ -42,14 +42,23 @@ def image_positions(sam: SamModel) -> Tensor:
     return embedding(torch.stack([x, y], dim=-1)).permute(2, 0, 1).unsqueeze(0)
 
 
-def embed_points(sam: SamModel, points: Tensor, labels: Tensor) -> Tensor:
-    """Prompt tokens [S, K+1, C] of points [S, K, 2] (x, y in pixels of SAM's square), a padding point added last.
+def embed_points(sam: SamModel, points: list[Tensor], labels: list[Tensor]) -> list[Tensor]:
+    """Prompt tokens [m, K+1, C] of the points [m, K, 2] (x, y in pixels of SAM's square) of each group of targets.
 
-    labels [S, K]: 1 inside, 0 outside, -1 neither (carries no place).
+    labels [m, K]: 1 inside, 0 outside, -1 neither (carries no place). A token that is neither is added last, as SAM has
+    it. All groups are embedded together: the modules are called once, whatever the batch holds (ZeRO 3).
     """
     encoder = sam.prompt_encoder
-    dtype = encoder.no_mask_embed.weight.dtype
-    return encoder._embed_points(points.to(dtype).unsqueeze(1), labels.to(dtype).unsqueeze(1), pad=True).squeeze(1)
+    shapes = [(len(each), each.shape[1] + 1) for each in points]
+    places = torch.cat([F.pad(each, (0, 0, 0, 1)).flatten(0, 1) for each in points])
+    kinds = torch.cat([F.pad(each, (0, 1), value=NEITHER).flatten() for each in labels])
+    tokens = encoder.shared_embedding((places + 0.5) / encoder.input_image_size)  # of pixel centres
+    tokens = tokens.masked_fill((kinds == NEITHER).unsqueeze(1), 0.0)
+    of_kinds = torch.cat([_only_row(one) for one in (encoder.not_a_point_embed, *encoder.point_embed[:2])])
+    tokens = tokens + of_kinds[kinds - NEITHER]
+    return [
+        each.unflatten(0, shape) for each, shape in zip(tokens.split([m * k for m, k in shapes]), shapes, strict=True)
+    ]
 
 
 def embed_masks(sam: SamModel, masks: Tensor) -> Tensor:
@@ -57,42 +66,23 @@ def embed_masks(sam: SamModel, masks: Tensor) -> Tensor:
     return sam.prompt_encoder.mask_embed(masks.to(sam.prompt_encoder.no_mask_embed.weight.dtype))
 
 
-def no_mask(sam: SamModel) -> Tensor:
+def no_mask(encoder: SamPromptEncoder) -> Tensor:
     """The dense prompt [1, C, 1, 1] that stands for "no mask given"."""
-    return sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+    return _only_row(encoder.no_mask_embed)[:, :, None, None]
+
+
+def _only_row(embedding: nn.Embedding) -> Tensor:
+    """[1, C], asked for by calling the module: ZeRO 3 has its weight there only then."""
+    return embedding(torch.zeros(1, dtype=torch.int64, device=embedding.weight.device))
 
 
 def decode(sam: SamModel, embeddings: Tensor, image: Tensor, sparse: Tensor | list[Tensor], dense: Tensor) -> Tensor:
-    """Low-resolution mask logits [S, M, M] of all targets at once.
+    """Low-resolution mask logits [S, M, M] of all targets at once; see `TargetDecoder`.
 
-    embeddings [I, C, G, G]; image int64 [S], the image of each target; sparse [S, K, C], or a list of tensors for
-    consecutive targets, decoded together where K is equal; dense broadcastable to [S, C, G, G].
+    sparse: [S, K, C], or a list of such tensors for consecutive targets.
     """
-    if isinstance(sparse, list):
-        return _decode_by_length(sam, embeddings, image, sparse, dense)
-    masks, _ = sam.mask_decoder(
-        image_embeddings=embeddings[image],
-        image_positional_embeddings=image_positions(sam).to(embeddings.dtype).expand(image.shape[0], -1, -1, -1),
-        sparse_prompt_embeddings=sparse.unsqueeze(1),
-        dense_prompt_embeddings=dense,
-        multimask_output=False,
-    )
-    return masks[:, 0, 0]
-
-
-def _decode_by_length(sam: SamModel, embeddings: Tensor, image: Tensor, sparse: list[Tensor], dense: Tensor) -> Tensor:
-    """`decode` for prompts of different lengths: one call for each length."""
-    by_length: dict[int, list[tuple[Tensor, Tensor]]] = {}
-    for end, each in zip(accumulate(map(len, sparse)), sparse, strict=True):
-        places = torch.arange(end - len(each), end, device=image.device)
-        by_length.setdefault(each.shape[1], []).append((places, each))
-    order, masks = [], []
-    for group in by_length.values():
-        places = torch.cat([place for place, _ in group])
-        prompts = torch.cat([prompt for _, prompt in group])
-        order.append(places)
-        masks.append(decode(sam, embeddings, image[places], prompts, dense if dense.shape[0] == 1 else dense[places]))
-    return torch.cat(masks)[torch.cat(order).argsort()]
+    groups = sparse if isinstance(sparse, list) else [sparse]
+    return sam.mask_decoder(embeddings, image_positions(sam).to(embeddings.dtype), image, dense, *groups)
 
 
 def upscale_masks(

@@ -16,7 +16,7 @@ usage() {
 
 Arguments go to the program that is started; the last of two equal flags counts. Variables, with their defaults:
   DRY_RUN    1 prints the command and leaves
-  DATA       root of the data sets                      (dataset; dataset/miniature)
+  DATA       root of the data sets                      (dataset; dataset/miniature or, test_…, miniature_all)
   BASE       directory of the base models               (DATA; miniature/weights)
   LLAVA CLIP SAM   each of them, wherever it is         (BASE/llava-v1.5-7b, BASE/clip-vit-large-patch14-336, …)
   RUNS       where runs are kept                        (runs)
@@ -81,7 +81,7 @@ HOST="${HOST:-127.0.0.1}"
 MERGED="$RUN/hf-$run"
 GPUS="${GPUS:-${CUDA_VISIBLE_DEVICES:-${gpus:-0}}}"
 if [[ "$size" == miniature ]]; then
-    DATA="${DATA:-dataset/miniature}"
+    DATA="${DATA:-dataset/miniature${every_set:+_all}}"
     BASE="${BASE:-miniature/weights}"
     DEVICE="${DEVICE:-cpu}"
     LLAVA="${LLAVA:-$BASE/llava}"
@@ -196,7 +196,9 @@ train() { # the flags in which a recipe differs from the others
 
 pictures() { # write the miniature's, where they are missing
     if [[ -n "$DRY_RUN" || -e "$DATA" ]]; then return; fi
-    "$BIN/python" -m miniature.data --out "$DATA" --scale 0.75 --sets ade20k,refcoco,grefcoco,reason_seg,llava
+    local sets=(--sets "ade20k,refcoco,grefcoco,reason_seg,llava")
+    if [[ -n "${every_set:-}" ]]; then sets=(); fi
+    "$BIN/python" -m miniature.data --out "$DATA" --scale 0.75 "${sets[@]}"
 }
 
 merge() { # make one self-contained model of the run

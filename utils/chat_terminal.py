@@ -116,6 +116,8 @@ class Chat:
         if not argument:
             raise UserError("/image needs the path of a picture")
         path = Path(argument.strip("'\"")).expanduser()
+        if not path.exists():
+            raise UserError(f"there is no file {path}")
         self.look_at(read_image(path), path)
         height, width = self.image.shape[:2]
         print(f"{_printable(str(path))}: {width} × {height}")

@@ -65,7 +65,9 @@ class World:
         return values
 
     def close(self) -> None:
+        """The end, where nothing failed: all processes call this, and none leaves while another still listens to it."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self.barrier()
             torch.distributed.destroy_process_group()
 
 

@@ -93,16 +93,24 @@ class System:
     def decode(self, model: GroundingModel, batch: Batch, states: TargetStates, prompt: Prompt) -> list[Tensor]:
         """Low-resolution mask logits [S, h, w] of all targets, one tensor per scale of the decoder."""
         embeddings = model.sam_embeddings(batch)
-        dense = sam.no_mask(model.sam) if prompt.dense is None else sam.embed_masks(model.sam, prompt.dense)
+        dense = (
+            sam.no_mask(model.sam.prompt_encoder) if prompt.dense is None else sam.embed_masks(model.sam, prompt.dense)
+        )
         return [sam.decode(model.sam, embeddings, states.image, prompt.sparse, dense)]
+
+    def fuse(self, model: GroundingModel, low_res: list[Tensor]) -> Tensor:
+        """The logits [S, h, w] that are a target's mask, from those of `decode`."""
+        return low_res[-1]
+
+    def at_original_size(self, batch: Batch, image: int, logits: Tensor) -> Tensor:
+        """Mask logits float32 [m, H, W] of targets of an image, or of images of its size, from fused ones [m, h, w]."""
+        side = batch.sam_images.shape[-1]
+        return sam.upscale_masks(logits, side, batch.sam_sizes[image], batch.original_sizes[image])
 
     def upscale(self, model: GroundingModel, batch: Batch, states: TargetStates, low_res: list[Tensor]) -> list[Tensor]:
         """Mask logits float32 [m, H, W] at original size, for each group of targets."""
-        side = batch.sam_images.shape[-1]
-        return [
-            sam.upscale_masks(logits, side, batch.sam_sizes[image], batch.original_sizes[image])
-            for logits, image in zip(low_res[-1].split(states.counts), states.groups, strict=True)
-        ]
+        groups = self.fuse(model, low_res).split(states.counts)
+        return [self.at_original_size(batch, *group) for group in zip(states.groups, groups, strict=True)]
 
     def own_losses(
         self, model: GroundingModel, prompt: Prompt, states: TargetStates, batch: Batch, present: bool

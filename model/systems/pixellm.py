@@ -7,11 +7,12 @@ scales, without it from SAM. Own losses: none.
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers import SamConfig, SamPromptEncoderConfig, SamVisionConfig
 from transformers.models.sam.modeling_sam import SamPromptEncoder
 
 from ..multiscale_decoder import FeatureNeck, MultiScaleDecoder
+from ..sam import no_mask
 from .base import Prompt, System
 
 FUSED_SIDE = 128  # masks of all scales are fused at this side, whatever their own (a constant of the reference)
@@ -19,7 +20,7 @@ OUTSIDE_LOGIT = -20.0
 
 
 class SegFusion(nn.Module):
-    """Weights of the tokens of a scale and, where masks of several scales are fused, of the scales.
+    """Sums of the tokens of a scale and, where masks of several scales are fused, of the scales, by weights.
 
     Constant unless `--train_fusion` makes them learn. As in the reference the token weights start at
     1/(tokens · scales), so a "mean" of tokens is scaled by 1/scales, and a single token is taken as it is.
@@ -31,6 +32,10 @@ class SegFusion(nn.Module):
         self.token_weights = nn.Parameter(torch.full((tokens,), start), requires_grad=False)
         if fuses_scales:
             self.scale_weights = nn.Parameter(torch.full((scales,), 1.0 / scales), requires_grad=False)
+
+    def forward(self, which: str, parts: Tensor) -> Tensor:
+        """The sum over the last axis of `parts`, which are "token" or "scale"."""
+        return parts @ getattr(self, f"{which}_weights").to(parts.dtype)
 
 
 class PixelLM(System):
@@ -71,7 +76,7 @@ class PixelLM(System):
         config = self.config
         embeddings = model.text_hidden_fcs(states.last)  # [S, n, C]
         codes = embeddings.unflatten(1, (config.image_feature_scale_num, config.seg_token_num))
-        text = torch.einsum("skmc,m->skc", codes, model.fusion.token_weights.to(codes.dtype))
+        text = model.fusion("token", codes.transpose(2, 3))
         layers = torch.full_like(states.image, states.last_layer)
         return Prompt(text=text, sparse=text, dense=None, layers=layers)
 
@@ -87,24 +92,21 @@ class PixelLM(System):
         line = (torch.arange(grid, device=states.image.device, dtype=torch.float32) + 0.5) / grid
         y, x = torch.meshgrid(line, line, indexing="ij")
         positions = model.prompt_encoder.shared_embedding(torch.stack([x, y], dim=-1)).permute(2, 0, 1).unsqueeze(0)
-        no_mask = model.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
-        return model.mask_decoder(features, states.image, prompt.text, positions, no_mask)
+        empty = no_mask(model.prompt_encoder)
+        return list(model.mask_decoder(features, states.image, prompt.text, positions, empty))
 
-    def upscale(self, model, batch, states, low_res):
+    def fuse(self, model, low_res):
         if not self.decodes_from_clip:
-            return super().upscale(model, batch, states, low_res)
+            return super().fuse(model, low_res)
         side = (FUSED_SIDE, FUSED_SIDE)
-        fused = 0.0
-        for weight, masks in zip(model.fusion.scale_weights, low_res, strict=True):
-            masks = F.interpolate(masks.unsqueeze(1), side, mode="bilinear", align_corners=False)
-            fused = fused + weight.to(masks.dtype) * masks
-        return [
-            self._at_original_size(group.float(), batch.clip_sizes[image], batch.original_sizes[image])
-            for group, image in zip(fused.split(states.counts), states.groups, strict=True)
-        ]
+        scales = [F.interpolate(each.unsqueeze(1), side, mode="bilinear", align_corners=False) for each in low_res]
+        return model.fusion("scale", torch.stack(scales, dim=-1)).squeeze(1)
 
-    def _at_original_size(self, masks, clip_size, size):
-        """Logits [m, 1, h, w] over CLIP's square -> [m, H, W]; outside a centre crop nothing is predicted."""
+    def at_original_size(self, batch, image, logits):
+        """Logits over CLIP's square; outside a centre crop nothing is predicted."""
+        if not self.decodes_from_clip:
+            return super().at_original_size(batch, image, logits)
+        masks, clip_size, size = logits.float().unsqueeze(1), batch.clip_sizes[image], batch.original_sizes[image]
         if len(masks) == 0:
             return masks.new_zeros((0, *size))
         if self.config.pad_train_clip_images:

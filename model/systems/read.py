@@ -21,7 +21,7 @@ class READ(System):
         rule = PointRule(config.read_num_points, config.read_t_pos, config.read_t_neg, config.read_down_sample)
         cropped = config.map_geometry == "fit" and not config.pad_train_clip_images
         place = map_on_cropped_image if cropped else map_on_padded_image
-        sparse, maps, chosen_points, start = [], [], [], 0
+        maps, chosen_points, framed, texts, start = [], [], [], [], 0
         for image, count in zip(states.groups, states.counts, strict=True):
             group, size = slice(start, start + count), batch.original_sizes[image]
             start += count
@@ -31,11 +31,12 @@ class READ(System):
                 chosen_points.append((points, labels))
                 height, width = batch.sam_sizes[image]
                 x, y = points.unbind(-1)
-                framed = torch.stack([x * (width / size[1]), y * (height / size[0])], dim=-1)
-                sparse.append(torch.cat([embed_points(model.sam, framed, labels), text[group]], dim=1))
+                framed.append(torch.stack([x * (width / size[1]), y * (height / size[0])], dim=-1))
+                texts.append(text[group])
+        tokens = embed_points(model.sam, framed, [labels for _, labels in chosen_points])
         return Prompt(
             text=text,
-            sparse=sparse,
+            sparse=[torch.cat(both, dim=1) for both in zip(tokens, texts, strict=True)],
             dense=None,
             layers=torch.full_like(states.image, states.last_layer),
             maps=maps,

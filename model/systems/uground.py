@@ -11,11 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 from utils.errors import UserError
 
-from ..losses import map_losses
+from ..batched_losses import losses_of_maps, map_targets
 from ..policy import LayerPolicy
 from ..sam import mask_prompt_side
 from ..similarity import (
-    gaussian_target,
     map_on_cropped_image,
     map_on_padded_image,
     mask_prompt,
@@ -72,8 +71,8 @@ class UGround(System):
 
     def own_losses(self, model, prompt, states, batch, present):
         config = self.config
-        targets = [gaussian_target(masks) if len(masks) else None for masks in batch.masks]
-        bce, dice = self._map_losses(prompt.maps, targets, batch.ignore)
+        targets = map_targets(batch.masks, batch.ignore)
+        bce, dice = losses_of_maps(prompt.maps, targets)
         policy, statistics = None, {}
         if prompt.policy is not None:
             candidates = model.policy.candidates(prompt.policy)
@@ -95,15 +94,15 @@ class UGround(System):
         every = model.policy.estimator == "expected"  # then the layers are known without asking the device
         layers = range(states.last_layer + 1) if every else candidates.unbind(1)
         columns = [self._scores(states, one) for one in layers]
-        losses = [self._map_losses(self._maps(scores, states, batch), targets, batch.ignore) for scores in columns]
-        return -torch.stack([bce + dice for bce, dice in losses], dim=1)
+        losses = [losses_of_maps(self._maps(scores, states, batch), targets).sum(dim=0) for scores in columns]
+        return -torch.stack(losses, dim=1)
 
     def _mean_map_losses(self, states, batch, targets):
         """The map losses [S] as means over all layers; maps are made again for the gradient, not kept."""
 
         def at(layer):
             maps = self._maps(self._scores(states, layer), states, batch)
-            return torch.stack(self._map_losses(maps, targets, batch.ignore))
+            return losses_of_maps(maps, targets)
 
         number = states.last_layer + 1
         total = sum(checkpoint(at, layer, use_reentrant=False, preserve_rng_state=False) for layer in range(number))
@@ -126,9 +125,3 @@ class UGround(System):
             place(group, batch.original_sizes[image])
             for group, image in zip(scores.split(states.counts), states.groups, strict=True)
         ]
-
-    def _map_losses(self, maps, targets, ignore):
-        """BCE and Dice [S] of maps against blurred masks, image by image."""
-        losses = [map_losses(*one) for one in zip(maps, targets, ignore, strict=True) if len(one[0])]
-        bce, dice = zip(*losses, strict=True)
-        return torch.cat(bce), torch.cat(dice)

@@ -101,10 +101,10 @@ def test_prompts_agree(pair):
     points, labels = torch.rand(3, 4, 2) * side, torch.tensor([[1, 0, -1, 1]]).expand(3, -1)
     masks = torch.rand(3, 1, sam.mask_prompt_side(ours), sam.mask_prompt_side(ours))
     sparse, dense = original.prompt_encoder(points=(points, labels), boxes=None, masks=masks)
-    assert torch.allclose(sam.embed_points(ours, points, labels), sparse, atol=TOLERANCE)
+    assert torch.allclose(sam.embed_points(ours, [points], [labels])[0], sparse, atol=TOLERANCE)
     assert torch.allclose(sam.embed_masks(ours, masks), dense, atol=TOLERANCE)
     _, nothing = original.prompt_encoder(points=None, boxes=None, masks=None)
-    assert torch.allclose(sam.no_mask(ours).expand_as(nothing), nothing, atol=TOLERANCE)
+    assert torch.allclose(sam.no_mask(ours.prompt_encoder).expand_as(nothing), nothing, atol=TOLERANCE)
     assert torch.allclose(sam.image_positions(ours), original.prompt_encoder.get_dense_pe(), atol=TOLERANCE)
 
 
@@ -129,8 +129,8 @@ def test_masks_agree_for_several_targets_on_several_images(pair, with_mask):
             multimask_output=False,
         )
         expected.append(low_res[:, 0])
-    sparse = torch.cat([sam.embed_points(ours, points, labels), text], dim=1)
-    dense = sam.no_mask(ours) if masks is None else sam.embed_masks(ours, masks)
+    sparse = torch.cat([*sam.embed_points(ours, [points], [labels]), text], dim=1)
+    dense = sam.no_mask(ours.prompt_encoder) if masks is None else sam.embed_masks(ours, masks)
     low_res = sam.decode(ours, embeddings, image, sparse, dense)
     assert torch.allclose(low_res, torch.cat(expected), atol=TOLERANCE)
 

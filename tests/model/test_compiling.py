@@ -22,8 +22,10 @@ def test_compiled_encoders_give_the_same_losses_and_keep_their_names(system):
     choice = torch.tensor([0, 1, 2, 3])
     names = list(model.state_dict())
     with torch.no_grad():
+        torch.manual_seed(0)  # the policy draws more layers to compare
         plain = model(batch, layer_choice=choice).losses
         assert compile_encoders(model)
+        torch.manual_seed(0)
         compiled = model(batch, layer_choice=choice).losses
     assert list(model.state_dict()) == names
     assert {name: value.item() for name, value in compiled.items()} == pytest.approx(

@@ -3,8 +3,11 @@
 Shown on the CPU by counting the operations that wait on a GPU.
 """
 
+import re
 import traceback
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dataloaders.collate import Collator
 from model.systems import SYSTEMS
 from tests.tiny import text_only_sample, tiny_model, tiny_samples
+from utils.distributed import World
+from utils.training import loop
+from utils.training.loop import Schedule
+from utils.training.metering import StepMeter
 
 READS = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__")
+OURS = re.compile(re.escape(str(Path(__file__).parents[2])) + "/(model|dataloaders|utils)/")
 aten = torch.ops.aten
 WAITING = {
     aten._local_scalar_dense,  # reads a value
@@ -55,7 +63,7 @@ class _Operations(TorchDispatchMode):
 def where(what: str) -> str:
     """The operation and the line of this project, or of a library, that asked for it."""
     frames = [frame for frame in traceback.extract_stack() if "test_host_waits" not in frame.filename]
-    ours = [frame for frame in frames if "/model/" in frame.filename or "/dataloaders/" in frame.filename]
+    ours = [frame for frame in frames if OURS.match(frame.filename)]
     frame = ours[-1] if ours else frames[-1]
     return f"{what} in {frame.filename}:{frame.lineno} ({frame.line})"
 
@@ -69,3 +77,51 @@ def test_a_training_step_never_waits_for_the_device(system, targets):
     with _Reads(found), _Operations(found):
         model(batch).loss.backward()
     assert not found, "\n".join(f"{count} × {place}" for place, count in found.items())
+
+
+class _PlainEngine:
+    """A model and its optimizer with the face of DeepSpeed's engine, as far as the loop knows it."""
+
+    def __init__(self, model: torch.nn.Module):
+        self.module = model
+        self.optimizer = SimpleNamespace(skip=False)
+        self.train, self.zero_grad = model.train, model.zero_grad
+
+    def __call__(self, batch):
+        return self.module(batch)
+
+    def backward(self, loss):
+        loss.backward()
+
+    def step(self):
+        self.zero_grad()
+
+    def get_lr(self):
+        return [1e-3]
+
+    def fp16_enabled(self):
+        return False
+
+    def was_step_applied(self):
+        return True
+
+
+def test_the_loop_reads_flags_once_an_optimizer_step_and_numbers_once_a_logging_interval(monkeypatch):
+    model, processor = tiny_model()
+    batch = Collator(processor)(tiny_samples())
+    families = sorted({source.partition("/")[0] for source in batch.sources})
+    schedule = Schedule(epochs=1, steps_per_epoch=4, accumulation=3, batch_size=2, world_size=1)
+    world = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+    monkeypatch.setattr(loop, "optimizer_of", lambda engine: engine.optimizer)
+    found = Counter()
+    with _Reads(found), _Operations(found):
+        loop.train(
+            _PlainEngine(model), [batch] * 12, schedule, schedule.position_at(0),
+            world=world, meter=StepMeter(model.config.num_layers, world.device, families), print_freq=4,
+            progress=None, records=None, pause=lambda position: None,
+        )  # fmt: skip
+    reads = Counter()
+    for place, count in found.items():
+        if "lift_fresh" not in place:  # of numbers that the host has, for a copy that does not wait
+            reads[place.split(":")[0].rsplit("/")[-1]] += count
+    assert reads == {"bad_numbers.py": 4, "metering.py": 1}

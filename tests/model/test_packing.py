@@ -92,3 +92,29 @@ def test_a_batch_without_targets_gives_every_parameter_the_gradients_of_one_with
     assert losses["mask_loss"] == 0
     assert gradients.keys() == with_targets.keys()
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["cropped", "padded"])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_decisions_and_masks_of_mixed_samples_packed_equal_plain_rows(system, padded):
+    model, processor = tiny_model(system, pad_train_clip_images=padded)
+    model.eval()
+    packed, plain = (model.segment(Collator(processor, packed=way)(mixed_samples())) for way in (True, False))
+    assert [len(one.mask_logits) for one in packed] == [0, 6, 1, 1]
+    assert [len(one.decisions) for one in packed] == [0, 8, 1, 1]
+    for one, other in zip(packed, plain, strict=True):
+        assert (one.decisions, one.layers) == (other.decisions, other.layers)
+        torch.testing.assert_close(one.mask_logits, other.mask_logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"estimator": "expected"}, {"mode": 1}, {"map_loss_layers": "all"}], ids=str)
+def test_other_rules_of_the_policy_packed_equal_plain_rows(options):
+    model, processor = tiny_model(**options)
+    batches = [Collator(processor, packed=packed)(mixed_samples()) for packed in (True, False)]
+    choice = torch.arange(len(batches[0].seg_positions)) % 4
+    (packed, packed_gradients), (plain, plain_gradients) = (
+        losses_and_gradients(model, batch, choice) for batch in batches
+    )
+    assert packed == pytest.approx(plain, rel=1e-5, abs=1e-6)
+    for name, gradient in packed_gradients.items():
+        assert torch.allclose(gradient, plain_gradients[name], atol=1e-4, rtol=1e-3), name

@@ -52,7 +52,7 @@ def outcomes(policy: LayerPolicy):
 def gate_gradient(policy: LayerPolicy, states, rewards, candidates) -> torch.Tensor:
     """The gate's gradient for one outcome, from the same running mean every time."""
     policy.reward_mean.fill_(MEAN_BEFORE)
-    log_probabilities = policy.log_probabilities(states)
+    log_probabilities = policy(states)
     layers = candidates[:, 0]
     sample = PolicySample(layers, log_probabilities.gather(1, layers.unsqueeze(1)).squeeze(1), log_probabilities)
     loss, _ = policy.loss(sample, candidates, rewards.gather(1, candidates), 0.0)
@@ -63,12 +63,12 @@ def probability(policy: LayerPolicy, states, candidates) -> float:
     """How likely these candidates are to be drawn; `expected` has no choice."""
     if policy.estimator == "expected":
         return 1.0
-    return policy.log_probabilities(states).gather(1, candidates).sum().exp().item()
+    return policy(states).gather(1, candidates).sum().exp().item()
 
 
 def exact_gradient(policy: LayerPolicy, states, rewards) -> torch.Tensor:
     """Of minus the mean over targets of Σ π(l) r(l)."""
-    expected = (policy.log_probabilities(states).exp() * rewards).sum(dim=1).mean()
+    expected = (policy(states).exp() * rewards).sum(dim=1).mean()
     return torch.autograd.grad(-expected, policy.gate)[0]
 
 

@@ -68,7 +68,7 @@ def test_similarity_loss_on_all_layers_is_their_mean_and_trains_each():
 def test_a_mixture_is_the_mean_of_maps_by_probability():
     model, batch = model_and_batch()
     states = states_of(model, batch)
-    probabilities = model.policy.log_probabilities(states.seg[:, 0]).exp()
+    probabilities = model.policy(states.seg[:, 0]).exp()
     assert probabilities.amax(dim=1).max() < 0.9, "the case must mix"
     mixed = torch.cat([each.flatten(1) for each in model.system.prompt(model, states, batch, "mixture").maps[:1]])
     first = len(mixed)
@@ -102,6 +102,15 @@ def test_the_analysis_has_the_masks_that_each_layer_gives_alone(settings):
     truth, masks = batch.masks[1][0].bool() & ~ignored, analysis.masks[1][0] & ~ignored
     wanted = [(mask & truth).sum() / (mask | truth).sum() for mask in masks]
     torch.testing.assert_close(analysis.iou[-1], torch.stack(wanted))
+
+
+@pytest.mark.parametrize("settings", [{}, {"map_loss": False}, {"mask_prompt": False}])
+def test_the_analysis_has_the_mask_loss_that_training_has_with_each_layer(settings):
+    model, batch = model_and_batch(**settings)
+    analysis = layer_analysis(model, batch, layers_at_once=3)
+    for layer in range(model.config.num_layers):
+        trained = model(batch, layer_choice=torch.full((len(batch.seg_positions),), layer))
+        torch.testing.assert_close(analysis.loss[:, layer].mean(), trained.losses["mask_loss"])
 
 
 def test_systems_without_a_choice_have_no_layers_to_compare():

@@ -68,7 +68,7 @@ def learn(estimator: str, planted: int, seed: int) -> torch.Tensor:
         own.policy.backward()
         optimizer.step()
     states, _ = probe.draw()
-    return model.policy.log_probabilities(states.seg[:, 0]).exp().mean(dim=0).detach()
+    return model.policy(states.seg[:, 0]).exp().mean(dim=0).detach()
 
 
 @pytest.mark.parametrize("estimator, planted", [("leave_one_out", 0), ("expected", 2), ("sample", 3)])

@@ -69,8 +69,8 @@ def test_points_and_fusion_are_settings():
 
 
 def test_what_would_train_wrongly_is_refused_with_the_reason():
-    with pytest.raises(UserError, match="--zero_stage 3.*gradients.*--zero_stage 2"):
-        parse_arguments(["--zero_stage", "3"])
+    with pytest.raises(UserError, match="--cache_features: with --zero_stage 3 all processes"):
+        parse_arguments(["--zero_stage", "3", "--cache_features", "features"])
 
 
 def test_defaults_are_the_reference_s():

@@ -6,12 +6,12 @@ import pytest
 
 from dataloaders.collate import Collator
 from tests.tiny import tiny_model, tiny_samples
-from tests.training.toys import start_toy, toy_run
+from tests.training.toys import result_of, start_toy, toy_run
 from utils.training.bad_numbers import bad_sources
 from utils.training.checkpoints import LATEST, find_checkpoint, read_position
 
 # Sample 5 is in micro-batch 3 of 2 samples: the first of step 2 at one process, the first of process 0 at two.
-CASES = [(1, 0, 2, 1), (1, 2, 2, 1), (2, 2, 1, 2)]
+CASES = [(1, 0, 2, 1), (1, 2, 2, 1), (2, 2, 1, 2), (2, 3, 1, 2)]
 
 
 @pytest.mark.parametrize("how", ["loss", "gradient"])
@@ -29,7 +29,7 @@ def test_training_ends_and_names_term_and_samples(tmp_path, processes, zero_stag
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("how", ["loss", "gradient"])
-@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_a_step_that_is_left_out_changes_nothing_but_the_schedule(tmp_path, zero_stage, how, precision):
     options = {"zero_stage": zero_stage, "bad": [5, how], "skip": 1, "epochs": 1, "precision": precision}
     before = toy_run(tmp_path / "before", **options | {"steps_per_epoch": 1})
@@ -42,6 +42,17 @@ def test_a_step_that_is_left_out_changes_nothing_but_the_schedule(tmp_path, zero
     assert longer["schedule"] == toy_run(tmp_path / "fine", epochs=2)["schedule"]
     assert longer["trained"] != before["trained"]
     assert all(math.isfinite(value) for value in longer["trained"]["weight"])
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_gradients_that_overflow_in_fp16_cost_a_step_and_no_budget(tmp_path, zero_stage):
+    """The loss is scaled less from then on, and the schedule goes on."""
+    codes, (output,) = start_toy(tmp_path, zero_stage=zero_stage, bad=[5, "gradient"], precision="fp16").finish()
+    result = result_of(output)
+    assert codes == [0] and (result["step"], result["skipped"]) == (4, 0)
+    assert "step 2 is left out: its gradients overflow fp16; the loss is scaled by" in output
+    assert all(math.isfinite(value) for value in result["trained"]["weight"])
+    assert result["schedule"] == toy_run(tmp_path / "fine", precision="fp16")["schedule"]
 
 
 def test_the_budget_is_that_of_the_run_not_of_the_launch(tmp_path):

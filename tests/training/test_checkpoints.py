@@ -43,7 +43,7 @@ def fake_checkpoint(directory: Path, step: int, keep: int = 10) -> Path:
     return save_checkpoint(FakeEngine(), directory, position=position, settings={}, keep=keep, world=ALONE)
 
 
-@pytest.mark.parametrize("zero_stage", [0, 2])
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
 def test_a_checkpoint_holds_what_was_trained_and_nothing_frozen(tmp_path, zero_stage):
     result = toy_run(tmp_path, zero_stage=zero_stage)
     checkpoint = resolve_checkpoint(tmp_path)

@@ -50,6 +50,8 @@ def test_buffers_are_doubled_where_communication_is_hidden():
     assert estimate(world_size=2, bucket=100).buckets == 200
     assert estimate(world_size=2, bucket=100, overlap=True).buckets == 400
     assert estimate(world_size=2, bucket=100, zero_stage=0).buckets == 0
+    stage_3 = estimate(world_size=2, bucket=100, zero_stage=3, overlap=True)
+    assert (stage_3.buckets, stage_3.kept_bucket) == (0, 200)
 
 
 def test_the_memory_of_tensors_is_counted_once_per_storage():

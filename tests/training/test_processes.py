@@ -11,6 +11,7 @@ from torch import multiprocessing
 
 from dataloaders.collate import Collator
 from tests.tiny import text_only_sample, tiny_model, tiny_samples
+from tests.training.toy_run import pretend_fp16
 from tests.training.toys import CONTEXT  # noqa: F401  its processes have imported everything
 from utils.distributed import free_port
 
@@ -31,16 +32,18 @@ MODES_AND_BASELINES = [
 SYSTEMS = ("LISA", "READ", "PixelLM", "GSVA", "SESAME")
 
 
-def on_two_processes(check, *arguments) -> None:
-    """Run `check(world, *arguments)` on two processes; it must end on both within the time of a collective."""
-    multiprocessing.start_processes(_join_and_run, (free_port(), check, arguments), nprocs=2, start_method="forkserver")
+def on_processes(check, *arguments, number: int = 2) -> None:
+    """Run `check(world, *arguments)` on some processes; it must end on all within the time of a collective."""
+    multiprocessing.start_processes(
+        _join_and_run, (number, free_port(), check, arguments), nprocs=number, start_method="forkserver"
+    )
 
 
-def _join_and_run(rank: int, port: int, check, arguments) -> None:
+def _join_and_run(rank: int, size: int, port: int, check, arguments) -> None:
     from utils.distributed import join_world
 
     torch.set_num_threads(1)
-    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in variables.items()})
     try:
         world = join_world("cpu", timeout=60)
@@ -89,11 +92,11 @@ def _train_without_targets(world, settings: list[tuple[str, dict]]) -> None:
 
 
 def test_a_process_without_targets_takes_part_in_every_mode_and_baseline():
-    on_two_processes(_train_without_targets, [("UGround", options) for options in MODES_AND_BASELINES])
+    on_processes(_train_without_targets, [("UGround", options) for options in MODES_AND_BASELINES])
 
 
 def test_a_process_without_targets_takes_part_in_every_system():
-    on_two_processes(_train_without_targets, [(system, {}) for system in SYSTEMS])
+    on_processes(_train_without_targets, [(system, {}) for system in SYSTEMS])
 
 
 def _compare_gradients(world, estimator: str, baseline: str) -> None:
@@ -122,24 +125,27 @@ def _compare_gradients(world, estimator: str, baseline: str) -> None:
 
 @pytest.mark.parametrize(("estimator", "baseline"), [("sample", "ema"), ("sample", "critic"), ("expected", "none")])
 def test_the_gradient_of_two_processes_is_that_of_both_micro_batches_at_one(estimator, baseline):
-    on_two_processes(_compare_gradients, estimator, baseline)
+    on_processes(_compare_gradients, estimator, baseline)
 
 
-def _train_in_bf16(world) -> None:
+def _train_in(world, precision: str) -> None:
+    if precision == "fp16":
+        pretend_fp16()
     model, processor = tiny_model()
     batch = Collator(processor)(tiny_samples()[world.rank :][:1])
-    engine = engine_for(model, world, precision="bf16")
+    engine = engine_for(model, world, precision=precision)
     losses = []
-    for _ in range(8):
+    for _ in range(24):  # in fp16 the scale of the loss has to come down first
         torch.manual_seed(0)
         loss = engine(batch).loss
         losses.append(loss.item())
         engine.backward(loss)
         engine.step()
-    assert engine.module.policy.gate.dtype == torch.bfloat16
+    assert engine.module.policy.gate.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     assert engine.module.policy.reward_mean.dtype == torch.float32
     assert losses[-1] < losses[0]
 
 
-def test_two_processes_learn_in_bf16():
-    on_two_processes(_train_in_bf16)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_two_processes_learn_in(precision):
+    on_processes(_train_in, precision)

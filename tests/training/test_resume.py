@@ -1,6 +1,7 @@
 """N + M steps equal N steps, an end by force, and M steps: bit by bit."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -10,10 +11,10 @@ import torch
 from tests.tiny import tiny_model
 from tests.training.test_train_ds import ROOT, TRAINING, launch_environment, write_reason_seg
 from tests.training.toy_run import digest
-from tests.training.toys import start_toy, toy_run
+from tests.training.toys import result_of, start_toy, toy_run
 from utils.training.checkpoints import LATEST, find_checkpoint, read_position
 
-CASES = [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
+CASES = [(1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (2, 2), (2, 3)]
 
 
 @pytest.mark.parametrize(("processes", "zero_stage"), CASES)
@@ -29,8 +30,21 @@ def test_a_run_that_is_killed_and_goes_on_equals_one_that_is_not(tmp_path, proce
     assert rest == whole
 
 
+def test_saves_inside_an_epoch_are_gone_on_from(tmp_path):
+    options = {"epochs": 1, "steps_per_epoch": 5, "save_interval": 2}
+    whole = toy_run(tmp_path / "whole", **options)
+    codes, (output,) = start_toy(tmp_path / "cut", trouble=[0, 4, "die"], **options).finish()
+    assert codes == [-9] and re.findall(r"SAVED (\d+)", output) == ["2"]
+    toy = start_toy(tmp_path / "cut", resume=True, **options)
+    codes, (output,) = toy.finish()
+    assert codes == [0] and re.findall(r"SAVED (\d+)", output) == ["4", "5"]
+    rest = result_of(output)
+    assert rest.pop("seen")[0] == whole.pop("seen")[0][8:]
+    assert rest == whole
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "zero_stage"), [(1, 0), (1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize(("processes", "zero_stage"), [(1, 0), (1, 2), (2, 1), (2, 2), (2, 3)])
 def test_train_ds_killed_in_the_middle_of_a_step_ends_where_it_would_have(tmp_path, processes, zero_stage):
     from model.checkpoints import save_model
 

@@ -26,6 +26,7 @@ from utils.training.metering import StepMeter
 from utils.training.progress import Progress
 from utils.training.stopping import StopRequest
 from utils.training.tensorboard import Records
+from utils.training.zero3 import whole_weights
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # before DeepSpeed is imported, where there is a GPU as well
 
@@ -34,7 +35,7 @@ LR = 1e-2
 
 @dataclass
 class Options:
-    """seconds: that every step takes at least.
+    """save_interval: 0 pauses, and so saves, after every step. seconds: that every step takes at least.
 
     bad: [number, "loss" or "gradient"], the sample whose numbers are not finite. skip: such steps that are left out.
     trouble: [rank, step, what] with what one of "die", "hang", "no space", "worker dies", "SIGTERM", "SIGINT".
@@ -42,6 +43,7 @@ class Options:
 
     epochs: int = 2
     steps_per_epoch: int = 2
+    save_interval: int = 0
     precision: str = "fp32"
     zero_stage: int = 2
     keep: int = 1
@@ -114,6 +116,8 @@ class Numbers:
 def main(argv: list[str]) -> None:
     options = Options(**json.loads(argv[1]))
     world = join_world("cpu", timeout=options.timeout)
+    if options.precision == "fp16":
+        pretend_fp16()
     result = run(Path(argv[0]), options, world)
     if world.is_main:
         print("RESULT " + json.dumps(result))
@@ -127,7 +131,8 @@ def run(run_dir: Path, options: Options, world: World) -> dict:
         accumulation=2,
         batch_size=2,
         world_size=world.size,
-        eval_interval=1,
+        eval_interval=0 if options.save_interval else 1,
+        save_interval=options.save_interval,
     )
     seed_everything(0)
     model = ToyModel(options.bad)
@@ -193,14 +198,16 @@ def run(run_dir: Path, options: Options, world: World) -> dict:
             skip_nonfinite=options.skip,
             timeout=options.timeout,
         )
+    with whole_weights(engine):
+        trained = {name: p.detach().float().flatten().tolist() for name, p in model.trained.named_parameters()}
     return {
         "step": position.step,
         "skipped": position.skipped,
-        "trained": {name: p.detach().float().flatten().tolist() for name, p in model.trained.named_parameters()},
+        "trained": trained,
         "reward_mean": model.reward_mean.item(),
         "reward_mean_dtype": str(model.reward_mean.dtype),
         "learning_rate": engine.get_lr()[0],
-        "states": world.gather(digest([optimizer_of(engine).state_dict(), random_state()])),
+        "states": world.gather(digest([list(optimizer_of(engine).state.values()), random_state()])),
         "schedule": engine.lr_scheduler.state_dict(),
         "seen": world.gather(model.seen),
     }
@@ -220,6 +227,13 @@ def start_toy_engine(model: ToyModel, options: Options, schedule: Schedule, worl
         overlap=False,
     )
     return start_engine(model, build_optimizer(model, lr=LR, betas=(0.9, 0.95)), config, world)
+
+
+def pretend_fp16() -> None:
+    """Let DeepSpeed train in fp16 on any CPU: torch computes in it everywhere, if slowly."""
+    from deepspeed.accelerator import get_accelerator
+
+    get_accelerator().is_fp16_supported = lambda: True
 
 
 def collate(items: list[int]) -> ToyBatch:

@@ -33,14 +33,17 @@ def check(config: TrainingConfig) -> None:
         value = getattr(config, name)
         if value is not None and not 0 <= value <= 1:
             raise UserError(f"--{name} {value}: similarities lie between 0 and 1")
-    for name in ("warmup_num_steps", "warmup_min_lr", "lora_r", "eval_interval", "start_epoch", "workers", "val_limit"):
+    for name in ("warmup_num_steps", "warmup_min_lr", "lora_r", "start_epoch", "workers", "val_limit"):
         _at_least(config, name, 0)
-    if config.zero_stage == 3:
+    if config.zero_stage == 3 and config.cache_features:
         raise UserError(
-            "--zero_stage 3: the losses look right, but the gradients of the LLM's lower layers do not (UGround with "
-            "DeepSpeed 0.19: up to a quarter off). Use --zero_stage 2"
+            "--cache_features: with --zero_stage 3 all processes call an encoder together or none does, and what is "
+            "cached differs among them; leave one of the two out"
         )
-    _at_least(config, "skip_nonfinite", 0)
+    for name in ("eval_interval", "save_interval", "skip_nonfinite"):
+        _at_least(config, name, 0)
+    if config.save_interval and not config.save_ckpt:
+        raise UserError("--save_interval is about the latest checkpoint, which --no_save_ckpt leaves out")
     _at_least(config, "collective_timeout", 1)
     for name in ("ce_loss_weight", "bce_loss_weight", "dice_loss_weight", "policy_loss_weight", "entropy_weight"):
         _at_least(config, name, 0)

@@ -12,6 +12,7 @@ from utils.distributed import World
 from utils.errors import UserError
 from utils.seeding import preserved_random_state, random_state, restore_random_state
 from utils.training.metering import LOSSES
+from utils.training.zero3 import whole_weights
 
 SUMS = ("loss", "mask_loss")  # of the other terms
 MOVING = ("reward_mean",)  # buffers that a forward pass moves
@@ -98,12 +99,14 @@ class NumberWatch:
             self.optimizer.skip = True
         return asked > 0
 
-    def after_step(self) -> None:
-        """DeepSpeed's step is done. A step that is left out has its place in the schedule of the learning rate."""
-        if self.optimizer.skip:
-            self.optimizer.skip = False
-            if not self.engine.was_step_applied():
-                self.engine.lr_scheduler.step()
+    def after_step(self, step: int) -> None:
+        """DeepSpeed's step is done. One that changed nothing has its place in the schedule of the learning rate."""
+        if not self.engine.was_step_applied():
+            self.engine.lr_scheduler.step()
+            if not self.optimizer.skip:
+                scale = self.engine.optimizer.loss_scale
+                self.say(f"step {step} is left out: its gradients overflow fp16; the loss is scaled by {scale:g} now")
+        self.optimizer.skip = False
 
     def _take_gradient(self, gradient: torch.Tensor) -> None:
         # A sum is not finite where one of its terms is not, and one kernel.
@@ -142,7 +145,7 @@ class NumberWatch:
         """
         mine = bool(self.bad[number, -1])
         parameters, found = list(self.trained.values()), []
-        with preserved_random_state():
+        with preserved_random_state(), whole_weights(self.engine):
             restore_random_state(self.states[number])
             output = self.model(self.batches[number].to(self.world.device))
             terms = {name: loss for name, loss in output.losses.items() if name not in SUMS} or {"loss": output.loss}

@@ -37,7 +37,13 @@ def check_paths(config: TrainingConfig) -> None:
 def choose_precision(precision: str | None, device: torch.device) -> str:
     """What was asked for, or bf16 on a GPU and fp32 on a CPU."""
     if precision == "fp16" and device.type == "cpu":
-        raise UserError("--precision fp16: DeepSpeed does not train fp16 on a CPU; use fp32 or bf16")
+        from deepspeed.accelerator import get_accelerator
+
+        if not get_accelerator().is_fp16_supported():
+            raise UserError(
+                "--precision fp16: DeepSpeed trains it on GPUs, and on CPUs that compute in fp16 (AVX512-FP16), which "
+                "this one does not; use fp32 or bf16"
+            )
     return precision or ("bf16" if device.type == "cuda" else "fp32")
 
 
@@ -49,6 +55,7 @@ def schedule_of(config: TrainingConfig, world: World) -> Schedule:
         batch_size=config.batch_size,
         world_size=world.size,
         eval_interval=config.eval_interval,
+        save_interval=config.save_interval,
     )
 
 

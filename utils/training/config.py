@@ -177,7 +177,12 @@ class TrainingConfig:
     warmup_num_steps: int = option(100, "training", "optimizer steps of linear warm-up, then linear decay to 0")
     beta1: float = option(0.9, "training", "AdamW")
     beta2: float = option(0.95, "training", "AdamW")
-    zero_stage: int = option(2, "training", "DeepSpeed ZeRO stage, up to 2", choices=(0, 1, 2, 3))
+    zero_stage: int = option(
+        2,
+        "training",
+        "DeepSpeed ZeRO: what processes share: 0 nothing, 1 optimizer, 2 gradients too, 3 weights too",
+        choices=(0, 1, 2, 3),
+    )
     gradient_checkpointing: bool = option(True, "training", "recompute the LLM's activations: less memory, slower")
     compile: bool = option(
         False, "training", "torch.compile the encoders: slower to start, then faster", names=("compile",)
@@ -225,6 +230,12 @@ class TrainingConfig:
         names=("dry_run",),
     )
     save_ckpt: bool = option(True, "run", "keep the latest checkpoint beside the best")
+    save_interval: int = option(
+        0,
+        "run",
+        "optimizer steps between checkpoints inside an epoch: what is killed loses at most so many (0: saved at the "
+        "end of an epoch and whenever evaluated)",
+    )
     keep: int = option(1, "run", "latest checkpoints to keep")
     resume: str = option("", "run", "checkpoint directory to go on from")
     auto_resume: bool = option(

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from utils.distributed import World
+from utils.training.zero3 import share_weights
 
 BUCKET = 200_000_000
 KEEP_FLOAT32 = ("inv_freq", "original_inv_freq", "reward_mean")
@@ -24,8 +25,13 @@ def engine_config(
     warmup_num_steps: int,
     total_steps: int,
     overlap: bool,
+    bucket: int = BUCKET,
 ) -> dict[str, Any]:
-    """DeepSpeed's configuration. `overlap` hides communication behind the backward pass (CUDA)."""
+    """DeepSpeed's configuration.
+
+    overlap: hide communication behind the backward pass (CUDA). bucket: gradients that are reduced together at most; no
+    use above the number of all.
+    """
     return {
         "train_micro_batch_size_per_gpu": batch_size,
         "gradient_accumulation_steps": accumulation,
@@ -48,7 +54,7 @@ def engine_config(
             "contiguous_gradients": True,
             "overlap_comm": overlap,
             "reduce_scatter": True,
-            "reduce_bucket_size": BUCKET,
+            "reduce_bucket_size": bucket,
             "allgather_bucket_size": BUCKET,
         },
         "zero_allow_untested_optimizer": True,
@@ -68,10 +74,12 @@ class TrainingOptimizer(torch.optim.AdamW):
         return None if self.skip else super().step(closure)
 
 
-def build_optimizer(model: nn.Module, *, lr: float, betas: tuple[float, float]) -> TrainingOptimizer:
-    """torch's AdamW (fused on CUDA): DeepSpeed's own would be compiled at the first start."""
+def build_optimizer(
+    model: nn.Module, *, lr: float, betas: tuple[float, float], fused: bool = False
+) -> TrainingOptimizer:
+    """torch's AdamW, fused where asked for: DeepSpeed's own would be compiled at the first start."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return TrainingOptimizer(parameters, lr=lr, betas=betas, weight_decay=0.0, fused=parameters[0].is_cuda)
+    return TrainingOptimizer(parameters, lr=lr, betas=betas, weight_decay=0.0, fused=fused)
 
 
 def optimizer_of(engine) -> TrainingOptimizer:
@@ -83,7 +91,7 @@ def optimizer_of(engine) -> TrainingOptimizer:
 
 
 def start_engine(model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], world: World):
-    """The DeepSpeed engine around `model`, whose small float32 buffers stay float32."""
+    """The DeepSpeed engine around `model`, which it moves to the device; its small float32 buffers stay float32."""
     import deepspeed
 
     kept = {
@@ -91,6 +99,10 @@ def start_engine(model: nn.Module, optimizer: torch.optim.Optimizer, config: dic
         for name, buffer in model.named_buffers()
         if name.split(".")[-1] in KEEP_FLOAT32 and buffer.dtype == torch.float32
     }
+    if config["zero_optimization"]["stage"] == 3:
+        share_weights(model, config, world.device)
+    else:
+        model.to(world.device)
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=config, dist_init_required=False, model_parameters=None
     )

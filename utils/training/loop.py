@@ -1,5 +1,6 @@
 """The training loop: micro-batches -> optimizer steps -> numbers, and a stop now and then to save and validate."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ class Schedule:
     batch_size: int
     world_size: int
     eval_interval: int = 0
+    save_interval: int = 0
 
     @property
     def total_steps(self) -> int:
@@ -55,6 +57,10 @@ class Schedule:
         """At the end of an epoch, and every `eval_interval` steps inside one."""
         inside = step % self.steps_per_epoch
         return inside == 0 or (self.eval_interval > 0 and inside % self.eval_interval == 0)
+
+    def saves_after(self, step: int) -> bool:
+        """Every `save_interval` steps inside an epoch, besides what a pause saves."""
+        return self.save_interval > 0 and step % self.steps_per_epoch % self.save_interval == 0
 
     def epoch_of(self, step: int) -> int:
         """The epoch, counted from 0, that step number `step` (from 1) belongs to."""
@@ -82,9 +88,10 @@ def train(
     """Train from `start` to the end of `schedule`, or until somebody asks to stop; returns where training stands then.
 
     batches: the micro-batches of this process, from `start` on. progress, records: None except on the main process.
-    pause: called where the schedule pauses, with the position; saves and validates. What it draws from the random
-        generators is not missed afterwards, so that a run that goes on from there draws as this one does.
-    save: called instead where `stop` was asked for on any process.
+    pause: called where the schedule pauses, with the position; saves and validates.
+    save: called with the position where the schedule saves without pausing, and where `stop` was asked for on any
+        process, which ends training. What these two draw from the random generators is not missed afterwards, so that
+        a run that goes on from there draws as this one does.
     prepare: called before every optimizer step with its number, from 1; sets what is on a schedule.
     skip_nonfinite: steps of the run whose numbers may be bad; see `bad_numbers.py`.
     timeout: seconds after which a step that does not move is given up.
@@ -124,7 +131,7 @@ def train(
                     if watch.skipping:
                         meter.clear()
                 engine.step()
-            watch.after_step()
+            watch.after_step(step)
             position = replace(schedule.position_at(step), skipped=watch.skipped)
 
             pausing = schedule.pauses_after(step)
@@ -147,10 +154,14 @@ def train(
                         memory=peak_memory(world.device),
                     )
                 data_seconds, last_read = 0.0, step
-            if stopping:
+            if stopping or (schedule.saves_after(step) and not pausing):
                 watchdog.beat(f"step {step}, saving")
-                save(position)
-                return position
+                with preserved_random_state():
+                    save(position)
+                if stopping:
+                    return position
+                if progress:
+                    progress.start(step)
             if pausing:
                 watchdog.rest(f"step {step}, saving and validating")
                 with preserved_random_state():
@@ -191,7 +202,14 @@ def _named_failures(watchdog: Watchdog) -> Iterator[None]:
                 "the last checkpoint is as it was"
             ) from error
         raise
+    except Exception as error:
+        if "loss scale already at minimum" in str(error):
+            raise UserError(
+                f"{watchdog.doing}: gradients overflow fp16 however little the loss is scaled. Try --precision bf16 or "
+                "fp32; the last checkpoint is as it was"
+            ) from error
+        raise
 
 
 def _number(value) -> float | None:
-    return None if value is None else float(value)
+    return float(value) if value is not None and math.isfinite(value) else None  # not so where fp16 overflowed

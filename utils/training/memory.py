@@ -29,11 +29,12 @@ class MemoryEstimate:
     float32_copy: int
     adam_moments: int
     buckets: int
+    kept_bucket: int
 
     @property
     def between_steps(self) -> int:
         """What stays when gradients are gone."""
-        return self.weights + self.float32_copy + self.adam_moments
+        return self.weights + self.float32_copy + self.adam_moments + self.kept_bucket
 
     @property
     def total(self) -> int:
@@ -54,8 +55,8 @@ def estimate_memory(
 
     total, trainable: numbers of parameters. precision: fp32, bf16 or fp16, of weights and gradients.
     zero_stage: 0 nothing is shared, 1 optimizer, 2 gradients too, 3 weights too.
-    bucket: elements of the buffer through which ZeRO 1 and 2 reduce gradients; there are two where `overlap` hides
-    communication behind the backward pass.
+    bucket: elements of the buffer through which ZeRO reduces gradients; stages 1 and 2 have two where `overlap` hides
+    communication behind the backward pass, stage 3 keeps its one between steps.
     """
     size = BYTES[precision]
 
@@ -72,6 +73,7 @@ def estimate_memory(
         float32_copy=share(trainable, 1) * FLOAT32 if has_copy else 0,
         adam_moments=share(trainable, 1) * moment_size * MOMENTS,
         buckets=bucket * size * (2 if overlap else 1) if zero_stage in (1, 2) else 0,
+        kept_bucket=bucket * size if zero_stage == 3 else 0,
     )
 
 

@@ -22,6 +22,7 @@ from utils.training.metering import StepMeter
 from utils.training.progress import duration
 from utils.training.summaries import heading, pairs, table
 from utils.training.trainable import count_parameters
+from utils.training.zero3 import whole_weights
 
 DRAWN = 64  # samples among which the largest are looked for
 TIMED_STEPS = 3  # after one that warms up
@@ -103,6 +104,7 @@ def describe_memory(estimate: MemoryEstimate, *, held: int, peak: int, device: t
         return [(part.replace("_", " "), shown(count), "") for part, count in counts.items() if count]
 
     rows = parts(weights=estimate.weights, float32_copy=estimate.float32_copy, moments_of_Adam=estimate.adam_moments)
+    rows += parts(buffer_of_ZeRO=estimate.kept_bucket)
     rows.append(("between steps", shown(estimate.between_steps), shown(held)))
     rows += parts(gradients=estimate.gradients, buffers_of_ZeRO=estimate.buckets)
     if device.type == "cuda":
@@ -186,7 +188,7 @@ def preflight(
         precision=precision,
         zero_stage=zero_stage,
         world_size=world.size,
-        bucket=BUCKET if world.device.type == "cuda" else min(BUCKET, trainable),  # a CPU lends what is written to
+        bucket=min(BUCKET, trainable),
         overlap=world.device.type == "cuda",
     )
     if world.device.type == "cuda":
@@ -202,6 +204,9 @@ def preflight(
     held, peak = tensor_memory(world.device), peak_memory(world.device)
     say("\n".join(describe_memory(estimate, held=held, peak=peak, device=world.device)))
     seconds = time_steps(batches, schedule, run)
-    validation_seconds = time_validation(validation, engine.module, processor, world) if validation else None
+    validation_seconds = None
+    if validation:
+        with whole_weights(engine):
+            validation_seconds = time_validation(validation, engine.module, processor, world)
     say("\n".join(describe_time(schedule, seconds, validation_seconds)))
     say("\ndry run: nothing was written")

@@ -9,8 +9,17 @@ from collections.abc import Callable, Mapping
 from typing import TextIO
 
 STYLES = ("line", "block")
-IN_LINE = {"loss": "loss", "ce_loss": "ce", "mask_loss": "mask"}
-IN_BLOCK = (*IN_LINE, "mask_bce_loss", "mask_dice_loss", "policy_loss", "policy/entropy", "policy/reward")
+IN_LINE = {"loss": "loss", "ce_loss": "ce", "mask_loss": "mask", "policy/reward": "reward"}
+IN_BLOCK = (
+    "loss",
+    "ce_loss",
+    "mask_loss",
+    "mask_bce_loss",
+    "mask_dice_loss",
+    "policy_loss",
+    "policy/entropy",
+    "policy/reward",
+)
 BAR = 30  # cells
 
 

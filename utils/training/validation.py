@@ -15,6 +15,7 @@ from utils.training.loop import Schedule
 from utils.training.progress import Progress, duration
 from utils.training.scores import Scores
 from utils.training.tensorboard import Records
+from utils.training.zero3 import whole_weights
 
 PICTURES = 4  # of each split
 SECONDS_BETWEEN_LINES = 30
@@ -172,15 +173,16 @@ class Keeper:
         self.validate(position, saved)
 
     def save(self, position: Position) -> None:
-        """Training stops here: keep the latest, whatever was asked for."""
+        """The latest checkpoint and no more: training stops here, or goes on after it."""
         self.say(f"step {position.step}: saved {self._save(position, self.run_dir / LATEST, self.keep)}")
 
     def validate(self, position: Position, saved: Path | None) -> None:
         if self.validation is None:
             return
         model, started = self.engine.module, time.monotonic()
-        results = self.validation.run(model, self.processor, say=self.say)
-        pictures = self.validation.pictures(model, self.processor)  # on every process: ZeRO 3 gathers weights for it
+        with whole_weights(self.engine):
+            results = self.validation.run(model, self.processor, say=self.say)
+            pictures = self.validation.pictures(model, self.processor)
         epoch = self.schedule.epoch_of(position.step)
         is_best = self.scores.add(position.step, epoch, results, self.validation.selecting)
         seconds = duration(time.monotonic() - started)
