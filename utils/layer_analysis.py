@@ -17,6 +17,7 @@ from dataloaders.collate import Collator
 from dataloaders.evaluation import EvaluationItem
 from dataloaders.sample import Sample, Turn
 from model import sam
+from model.batched_losses import losses_of_maps, map_targets
 from model.grounding import GroundingModel
 from model.losses import map_losses, mask_bce, mask_dice
 from model.similarity import gaussian_target
@@ -195,10 +196,10 @@ def layer_rewards(
         unrolled, places = model.read(batch, images)
         states = model.target_states(batch, images, unrolled, places)
         seen.append(states.seg[:, 0].float().cpu())
+        targets = map_targets(batch.masks, batch.ignore)
         losses = []
         for layer in range(model.config.num_layers):
             prompt = model.system.prompt(model, states, batch, layer)
-            own = model.system.own_losses(model, prompt, states, batch, True)
-            losses.append(own.mask_bce + own.mask_dice)
+            losses.append(losses_of_maps(prompt.maps, targets).sum(dim=0))  # whether or not the maps are trained
         rewards.append(-torch.stack(losses, dim=1).float().cpu())
     return torch.cat(seen), torch.cat(rewards)

@@ -1,12 +1,14 @@
 """Layers in a real (tiny) model: what is rewarded, what a mixture is, and masks of all layers in one pass."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from dataloaders.collate import Collator
 from tests.tiny import tiny_model, tiny_samples
 from utils.errors import UserError
-from utils.layer_analysis import layer_analysis
+from utils.layer_analysis import layer_analysis, layer_rewards
 from utils.training.arguments import parse_arguments
 
 
@@ -130,3 +132,29 @@ def test_the_entropy_weight_goes_straight_from_start_to_end():
 def test_one_reward_per_batch_is_for_the_sampled_layer_alone():
     with pytest.raises(UserError, match="--reward batch needs --estimator sample"):
         parse_arguments(["--reward", "batch", "--estimator", "expected"])
+
+
+@pytest.mark.parametrize("settings", [{"map_loss": False}, {"map_loss_layers": "all"}])
+def test_rewards_of_a_split_do_not_depend_on_whose_maps_are_trained(settings):
+    def rewards(**settings):
+        model, processor = tiny_model(pad_train_clip_images=True, **settings)
+        items = [
+            SimpleNamespace(
+                image_path=sample.image_path,
+                image=sample.image,
+                masks=sample.masks,
+                target_masks=None,
+                ignore=sample.ignore,
+                prompts=[turns[0].question for turns in sample.conversations],
+                given_answers=[turns[0].answer for turns in sample.conversations],
+                dataset="tiny",
+            )
+            for sample in tiny_samples()
+            if all(len(turns) == 1 for turns in sample.conversations)
+        ]
+        assert items
+        return layer_rewards(model.eval(), processor, items, limit=len(items))[1]
+
+    found = rewards(**settings)
+    torch.testing.assert_close(found, rewards())
+    assert (found.std(dim=1) > 0).all(), "layers differ"
