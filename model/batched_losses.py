@@ -1,4 +1,4 @@
-"""The losses of all masks of a batch: images of one size are taken together, and nothing of their size is kept for the
+"""The losses of all masks of a batch: images of one size are taken together, and of large ones nothing is kept for the
 gradient but what goes in.
 
 Legend: m masks of one image, n masks of all images of one size, S masks of a batch, H W pixels.
@@ -16,6 +16,7 @@ from .losses import in_pieces, map_weights, mask_bce, mask_dice, weighted_map_lo
 from .similarity import gaussian_target
 
 PIXEL_CHUNK = 2**23  # pixels of masks; a float32 tensor of them has 34 MB, and a loss makes about ten
+KEPT_PIXELS = 2**20  # of so few, keeping what the gradient needs (27 MB) costs less than making it again
 
 
 @dataclass
@@ -34,6 +35,12 @@ class SizedMasks:
     def at_once(self) -> int:
         """How many masks a loss should take at a time."""
         return max(1, PIXEL_CHUNK // self.masks[0].numel())
+
+    def losses(self, function: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+        """`function(*inputs)`, [..., n], of inputs [n, …] (or None); of many pixels, in pieces."""
+        if self.masks.numel() <= KEPT_PIXELS:
+            return function(*inputs)
+        return in_pieces(function, *inputs, size=self.at_once)
 
     def stack(self, of_images: Sequence[Tensor]) -> Tensor:
         """[n, …] from the [m, …] of every image of the batch."""
@@ -88,8 +95,7 @@ def losses_of_masks(
     groups = stack_by_size(masks, ignore)
     found = []
     for each in groups:
-        inputs = (each.stack(logits), each.masks, each.ignore)
-        found.append(in_pieces(partial(losses, each.images[0]), *inputs, size=each.at_once))
+        found.append(each.losses(partial(losses, each.images[0]), each.stack(logits), each.masks, each.ignore))
     return in_image_order(groups, found)
 
 
@@ -115,6 +121,5 @@ def losses_of_maps(maps: Sequence[Tensor], targets: Sequence[MapTargets]) -> Ten
     """BCE and Dice, [2, S], of the similarity maps [m, H, W] of each image; see `weighted_map_losses`."""
     found = []
     for each in targets:
-        inputs = (each.stack(maps), each.masks, each.ignore, each.weights)
-        found.append(in_pieces(weighted_map_losses, *inputs, size=each.at_once))
+        found.append(each.losses(weighted_map_losses, each.stack(maps), each.masks, each.ignore, each.weights))
     return in_image_order(targets, found)

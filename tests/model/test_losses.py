@@ -65,6 +65,7 @@ SOME_IGNORED = [torch.rand(20, 30) > 0.8, None, None, None, torch.zeros(16, 16, 
 @pytest.mark.parametrize("pixels", [1, 2**20], ids=["a_mask_at_a_time", "a_size_at_a_time"])
 def test_losses_of_stacked_masks_and_maps_are_those_of_each_image(ignore, pixels, monkeypatch):
     monkeypatch.setattr(batched_losses, "PIXEL_CHUNK", pixels)
+    monkeypatch.setattr(batched_losses, "KEPT_PIXELS", 0)
     masks = masks_of(*SIZES)
     logits = [torch.randn(mask.shape, requires_grad=True) for mask in masks]
     targets = map_targets(masks, ignore)
@@ -101,6 +102,7 @@ def test_map_losses_weigh_the_positive_side_by_its_rarity_in_the_whole_image():
 
 def test_masks_of_one_size_take_one_pass_whatever_image_they_belong_to(monkeypatch):
     monkeypatch.setattr(batched_losses, "PIXEL_CHUNK", 4 * 20 * 30)
+    monkeypatch.setattr(batched_losses, "KEPT_PIXELS", 0)
     calls = []
 
     def at_original_size(image, logits):
@@ -113,7 +115,8 @@ def test_masks_of_one_size_take_one_pass_whatever_image_they_belong_to(monkeypat
     assert calls == [(0, 3), (2, 4)]  # the first, second and fourth image; the third and fifth
 
 
-def test_what_the_losses_keep_of_a_pixel_is_its_logit_and_its_target():
+def test_what_the_losses_keep_of_a_pixel_of_many_is_its_logit_and_its_target(monkeypatch):
+    monkeypatch.setattr(batched_losses, "KEPT_PIXELS", 3 * 64 * 64 - 1)
     masks = masks_of((3, (64, 64)))
     small = [torch.randn(3, 8, 8, requires_grad=True)]
     maps = [torch.rand(3, 64, 64, requires_grad=True)]
