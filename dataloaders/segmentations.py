@@ -76,7 +76,9 @@ def _run_lengths(rle: dict, height: int, width: int, where: str) -> dict:
         lengths = _uncompress(counts)
     else:
         raise UserError(f"{where}: run lengths need 'counts', a list of numbers or text, not {counts!r:.60}")
-    if sum(lengths) != height * width or min(lengths) < 0:
+    if any(length < 0 for length in lengths):
+        raise UserError(f"{where}: a run of {min(lengths)} pixels; run lengths are 0 or more")
+    if sum(lengths) != height * width:
         raise UserError(f"{where}: run lengths add up to {sum(lengths)} pixels, the image has {height * width}")
     if isinstance(counts, list):
         return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)

@@ -135,6 +135,16 @@ def test_equal_quality_is_not_told_apart(tmp_path):
     assert giou.p > 0.05
 
 
+def test_p_and_interval_agree_where_few_pictures_differ(tmp_path):
+    rows = [[row(9 if n >= lost else 0, 9, 9, item=n) for n in range(14)] for lost in (0, 3)]
+    a, b = (written(tmp_path / f"{name}.json", some) for name, some in zip("ab", rows, strict=True))
+
+    (giou,) = [one for one in differences_between(a, b, samples=2000) if one.metric == "gIoU"]
+
+    assert giou.high == 0.0  # one resample in thirty has none of the three pictures
+    assert giou.p > 0.05
+
+
 def test_a_report_does_not_differ_from_itself(tmp_path):
     a = written(tmp_path / "a.json", noisy_rows(1))
 
