@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.toys import toy_run
+from tests.training.toys import start_toy, toy_run
 from utils.distributed import World
 from utils.errors import UserError
 from utils.seeding import random_state, restore_random_state, seed_everything
@@ -25,6 +25,8 @@ from utils.training.checkpoints import (
     trained_weights,
     verify_checkpoint,
 )
+from utils.training.checkpoints.layout import digest_of
+from utils.training.checkpoints.pickles import read_states
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
 
@@ -52,6 +54,39 @@ def test_a_checkpoint_holds_what_was_trained_and_nothing_frozen(tmp_path, zero_s
     assert weights["trained.weight"].flatten().tolist() == result["trained"]["weight"]
     assert read_position(checkpoint).step == 4
     assert read_position(checkpoint).samples == 16
+
+
+class Foreign:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(("zero_stage", "file"), [(0, "model_states"), (2, "model_states"), (2, "optim_states")])
+def test_code_in_a_checkpoint_is_not_run(tmp_path, zero_stage, file):
+    toy_run(tmp_path / "run", zero_stage=zero_stage)
+    checkpoint = find_checkpoint(tmp_path / "run" / LATEST)
+    path = next(checkpoint.glob(f"*{file}.pt"))
+    states = read_states(path)
+    states["foreign"] = Foreign(tmp_path / "was_run")
+    torch.save(states, tmp_path / "new.pt")
+    size, path = path.stat().st_size, (tmp_path / "new.pt").replace(path)
+    marker = json.loads((checkpoint / MARKER).read_text())
+    assert marker["files"][path.name]["bytes"] == size
+    marker["files"][path.name] = {"bytes": path.stat().st_size, "blake2b": digest_of(path)}
+    (checkpoint / MARKER).write_text(json.dumps(marker))
+
+    with pytest.raises(UserError, match=f"{file}.pt holds more than DeepSpeed writes"):
+        trained_weights(checkpoint)
+    codes, (output,) = start_toy(tmp_path / "run", resume=True, zero_stage=zero_stage).finish()
+    assert codes != [0] and f"{file}.pt holds more than DeepSpeed writes" in output
+    assert not (tmp_path / "was_run").exists()
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "was_run").exists(), "it would have been"
 
 
 def test_the_baseline_stays_float32_in_bf16(tmp_path):

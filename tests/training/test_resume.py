@@ -6,13 +6,13 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from tests.tiny import tiny_model
 from tests.training.test_train_ds import ROOT, TRAINING, launch_environment, write_reason_seg
 from tests.training.toy_run import digest
 from tests.training.toys import result_of, start_toy, toy_run
 from utils.training.checkpoints import LATEST, find_checkpoint, read_position
+from utils.training.checkpoints.pickles import read_states
 
 CASES = [(1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (2, 2), (2, 3)]
 
@@ -75,7 +75,7 @@ def test_train_ds_killed_in_the_middle_of_a_step_ends_where_it_would_have(tmp_pa
     whole, rest = (find_checkpoint(tmp_path / name / LATEST) for name in ("whole", "cut"))
     assert whole.name == rest.name == "global_step6"
     for file in whole.glob("*.pt"):
-        states = [torch.load(path / file.name, weights_only=False) for path in (whole, rest)]
+        states = [read_states(path / file.name) for path in (whole, rest)]
         for state in states:
             state.pop("ds_config", None)
         assert digest(states[0]) == digest(states[1]), file.name

@@ -13,11 +13,16 @@ from utils.seeding import restore_random_state
 
 from .finding import read_position, read_settings
 from .layout import Position, random_state_file
+from .pickles import read_states, refuse_code
 
 
 def resume(engine, checkpoint: Path, world: World) -> Position:
-    """Load weights, optimizer, schedule and random states into a fresh engine; returns where training stood."""
+    """Load weights, optimizer, schedule and random states into a fresh engine; returns where training stood.
+
+    Raises `UserError` for a checkpoint of other parameters, or with files that hold more than plain data.
+    """
     _check_trained(engine.module, checkpoint)
+    refuse_code(checkpoint)
     loaded, _ = engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name, load_module_strict=False)
     if loaded is None:
         raise UserError(f"{checkpoint}: DeepSpeed could not load this checkpoint")
@@ -38,7 +43,11 @@ def _check_trained(model: nn.Module, checkpoint: Path) -> None:
 
 
 def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The trained parameters and the buffers of a checkpoint in float32, by their names in the model with LoRA."""
+    """The trained parameters and the buffers of a checkpoint in float32, by their names in the model with LoRA.
+
+    Raises `UserError` for files that hold more than plain data.
+    """
+    refuse_code(checkpoint)
     with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
@@ -47,10 +56,7 @@ def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
                 str(checkpoint.parent), tag=checkpoint.name, exclude_frozen_parameters=True
             )
         else:
-            # ZeRO 0 keeps everything in one file. It holds DeepSpeed's own objects, so it is a trusted pickle:
-            # these checkpoints are ours, never downloaded.
-            states = torch.load(checkpoint / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)
-            weights = states["module"]
+            weights = read_states(checkpoint / "mp_rank_00_model_states.pt")["module"]  # ZeRO 0 has one file
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
 
 
