@@ -192,6 +192,7 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
         )
     if records:
         records.close()
+    engine.destroy()
     if position.step < schedule.total_steps:
         say(f"stopped after step {position.step}; the same command goes on from there")
     else:

@@ -5,6 +5,7 @@ them from SLURM's variables (`slurm.py`), and under plain `python` we set them o
 """
 
 import datetime
+import gc
 import logging
 import os
 import socket
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed.nn  # early: its functions default to the group that exists when it is imported, and keep it
 
 from utils.errors import UserError
 from utils.slurm import slurm_variables
@@ -65,10 +67,17 @@ class World:
         return values
 
     def close(self) -> None:
-        """The end, where nothing failed: all processes call this, and none leaves while another still listens to it."""
+        """The end, where nothing failed: all processes call this, and none leaves while another still listens to it.
+
+        Engines are to be destroyed before, since they hold process groups. The threads of a group that something holds
+        live on, and one that lets go of a tensor while Python shuts down aborts the process.
+        """
         if torch.distributed.is_available() and torch.distributed.is_initialized():
+            import deepspeed
+
             self.barrier()
-            torch.distributed.destroy_process_group()
+            gc.collect()
+            deepspeed.comm.destroy_process_group()  # torch's, and DeepSpeed forgets its own
 
 
 def choose_device(name: str, local_rank: int) -> torch.device:

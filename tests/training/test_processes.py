@@ -2,8 +2,11 @@
 
 import itertools
 import os
+import subprocess
+import sys
 import traceback
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,6 +100,48 @@ def test_a_process_without_targets_takes_part_in_every_mode_and_baseline():
 
 def test_a_process_without_targets_takes_part_in_every_system():
     on_processes(_train_without_targets, [(system, {}) for system in SYSTEMS])
+
+
+def _leave(world) -> None:
+    """Train a step, talk, close; the threads of the process groups must be gone."""
+    _train_a_step(world)
+    world.gather(world.rank)
+    assert gloo_threads()
+    world.close()
+    assert not gloo_threads()
+
+
+def _train_a_step(world) -> None:
+    model, processor = tiny_model()
+    model.requires_grad_(False)
+    model.policy.requires_grad_(True)
+    engine = engine_for(model, world)
+    engine.backward(engine(Collator(processor)(tiny_samples())).loss)
+    engine.step()
+    engine.destroy()
+
+
+def gloo_threads() -> list[str]:
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
+
+
+def test_a_closed_world_leaves_no_thread_that_could_abort_the_process_while_python_shuts_down():
+    on_processes(_leave)
+
+
+def test_modules_that_default_to_the_group_of_all_processes_do_not_keep_it():
+    """As `torch.distributed.nn` would, imported by some library after the group was made."""
+    script = """
+import utils.distributed, torch.distributed as dist
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+import torch.distributed.nn.functional
+dist.all_gather_object([None], 1)
+dist.destroy_process_group()
+from tests.training.test_processes import gloo_threads
+assert not gloo_threads(), gloo_threads()
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=True)
 
 
 def _compare_gradients(world, estimator: str, baseline: str) -> None:

@@ -200,7 +200,7 @@ def run(run_dir: Path, options: Options, world: World) -> dict:
         )
     with whole_weights(engine):
         trained = {name: p.detach().float().flatten().tolist() for name, p in model.trained.named_parameters()}
-    return {
+    result = {
         "step": position.step,
         "skipped": position.skipped,
         "trained": trained,
@@ -211,6 +211,8 @@ def run(run_dir: Path, options: Options, world: World) -> dict:
         "schedule": engine.lr_scheduler.state_dict(),
         "seen": world.gather(model.seen),
     }
+    engine.destroy()
+    return result
 
 
 def start_toy_engine(model: ToyModel, options: Options, schedule: Schedule, world: World):
