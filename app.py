@@ -14,7 +14,7 @@ def build_parser() -> FlagParser:
     parser = FlagParser(prog="app.py", description="Ask a checkpoint about pictures, in a browser.")
     add_model_flags(parser, version_required=False)
     group = parser.add_argument_group("dashboard")
-    group.add_argument("--tab", choices=tuple(TABS), help="show this tab alone (default: all)")
+    group.add_argument("--tab", type=str.lower, choices=tuple(TABS), help="show this tab alone (default: all)")
     group.add_argument("--dataset_dir", default="dataset", metavar="DIR", help="root of all data sets (tab data)")
     group.add_argument("--runs_dir", default="runs", metavar="DIR", help="where experiments are (tab runs)")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on")

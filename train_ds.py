@@ -131,6 +131,7 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
             world=world,
             say=say,
         )
+        engine.destroy()
         return
 
     # Where to begin. Dropout and the policy draw differently on every process.

@@ -79,6 +79,30 @@ def read_scores(directory: Path) -> list[list[str]]:
     return rows
 
 
+def read_reports(directory: Path) -> list[list[str]]:
+    """A row per split and protocol of the reports that eval.py left with a run: report, split, answer, gIoU, cIoU,
+    images."""
+    rows = []
+    for path in sorted([*directory.glob("*.json"), *(directory / "eval").glob("*.json")]):
+        content = _read_json(path)
+        if isinstance(content.get("splits"), dict) and isinstance(content.get("protocol"), dict):
+            for split, scores in content["splits"].items():
+                rows += [[path.stem, split, *_report_row(each)] for each in _protocols(scores)]
+    return rows
+
+
+def _protocols(scores: Any) -> list[dict[str, Any]]:
+    """The scores of a split, one for each protocol: they lie a level deeper where there are two."""
+    if not isinstance(scores, dict):
+        return []
+    return [scores] if "protocol" in scores else [each for each in scores.values() if isinstance(each, dict)]
+
+
+def _report_row(scores: dict[str, Any]) -> list[str]:
+    answer = (scores.get("protocol") or {}).get("answer")
+    return [str(answer), *(_shown(scores.get(name)) for name in ("gIoU", "cIoU")), str(scores.get("images"))]
+
+
 def _experiment(runs: Path, folder: Path, changed: float) -> Experiment:
     records = read_metrics(folder)
     best = _read_json(folder / SCORES).get("best")

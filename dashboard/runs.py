@@ -8,7 +8,15 @@ import pandas
 
 from dashboard import markup
 from dashboard.context import Context
-from dashboard.experiments import Experiment, curve, find_experiments, read_metrics, read_scores, scalar_names
+from dashboard.experiments import (
+    Experiment,
+    curve,
+    find_experiments,
+    read_metrics,
+    read_reports,
+    read_scores,
+    scalar_names,
+)
 
 FIRST_CURVE = "train/loss"
 MOST_RUNS = 6  # drawn together
@@ -87,7 +95,7 @@ def _listing(experiments: list[Experiment], runs) -> str:
     rows = []
     for experiment in experiments:
         best = experiment.best or {}
-        score = f"gIoU {best['gIoU']:.4f} · cIoU {best['cIoU']:.4f}" if _scored(best) else "not scored"
+        score = f"gIoU {best['gIoU']:.4f} · cIoU {best['cIoU']:.4f}" if _scored(best) else "not validated"
         where = f"{best.get('split')}, step {best.get('step')}" if _scored(best) else ""
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(experiment.changed))
         step = "none" if experiment.step is None else str(experiment.step)
@@ -100,6 +108,14 @@ def _scored(best: dict) -> bool:
 
 
 def _scores(experiments: list[Experiment]) -> str:
-    rows = [[experiment.name, *row] for experiment in experiments for row in read_scores(experiment.directory)]
-    table = markup.table(rows, ["experiment", "step", "split", "gIoU", "cIoU"])
-    return markup.note("Every validation of the chosen experiments") + table if rows else ""
+    """What the chosen experiments scored, in validations while they trained and in reports of eval.py."""
+    validations = [[each.name, *row] for each in experiments for row in read_scores(each.directory)]
+    reports = [[each.name, *row] for each in experiments for row in read_reports(each.directory)]
+    shown = ""
+    if validations:
+        shown += markup.note("Every validation of the chosen experiments")
+        shown += markup.table(validations, ["experiment", "step", "split", "gIoU", "cIoU"])
+    if reports:
+        shown += markup.note("Their reports from eval.py")
+        shown += markup.table(reports, ["experiment", "report", "split", "answer", "gIoU", "cIoU", "images"])
+    return shown

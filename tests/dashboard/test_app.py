@@ -43,7 +43,7 @@ def test_every_tab_can_be_reached_alone():
 
 
 def test_a_port_that_is_taken_is_named():
-    flags = app.build_parser().parse(["--version", "x", "--tab", "ground"])
+    flags = app.build_parser().parse(["--version", "x", "--tab", "Ground"])
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

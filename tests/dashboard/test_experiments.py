@@ -3,7 +3,7 @@
 import json
 import os
 
-from dashboard.experiments import curve, find_experiments, read_metrics, read_scores, scalar_names
+from dashboard.experiments import curve, find_experiments, read_metrics, read_reports, read_scores, scalar_names
 
 
 def write_run(folder, records, scores=None, changed=1_000_000):
@@ -55,3 +55,22 @@ def test_scores_are_a_row_for_each_split(tmp_path):
     ]
     (tmp_path / "run/scores.json").write_text("{")
     assert read_scores(tmp_path / "run") == []
+
+
+def test_reports_of_one_and_of_two_protocols_are_a_row_for_each_score(tmp_path):
+    write_run(tmp_path / "run", [], {"best": None, "evaluations": []})
+    (tmp_path / "run/eval").mkdir()
+    given, generated = (
+        {"gIoU": 0.5, "cIoU": iou, "images": 24, "protocol": {"answer": answer}}
+        for answer, iou in (("given", 0.25), ("generated", None))
+    )
+    report = {"protocol": {"answer": "both"}, "splits": {"ReasonSeg|val": {"given": given, "generated": generated}}}
+    (tmp_path / "run/eval/both.json").write_text(json.dumps(report))
+    (tmp_path / "run/trained.json").write_text(json.dumps({"protocol": {}, "splits": {"refcoco|unc|val": given}}))
+    (tmp_path / "run/eval/broken.json").write_text("{")
+    (tmp_path / "run/eval/other.json").write_text(json.dumps({"protocol": {}, "splits": {"a": [1], "b": {"c": 1}}}))
+    assert read_reports(tmp_path / "run") == [
+        ["both", "ReasonSeg|val", "given", "0.5000", "0.2500", "24"],
+        ["both", "ReasonSeg|val", "generated", "0.5000", "none", "24"],
+        ["trained", "refcoco|unc|val", "given", "0.5000", "0.2500", "24"],
+    ]

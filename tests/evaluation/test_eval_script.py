@@ -14,6 +14,7 @@ import eval as eval_script
 from tests.evaluation.balls import item_of, muse_item
 from tests.tiny import tiny_model, write_answer
 from utils.errors import UserError
+from utils.evaluation.places import choose_places
 
 ROOT = Path(__file__).parents[2]
 ITEMS = [item_of(0, 1, ignored=True), item_of(1, 5), item_of(2, 2, empty=1), item_of(3, 1)]
@@ -77,6 +78,21 @@ def test_both_protocols_stand_under_every_split(loaded, tmp_path):
         assert list(split) == ["given", "generated"]
         assert all(0 <= split[answer][name] <= 1 for answer in split for name in ("gIoU", "cIoU", "P@0.5"))
     assert sum(report["layers"].values()) == 2 * (9 + 9)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ("--version a", "ReasonSeg_val.generated"),
+        ("--version a --answer both --layer last --limit 5", "ReasonSeg_val.both.layer_last.first5"),
+        ("--version a --answer given --expressions single --layer 2", "ReasonSeg_val.given.single.layer_2"),
+        ("--predictions a.jsonl", "ReasonSeg_val.predicted"),
+        ("--predictions a.jsonl --limit 5", "ReasonSeg_val.predicted.first5"),
+    ],
+)
+def test_reports_of_other_protocols_layers_and_limits_have_other_names(flags, name):
+    flags = eval_script.build_parser().parse(flags.split())
+    assert choose_places(flags, ["ReasonSeg|val"]).report.name == f"{name}.json"
 
 
 def test_a_split_that_cannot_be_scored_has_a_row_that_says_why(loaded, tmp_path, capsys):

@@ -67,9 +67,12 @@ def name_of(flags, specs: list[str]) -> str:
     if len(splits) > LONGEST_NAME:
         digest = hashlib.sha256("||".join(specs).encode()).hexdigest()[:8]
         splits = f"{len(specs)}_splits-{digest}"
+    limit = None if flags.limit is None else f"first{flags.limit}"
     if flags.predictions:
-        return f"{splits}.predicted"
-    parts = [splits, flags.answer, flags.expressions, None if flags.limit is None else f"first{flags.limit}"]
+        parts = [splits, "predicted", limit]
+    else:
+        layer = None if flags.layer is None else f"layer_{flags.layer}"
+        parts = [splits, flags.answer, flags.expressions, layer, limit]
     return ".".join(part for part in parts if part)
 
 
