@@ -125,13 +125,16 @@ def join_world(device: str = "auto", local_rank: int = 0, *, timeout: float = TI
     return World(rank=rank, size=size, local_rank=local_rank, device=where)
 
 
+def adopt_slurm() -> None:
+    """Put what `srun` says of its processes into torch's variables, unless a launcher has set these."""
+    if not {"RANK", "WORLD_SIZE"} <= set(os.environ):
+        os.environ.update(slurm_variables(os.environ) or {})
+
+
 def _set_launcher_variables(local_rank: int) -> None:
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+    adopt_slurm()
+    if {"RANK", "WORLD_SIZE"} <= set(os.environ):
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
-        return
-    slurm = slurm_variables(os.environ)
-    if slurm is not None:
-        os.environ.update(slurm)
         return
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
     os.environ["MASTER_PORT"] = str(free_port())

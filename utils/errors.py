@@ -8,6 +8,12 @@ class UserError(Exception):
     """Something outside the program is wrong; the message says what, where, and what to do about it."""
 
 
+def message_of(error: UserError) -> str:
+    """The message without the traceback that a `DataLoader` puts before what a worker process raised."""
+    _, found, message = str(error).rpartition("UserError: ")
+    return message.strip() if found else str(error)
+
+
 def run_main(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
     """Run an entry point and exit with its status: 0, 2 for a `UserError` or a file that cannot be read.
 

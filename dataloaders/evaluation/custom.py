@@ -54,4 +54,5 @@ class CustomEvaluation(Sequence):
             ref_ids=[-1] * len(turns),
             target_masks=targets,
             index=self._rows[index],
+            may_be_absent=True,
         )

@@ -19,6 +19,7 @@ class EvaluationItem:
         where every expression is asked for by itself in all protocols (MUSE, custom).
     masks uint8 [N, H, W] in {0, 1}; ignore bool [H, W] or None: pixels that do not count.
     exists: whether each expression means something in the picture.
+    may_be_absent: the set has expressions that mean nothing, so that a given answer does not decide that they do.
     dataset, split: where the item is from.
     ref_ids: which ref each expression belongs to; an expression without one has -1.
     target_masks: where an expression means several things with a mask each, uint8 [n, H, W] for every expression, in
@@ -45,6 +46,7 @@ class EvaluationItem:
     target_masks: list[np.ndarray] | None = None
     index: int | None = None
     together: bool = False
+    may_be_absent: bool = False
 
     def path_below(self, root: Path) -> str:
         """Where the picture lies from the data root `root`, with "/" on every system: its name in reports."""

@@ -99,5 +99,5 @@ class FalsePremiseReasonSegEvaluation(Sequence):
         item.joint_prompt = item.joint_answer = ""
         item.masks = np.concatenate([item.masks, np.zeros_like(item.masks)])[: len(asked)]
         item.ref_ids = [-1] * len(asked)
-        item.dataset, item.split = self.name, self.split
+        item.dataset, item.split, item.may_be_absent = self.name, self.split, True
         return item

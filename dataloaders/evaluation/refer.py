@@ -15,6 +15,7 @@ from dataloaders.templates import fill, pick, read_pool
 from .item import EvaluationItem
 
 PROMPT_SEED = 42  # of the questions that are taken from a pool
+SETS_WITH_ABSENCE = ("grefcoco", "refzom")
 
 
 class ReferEvaluation(Sequence):
@@ -28,6 +29,11 @@ class ReferEvaluation(Sequence):
         self.split = split
         self._together = together
         self._index = self._open(dataset_dir, name, split)
+
+    @property
+    def has_absent(self) -> bool:
+        """Whether there are expressions that mean nothing in their picture."""
+        return self.name in SETS_WITH_ABSENCE
 
     def _open(self, dataset_dir: Path, name: str, split: str) -> ReferIndex:
         return ReferIndex(dataset_dir, name, split)
@@ -62,11 +68,14 @@ class ReferEvaluation(Sequence):
             split=self.split,
             ref_ids=[expression.ref_id for expression in image.expressions],
             together=self._together,
+            may_be_absent=self.has_absent,
         )
 
 
 class FalsePremiseEvaluation(ReferEvaluation):
     """Expressions some of which mean nothing in the picture; the questions, from a pool, allow for that."""
+
+    has_absent = True
 
     def _open(self, dataset_dir: Path, name: str, split: str) -> ReferIndex:
         self._questions = read_pool("conditional_short_questions", ("{class_name}",))

@@ -101,6 +101,14 @@ def test_false_premises_have_no_mask_though_their_ref_has_one(data_root, spec):
     assert item.prompts == evaluation_set(spec, data_root)[0].prompts
 
 
+@pytest.mark.parametrize(
+    ("spec", "may_be"),
+    [("refcoco|unc|val", False), ("grefcoco|unc|val", True), ("fprefcoco|val", True), ("custom|mine", True)],
+)
+def test_sets_say_whether_expressions_may_mean_nothing(data_root, spec, may_be):
+    assert evaluation_set(spec, data_root)[0].may_be_absent is may_be
+
+
 def test_reason_seg_with_false_premises_asks_twice(data_root):
     path = data_root / "reason_seg/ReasonSeg/val/a_short.json"
     record = json.loads(path.read_text())
@@ -116,7 +124,16 @@ def test_reason_seg_with_false_premises_asks_twice(data_root):
     assert long.prompts == ["Where can one sit? Please output segmentation mask."]
 
 
-@pytest.mark.parametrize("split,numbers", [("val", [0, 1, 2]), ("test_less", [0, 1, 2]), ("test", [0, 1, 2, 3, 4, 5])])
+@pytest.mark.parametrize(
+    "split,numbers",
+    [
+        ("val", [0, 1, 2]),
+        ("test_less", [0, 1, 2]),
+        ("test", [0, 1, 2, 3, 4, 5]),
+        ("test_less_many", [0, 1, 2, 3, 4, 5]),
+        ("val_train", [0, 1, 2, 3, 4, 5]),
+    ],
+)
 def test_muse_questions_have_a_mask_for_each_target(data_root, split, numbers):
     items = evaluation_set(f"MultiReasonSeg|{split}", data_root)
 

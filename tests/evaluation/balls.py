@@ -41,6 +41,7 @@ def item_of(
         dataset=dataset,
         split="val",
         ref_ids=[10 + index for index in range(expressions)],
+        may_be_absent=dataset == "grefcoco",
     )
 
 

@@ -191,6 +191,22 @@ def test_a_killed_run_goes_on_with_the_split_that_it_was_in(loaded, tmp_path, mo
     assert not (tmp_path / ".partial").exists()
 
 
+def test_of_a_split_that_failed_the_finished_images_are_kept(loaded, tmp_path, monkeypatch):
+    flags, sets = loaded
+    sets["b|val"] = [item_of(0, 1), item_of(1, 1), item_of(2, 1)]
+    sets["b|val"][2].masks = np.ones((1, 7, 7), np.uint8)
+    flags = [*flags, "--val_dataset", "a|val||b|val", "--output", str(tmp_path / "r.json"), "--val_batch_size", "1"]
+    assert eval_script.main(flags) == 1
+    (kept,) = (tmp_path / ".partial").iterdir()
+    assert kept.read_text().startswith('{"item": 0')
+
+
+def test_a_report_must_be_named_json(loaded, tmp_path):
+    flags, _ = loaded
+    with pytest.raises(UserError, match=r"scores\.lora8: name a \.json file"):
+        eval_script.main([*flags, "--val_dataset", "a|val", "--output", str(tmp_path / "scores.lora8")])
+
+
 def test_a_sheet_and_pictures_are_written(loaded, tmp_path):
     flags, _ = loaded
     sheet, pictures = tmp_path / "new" / "sheet.png", tmp_path / "vis"

@@ -9,7 +9,9 @@ from dataloaders.sample import Sample, Turn
 from tests.evaluation.balls import Oracle, item_of, muse_item
 from tests.tiny import tiny_model, write_answer
 from utils.evaluation import Effort, Protocol, evaluate
+from utils.evaluation.predicting import _share_text
 from utils.evaluation.questions import ask
+from utils.scoring.scores import score_split
 
 
 def run(model, processor, items, protocol, **options):
@@ -107,6 +109,25 @@ def test_targets_of_a_joint_answer_belong_to_expressions_in_order():
     assert (first.present, third.present) == (False, False)
     assert first.predicted_area == third.predicted_area == 0
     assert sum(outcome.layers.values()) == 1 and outcome.silent == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "texts"),
+    [
+        ("Sure, [REJ] and [SEG].", ["Sure, [REJ]", " and [SEG]", "."]),
+        ("There is no ball.", ["There is no ball."] * 3),
+        ("[SEG] [SEG] [SEG] [SEG].", ["[SEG]", " [SEG]", " [SEG]"]),
+    ],
+)
+def test_every_expression_has_its_part_of_a_joint_answer(answer, texts):
+    assert _share_text(answer, 3) == texts
+
+
+def test_say_sees_the_part_of_a_joint_answer_that_denies():
+    model, processor = tiny_model()
+    write_answer(model, processor.tokenizer.encode("Sure, [SEG] and [REJ].", bos=False))
+    rows = run(model, processor, [item_of(0, 2, empty=1, dataset="grefcoco")], Protocol("generated", "together")).rows
+    assert score_split("fprefcoco|val", rows, bootstrap=0)["Say"] == 1
 
 
 def test_targets_beyond_the_expressions_are_not_scored():

@@ -97,11 +97,12 @@ def test_logits_that_are_not_numbers_name_their_picture(oracle):
         run(model, processor)
 
 
-def test_masks_of_another_size_name_their_picture(oracle):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_masks_of_another_size_name_their_picture(oracle, workers):
     broken = item_of(3, 1)
     broken.masks = np.ones((1, 30, 23), np.uint8)
-    with pytest.raises(UserError, match=r"3\.jpg is 23 x 30 pixels, but its masks are 30 x 23"):
-        run(*oracle, items=[broken])
+    with pytest.raises(UserError, match=r"^balls\|val: 3\.jpg is 23 x 30 pixels, but its masks are 30 x 23"):
+        run(*oracle, items=[broken], effort=Effort(workers=workers))
 
 
 def test_an_empty_split_is_an_error(oracle):
@@ -200,3 +201,12 @@ def test_the_bar_shows_scores_and_the_time_left(oracle):
     lines = terminal.text.split("\r\x1b[K")
     assert "2/4  gIoU 0.8333  cIoU 0.8222  0:00 left" in lines[3]
     assert lines[-1] == "", "the finished line makes room for the table"
+
+
+def test_the_time_left_does_not_count_what_came_before_the_first_call(monkeypatch):
+    now = iter([0.0, 1000.0, 1010.0])
+    monkeypatch.setattr("utils.evaluation.progress.time.monotonic", lambda: next(now))
+    bar = ProgressBar("balls", terminal := Terminal())
+    bar(0, 3, None, None)
+    bar(1, 3, None, None)
+    assert "1/3  0:20 left" in terminal.text

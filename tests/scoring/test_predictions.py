@@ -15,6 +15,10 @@ from utils.scoring.predictions import score_predictions
 from utils.scoring.scores import kind_of, score_split
 
 
+def scored(path, root, specs, **options):
+    return score_predictions(path, root, evaluation_sets(specs, root), **options)
+
+
 def line_for(spec, item, expression, root, masks, *, present=True):
     line = {"split": spec, "image": item.path_below(root), "expression": expression, "present": present}
     if kind_of(spec) == "muse":
@@ -51,7 +55,7 @@ def test_perfect_predictions_score_one_on_every_split(world, tmp_path):
     specs = "||".join(SPLITS)
     write_predictions(tmp_path / "perfect.jsonl", perfect_lines(specs, world))
 
-    counted = score_predictions(tmp_path / "perfect.jsonl", world, specs)
+    counted = scored(tmp_path / "perfect.jsonl", world, specs)
 
     assert list(counted) == SPLITS
     for spec, split in counted.items():
@@ -92,7 +96,7 @@ def test_saved_predictions_score_as_the_masks_they_were_saved_from(world, tmp_pa
             lines.append(line_for(spec, item, expression, world, mask, present=present))
     write_predictions(tmp_path / "noise.jsonl", lines)
 
-    counted = score_predictions(tmp_path / "noise.jsonl", world, spec)[spec]
+    counted = scored(tmp_path / "noise.jsonl", world, spec)[spec]
 
     for gres_reference in (False, True):
         options = {"gres_reference": gres_reference, "bootstrap": 50}
@@ -111,19 +115,17 @@ def test_ignored_pixels_do_not_count(world, tmp_path):
     lines[number]["mask"] = encode_mask(item.masks[0] | item.ignore)
     write_predictions(tmp_path / "p.jsonl", lines)
 
-    scores = score_split(
-        "ReasonSeg|val", score_predictions(tmp_path / "p.jsonl", world, "ReasonSeg|val")["ReasonSeg|val"].rows
-    )
+    scores = score_split("ReasonSeg|val", scored(tmp_path / "p.jsonl", world, "ReasonSeg|val")["ReasonSeg|val"].rows)
 
     assert scores["cIoU"] == 1.0
 
 
 def test_the_order_of_lines_and_blank_lines_change_nothing(world, saved):
-    rows = score_predictions(saved(), world, "refcoco|unc|val")["refcoco|unc|val"].rows
+    rows = scored(saved(), world, "refcoco|unc|val")["refcoco|unc|val"].rows
     path = saved(lambda lines: lines[::-1])
     path.write_text(path.read_text() + "\n\n")
 
-    assert score_predictions(path, world, "refcoco|unc|val")["refcoco|unc|val"].rows == rows
+    assert scored(path, world, "refcoco|unc|val")["refcoco|unc|val"].rows == rows
 
 
 def test_uncompressed_run_lengths_are_read(world, saved):
@@ -134,7 +136,7 @@ def test_uncompressed_run_lengths_are_read(world, saved):
     lengths = np.diff([0, *starts, height * width]).tolist()
     path = saved(lambda lines: [line | {"mask": {"size": [height, width], "counts": lengths}}, *lines[1:]])
 
-    rows = score_predictions(path, world, "refcoco|unc|val")["refcoco|unc|val"].rows
+    rows = scored(path, world, "refcoco|unc|val")["refcoco|unc|val"].rows
 
     assert all(row.intersection == row.union for row in rows)
 
@@ -143,7 +145,7 @@ def test_a_limit_needs_the_first_pictures_only(world, saved):
     first = saved.lines[0]["image"]
     path = saved(lambda lines: [line for line in lines if line["image"] == first])
 
-    counted = score_predictions(path, world, "refcoco|unc|val", limit=1)["refcoco|unc|val"]
+    counted = scored(path, world, "refcoco|unc|val", limit=1)["refcoco|unc|val"]
 
     assert {row.image for row in counted.rows} == {first}
 
@@ -152,7 +154,14 @@ def test_lines_of_other_splits_are_left_alone(world, tmp_path):
     lines = perfect_lines("refcoco|unc|val||ReasonSeg|val", world)
     write_predictions(tmp_path / "two.jsonl", lines)
 
-    assert list(score_predictions(tmp_path / "two.jsonl", world, "ReasonSeg|val")) == ["ReasonSeg|val"]
+    assert list(scored(tmp_path / "two.jsonl", world, "ReasonSeg|val")) == ["ReasonSeg|val"]
+
+
+def test_lines_of_other_splits_may_be_repeated_and_bad(world, tmp_path):
+    lines = [*perfect_lines("ReasonSeg|val", world), *[{"split": "refcoco|unc|val", "expression": "x"}] * 2]
+    write_predictions(tmp_path / "two.jsonl", lines)
+
+    assert list(scored(tmp_path / "two.jsonl", world, "ReasonSeg|val")) == ["ReasonSeg|val"]
 
 
 def changed(number, **values):
@@ -181,8 +190,8 @@ def changed(number, **values):
             lambda lines: [lines[0] | {"mask": {"size": lines[0]["mask"]["size"], "counts": "1"}}, *lines[1:]],
             "line 1: ",
         ),
-        (lambda lines: [{k: v for k, v in lines[0].items() if k != "mask"}], "line 1 has no 'mask'"),
-        (lambda lines: [{k: v for k, v in lines[0].items() if k != "split"}], "line 1 has no 'split'"),
+        (lambda lines: [{k: v for k, v in lines[0].items() if k != "mask"}], "line 1 has no 'mask'; docs/eval"),
+        (lambda lines: [{k: v for k, v in lines[0].items() if k != "split"}], "line 1 has no 'split'; docs/eval"),
         (lambda lines: [[]], "line 1 should be an object"),
     ],
 )
@@ -190,7 +199,7 @@ def test_a_bad_file_says_where_it_is_bad(world, saved, change, message):
     path = saved(change)
 
     with pytest.raises(UserError, match=message) as caught:
-        score_predictions(path, world, "refcoco|unc|val")
+        scored(path, world, "refcoco|unc|val")
 
     assert str(path) in str(caught.value)
 
@@ -202,19 +211,19 @@ def test_what_is_no_file_of_predictions_is_an_error(world, tmp_path, text, messa
     (tmp_path / "p.jsonl").write_text(text)
 
     with pytest.raises(UserError, match=message):
-        score_predictions(tmp_path / "p.jsonl", world, "refcoco|unc|val")
+        scored(tmp_path / "p.jsonl", world, "refcoco|unc|val")
 
 
 def test_a_missing_file_a_folder_and_bytes_are_errors(world, tmp_path):
     (tmp_path / "p.jsonl").write_bytes(b"\xff\xfe\x00{")
     for path, message in (("none.jsonl", "no such file"), (".", "is a directory"), ("p.jsonl", "not UTF-8")):
         with pytest.raises(UserError, match=message):
-            score_predictions(tmp_path / path, world, "refcoco|unc|val")
+            scored(tmp_path / path, world, "refcoco|unc|val")
 
 
 def test_a_split_without_any_prediction_is_an_error(world, saved):
     with pytest.raises(UserError, match=r"no prediction for ReasonSeg\|val; it has some for refcoco\|unc\|val"):
-        score_predictions(saved(), world, "refcoco|unc|val||ReasonSeg|val")
+        scored(saved(), world, "refcoco|unc|val||ReasonSeg|val")
 
 
 def test_a_muse_entry_and_its_picture_must_agree(world, tmp_path):
@@ -223,7 +232,7 @@ def test_a_muse_entry_and_its_picture_must_agree(world, tmp_path):
     write_predictions(tmp_path / "p.jsonl", lines)
 
     with pytest.raises(UserError, match=r"line 1: entry 0 of MultiReasonSeg\|val is about .*, not other.jpg"):
-        score_predictions(tmp_path / "p.jsonl", world, "MultiReasonSeg|val")
+        scored(tmp_path / "p.jsonl", world, "MultiReasonSeg|val")
 
 
 def test_an_unknown_muse_entry_is_an_error(world, tmp_path):
@@ -231,7 +240,7 @@ def test_an_unknown_muse_entry_is_an_error(world, tmp_path):
     write_predictions(tmp_path / "p.jsonl", [*lines, lines[0] | {"index": 99}])
 
     with pytest.raises(UserError, match=r"has no entry 99, expression 0"):
-        score_predictions(tmp_path / "p.jsonl", world, "MultiReasonSeg|val")
+        scored(tmp_path / "p.jsonl", world, "MultiReasonSeg|val")
 
 
 def test_own_data_may_show_a_picture_twice_if_predictions_tell_entries_apart(tmp_path):
@@ -248,17 +257,17 @@ def test_own_data_may_show_a_picture_twice_if_predictions_tell_entries_apart(tmp
     lines = list(perfect_lines("custom|mine", tmp_path))
 
     write_predictions(tmp_path / "p.jsonl", [line | {"index": n} for n, line in enumerate(lines)])
-    assert len(score_predictions(tmp_path / "p.jsonl", tmp_path, "custom|mine")["custom|mine"].rows) == 2
+    assert len(scored(tmp_path / "p.jsonl", tmp_path, "custom|mine")["custom|mine"].rows) == 2
 
     write_predictions(tmp_path / "p.jsonl", lines[:1])
     with pytest.raises(UserError, match=r"custom/a.png occurs more than once .* need 'index'"):
-        score_predictions(tmp_path / "p.jsonl", tmp_path, "custom|mine")
+        scored(tmp_path / "p.jsonl", tmp_path, "custom|mine")
 
 
 def test_progress_counts_pictures(world, saved):
     seen = []
 
-    score_predictions(saved(), world, "refcoco|unc|val", progress=lambda *call: seen.append(call))
+    scored(saved(), world, "refcoco|unc|val", progress=lambda *call: seen.append(call))
 
     total = len(evaluation_set("refcoco|unc|val", world))
-    assert seen == [("refcoco|unc|val", number + 1, total) for number in range(total)]
+    assert seen == [("refcoco|unc|val", done, total) for done in range(total + 1)]

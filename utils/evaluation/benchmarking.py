@@ -1,6 +1,7 @@
 """`eval.py` with a checkpoint: every split under every protocol that the flags name, and all that is written of it."""
 
 import atexit
+import datetime
 import os
 import sys
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 
 from dataloaders.evaluation import evaluation_sets
+from utils.distributed import adopt_slurm, choose_device
 from utils.errors import UserError
 from utils.flags import is_training_checkpoint, load_flagged_model
 from utils.saving import make_directory
@@ -25,6 +27,7 @@ from .running import Effort, evaluate, place
 def evaluate_checkpoint(flags, argv: Sequence[str]) -> int:
     """Evaluate what `flags` name and write the results; 1 where a split could not be scored, else 0."""
     _check(flags)
+    adopt_slurm()
     sets = evaluation_sets(flags.val_dataset or _ask_for_benchmarks(), flags.dataset_dir)
     for spec, items in sets.items():
         if len(items) == 0:
@@ -45,7 +48,7 @@ def evaluate_checkpoint(flags, argv: Sequence[str]) -> int:
     for spec, items in sets.items():
         for answer in ANSWERS if flags.answer == "both" else [flags.answer]:
             protocol = Protocol(answer, flags.expressions, flags.layer, flags.max_new_tokens, flags.limit)
-            partials.append(_partial(places, weights, flags, spec, len(items), protocol))
+            partial = _partial(places, weights, flags, spec, len(items), protocol)
             try:
                 outcome = evaluate(
                     model,
@@ -56,7 +59,7 @@ def evaluate_checkpoint(flags, argv: Sequence[str]) -> int:
                     items=items,
                     effort=_effort(flags, model.device),
                     keep_predictions=flags.save_predictions or flags.gallery,
-                    partial=partials[-1],
+                    partial=partial,
                     progress=ProgressBar(f"{spec} {answer}") if is_main else None,
                 )
             except UserError as error:
@@ -64,6 +67,7 @@ def evaluate_checkpoint(flags, argv: Sequence[str]) -> int:
                     raise
                 results.fail(spec, protocol, str(error))
             else:
+                partials.append(partial)  # of a split that failed, what was finished stays
                 if is_main:
                     results.add(outcome)
     if is_main:
@@ -156,13 +160,15 @@ def _partial(places: Places, weights: str | None, flags, spec: str, images: int,
 
 
 def _join_processes(flags) -> None:
-    """Start talking to the other processes where a launcher has started several."""
+    """Start talking to the other processes where a launcher has started several.
+
+    One that cannot score a picture waits for the others, who first finish their shares: hours, perhaps.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return
-    from utils.distributed import choose_device
-
     device = choose_device(flags.device, int(os.environ.get("LOCAL_RANK", flags.local_rank)))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, timeout=datetime.timedelta(days=7))
     atexit.register(torch.distributed.destroy_process_group)

@@ -19,7 +19,7 @@ from utils.scoring.counts import Row, row_from_dict
 class ImageResult:
     """All that was counted about one image.
 
-    item: its place in the split. rows: one per expression. silent: generated answers that named no target.
+    item: its place in the split. rows: one per expression. silent: as in `Predicted`.
     layers: which hidden state prompted each mask. predictions: what `--save_predictions` writes of it.
     """
 

@@ -43,6 +43,8 @@ def choose_places(flags, specs: list[str]) -> Places:
     if flags.output:
         if flags.output.is_dir():
             raise UserError(f"{flags.output} is a directory; name a file in it")
+        if flags.output.suffix != ".json":
+            raise UserError(f"--output {flags.output}: name a .json file; tables and rows lie beside it, named alike")
         return Places(flags.output, None)
     source = flags.version or flags.predictions
     run = flags.exp_name or run_of(Path(source), Path(flags.log_base_dir))

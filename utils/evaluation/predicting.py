@@ -4,6 +4,7 @@ Legend: E expressions of a part, P predictions (E; for MUSE one per target of an
 H W pixels.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from .batches import Part, Work
 from .protocol import Protocol
-from .questions import Place
+from .questions import TARGET, Place
 
 
 @dataclass
@@ -24,7 +25,8 @@ class Predicted:
     accepted: bool [E], on the device: the model says that the target is there.
     broken: int64 scalar, how many of its logits are not finite.
     layers: int64, the hidden states that prompted its masks.
-    silent: answers without `[SEG]`. texts [E]: the generated answers, None where they were given.
+    silent: expressions without a `[SEG]` of their own in what was generated.
+    texts [E]: what the generated answers say of each, None where they were given.
     """
 
     masks: Tensor
@@ -139,5 +141,12 @@ def _of_answers(part: Part, answers: list, device: torch.device, texts: list[str
         broken=torch.stack([(~each.isfinite()).sum() for each in logits]).sum(),
         layers=torch.tensor([int(layer) for answer in answers for layer in answer.layers], device=device).long(),
         silent=present.count(False),
-        texts=texts * expressions if part.questions.joint else texts,
+        texts=_share_text(texts[0], expressions) if part.questions.joint else texts,
     )
+
+
+def _share_text(text: str, expressions: int) -> list[str]:
+    """What a joint answer says of each expression: up to its target; those without one have what follows the last."""
+    pieces = re.findall(rf".*?(?:{TARGET.pattern})", text, re.DOTALL)
+    rest = text[len("".join(pieces)) :]
+    return (pieces + [rest] * expressions)[:expressions]

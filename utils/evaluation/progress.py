@@ -18,12 +18,13 @@ class ProgressBar:
 
     def __init__(self, name: str, stream: TextIO | None = None):
         self.name, self.stream = name, stream or sys.stderr
-        self.start = self.last = time.monotonic()
-        self.first: int | None = None
+        self.last = time.monotonic()
+        self.start, self.first = self.last, None
 
     def __call__(self, done: int, total: int, giou: float | None, ciou: float | None) -> None:
         now = time.monotonic()
-        self.first = done if self.first is None else self.first
+        if self.first is None:
+            self.first, self.start = done, now
         line = self._line(done, total, giou, ciou, now)
         if self.stream.isatty():
             print(f"\r\x1b[K{line}", end="\r\x1b[K" if done == total else "", file=self.stream, flush=True)

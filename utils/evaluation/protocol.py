@@ -12,8 +12,6 @@ EXPLAIN = {
     "together": "one question about all expressions of an image, where the set has such a question",
     "single": "one question for each expression",
 }
-# Sets whose expressions may mean nothing: there a given answer does not decide whether the target is present.
-SETS_WITH_ABSENCE = ("grefcoco", "refzom", "R-", "fp", "custom")
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,3 @@ class Protocol:
         if self.answer == "generated":
             content["max_new_tokens"] = self.max_new_tokens
         return content
-
-
-def may_be_absent(dataset: str) -> bool:
-    """Whether the expressions of a set may mean nothing in the picture."""
-    return dataset.startswith(SETS_WITH_ABSENCE)

@@ -12,9 +12,9 @@ from dataloaders.evaluation import EvaluationItem
 from dataloaders.sample import REJ, SEG, Turn
 from utils.errors import UserError
 
-from .protocol import Protocol, may_be_absent
+from .protocol import Protocol
 
-_TARGET = re.compile(re.escape(SEG) + "|" + re.escape(REJ))
+TARGET = re.compile(re.escape(SEG) + "|" + re.escape(REJ))
 
 Conversation = tuple[Turn, ...]
 
@@ -66,13 +66,12 @@ def ask(item: EvaluationItem, protocol: Protocol, expressions: list[int]) -> Que
     if protocol.answer == "generated":
         return Questions(expressions, [(Turn(text, None),) for text, _ in texts], [], [], joint, separate)
 
-    may_be = may_be_absent(item.dataset)
     places = []
     for number, (_, answer) in enumerate(texts):
         rejects = REJ in answer
-        for kind in _TARGET.findall(answer):
-            place = Place(len(places) if joint else number, kind == SEG, rejects, may_be or kind == REJ)
-            places.append(place)
+        for kind in TARGET.findall(answer):
+            judged = item.may_be_absent or kind == REJ
+            places.append(Place(len(places) if joint else number, kind == SEG, rejects, judged))
     _check(item, places, expressions, joint, separate)
     return Questions(
         expressions=expressions,

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dataloaders.evaluation import EvaluationItem, evaluation_set
-from utils.errors import UserError
+from utils.errors import UserError, message_of
 from utils.scoring.counts import Row, iou, scored_pairs
 
 from .batches import Batches, Part
@@ -147,7 +147,7 @@ class _Counting:
                     self.finished += new
                     self.running.add(new)
             except UserError as error:
-                return str(error)
+                return message_of(error)
         assert not self._waiting
         return None
 

@@ -20,8 +20,9 @@ def evaluate_predictions(flags, argv: Sequence[str]) -> int:
         raise UserError(f"--dataset_dir {flags.dataset_dir}: no such directory")
     if not flags.val_dataset:
         raise UserError("--predictions needs --val_dataset: the splits to score, joined by ||")
-    if flags.save_predictions:
-        raise UserError("--save_predictions goes with a checkpoint; the predictions are in a file already")
+    for name in ("save_predictions", "sheet", "vis"):
+        if getattr(flags, name):
+            raise UserError(f"--{name} goes with a checkpoint, not with --predictions; --gallery draws these")
     sets = evaluation_sets(flags.val_dataset, flags.dataset_dir)
     places = choose_places(flags, list(sets))
     make_directory(places.report.parent)
@@ -29,7 +30,7 @@ def evaluate_predictions(flags, argv: Sequence[str]) -> int:
     counted = score_predictions(
         flags.predictions,
         flags.dataset_dir,
-        flags.val_dataset,
+        sets,
         limit=flags.limit,
         progress=lambda spec, done, total: bars[spec](done, total, None, None),
     )

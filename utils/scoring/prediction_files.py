@@ -5,8 +5,7 @@
 """
 
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +13,10 @@ from typing import Any
 from dataloaders.json_files import require, require_integer, require_text
 from utils.errors import UserError
 
+from .report import write_whole
 from .scores import kind_of
+
+_REMEDY = "docs/evaluation.md lists the keys"
 
 
 @dataclass(frozen=True)
@@ -34,27 +36,34 @@ class Prediction:
     answer: str | None
 
 
-def read_predictions(path: Path) -> dict[str, dict[tuple[str | int, int], Prediction]]:
-    """The predictions of a file by split, and there by entry and expression.
+def read_predictions(
+    path: Path, wanted: Set[str]
+) -> tuple[dict[str, dict[tuple[str | int, int], Prediction]], dict[str, int]]:
+    """The predictions of the wanted splits, there by entry and expression; and the other splits with their first lines.
 
-    Each line is checked for its form; masks are decoded when they are scored.
-    Raises `UserError` naming file and line.
+    Each line of a wanted split is checked for its form; masks are decoded when they are scored. Of other lines only
+    the split is read. Raises `UserError` naming file and line.
     """
     splits: dict[str, dict[tuple[str | int, int], Prediction]] = {}
+    others: dict[str, int] = {}
     for number, text in enumerate(_lines(path), start=1):
         if not text.strip():
             continue
         where = line_of(path, number)
-        split, prediction = _read_line(text, number, where)
+        content, split = _read_line(text, where)
+        if split not in wanted:
+            others.setdefault(split, number)
+            continue
+        prediction = _read_prediction(content, split, number, where)
         before = splits.setdefault(split, {}).setdefault((prediction.entry, prediction.expression), prediction)
         if before is not prediction:
             raise UserError(
                 f"{where} is about the same expression as line {before.line}: {split}, {prediction.entry}, expression "
                 f"{prediction.expression}"
             )
-    if not splits:
+    if not splits and not others:
         raise UserError(f"{path} holds no prediction")
-    return splits
+    return splits, others
 
 
 def line_of(path: Path, number: int) -> str:
@@ -64,33 +73,33 @@ def line_of(path: Path, number: int) -> str:
 
 def write_predictions(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     """Write objects in the form of this file, whole or not at all."""
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    os.replace(unfinished, path)
+    write_whole(path, (json.dumps(line) + "\n" for line in lines))
 
 
-def _read_line(text: str, number: int, where: str) -> tuple[str, Prediction]:
-    """The split and the prediction of one line."""
+def _read_line(text: str, where: str) -> tuple[dict[str, Any], str]:
+    """A line's object, and the split that it names."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not valid JSON ({error})") from error
-    split = require_text(content, "split", where)
+    return content, require_text(content, "split", where, remedy=_REMEDY)
+
+
+def _read_prediction(content: dict[str, Any], split: str, number: int, where: str) -> Prediction:
     several = kind_of(split) == "muse"
     by_index = several or split.startswith("custom")
     index = _place(content, "index", where) if by_index and content.get("index") is not None else None
     image = None
     if index is None or "image" in content:
-        image = PurePosixPath(require_text(content, "image", where)).as_posix()
-    present = content.get("present", True) if several else require(content, "present", where)
+        image = PurePosixPath(require_text(content, "image", where, remedy=_REMEDY)).as_posix()
+    present = content.get("present", True) if several else require(content, "present", where, remedy=_REMEDY)
     if not isinstance(present, bool):
         raise UserError(f"{where}: 'present' is true or false, not {present!r:.60}")
-    masks = require(content, "masks" if several else "mask", where)
+    masks = require(content, "masks" if several else "mask", where, remedy=_REMEDY)
     if several and not isinstance(masks, list):
         raise UserError(f"{where}: 'masks' should be a list of masks, it is {masks!r:.60}")
     answer = content.get("answer")
-    return split, Prediction(
+    return Prediction(
         line=number,
         entry=image if index is None else index,
         image=image,
@@ -102,7 +111,7 @@ def _read_line(text: str, number: int, where: str) -> tuple[str, Prediction]:
 
 
 def _place(content: dict, key: str, where: str) -> int:
-    value = require_integer(content, key, where)
+    value = require_integer(content, key, where, remedy=_REMEDY)
     if value < 0 or isinstance(content[key], bool) or value != content[key]:
         raise UserError(f"{where}: {key!r} should be a number from 0, it is {content[key]!r:.60}")
     return value

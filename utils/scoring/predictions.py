@@ -1,13 +1,13 @@
 """Counting saved predictions against the truth: no model is needed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dataloaders.evaluation import EvaluationItem, evaluation_set, evaluation_sets
+from dataloaders.evaluation import EvaluationItem, evaluation_set
 from utils.errors import UserError
 
 from .counts import ExpressionCounts, QuestionCounts, Row, expression_counts, question_counts
@@ -24,30 +24,33 @@ Progress = Callable[[str, int, int], None]
 class Counted:
     """A split's rows, and of each the run lengths of the masks that it was counted from."""
 
-    items: Sequence[EvaluationItem]
     rows: list[Row] = field(default_factory=list)
     masks: list[tuple[Any, ...]] = field(default_factory=list)
 
 
 def score_predictions(
-    path: str | Path, dataset_dir: str | Path, specs: str, *, limit: int | None = None, progress: Progress | None = None
+    path: str | Path,
+    dataset_dir: str | Path,
+    sets: Mapping[str, Sequence[EvaluationItem]],
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Counted]:
-    """Count saved predictions for every split of `specs` ("a||b"); `scores.score_split` makes scores of the rows.
+    """Count saved predictions for every split of `sets`, by their specs; `scores.score_split` makes scores of the rows.
 
-    limit: read the first so many pictures of each split only. progress: called with split, pictures done and in all.
-    Lines of splits that are not asked for must belong to splits that exist, and are not read further.
+    limit: read the first so many pictures of each split only. progress: called with split, pictures done and in all;
+    first before any is done. Lines of other splits must belong to splits that exist, and are not read further.
     Raises `UserError` naming file and line where a prediction is malformed, missing, repeated or about nothing, or
     where its mask has not the size of its picture.
     """
     path, root = Path(path), Path(dataset_dir)
-    saved = read_predictions(path)
-    sets = evaluation_sets(specs, root)
-    for split, predictions in saved.items():
-        if split not in sets:
-            _check_exists(split, root, line_of(path, next(iter(predictions.values())).line))
+    saved, others = read_predictions(path, set(sets))
+    for split, line in others.items():
+        _check_exists(split, root, line_of(path, line))
     missing = [spec for spec in sets if spec not in saved]
     if missing:
-        raise UserError(f"{path} has no prediction for {', '.join(missing)}; it has some for {', '.join(saved)}")
+        has = ", ".join([*saved, *others])
+        raise UserError(f"{path} has no prediction for {', '.join(missing)}; it has some for {has}")
     return {
         spec: _count(_Matching(path, spec, root, saved[spec]), items, limit, progress) for spec, items in sets.items()
     }
@@ -56,8 +59,10 @@ def score_predictions(
 def _count(
     matching: "_Matching", items: Sequence[EvaluationItem], limit: int | None, progress: Progress | None
 ) -> Counted:
-    counted = Counted(items)
+    counted = Counted()
     total = len(items) if limit is None else min(limit, len(items))
+    if progress:
+        progress(matching.spec, 0, total)
     for number in range(total):
         item = items[number]
         predictions = matching.take(item)

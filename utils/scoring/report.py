@@ -28,7 +28,7 @@ def write_report(
     report: content with "splits"; table: Markdown; rows: (split, answer, its rows).
     """
     lines = (
-        json.dumps({"split": split, "protocol": answer, **row.to_dict()}, ensure_ascii=False) + "\n"
+        json.dumps({"split": split, "protocol": answer, **row.to_dict()}) + "\n"
         for split, answer, some in rows
         for row in some
     )
@@ -67,8 +67,8 @@ def read_rows(report: Path) -> dict[tuple[str, str], list[Row]]:
 
 
 def write_whole(path: Path, pieces: Iterable[str]) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file whole or not at all; what UTF-8 cannot hold becomes "?"."""
     unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("w", encoding="utf-8") as file:
+    with unfinished.open("w", encoding="utf-8", errors="replace") as file:
         file.writelines(pieces)
     os.replace(unfinished, path)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from utils.distributed import TIMEOUT, World
-from utils.errors import UserError
+from utils.errors import UserError, message_of
 from utils.seeding import preserved_random_state
 from utils.training.bad_numbers import NumberWatch
 from utils.training.checkpoints import Position
@@ -179,8 +179,7 @@ def _next_batch(stream: Iterator):
     try:
         return next(stream)
     except UserError as error:
-        _, found, message = str(error).rpartition("UserError: ")
-        raise UserError(message.strip() if found else str(error)) from error
+        raise UserError(message_of(error)) from error
 
 
 @contextmanager
