@@ -12,7 +12,7 @@ critic are set to the mean reward, where training leads them.
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.errors import UserError, run_main
@@ -84,13 +84,17 @@ def report(flags: argparse.Namespace) -> str:
         layer=None,
     )
     model, processor = load_flagged_model(options)
-    model.config.pad_train_clip_images = True
+    if not flags.version:  # as the quickstart trains the base
+        model.config.pad_train_clip_images = True
+        processor.settings = replace(processor.settings, pad_clip_images=True)
     items = evaluation_set(flags.val_dataset, flags.dataset_dir)
     states, rewards = layer_rewards(model, processor, items, limit=flags.images)
+    best = rewards.argmax(dim=1).bincount(minlength=rewards.shape[1])
     gate = model.policy.gate.detach()
     lines = [
         f"{len(rewards)} targets, {rewards.shape[1]} layers, {flags.draws} draws",
         f"mean reward of each layer: {' '.join(f'{value:.3f}' for value in rewards.mean(dim=0))}",
+        f"targets that it is best for: {' '.join(map(str, best.tolist()))}",
         "",
         "| estimator | maps per target | bias | noise of the mean | deviation |",
         "|---|---|---|---|---|",

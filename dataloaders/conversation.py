@@ -36,9 +36,6 @@ class ConversationText:
     prefix: str
     turns: tuple[TurnText, ...]
 
-    def __str__(self) -> str:
-        return self.prefix + IMAGE_PLACEHOLDER + "".join(turn.asked + turn.answered for turn in self.turns)
-
 
 def conversation_text(turns: Sequence[Turn], *, wrap_image: bool = True) -> ConversationText:
     """The text of a conversation about one image.
@@ -59,8 +56,3 @@ def conversation_text(turns: Sequence[Turn], *, wrap_image: bool = True) -> Conv
         answered = f" {turn.answer}{END_OF_ANSWER}" if turn.answer else ""
         texts.append(TurnText(f"{opening}{question} ASSISTANT:", answered))
     return ConversationText(f"{SYSTEM_TEXT} USER: {before}", tuple(texts))
-
-
-def prompt_text(turns: Sequence[Turn], *, wrap_image: bool = True) -> str:
-    """The whole prompt in one string, with `<image>` where the image goes."""
-    return str(conversation_text(turns, wrap_image=wrap_image))

@@ -15,11 +15,13 @@ from dataloaders.conversation import IMAGE_PLACEHOLDER
 from dataloaders.families import require_some, split_names
 from dataloaders.images import read_image
 from dataloaders.index_cache import open_index
-from dataloaders.json_files import read_each, require, require_list, require_path, require_text
+from dataloaders.json_files import read_each, require_list, require_path, require_text
 from dataloaders.label_maps import read_label_map
 from dataloaders.sample import REJ, SEG, Sample, Turn, refuse_targets
 from dataloaders.segmentations import decode_segmentation
 from utils.errors import UserError
+
+_REMEDY = "dataloaders/README.md describes the format"
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,15 @@ class CustomFile(Sequence):
         where = f"{self.path}: line {number + 1}"
         try:
             item = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where} is not valid JSON ({error})") from error
-        image = require_path(item, "image", where)
-        conversations = [_read_turns(turns, where) for turns in require_list(item, "conversations", where)]
+        image = require_path(item, "image", where, remedy=_REMEDY)
+        conversations = require_list(item, "conversations", where, remedy=_REMEDY)
+        conversations = [_read_turns(turns, where) for turns in conversations]
         if not conversations:
             raise UserError(f"{where} has no conversation")
-        masks = [_check_mask(mask, where) for mask in item.get("masks") or []]
+        masks = [] if item.get("masks") is None else require_list(item, "masks", where, remedy=_REMEDY)
+        masks = [_check_mask(mask, where) for mask in masks]
         targets = sum(answer.count(SEG) for turns in conversations for _, answer in turns)
         if targets != len(masks):
             raise UserError(f"{where}: the answers hold {targets} {SEG}, but there are {len(masks)} masks")
@@ -127,7 +131,8 @@ def _read_turns(turns: Any, where: str) -> list[tuple[str, str]]:
         raise UserError(f"{where}: a conversation is a list of turns, not {turns!r:.60}")
     read = []
     for turn in turns:
-        question, answer = require_text(turn, "question", where), require_text(turn, "answer", where)
+        question = require_text(turn, "question", where, remedy=_REMEDY)
+        answer = require_text(turn, "answer", where, remedy=_REMEDY)
         refuse_targets(question, f"{where}, a question")
         read.append((question.replace(IMAGE_PLACEHOLDER, "").strip(), answer.strip()))
     return read
@@ -135,15 +140,15 @@ def _read_turns(turns: Any, where: str) -> list[tuple[str, str]]:
 
 def _check_mask(mask: Any, where: str) -> Any:
     if isinstance(mask, str):
-        return require_path({"mask": mask}, "mask", where)
+        return require_path({"mask": mask}, "mask", where, remedy=_REMEDY)
     if not isinstance(mask, dict) or not ("polygons" in mask or {"size", "counts"} <= mask.keys()):
         raise UserError(
             f"{where}: a mask is {{'polygons': …}}, run lengths {{'size': …, 'counts': …}} or the path of a PNG, "
             f"not {mask!r:.60}"
         )
     if "polygons" in mask:
-        return {"polygons": require_list(mask, "polygons", where)}
-    return {"size": require(mask, "size", where), "counts": require(mask, "counts", where)}
+        return {"polygons": require_list(mask, "polygons", where, remedy=_REMEDY)}
+    return {"size": mask["size"], "counts": mask["counts"]}
 
 
 class Custom:

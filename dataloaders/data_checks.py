@@ -12,7 +12,7 @@ from dataloaders.label_maps import Ade20k, CocoStuff, LabelMaps, Mapillary
 from dataloaders.labelme import read_annotation
 from dataloaders.multi_reason_seg import MuseFile
 from dataloaders.part_annotations import PacoLvis, PascalPart
-from dataloaders.reason_seg import list_images
+from dataloaders.reason_seg import list_images, read_explanations
 from dataloaders.reason_seg_plus import SUBSETS, ReasonSegPlus
 from dataloaders.refer_files import CORRECTED, FALSE_PREMISE_SETS, REFER_SETS, ReferFiles, ReferTables
 from dataloaders.refer_index import ReferIndex
@@ -34,6 +34,7 @@ ORIGINS = {
     "reason_seg_plus": "LISA_Plus_* of LISA++ on Hugging Face, and train2017 of COCO",
     "MultiReasonSeg": "MUSE of PixelLM, and train2014, train2017 and val2017 of COCO",
     "refclef": "refer (lichengunc) with saiapr_tc-12 of ImageCLEF",
+    "refcoco|val": "SESAME (UC Berkeley); for evaluation splits of two parts, such as refcoco|val",
     "grefcoco": "gRefCOCO (henghuiding), and train2014 of COCO",
     "refzom": "Ref-ZOM (toggle1995), and train2014 and val2014 of COCO",
     "fprefcoco": "FP-RefCOCO of SESAME (UC Berkeley), and train2014 of COCO",
@@ -72,7 +73,8 @@ class SetReport:
 
     @property
     def origin(self) -> str:
-        for key in (self.name.split("|")[0], self.name.rstrip("+g"), self.family):
+        name, *split = self.name.split("|")
+        for key in (name, "|".join([name.rstrip("+g"), *split]), self.family):
             if key in ORIGINS:
                 return ORIGINS[key]
         return "refer (lichengunc), and train2014 of COCO"
@@ -140,15 +142,18 @@ def _known_sets(root: Path) -> Iterator[tuple[str, str, list[Path], list[Path], 
     for name, refer_files in REFER_SETS.items():
         yield "refer_seg", name, *_refer_paths(root, name, refer_files), _refer(root, name, REFER_SETS)
     for name, refer_files in FALSE_PREMISE_SETS.items():
+        own, shared = _refer_paths(root, name, refer_files)
         if name not in REFER_SETS:
             family = "correct_refer_seg" if name in CORRECTED else "neg_refer_seg"
-            yield family, name, *_refer_paths(root, name, refer_files), _refer(root, name, FALSE_PREMISE_SETS)
+            yield family, name, own, shared, _refer(root, name, FALSE_PREMISE_SETS)
+        elif refer_files != REFER_SETS[name]:  # only the refs file is not that of the set itself
+            read = _refer(root, name, FALSE_PREMISE_SETS, without="train")
+            yield "refer_seg", f"{name}|val", own[:1], [*own[1:], *shared], read
     name = "llava_instruct_150k"
     yield "vqa", name, [root / "llava_dataset" / f"{name}.json"], [coco], _vqa(root, name)
     folder = root / "reason_seg/ReasonSeg"
     for split in REASON_SPLITS:
-        extra = [folder / "explanatory/train.json"] if split == "train" else []
-        yield "reason_seg", f"ReasonSeg|{split}", [folder / split, *extra], [], _reason(root, split)
+        yield "reason_seg", f"ReasonSeg|{split}", [folder / split], [], _reason(root, split)
     for name, subset in SUBSETS.items():
         file = root / "reason_seg_plus" / subset.file
         yield "reason_seg_plus", name, [file], [mscoco / "train2017"], _plus(root, name)
@@ -182,9 +187,9 @@ def _refer_paths(root: Path, name: str, files: ReferFiles) -> tuple[list[Path], 
     return [chosen, folder / "instances.json"], [next((path for path in pictures if path.exists()), pictures[0])]
 
 
-def _refer(root: Path, name: str, sets: dict[str, ReferFiles]) -> Reader:
+def _refer(root: Path, name: str, sets: dict[str, ReferFiles], *, without: str = "") -> Reader:
     def read(findings: _Findings) -> Iterator[tuple[str, Pictures]]:
-        for split in sorted(ReferTables(root, name, sets).splits):
+        for split in sorted(ReferTables(root, name, sets).splits.keys() - {without}):
             index = ReferIndex(root, name, split, sets=sets, bad_samples=findings)
             yield split, [image.path for image in index]
 
@@ -204,6 +209,8 @@ def _reason(root: Path, split: str) -> Reader:
             except UserError as error:
                 findings.problems.append(str(error))
         yield split, images
+        if split == "train":
+            read_explanations(root, "ReasonSeg")
 
     return read
 

@@ -3,8 +3,9 @@
     annotation files ──build──▶ tables of records ──▶ DATASET_DIR/.uground_cache/<name>-<digest>.arrow
                                                       and beside it the sizes, times and digests of the sources
 
-An index is used again while its sources are what they were: same size and times, or else same content. It is built
-under a lock, written beside and renamed, so any number of processes may start together and a killed one does no harm.
+An index is used again while its sources are what they were (same size and times, or else same content) and the code
+that parses them is too; else it is replaced. It is built under a lock, written beside and renamed, so any number of
+processes may start together and a killed one does no harm.
 Where the data folder cannot be written, indices lie in ~/.cache/uground; `UGROUND_CACHE_DIR` names another place.
 """
 
@@ -45,17 +46,18 @@ def open_index(dataset_dir: Path, name: str, sources: Sequence[Path], build: Bui
     folder = cache_directory(dataset_dir)
     if folder is None:
         return pack_tables(build())
-    code = Path(sys.modules[build.__module__].__file__).read_bytes()
-    key = json.dumps([FORMAT, name, [str(path.absolute()) for path in sources], _digest_of(code)])
+    sources = [path.absolute() for path in sources]
+    code = _digest_of_file(Path(sys.modules[build.__module__].__file__))
+    key = json.dumps([name, *map(str, sources)])
     file = folder / f"{re.sub(r'[^A-Za-z0-9+-]+', '_', name)}-{_digest_of(key.encode())[:16]}.arrow"
-    tables = _open_fresh(file, sources)
+    tables = _open_fresh(file, sources, code)
     if tables is not None:
         return tables
     try:
         with _locked(file.with_suffix(".lock")):
-            tables = _open_fresh(file, sources)  # another process may have built it meanwhile
+            tables = _open_fresh(file, sources, code)  # another process may have built it meanwhile
             if tables is None:
-                tables = _build(file, sources, build)
+                tables = _build(file, sources, code, build)
     except OSError as error:
         logger.warning("%s: the index of %s cannot be kept (%s)", folder, name, error)
         tables = pack_tables(build())
@@ -81,24 +83,24 @@ def cache_directory(dataset_dir: Path) -> Path | None:
     return None
 
 
-def _build(file: Path, sources: Sequence[Path], build: Build) -> Tables:
+def _build(file: Path, sources: Sequence[Path], code: str, build: Build) -> Tables:
     # Times and digests are taken before the sources are parsed: a change in between makes the index stale, not wrong.
     stamp = {str(path): {**_state(path), "digest": _digest_of_file(path)} for path in sources}
     tables = build()
     temporary = file.with_suffix(".writing")
-    write_tables(temporary, tables, _joint_digest(stamp))
+    write_tables(temporary, tables, _joint_digest(stamp, code))
     os.replace(temporary, file)
     _write_stamp(file, stamp)
     return read_tables(file)[0]
 
 
-def _open_fresh(file: Path, sources: Sequence[Path]) -> Tables | None:
-    """The tables in `file` if they were made of what the sources are now."""
+def _open_fresh(file: Path, sources: Sequence[Path], code: str) -> Tables | None:
+    """The tables in `file` if they were made of what the sources are now, by the same code."""
     try:
         stamp = json.loads(_stamp_path(file).read_text())
         tables, made_of = read_tables(file)
         recorded = [stamp[str(path)] for path in sources]
-        if made_of != _joint_digest(stamp):
+        if made_of != _joint_digest(stamp, code):
             return None
         states = [_state(path) for path in sources]
         if all(state.items() <= record.items() for state, record in zip(states, recorded)):
@@ -106,7 +108,7 @@ def _open_fresh(file: Path, sources: Sequence[Path]) -> Tables | None:
         if any(state["size"] != record["size"] for state, record in zip(states, recorded)):
             return None
         current = {str(path): {**state, "digest": _digest_of_file(path)} for path, state in zip(sources, states)}
-        if _joint_digest(current) != made_of:
+        if _joint_digest(current, code) != made_of:
             return None
         with contextlib.suppress(OSError):
             _write_stamp(file, current)
@@ -130,8 +132,8 @@ def _digest_of_file(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _joint_digest(stamp: Mapping[str, Mapping]) -> str:
-    return _digest_of(json.dumps([stamp[path]["digest"] for path in sorted(stamp)]).encode())
+def _joint_digest(stamp: Mapping[str, Mapping], code: str) -> str:
+    return _digest_of(json.dumps([FORMAT, code, *(stamp[path]["digest"] for path in sorted(stamp))]).encode())
 
 
 def _stamp_path(file: Path) -> Path:

@@ -7,6 +7,8 @@ from typing import Any
 
 from utils.errors import UserError
 
+NOT_OFFICIAL = "the file is not the official one, or of another version"  # what to say of downloaded annotations
+
 
 def read_json(path: Path, kind: type | None = None) -> Any:
     """The value in a UTF-8 (or, in old annotations, Windows-1252) JSON file.
@@ -30,43 +32,43 @@ def read_json(path: Path, kind: type | None = None) -> Any:
     return value
 
 
-def require(record: Any, key: str, where: str) -> Any:
-    """`record[key]`; where there is none, the error says which file and entry lack it."""
+def require(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> Any:
+    """`record[key]`; where there is none, the error says which file and entry lack it, and what to do."""
     if not isinstance(record, dict):
-        raise UserError(f"{where} should be an object with the key {key!r}, it is {record!r:.80}")
+        raise UserError(f"{where} should be an object with the key {key!r}, it is {record!r:.80}; {remedy}")
     if key not in record:
-        raise UserError(f"{where} has no {key!r}; the file is not the official one, or of another version")
+        raise UserError(f"{where} has no {key!r}; {remedy}")
     return record[key]
 
 
-def require_list(record: Any, key: str, where: str) -> list:
+def require_list(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> list:
     """The same for a key that holds a list."""
-    value = require(record, key, where)
+    value = require(record, key, where, remedy=remedy)
     if not isinstance(value, list):
-        raise UserError(f"{where}: {key!r} should be a list, it is {value!r:.60}")
+        raise UserError(f"{where}: {key!r} should be a list, it is {value!r:.60}; {remedy}")
     return value
 
 
-def require_text(record: Any, key: str, where: str) -> str:
+def require_text(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> str:
     """The same for a key that holds text with something in it."""
-    value = require(record, key, where)
+    value = require(record, key, where, remedy=remedy)
     if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: {key!r} should be text, it is {value!r:.60}")
+        raise UserError(f"{where}: {key!r} should be text, it is {value!r:.60}; {remedy}")
     return value
 
 
-def require_integer(record: Any, key: str, where: str) -> int:
+def require_integer(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> int:
     """The same for a key that holds a whole number, of numpy or written as text too."""
-    value = require(record, key, where)
+    value = require(record, key, where, remedy=remedy)
     try:
         return int(value)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {key!r} is not a number but {value!r:.60}") from error
+        raise UserError(f"{where}: {key!r} is not a number but {value!r:.60}; {remedy}") from error
 
 
-def require_path(record: Any, key: str, where: str) -> str:
+def require_path(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> str:
     """The same for a key that holds the path of a file below a folder of the data."""
-    value = require_text(record, key, where)
+    value = require_text(record, key, where, remedy=remedy)
     path = PurePosixPath(value)
     if path.is_absolute() or ".." in path.parts or "\\" in value or "\0" in value:
         raise UserError(f"{where}: the path {value!r} leaves its folder; annotations may only name files in there")

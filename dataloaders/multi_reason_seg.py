@@ -125,7 +125,7 @@ class MuseFile(Sequence):
         check_size(height, width, where)
         questions = require_list(item, "questions", where)
         answers = require_list(item, "answers", where)
-        texts = item.get("text_answers") or [None] * len(questions)
+        texts = require_list(item, "text_answers", where) if item.get("text_answers") else [None] * len(questions)
         if not len(questions) == len(answers) == len(texts):
             raise UserError(
                 f"{where} has {len(questions)} questions, but {len(answers)} answers and {len(texts)} text answers"

@@ -57,9 +57,7 @@ class ReasonSeg:
         self._explanatory = explanatory
         self._explanations: dict[str, str] = {}
         if explanatory != -1:
-            self._explanations = _read_explanations(
-                dataset_dir / "reason_seg" / self._dataset / "explanatory" / "train.json"
-            )
+            self._explanations = read_explanations(dataset_dir, self._dataset)
         self._short_questions = read_pool("short_questions", ("{class_name}",))
         self._long_questions = read_pool("long_questions", ("{sent}",))
         if use_expand_question_list:
@@ -114,8 +112,9 @@ class ReasonSeg:
         return Turn(question, f"{pick(rng, self._answers)} {explanation}")
 
 
-def _read_explanations(path: Path) -> dict[str, str]:
+def read_explanations(dataset_dir: Path, name: str) -> dict[str, str]:
     """Explanations by the file name of their picture."""
+    path = dataset_dir / "reason_seg" / name / "explanatory" / "train.json"
     if not path.is_file():
         raise UserError(f"{path} is missing; fetch it, or train without explanations: --explanatory -1")
     explanations = {}

@@ -73,20 +73,19 @@ def _run_lengths(rle: dict, height: int, width: int, where: str) -> dict:
     if isinstance(counts, list) and all(isinstance(count, int) for count in counts):
         lengths = counts
     elif isinstance(counts, bytes):
-        lengths = _uncompress(counts)
+        lengths = _uncompress(counts, where)
     else:
         raise UserError(f"{where}: run lengths need 'counts', a list of numbers or text, not {counts!r:.60}")
     if any(length < 0 for length in lengths):
         raise UserError(f"{where}: a run of {min(lengths)} pixels; run lengths are 0 or more")
     if sum(lengths) != height * width:
         raise UserError(f"{where}: run lengths add up to {sum(lengths)} pixels, the image has {height * width}")
-    if isinstance(counts, list):
-        return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return {"size": [height, width], "counts": counts}
+    # Its own reading of damaged text takes pycocotools beyond the end of the text: it is given the numbers instead.
+    return coco_mask.frPyObjects({"size": [height, width], "counts": lengths}, height, width)
 
 
-def _uncompress(counts: bytes) -> list[int]:
-    """The run lengths in COCO's text form; pycocotools does not check that they fill the mask.
+def _uncompress(counts: bytes, where: str) -> list[int]:
+    """The run lengths in COCO's text form.
 
     A number is written in groups of five bits, the lowest first, with bit 6 set on all but the last; from the fourth on
     it is the difference to the length two places before.
@@ -103,4 +102,6 @@ def _uncompress(counts: bytes) -> list[int]:
             value -= 1 << shift
         lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
         value = shift = 0
+    if shift:
+        raise UserError(f"{where}: the text of the run lengths breaks off in the middle of a number")
     return lengths

@@ -128,7 +128,7 @@ class GroundingModel(PreTrainedModel):
         if own is not None and own.policy is not None:
             losses["policy_loss"] = own.policy * float(present)
             loss = loss + self.loss_weights.policy * losses["policy_loss"]
-            statistics = own.statistics
+            statistics = own.statistics if present else {}  # a stand-in's would pull the means
         losses["loss"] = loss
         targets = len(bce) if present else 0
         return GroundingOutput(

@@ -16,7 +16,7 @@ from miniature.scenes import part_masks, random_scene
 
 SPLITS = [
     *("ReasonSeg|val", "ReasonSeg|test", "ReasonSeg|test_overall", "ReasonSeg|test_shortquery"),
-    *("ReasonSeg|test_longquery", "fpReasonSeg|val", "fpReasonSeg|test", "refclef|val"),
+    *("ReasonSeg|test_longquery", "fpReasonSeg|val", "fpReasonSeg|test"),
     *(f"refclef|unc|{split}" for split in ("val", "testA", "testB", "testC")),
     *(f"{name}|unc|{split}" for name in ("refcoco", "refcoco+", "grefcoco") for split in ("val", "testA", "testB")),
     *("refcocog|umd|val", "refcocog|umd|test", "refzom|final|val", "refzom|final|test"),

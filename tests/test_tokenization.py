@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dataloaders.collate import Collator
-from dataloaders.conversation import SYSTEM_TEXT, prompt_text
+from dataloaders.conversation import SYSTEM_TEXT, conversation_text
 from dataloaders.processing import GroundingProcessor, ImageSettings
 from dataloaders.sample import Sample, Turn
 from dataloaders.target_tokens import collapse_targets, expand_targets
@@ -75,11 +75,13 @@ def test_ids_and_labels_are_those_of_the_reference(number):
 def test_the_prompt_is_the_chat_format_of_llava():
     turns = (Turn("Who is it?", "A cat."), Turn("Where?", None))
 
-    text = prompt_text(turns)
+    text = conversation_text(turns)
 
-    assert text == (
-        f"{SYSTEM_TEXT} USER: <im_start><image><im_end>\nWho is it? ASSISTANT: A cat.</s>USER: Where? ASSISTANT:"
-    )
+    assert text.prefix == f"{SYSTEM_TEXT} USER: <im_start>"
+    assert [turn.asked + turn.answered for turn in text.turns] == [
+        "<im_end>\nWho is it? ASSISTANT: A cat.</s>",
+        "USER: Where? ASSISTANT:",
+    ]
     assert CASES["system"] == SYSTEM_TEXT
 
 

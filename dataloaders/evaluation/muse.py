@@ -53,6 +53,6 @@ class MuseEvaluation(Sequence):
             split=self.split,
             ref_ids=[-1] * len(targets),
             target_masks=targets,
-            # In "test" the entries of the second file are counted on from those of the first.
-            index=index if self.split == "test" else entry.number,
+            # Where files are joined, the entries of the second are counted on from those of the first.
+            index=index if len(self._entries.datasets) > 1 else entry.number,
         )

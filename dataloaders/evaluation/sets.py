@@ -14,6 +14,8 @@ from .reason_seg import FalsePremiseReasonSegEvaluation, ReasonSegEvaluation
 from .refer import FalsePremiseEvaluation, ReferEvaluation
 
 MULTI_SETS = ("refcoco", "refcoco+", "refcocog")
+# Those with files of their own: with false premises, or without the pictures that these are tested on.
+TWO_PART_SETS = tuple(name for name, files in FALSE_PREMISE_SETS.items() if files != REFER_SETS.get(name))
 
 
 def evaluation_set(spec: str, dataset_dir: str | Path) -> Sequence[EvaluationItem]:
@@ -34,16 +36,15 @@ def evaluation_set(spec: str, dataset_dir: str | Path) -> Sequence[EvaluationIte
         return ReferEvaluation(root, plain, split, together=True)
     elif name in REFER_SETS and len(parts) == 2:
         return ReferEvaluation(root, name, split)
-    elif name in FALSE_PREMISE_SETS and (len(parts) == 1 or name not in REFER_SETS):
+    elif name in TWO_PART_SETS:
         return FalsePremiseEvaluation(root, name, split)
     elif len(parts) == 1 and name not in REFER_SETS and not name.startswith("multi"):
         return ReasonSegEvaluation(root, name, split)
     annotated = [*REFER_SETS, *(f"multi{name}" for name in MULTI_SETS)]
-    false_premises = [name for name in FALSE_PREMISE_SETS if name not in REFER_SETS]
     raise UserError(
         f"unknown evaluation set {spec!r}; known are ReasonSeg|SPLIT, fpReasonSeg|SPLIT, MultiReasonSeg|SPLIT, "
         f"custom|NAME, NAME|ANNOTATOR|SPLIT with NAME one of {', '.join(annotated)}, and NAME|SPLIT with NAME one of "
-        f"{', '.join(false_premises)}"
+        f"{', '.join(TWO_PART_SETS)}"
     )
 
 

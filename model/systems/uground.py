@@ -77,8 +77,11 @@ class UGround(System):
         if prompt.policy is not None:
             candidates = model.policy.candidates(prompt.policy)
             rewards = -(bce + dice).detach().unsqueeze(1)
-            if candidates.shape[1] > 1:
-                rewards = self._rewards(model, states, batch, targets, candidates)
+            if model.policy.estimator == "expected":
+                rewards = self._rewards(states, batch, targets, range(states.last_layer + 1))
+            elif candidates.shape[1] > 1:  # the first is the chosen one
+                others = self._rewards(states, batch, targets, candidates[:, 1:].unbind(1))
+                rewards = torch.cat([rewards, others], dim=1)
             policy, statistics = model.policy.loss(
                 prompt.policy, candidates, rewards * float(present), model.loss_weights.entropy, present
             )
@@ -89,10 +92,8 @@ class UGround(System):
         return OwnLosses(mask_bce=bce, mask_dice=dice, policy=policy, statistics=statistics)
 
     @torch.no_grad()
-    def _rewards(self, model, states, batch, targets, candidates):
-        """Rewards [S, K] of the layers `candidates` [S, K]: minus the losses of their maps, K maps a target in turn."""
-        every = model.policy.estimator == "expected"  # then the layers are known without asking the device
-        layers = range(states.last_layer + 1) if every else candidates.unbind(1)
+    def _rewards(self, states, batch, targets, layers):
+        """Rewards [S, K] of `layers`, K numbers or int64 [S]: minus the losses of their maps, one after the other."""
         columns = [self._scores(states, one) for one in layers]
         losses = [losses_of_maps(self._maps(scores, states, batch), targets).sum(dim=0) for scores in columns]
         return -torch.stack(losses, dim=1)

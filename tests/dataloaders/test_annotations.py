@@ -131,6 +131,8 @@ def test_polygons_may_overshoot_the_border_a_little():
         {"size": [10, 10], "counts": ["100"]},
         {"size": [10, 10], "counts": ""},
         {"size": [10, 10], "counts": "~~~~"},
+        {"size": [10, 10], "counts": "T3o"},
+        {"size": [10, 10], "counts": "T3 "},
         {"size": [10, 10]},
         {},
     ],

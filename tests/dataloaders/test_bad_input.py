@@ -100,6 +100,7 @@ def test_bad_part_annotations_are_named(data_root, change, message):
         (lambda e: e.update(height=9), "its annotations are for 9 × 32"),
         (lambda e: e["questions"].__setitem__(0, "What is [SEG]?"), "may not be written out"),
         (lambda e: [e.pop("file_name")], "entry 0 has no 'coco_url'"),
+        (lambda e: e.update(text_answers=5), "entry 0: 'text_answers' should be a list, it is 5; the file is not"),
     ],
 )
 def test_bad_muse_entries_are_named(data_root, change, message):
@@ -113,7 +114,11 @@ def test_bad_muse_entries_are_named(data_root, change, message):
     "line,message",
     [
         ("{", "line 3 is not valid JSON"),
-        ({"conversations": []}, "line 3 has no 'image'"),
+        ("[" * 200_000, "line 3 is not valid JSON"),
+        ({"conversations": []}, "line 3 has no 'image'; dataloaders/README.md describes the format"),
+        ({"masks": 5}, "'masks' should be a list, it is 5; dataloaders/README.md describes"),
+        ({"masks": True}, "'masks' should be a list, it is True"),
+        ({"masks": {"polygons": [[0, 0, 9, 0, 9, 9]]}}, "'masks' should be a list, it is {'polygons'"),
         ({"conversations": [[{"question": "a", "answer": "[SEG]"}]]}, "hold 1 .SEG., but there are 0 masks"),
         ({"conversations": [[{"question": "[SEG]?", "answer": "b"}]]}, "may not be written out"),
         ({"masks": ["../../x.png"]}, "leaves its folder"),

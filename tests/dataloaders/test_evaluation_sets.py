@@ -166,6 +166,7 @@ def test_several_sets_are_named_by_their_specs(data_root):
     [
         ("coco", "unknown evaluation set 'coco'; known are"),
         ("refcoco|val", r"refs\(unc_exclude_unified\)\.p is missing"),
+        ("refclef|testA", r"set 'refclef\|testA'; .* NAME\|SPLIT with NAME one of refcoco, refcoco\+"),
         ("multirefclef|unc|val", "known are"),
         ("multirefcoco|val", "known are"),
         ("MultiReasonSeg|testA", "known are train, val, test"),

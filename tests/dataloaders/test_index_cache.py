@@ -3,6 +3,9 @@
 import multiprocessing
 import os
 import pickle
+import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def open_counted(tmp_path, source):
-    """A function that opens the index; its attribute `built` counts how often it was made."""
+    """A function that opens the index; `built` counts how often its `build` has made it."""
 
     def build():
         open_it.built += 1
@@ -30,7 +33,7 @@ def open_counted(tmp_path, source):
     def open_it():
         return open_index(tmp_path, "test/texts", [source], build)
 
-    open_it.built = 0
+    open_it.built, open_it.build = 0, build
     return open_it
 
 
@@ -63,6 +66,30 @@ def test_a_touched_source_is_not(open_counted, source):
 
     assert open_counted()["texts"][0] == "one"
     assert open_counted.built == 1
+
+
+def test_a_relative_and_an_absolute_path_have_the_same_index(tmp_path, source, monkeypatch):
+    built = []
+    monkeypatch.chdir(tmp_path)
+
+    for folder in (Path(), tmp_path, Path()):
+        open_index(folder, "test/texts", [folder / source.name], lambda: {"built": built.append(1) or []})
+
+    assert len(built) == 1
+
+
+def test_edited_code_builds_again_and_leaves_nothing_behind(tmp_path, open_counted, monkeypatch):
+    code = types.ModuleType("parsing")
+    code.__file__ = str(tmp_path / "parsing.py")
+    monkeypatch.setitem(sys.modules, "parsing", code)
+    open_counted.build.__module__ = "parsing"
+    for text in ("one way", "another", "another"):
+        (tmp_path / "parsing.py").write_text(text)
+        tables = open_counted()
+
+    assert open_counted.built == 2
+    assert tables["texts"][0] == "one"
+    assert sorted(path.suffix for path in cache_directory(tmp_path).glob("*")) == ["", ".arrow", ".json", ".lock"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "no stamp"])

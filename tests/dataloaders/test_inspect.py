@@ -19,11 +19,14 @@ def test_a_complete_folder_has_no_problems(data_root, capsys):
     (data_root / "reason_seg/ReasonSeg/test").mkdir()
     for path in (data_root / "reason_seg/ReasonSeg/val").iterdir():
         (data_root / "reason_seg/ReasonSeg/test" / path.name).write_bytes(path.read_bytes())
+    for path in data_root.glob("refer_seg/refcoco*/refs(*).p"):
+        path.with_name(path.name.replace(")", "_exclude_unified)")).write_bytes(path.read_bytes())
 
     assert inspect.main(["--dataset_dir", str(data_root), "--decode"]) == 0
 
     shown = capsys.readouterr().out
     assert "present  refer_seg/grefcoco  testA 1, train 1, val 1" in shown
+    assert "present  refer_seg/refcocog|val  test" in shown
     assert "present  multi_reason_seg/MultiReasonSeg|test_many  test_many 3" in shown
     assert " 0 bad, 0 missing" in shown
 
@@ -33,6 +36,8 @@ def test_what_is_missing_or_bad_is_told_with_its_remedy(data_root, tmp_path):
     (data_root / "refer_seg/refcoco/instances.json").unlink()
     (data_root / "refer_seg/refzom/Ref_ZOM.p").unlink()
     (data_root / "refer_seg/refzom/instances.json").unlink()
+    (data_root / "refer_seg/refcoco+/refs(unc_exclude_unified).p").write_bytes(b"")
+    (data_root / "reason_seg/ReasonSeg/explanatory/train.json").unlink()
     (data_root / "vlpart/pascal_part/train.json").write_text("{")
     (data_root / "reason_seg/ReasonSeg/val/a_short.json").write_text('{"text": []}')
     (data_root / "refer_seg/images/saiapr_tc-12/COCO_train2014_000000000010.jpg").write_bytes(b"")
@@ -43,6 +48,14 @@ def test_what_is_missing_or_bad_is_told_with_its_remedy(data_root, tmp_path):
     reports = {report.name: report for report in check_data(data_root, decode=True)}
 
     assert reports["refzom"].state == "missing"
+    assert (reports["refcocog|val"].state, reports["refcocog"].state) == ("missing", "present")
+    assert [path.name for path in reports["refcocog|val"].expected[:2]] == [
+        "refs(umd_exclude_unified).p",
+        "instances.json",
+    ]
+    assert "SESAME" in reports["refcocog|val"].origin
+    assert "refs(unc_exclude_unified).p" in bad(reports["refcoco+|val"])[0]
+    assert "train without explanations: --explanatory -1" in bad(reports["ReasonSeg|train"])[0]
     assert "000000000013.jpg" in bad(reports["cocostuff"])[0]
     assert "instances.json is missing" in bad(reports["refcoco"])[0]
     assert "not valid JSON" in bad(reports["pascal_part"])[0]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dataloaders.collate import Collator
-from tests.tiny import tiny_model, tiny_samples
+from model.systems import uground
+from tests.tiny import text_only_sample, tiny_model, tiny_samples
 from utils.errors import UserError
 from utils.layer_analysis import layer_analysis, layer_rewards
 from utils.training.arguments import parse_arguments
@@ -158,3 +159,20 @@ def test_rewards_of_a_split_do_not_depend_on_whose_maps_are_trained(settings):
     found = rewards(**settings)
     torch.testing.assert_close(found, rewards())
     assert (found.std(dim=1) > 0).all(), "layers differ"
+
+
+def test_a_batch_without_targets_has_no_policy_statistics():
+    model, processor = tiny_model()
+    assert "policy/layers" in model(Collator(processor)(tiny_samples())).statistics
+    output = model(Collator(processor)([text_only_sample()]))
+    assert output.statistics == {} and output.losses["policy_loss"] == 0
+
+
+def test_the_chosen_layer_s_maps_are_scored_once(monkeypatch):
+    """It is one of the 4 layers that are compared, and its losses are there already: the model learns from them."""
+    model, processor = tiny_model()
+    assert (model.policy.estimator, model.policy.samples) == ("leave_one_out", 4)
+    scored, losses = [], uground.losses_of_maps
+    monkeypatch.setattr(uground, "losses_of_maps", lambda *maps: scored.append(1) or losses(*maps))
+    model(Collator(processor)(tiny_samples()))
+    assert len(scored) == 4

@@ -1,4 +1,4 @@
-"""The menu of benchmarks for a terminal: the reference's entries in its order, then those that it could not run."""
+"""The menu of benchmarks for a terminal: the reference's entries in its order, then those that its menu lacks."""
 
 from collections.abc import Callable
 
