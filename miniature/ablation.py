@@ -10,18 +10,17 @@ every run from all results of that directory.
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_main
 
-from .ablation_rows import ANALYSED, QUICK, ROWS, SPLITS, TRAINING, Row
+from .ablation_rows import ANALYSED, QUICK, REFER_SETS, ROWS, SPLITS, Row
+from .programs import scoring_command, start, training_command
 
 STEPS, QUICK_STEPS = 200, 30
-LIMIT, QUICK_LIMIT = 60, 10
+LIMIT, QUICK_LIMIT = 40, 10
 
 
 def main(argv: Sequence[str]) -> None:
@@ -95,11 +94,13 @@ def result_path(directory: Path, row: Row, seed: int) -> Path:
 def run_one(row: Row, seed: int, directory: Path, options) -> None:
     """Train and score one row with one seed, and write its result."""
     name = f"{row.name}.seed{seed}"
-    run, report = directory / name, directory / f"{name}.report"
+    run, report = directory / name, directory / name / "report.json"
+    flags = f"{REFER_SETS} --seed {seed} {row.flags}"
     started = time.monotonic()
-    _run(f"training {name}", training_command(row, seed, directory, options))
+    training = training_command(options, run, system=row.system, steps=options.steps, epochs=1, flags=flags)
+    start(f"training {name}", training)
     trained = time.monotonic()
-    _run(f"scoring {name}", scoring_command(run, report, options))
+    start(f"scoring {name}", scoring_command(options, run, report, splits="||".join(SPLITS.values())))
     splits = json.loads(report.read_text(encoding="utf-8"))["splits"]
     result = {
         "row": row.name,
@@ -111,42 +112,9 @@ def run_one(row: Row, seed: int, directory: Path, options) -> None:
         "layers": layers_of(run, options) if row.system == "UGround" else None,
         "seconds": {"training": round(trained - started), "scoring": round(time.monotonic() - trained)},
     }
-    unfinished = report.with_suffix(".part")
+    unfinished = directory / f"{name}.part"
     unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     unfinished.replace(result_path(directory, row, seed))
-
-
-def training_command(row: Row, seed: int, directory: Path, options) -> list[str]:
-    launcher = [sys.executable]
-    if options.processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.processes}"]
-    command = [
-        *launcher,
-        "train_ds.py",
-        *("--version", options.base / "llava", "--vision_tower", options.base / "clip"),
-        *("--vision_pretrained", options.base / "sam_miniature.pth", "--dataset_dir", options.dataset_dir),
-        *("--model_key", row.system, "--exp_name", f"{row.name}.seed{seed}", "--log_base_dir", directory),
-        *("--device", options.device, "--seed", seed, "--batch_size", options.batch_size // options.processes),
-        *("--steps_per_epoch", options.steps, "--epochs", 1),
-        *TRAINING.split(),
-        *row.flags.split(),
-    ]
-    return [str(part) for part in command]
-
-
-def scoring_command(run: Path, report: Path, options) -> list[str]:
-    command = [
-        *(sys.executable, "eval.py", "--version", run, "--dataset_dir", options.dataset_dir),
-        *("--val_dataset", "||".join(SPLITS.values()), "--answer", "generated", "--limit", options.limit),
-        *("--val_batch_size", 16, "--max_new_tokens", 64, "--device", options.device, "--output", report),
-    ]
-    return [str(part) for part in command]
-
-
-def _run(what: str, command: list[str]) -> None:
-    code = subprocess.run(command, check=False).returncode
-    if code:
-        raise UserError(f"{what} ended with code {code}; what it printed is above")
 
 
 def history(metrics: Path) -> list[dict]:

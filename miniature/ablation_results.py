@@ -5,16 +5,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from utils.errors import UserError
+
 from .ablation_rows import COMPARED, GENERALISED, ROWS
 
 Results = dict[str, dict[int, dict]]  # row -> seed -> what `ablation.run_one` wrote
 
 
 def read_results(directory: Path) -> Results:
-    """All results of a directory, in the order of `ROWS`, seeds rising."""
+    """All results of a directory, in the order of `ROWS`, seeds rising.
+
+    Raises `UserError` where they were scored on different numbers of images.
+    """
     found: Results = {}
-    for path in directory.glob("*.seed*.json"):
+    limits: dict[int, Path] = {}
+    for path in sorted(directory.glob("*.seed*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
+        limits.setdefault(result["limit"], path)
+        if len(limits) > 1:
+            both = " and ".join(f"{file} on the first {limit} images" for limit, file in limits.items())
+            raise UserError(f"{both} do not belong in one table; name another --runs, or --limit")
         found.setdefault(result["row"], {})[result["seed"]] = result
     return {row.name: dict(sorted(found[row.name].items())) for row in ROWS if row.name in found}
 

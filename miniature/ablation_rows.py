@@ -14,14 +14,12 @@ SPLITS = {"reasoning": "ReasonSeg|val", "referring": "refcoco|unc|val", "several
 GENERALISED = "several or none"
 COMPARED = ("reasoning", "referring")  # the differences between rows are taken over the mean of these
 ANALYSED = COMPARED  # masks are decoded at every layer
-TRAINING = """--dataset refer_seg||reason_seg --sample_rates 1,1 --refer_seg_data refcoco||grefcoco --explanatory -1
-    --num_classes_per_sample 4 --pad_train_clip_images --no_gradient_checkpointing --lora_r 8 --lr 1e-3
-    --warmup_num_steps 20 --dice_loss_weight 4 --grad_accumulation_steps 1 --print_freq 5 --no_eval"""
+REFER_SETS = "--refer_seg_data refcoco||grefcoco"
 
 
 @dataclass(frozen=True)
 class Row:
-    """name: of its runs and files. system: for --model_key. flags: beyond `TRAINING`, as one string."""
+    """name: of its runs and files. system: for --model_key. flags: beyond `RECIPE`, as one string."""
 
     name: str
     title: str

@@ -8,7 +8,6 @@ The checkpoints are those that `miniature.compare` trained. Started again it goe
 import argparse
 import json
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from utils.errors import UserError, run_main
 from utils.evaluation.menu import BENCHMARKS
 from utils.scoring.scores import kind_of
 from utils.systems import SYSTEMS
+
+from .programs import chosen_systems, scoring_command
 
 # What the table shows of each kind of benchmark.
 SHOWN = {
@@ -45,9 +46,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             f"--dataset_dir {options.dataset_dir} is not there; scripts/miniature/all_benchmarks.sh makes it"
         )
-    runs = {
-        name: find_run(options.runs, name) for name in SYSTEMS if name.lower() in options.systems.lower().split(",")
-    }
+    runs = {name: find_run(options.runs, name) for name in chosen_systems(options.systems)}
     missing = [name for name, run in runs.items() if run is None]
     for name in missing:
         print(f"[benchmarks] {name}: no run below {options.runs}; scripts/miniature/six_systems.sh trains it")
@@ -70,15 +69,17 @@ def score(system: str, run: Path, options) -> dict:
     report = run.parent / f"{system}.benchmarks.{options.answer}.first{options.limit}.json"
     if not report.exists():
         print(f"\n[benchmarks] {system}", flush=True)
-        command = [
-            *(sys.executable, "eval.py", "--version", run, "--dataset_dir", options.dataset_dir),
-            *("--val_dataset", options.splits, "--answer", options.answer, "--limit", options.limit),
-            *("--val_batch_size", 16, "--max_new_tokens", 64, "--device", options.device, "--output", report),
-        ]
-        code = subprocess.run([str(part) for part in command], check=False).returncode
-        if not report.exists():
+        command = scoring_command(options, run, report, splits=options.splits, answer=options.answer)
+        code = subprocess.run(command, check=False).returncode
+        if not report.exists():  # else a split could not be scored, and the report says why
             raise UserError(f"scoring {system} ended with code {code}; what it printed is above")
-    return json.loads(report.read_text(encoding="utf-8"))
+    content = json.loads(report.read_text(encoding="utf-8"))
+    made = {"--splits": "||".join(content["splits"]), "--dataset_dir": content["dataset_dir"]}
+    asked = {"--splits": options.splits, "--dataset_dir": str(options.dataset_dir)}
+    for flag, value in made.items():
+        if value != asked[flag]:
+            raise UserError(f"{report} was made with {flag} {value}; remove it to score with other settings")
+    return content
 
 
 def page(reports: dict[str, dict], runs: dict[str, Path | None], options) -> str:

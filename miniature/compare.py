@@ -8,8 +8,6 @@ and is scored on the answers that it writes itself. Started again it goes on whe
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +15,12 @@ from pathlib import Path
 from utils.errors import UserError, run_main
 from utils.systems import SYSTEMS
 
+from .programs import chosen_systems, scoring_command, start, training_command
+
 STEPS_BETWEEN_CHECKPOINTS = 50
 PIXELLM = """--seg_token_num 3 --image_feature_scale_num 2 --vision_tower_for_mask --separate_mm_projector
     --resize_vision_tower --resize_vision_tower_size 256"""
-TRAINING = """--dataset refer_seg||reason_seg --sample_rates 1,1 --refer_seg_data refcoco --explanatory -1
-    --num_classes_per_sample 4 --pad_train_clip_images --no_gradient_checkpointing --lora_r 8 --lr 1e-3
-    --warmup_num_steps 20 --dice_loss_weight 4 --grad_accumulation_steps 1 --print_freq 5 --no_eval"""
+REFER_SETS = "--refer_seg_data refcoco"
 SHOWN_LOSSES = 5
 
 
@@ -43,17 +41,19 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/six_systems.md"), help="the table to write")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options = parser.parse_args(argv)
-    systems = [name for name in SYSTEMS if name.lower() in options.systems.lower().split(",")]
-    _check(options, systems)
+    systems = chosen_systems(options.systems)
+    _check(options)
 
     directory = options.runs / f"{options.steps}_steps"
     results = {}
     for system in systems:
         report = directory / f"{system}.json"
-        if not _is_complete(report):
-            seconds = train(system, directory, options)
-            evaluate(directory / system, report, options)
-            _add_training(report, directory / system, seconds)
+        run = directory / system
+        if not _is_complete(report, options):
+            seconds = train(system, run, options)
+            print(f"\n[compare] scoring {system}", flush=True)
+            start(f"scoring {system}", scoring_command(options, run, report, splits=options.splits))
+            _add_training(report, run, seconds, options)
         results[system] = json.loads(report.read_text(encoding="utf-8"))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(page(results, options), encoding="utf-8")
@@ -61,9 +61,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"[compare] {options.out}")
 
 
-def _check(options, systems: list[str]) -> None:
-    if not systems:
-        raise UserError(f"--systems {options.systems}: choose from {', '.join(SYSTEMS)}")
+def _check(options) -> None:
     for flag, path in (("--base", options.base / "llava"), ("--dataset_dir", options.dataset_dir)):
         if not path.is_dir():
             raise UserError(f"{flag}: {path} is not there; scripts/miniature/six_systems.sh --help says what makes it")
@@ -71,62 +69,41 @@ def _check(options, systems: list[str]) -> None:
         raise UserError("--steps must be above 0, and --batch_size a multiple of --processes")
 
 
-def train(system: str, directory: Path, options) -> float:
+def train(system: str, run: Path, options) -> float:
     """Train one system, or go on with it; seconds taken by this call."""
-    start = time.monotonic()
+    started = time.monotonic()
     each = STEPS_BETWEEN_CHECKPOINTS if options.steps % STEPS_BETWEEN_CHECKPOINTS == 0 else options.steps
-    launcher = [sys.executable]
-    if options.processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.processes}"]
-    command = [
-        *launcher,
-        "train_ds.py",
-        *("--version", options.base / "llava", "--vision_tower", options.base / "clip"),
-        *("--vision_pretrained", options.base / "sam_miniature.pth", "--dataset_dir", options.dataset_dir),
-        *("--model_key", system, "--exp_name", system, "--log_base_dir", directory, "--device", options.device),
-        *("--batch_size", options.batch_size // options.processes),
-        *("--steps_per_epoch", each, "--epochs", options.steps // each),
-        *TRAINING.split(),
-        *(PIXELLM.split() if system == "PixelLM" else ()),
-    ]
-    _run(f"training {system}", command)
-    return time.monotonic() - start
+    flags = f"{REFER_SETS} {PIXELLM if system == 'PixelLM' else ''}"
+    command = training_command(options, run, system=system, steps=each, epochs=options.steps // each, flags=flags)
+    print(f"\n[compare] training {system}", flush=True)
+    start(f"training {system}", command)
+    return time.monotonic() - started
 
 
-def evaluate(run: Path, report: Path, options) -> None:
-    """Score a run on the answers that it writes."""
-    unfinished = report.with_suffix(".part")
-    command = [
-        *(sys.executable, "eval.py", "--version", run, "--dataset_dir", options.dataset_dir),
-        *("--val_dataset", options.splits, "--answer", "generated", "--limit", options.limit),
-        *("--val_batch_size", 16, "--max_new_tokens", 64, "--device", options.device, "--output", unfinished),
-    ]
-    _run(f"scoring {run.name}", command)
-    unfinished.replace(report)
-
-
-def _run(what: str, command: list) -> None:
-    print(f"\n[compare] {what}", flush=True)
-    code = subprocess.run([str(part) for part in command], check=False).returncode
-    if code:
-        raise UserError(f"{what} ended with code {code}; what it printed is above")
-
-
-def _is_complete(report: Path) -> bool:
-    """Whether a report is there, with training in it and scores as `eval.py` writes them now."""
+def _is_complete(report: Path, options) -> bool:
+    """Whether a report is there, with training in it; raises `UserError` where it was made with other settings."""
     if not report.exists():
         return False
-    content = json.loads(report.read_text(encoding="utf-8"))
-    return "training" in content and "protocol" in content
+    training = json.loads(report.read_text(encoding="utf-8")).get("training")
+    if training is not None and training.get("settings") != settings(options):
+        made = training.get("settings", "those of an older version")
+        raise UserError(f"{report} was made with other settings ({made}); remove it, or name another --runs")
+    return training is not None
 
 
-def _add_training(report: Path, run: Path, seconds: float) -> None:
+def settings(options) -> dict:
+    """What the numbers of a report depend on."""
+    return {name: str(getattr(options, name)) for name in ("batch_size", "limit", "splits", "dataset_dir", "base")}
+
+
+def _add_training(report: Path, run: Path, seconds: float, options) -> None:
     """Put the loss at both ends of training, and the seconds of it, into a report."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [values["train/loss"] for values in map(json.loads, lines) if "train/loss" in values]
     ends = [sum(part) / len(part) for part in (losses[:SHOWN_LOSSES], losses[-SHOWN_LOSSES:])]
     content = json.loads(report.read_text(encoding="utf-8"))
     content["training"] = {"first_loss": ends[0], "last_loss": ends[1], "seconds": round(seconds)}
+    content["training"]["settings"] = settings(options)
     report.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,6 +1,7 @@
 """Write the miniature data set: `python -m miniature.data --out DIR`."""
 
 import argparse
+import math
 import shutil
 import sys
 import time
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from utils.errors import UserError, run_main
+from utils.flags import count
 
 MARKER = "miniature.json"
 
@@ -51,13 +53,20 @@ def main(argv: Sequence[str]) -> None:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m miniature.data", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory to write, the later --dataset_dir")
-    parser.add_argument("--seed", type=int, default=0, help="another seed is another world")
-    parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of pictures")
+    parser.add_argument("--seed", type=count, default=0, help="another seed is another world")
+    parser.add_argument("--scale", type=_scale, default=1.0, help="factor on the number of pictures")
     parser.add_argument("--sets", type=_sets, default=tuple(COUNTS), help=f"which of {','.join(COUNTS)} (default: all)")
     parser.add_argument("--plain", action="store_true", help="refcoco: refer to things by colour and name only")
     parser.add_argument("--sheet", type=Path, help="also draw some scenes with what is said about them to this PNG")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(argv)
+
+
+def _scale(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
 
 
 def _sets(text: str) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """The ablation: what it starts, what it skips, and what its page says."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
@@ -9,6 +8,7 @@ from miniature import ablation
 from miniature.ablation_page import page
 from miniature.ablation_results import difference, read_results, score_of_targets
 from miniature.ablation_rows import COMPARED, GENERALISED, LAST, LEARNED, ROWS, SPLITS
+from tests.fake_programs import replace_programs
 from utils.errors import UserError
 from utils.training.arguments import parse_arguments
 from utils.training.model_flags import model_overrides
@@ -48,24 +48,8 @@ def write(directory, *results):
 @pytest.fixture
 def start(monkeypatch, tmp_path):
     """Runs `ablation` in `tmp_path` with training and scoring replaced; returns the commands that it started."""
-    for name in ("base/llava", "data"):
-        (tmp_path / name).mkdir(parents=True)
-    commands = []
-
-    def run(command, check):
-        commands.append(command)
-        flags = dict(zip(command, command[1:]))
-        if "train_ds.py" in command:
-            directory = tmp_path / "runs" / "5_steps" / flags["--exp_name"]
-            directory.mkdir(parents=True)
-            (directory / "metrics.jsonl").write_text(json.dumps({"step": 5, "train/loss": 2.0}) + "\n")
-        else:
-            scores = {"gIoU": 0.5, "cIoU": 0.5, "N_acc": 1.0}
-            report = {"splits": dict.fromkeys(flags["--val_dataset"].split("||"), scores)}
-            (tmp_path / flags["--output"]).write_text(json.dumps(report))
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr(ablation.subprocess, "run", run)
+    scores = {"gIoU": 0.5, "cIoU": 0.5, "N_acc": 1.0}
+    commands = replace_programs(monkeypatch, tmp_path, [{"step": 5, "train/loss": 2.0}], scores)
     monkeypatch.setattr(ablation, "layers_of", lambda run, options: None)
     monkeypatch.setattr(ablation, "write_page", lambda directory, options: None)
 
@@ -96,6 +80,14 @@ def test_all_rows_of_a_seed_come_before_the_next_seed(start):
 def test_what_is_done_is_not_done_again(start):
     assert len(start("--rows", "lisa", "--seeds", "0,1")) == 4
     assert len(start("--rows", "lisa", "--seeds", "0,1,2")) == 2
+
+
+def test_results_of_different_numbers_of_images_are_not_mixed(start, tmp_path):
+    start("--rows", "lisa,mode1", "--seeds", "0")
+    assert set(read_results(tmp_path / "runs/5_steps")) == {"lisa", "mode1"}
+    start("--rows", "lisa", "--seeds", "1", "--limit", "5")
+    with pytest.raises(UserError, match="on the first 5 images do not belong in one table"):
+        read_results(tmp_path / "runs/5_steps")
 
 
 def test_mistakes_are_said(start):

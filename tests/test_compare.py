@@ -1,11 +1,9 @@
 """The comparison of the six systems: what it starts, what it skips, and its table."""
 
-import json
-from types import SimpleNamespace
-
 import pytest
 
 from miniature import compare
+from tests.fake_programs import replace_programs
 from utils.errors import UserError
 from utils.systems import SYSTEMS
 from utils.training.arguments import parse_arguments
@@ -14,25 +12,9 @@ from utils.training.arguments import parse_arguments
 @pytest.fixture
 def started(monkeypatch, tmp_path):
     """Runs `compare` in `tmp_path` without training anything; returns the commands that it started."""
-    for name in ("base/llava", "data"):
-        (tmp_path / name).mkdir(parents=True)
-    commands = []
-
-    def run(command, check):
-        commands.append(command)
-        flags = dict(zip(command, command[1:]))
-        if "train_ds.py" in command:
-            directory = tmp_path / "runs" / "100_steps" / flags["--exp_name"]
-            directory.mkdir(parents=True)
-            losses = [{"step": step, "train/loss": 10.0 - step} for step in range(1, 7)]
-            (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in losses))
-        else:
-            scores = {"gIoU": 0.5, "cIoU": None, "silent": 1, "expressions": 4}
-            splits = dict.fromkeys(flags["--val_dataset"].split("||"), scores)
-            (tmp_path / flags["--output"]).write_text(json.dumps({"protocol": {}, "splits": splits}))
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr(compare.subprocess, "run", run)
+    losses = [{"step": step, "train/loss": 10.0 - step} for step in range(1, 7)]
+    scores = {"gIoU": 0.5, "cIoU": None, "silent": 1, "expressions": 4}
+    commands = replace_programs(monkeypatch, tmp_path, losses, scores)
 
     def start(*more):
         commands.clear()
@@ -60,9 +42,16 @@ def test_what_is_done_is_not_done_again(started, tmp_path):
     assert "2 of 8" in table and "7.00 → 6.00" in table
 
 
+def test_a_report_of_other_settings_is_not_taken(started):
+    started("--systems", "LISA")
+    for flags in (["--limit", "5"], ["--batch_size", "4"], ["--splits", "refcoco|unc|testA"]):
+        with pytest.raises(UserError, match=r"LISA.json was made with other settings \(.*'limit': '60'"):
+            started("--systems", "LISA", *flags)
+
+
 def test_mistakes_are_said(started, tmp_path):
-    with pytest.raises(UserError, match="--systems nothing"):
-        started("--systems", "nothing")
+    with pytest.raises(UserError, match="--systems: there is no reed; choose from LISA"):
+        started("--systems", "lisa,REED")
     with pytest.raises(UserError, match="multiple of --processes"):
         started("--batch_size", "3", "--processes", "2")
     with pytest.raises(UserError, match="--base"):

@@ -132,6 +132,9 @@ def test_an_object_is_where_its_annotation_says(world):
 def test_a_complete_world_is_left_alone_and_another_is_not_touched(world, tmp_path, capsys):
     data.write(world, seed=3, scale=0.02)
     assert "complete already" in capsys.readouterr().out
+    for flags in (["--scale", "nan"], ["--scale", "-1"], ["--seed", "-1"]):
+        with pytest.raises(SystemExit):
+            data.main(["--out", str(tmp_path / "new"), *flags])
     with pytest.raises(UserError, match="another miniature"):
         data.write(world, seed=4, scale=0.02)
     (tmp_path / "mine.txt").write_text("keep")

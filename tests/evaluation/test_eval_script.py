@@ -95,6 +95,22 @@ def test_reports_of_other_protocols_layers_and_limits_have_other_names(flags, na
     assert choose_places(flags, ["ReasonSeg|val"]).report.name == f"{name}.json"
 
 
+def test_a_report_lies_with_the_run_of_its_checkpoint_however_deep(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("runs/a/ckpt_model", "runs/a/merged", "runs/group/300_steps/b/meta", "runs/group/300_steps/b/hf"):
+        Path(path).mkdir(parents=True)
+    expected = {
+        "runs/a": "a",
+        "runs/a/merged": "a",
+        "runs/group/300_steps/b/hf": "group/300_steps/b",
+        "runs/group/300_steps": "group",
+        "elsewhere/c": "c",
+    }
+    for version, run in expected.items():
+        flags = eval_script.build_parser().parse(["--version", version, "--name", "x"])
+        assert choose_places(flags, ["a|val"]).report == Path("runs") / run / "eval/x.json"
+
+
 def test_a_split_that_cannot_be_scored_has_a_row_that_says_why(loaded, tmp_path, capsys):
     flags, sets = loaded
     sets["b|val"] = [item_of(0, 1)]

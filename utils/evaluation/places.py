@@ -8,6 +8,7 @@ from pathlib import Path
 from utils.errors import UserError
 
 LONGEST_NAME = 100
+MARKS_OF_A_RUN = ("metrics.jsonl", "ckpt_model", "meta")
 
 
 @dataclass(frozen=True)
@@ -47,20 +48,25 @@ def choose_places(flags, specs: list[str]) -> Places:
             raise UserError(f"--output {flags.output}: name a .json file; tables and rows lie beside it, named alike")
         return Places(flags.output, None)
     source = flags.version or flags.predictions
-    run = flags.exp_name or run_of(Path(source), Path(flags.log_base_dir))
-    # The reference's recipes name the run "<run>/eval" when they evaluate.
-    run = _safe("--exp_name", run.removesuffix("/eval"))
+    if flags.exp_name:  # the reference's recipes name it "<run>/eval" when they evaluate
+        run = _safe("--exp_name", flags.exp_name.removesuffix("/eval"))
+    else:
+        run = run_of(Path(source), Path(flags.log_base_dir))
     name = _safe("--name", flags.name or name_of(flags, specs))
     directory = Path(flags.log_base_dir) / run / "eval"
     return Places(directory / f"{name}.json", directory / "tensorboard")
 
 
 def run_of(version: Path, runs: Path) -> str:
-    """The run that a checkpoint below `runs` belongs to; elsewhere the name of its own file or directory."""
-    path = version.resolve()
-    if path.is_relative_to(runs.resolve()) and path != runs.resolve():
-        return path.relative_to(runs.resolve()).parts[0]
-    return path.stem if path.is_file() else path.name
+    """The run that a checkpoint below `runs` belongs to, from there; elsewhere the name of its file or directory."""
+    path, runs = version.resolve(), runs.resolve()
+    if not path.is_relative_to(runs) or path == runs:
+        return path.stem if path.is_file() else path.name
+    below = path.relative_to(runs)
+    for parent in [below, *below.parents][:-1]:
+        if any((runs / parent / mark).exists() for mark in MARKS_OF_A_RUN):
+            return parent.as_posix()
+    return below.parts[0]
 
 
 def name_of(flags, specs: list[str]) -> str:

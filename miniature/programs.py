@@ -1,0 +1,60 @@
+"""What the miniature's experiments start: training from the shipped base, and scoring what came of it.
+
+The options are those of `miniature.compare`, `.ablation` and `.benchmarks`.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.systems import SYSTEMS
+
+RECIPE = """--dataset refer_seg||reason_seg --sample_rates 1,1 --explanatory -1 --num_classes_per_sample 4
+    --pad_train_clip_images --no_gradient_checkpointing --lora_r 8 --lr 1e-3 --warmup_num_steps 20 --dice_loss_weight 4
+    --grad_accumulation_steps 1 --print_freq 5 --no_eval"""
+
+
+def training_command(options, run: Path, *, system: str, steps: int, epochs: int, flags: str) -> list[str]:
+    """Train `system` into the directory `run`, for so many epochs of so many steps. flags: beyond `RECIPE`."""
+    launcher = [sys.executable]
+    if options.processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.processes}"]
+    command = [
+        *launcher,
+        "train_ds.py",
+        *("--version", options.base / "llava", "--vision_tower", options.base / "clip"),
+        *("--vision_pretrained", options.base / "sam_miniature.pth", "--dataset_dir", options.dataset_dir),
+        *("--model_key", system, "--exp_name", run.name, "--log_base_dir", run.parent, "--device", options.device),
+        *("--batch_size", options.batch_size // options.processes, "--steps_per_epoch", steps, "--epochs", epochs),
+        *RECIPE.split(),
+        *flags.split(),
+    ]
+    return [str(part) for part in command]
+
+
+def scoring_command(options, run: Path, report: Path, *, splits: str, answer: str = "generated") -> list[str]:
+    """Score a run on the first `options.limit` images of each split. report: the .json file to write."""
+    command = [
+        *(sys.executable, "eval.py", "--version", run, "--dataset_dir", options.dataset_dir),
+        *("--val_dataset", splits, "--answer", answer, "--limit", options.limit),
+        *("--val_batch_size", 16, "--max_new_tokens", 64, "--device", options.device, "--output", report),
+    ]
+    return [str(part) for part in command]
+
+
+def start(what: str, command: Sequence[str]) -> None:
+    """Run a command to its end; raises `UserError` where it fails."""
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise UserError(f"{what} ended with code {code}; what it printed is above")
+
+
+def chosen_systems(names: str) -> list[str]:
+    """The systems of a list joined by commas, in any case, in the order of `SYSTEMS`."""
+    wanted = {name.strip().lower() for name in names.split(",")}
+    unknown = wanted - {name.lower() for name in SYSTEMS}
+    if unknown:
+        raise UserError(f"--systems: there is no {', '.join(sorted(unknown))}; choose from {', '.join(SYSTEMS)}")
+    return [name for name in SYSTEMS if name.lower() in wanted]
