@@ -114,7 +114,12 @@ def _start(root: Path, family: str, cache: str, draws: int, tokenizer: Path | No
     receiver, sender = context.Pipe(duplex=False)
     worker = context.Process(target=_work, args=(mixture, draws, tokenizer, sender))
     worker.start()
-    result = receiver.recv()
+    sender.close()  # else the end of the worker would not be the end of what it sends
+    try:
+        result = receiver.recv()
+    except EOFError as error:
+        worker.join()
+        raise UserError(f"{family}: the worker died (exit code {worker.exitcode}); is there enough memory?") from error
     worker.join()
     if isinstance(result, Exception):
         raise result

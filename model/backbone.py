@@ -3,6 +3,8 @@
 Legend: I images, R rows, T tokens, P image tokens, D width of the LLM, V width of CLIP, L layers of the LLM.
 """
 
+import re
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,16 +15,23 @@ from utils.errors import UserError
 
 from .pixels import normalize_cropped, normalize_padded, picture_cells
 
+ATTENTIONS = ("sdpa", "flash_attention_2")  # others of transformers add a mask to the scores, ours says who may look
+
 
 def build_projector(kind: str, in_width: int, out_width: int) -> nn.Module:
-    """LLaVA's projector from CLIP to LLaMA: "linear", "mlpNx_gelu" (N linear layers) or "identity"."""
+    """LLaVA's projector from CLIP to LLaMA: "linear", "mlpNx_gelu" (N linear layers) or "identity".
+
+    Raises `UserError` for another kind.
+    """
     if kind == "identity":
         return nn.Identity()
     if kind == "linear":
         return nn.Linear(in_width, out_width)
-    depth = int(kind.removeprefix("mlp").removesuffix("x_gelu"))
+    depth = re.fullmatch(r"mlp([1-9]\d*)x_gelu", kind)
+    if depth is None:
+        raise UserError(f'mm_projector_type "{kind}": known are linear, mlp2x_gelu (with any number) and identity')
     layers: list[nn.Module] = [nn.Linear(in_width, out_width)]
-    for _ in range(depth - 1):
+    for _ in range(int(depth[1]) - 1):
         layers += [nn.GELU(), nn.Linear(out_width, out_width)]
     return nn.Sequential(*layers)
 

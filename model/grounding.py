@@ -17,6 +17,7 @@ from utils.feature_cache import EncoderFeatures, FeatureCache
 
 from . import encoding
 from .backbone import (
+    ATTENTIONS,
     ImageTokens,
     build_projector,
     flash_attention_rows,
@@ -185,9 +186,10 @@ class GroundingModel(PreTrainedModel):
             if layer != "last" and not self.system.uses_policy:
                 raise UserError(f'layer "{layer}": {self.config.system} has no policy; use "last"')
             return layer
+        last = self.config.num_layers - 1
+        if not str(layer).isdecimal() or int(layer) > last:
+            raise UserError(f'layer "{layer}": use last, greedy, mixture, sample or one of 0..{last}')
         index = int(layer)
-        if not 0 <= index < self.config.num_layers:
-            raise UserError(f"layer {index} is outside 0..{self.config.num_layers - 1}")
         if not self.system.uses_policy:
             raise UserError(f"layer {index}: {self.config.system} always uses the last layer")
         return index
@@ -214,7 +216,10 @@ class GroundingModel(PreTrainedModel):
         places = batch.image_start[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
         visible = None if images.visible is None else images.visible[batch.image_index]
         embeddings = row_embeddings(self.language_model.embed_tokens, batch.input_ids, places, tokens)
-        if self.language_model.config._attn_implementation == "flash_attention_2":
+        attention = self.language_model.config._attn_implementation
+        if attention not in ATTENTIONS:
+            raise UserError(f'attention "{attention}" does not take who sees whom; use {" or ".join(ATTENTIONS)}')
+        if attention == "flash_attention_2":
             return embeddings, flash_attention_rows(batch.branches, visible), places
         return embeddings, row_attention(batch.branches, places, visible), places
 

@@ -31,9 +31,9 @@ def round_half_up(value: float) -> int:
 
 
 def fit_longest(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """(height, width) scaled so that the longer one becomes `side`."""
+    """(height, width) scaled so that the longer one becomes `side`, neither below 1."""
     scale = side / max(size)
-    return round_half_up(size[0] * scale), round_half_up(size[1] * scale)
+    return max(1, round_half_up(size[0] * scale)), max(1, round_half_up(size[1] * scale))
 
 
 def map_on_padded_image(scores: Tensor, size: tuple[int, int]) -> Tensor:

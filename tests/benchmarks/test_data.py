@@ -1,5 +1,7 @@
 """The data's cost: an index starts at once the second time, and no process holds the annotations."""
 
+import os
+
 import pytest
 
 from benchmarks import data, loader
@@ -27,6 +29,13 @@ def test_a_worker_needs_no_more_memory_for_more_annotations(tmp_path):
     assert many.first.megabytes > few.first.megabytes + 30  # parsed, they are that large
     assert many.work.megabytes < few.work.megabytes + 8
     assert many.again.seconds < 2
+
+
+def test_a_worker_that_is_killed_is_an_error_and_no_endless_wait(tmp_path, monkeypatch):
+    write_synthetic(tmp_path, 12)
+    monkeypatch.setattr(data, "_work", lambda *_: os._exit(137))
+    with pytest.raises(UserError, match=r"vqa: the worker died \(exit code 137\)"):
+        data._start(tmp_path, "vqa", str(tmp_path / "cache"), 2, None)
 
 
 def test_the_table_has_a_row_for_every_family(tmp_path, capsys):

@@ -35,7 +35,7 @@ def test_a_peak_on_the_padded_square_lies_on_the_whole_image(size):
     assert torch.allclose(points[0, 0], torch.tensor([50.0, 50.0]), atol=4)
 
 
-@pytest.mark.parametrize("size", [(80, 160), (160, 80), (33, 160)])
+@pytest.mark.parametrize("size", [(80, 160), (160, 80), (33, 160), (2, 160)])
 @pytest.mark.parametrize("cropped", [True, False], ids=["cropped", "padded"])
 def test_every_point_lies_where_clip_looked(size, cropped):
     scores = torch.randn(3, GRID * GRID, generator=torch.Generator().manual_seed(0))
@@ -45,8 +45,8 @@ def test_every_point_lies_where_clip_looked(size, cropped):
     left, top = ((size[1] - side) / 2, (size[0] - side) / 2) if cropped else (0, 0)
     right, bottom = (left + side, top + side) if cropped else (size[1], size[0])
     assert low[0] >= left and low[1] >= top and high[0] <= right and high[1] <= bottom
-    rows = GRID if cropped or size[0] >= size[1] else int(GRID * size[0] / size[1] + 0.5)
-    columns = GRID if cropped or size[1] >= size[0] else int(GRID * size[1] / size[0] + 0.5)
+    rows = GRID if cropped or size[0] >= size[1] else max(1, int(GRID * size[0] / size[1] + 0.5))
+    columns = GRID if cropped or size[1] >= size[0] else max(1, int(GRID * size[1] / size[0] + 0.5))
     assert points.shape == (3, rows * columns, 2)
 
 

@@ -176,3 +176,10 @@ def test_the_chosen_layer_s_maps_are_scored_once(monkeypatch):
     monkeypatch.setattr(uground, "losses_of_maps", lambda *maps: scored.append(1) or losses(*maps))
     model(Collator(processor)(tiny_samples()))
     assert len(scored) == 4
+
+
+def test_a_layer_that_is_no_rule_is_named_with_those_that_are():
+    model, _ = model_and_batch()
+    for layer in ("gready", "-1", 4):
+        with pytest.raises(UserError, match=rf'layer "{layer}": use last, greedy, mixture, sample or one of 0\.\.3'):
+            model.layer_rule(layer)

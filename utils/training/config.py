@@ -42,9 +42,7 @@ class TrainingConfig:
         "weights and arithmetic (default: bf16 on a GPU, fp32 on a CPU)",
         choices=("fp32", "bf16", "fp16"),
     )
-    attn_implementation: str = option(
-        "sdpa", "model", "attention of the LLM", choices=("sdpa", "flash_attention_2", "eager")
-    )
+    attn_implementation: str = option("sdpa", "model", "attention of the LLM", choices=("sdpa", "flash_attention_2"))
     image_size: int | None = option(
         None, "model", "longest side of the image that SAM sees (default: what SAM was built for)"
     )

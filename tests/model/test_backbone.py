@@ -1,9 +1,11 @@
-"""Who sees whom in a row."""
+"""LLaVA's parts: who sees whom in a row, and the projector."""
 
 import pytest
 import torch
 
-from model.backbone import flash_attention_rows, row_attention
+from dataloaders.collate import Collator
+from model.backbone import build_projector, flash_attention_rows, row_attention
+from tests.tiny import tiny_model, tiny_samples
 from utils.errors import UserError
 
 BRANCHES = torch.tensor([[0, 0, 0, 1, 1, 2, 2, -1]])
@@ -40,3 +42,18 @@ def test_flash_attention_takes_plain_rows_only():
         flash_attention_rows(BRANCHES, None)
     with pytest.raises(UserError, match="padded CLIP"):
         flash_attention_rows(plain, torch.ones(1, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("attention", ["eager", "flex_attention"])
+def test_attention_that_would_add_the_mask_to_the_scores_is_refused(attention):
+    """It would let every token see every other."""
+    model, processor = tiny_model()
+    model.language_model.set_attn_implementation(attention)
+    with pytest.raises(UserError, match=f'attention "{attention}" .*use sdpa or flash_attention_2'):
+        model(Collator(processor)(tiny_samples()))
+
+
+@pytest.mark.parametrize("kind", ["resampler", "mlp0x_gelu", "mlpx_gelu"])
+def test_an_unknown_projector_is_named_with_the_known_ones(kind):
+    with pytest.raises(UserError, match=f'"{kind}": known are linear, mlp2x_gelu'):
+        build_projector(kind, 4, 8)
