@@ -12,6 +12,7 @@ import torch
 from dataloaders.batch import PREFIX_BRANCH, Batch
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
+from utils.errors import UserError
 from utils.training.engine import enable_gradient_checkpointing
 from utils.training.lora import add_lora
 from utils.training.trainable import DEFAULT_VISION_SIZE, set_trainable, trainable_prefixes
@@ -245,7 +246,9 @@ def _words(shape: BenchShape, count: int, generator: torch.Generator) -> list[in
 
 
 def _branch(shape: BenchShape, length: int, generator: torch.Generator) -> list[int]:
-    """A question and an answer whose labelled end holds the `[SEG]`."""
+    """A question and an answer whose labelled end holds the `[SEG]`, each with the token that it is read from."""
+    if shape.segs >= shape.labelled:
+        raise UserError(f"{shape.segs} [SEG] do not fit into an answer of {shape.labelled} labelled tokens")
     tokens = _words(shape, length, generator)
     for number in range(shape.segs):
         tokens[length - 2 - number] = SEG_ID

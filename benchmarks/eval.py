@@ -10,19 +10,16 @@ expression encodes its image, reads its prompt and decodes its mask alone.
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.bench_model import BenchShape, bench_batch, bench_model
 from benchmarks.measuring import Cost, measure
+from benchmarks.step import REFERENCE
 from dataloaders.batch import Batch
 from utils.errors import run_main
-
-# FLOPs of the reference for one image with three questions on the bench model, teacher-forced.
-REFERENCE = 267.8e9
-REFERENCE_SHAPE = (1, 3)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,13 +47,13 @@ def main(argv: Sequence[str]) -> None:
     )
     for name, (batched, single) in costs.items():
         print(table(name, shape, batched, single) + "\n")
-    is_yardstick = replace(shape, images=1, conversations=3) == BenchShape(images=1)
-    if is_yardstick and (shape.images, shape.conversations) == REFERENCE_SHAPE:
-        flops = costs["teacher-forced"][0].flops
-        print(f"teacher-forced: {flops / 1e9:.1f} GFLOP in all, {flops / REFERENCE:.2f} of the reference's", end=" ")
-        print(f"{REFERENCE / 1e9:.1f}")
+    if shape == BenchShape(images=1) and options.system == "UGround":
+        gflops, reference = costs["teacher-forced"][0].flops / 1e9, REFERENCE["evaluate"].gflops
+        print(f"teacher-forced: {gflops:.1f} GFLOP in all, {gflops / reference:.2f} of the reference's {reference:.1f}")
     if options.out:
-        content = {name: {"batched": vars(both[0]), "one at a time": vars(both[1])} for name, both in costs.items()}
+        content = {
+            name: {"batched": numbers(both[0]), "one at a time": numbers(both[1])} for name, both in costs.items()
+        }
         options.out.write_text(json.dumps({"shape": vars(shape), **content}, indent=2) + "\n", encoding="utf-8")
 
 
@@ -66,7 +63,19 @@ def compare(model, shape: BenchShape, work: Callable, repeat: int) -> tuple[Cost
     alone = bench_batch(replace(shape, images=1, conversations=1)).to(model.device)
     expressions = shape.images * shape.conversations
     batched, one = (measure(lambda batch=batch: work(model, batch), repeat) for batch in (together, alone))
-    return batched, replace(one, flops=one.flops * expressions, seconds=one.seconds * expressions)
+    return batched, replace(
+        one,
+        flops=one.flops * expressions,
+        seconds=one.seconds * expressions,
+        cpu_seconds=one.cpu_seconds * expressions,
+    )
+
+
+def numbers(cost: Cost) -> dict[str, float]:
+    """All but the peak of memory, which is that of the whole process so far."""
+    content = asdict(cost)
+    del content["peak_gb"]
+    return content
 
 
 def score(model, batch: Batch) -> torch.Tensor:

@@ -57,7 +57,6 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--layers", type=int, default=8, metavar="N", help="layers of the LLM")
     parser.add_argument("--sam_image_size", type=int, default=1024, metavar="PIXELS")
     parser.add_argument("--plain_rows", action="store_true", help="one row a conversation")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the static parts")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="timed runs, the best counts (default: 3)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
@@ -74,6 +73,7 @@ def _report(flags: argparse.Namespace) -> None:
         images=flags.images,
         conversations=flags.conversations,
         segs=flags.segs,
+        labelled=max(BenchShape.labelled, flags.segs + 4),  # the answer must hold them
         layers=flags.layers,
         sam_image_size=flags.sam_image_size,
         packed=not flags.plain_rows,
@@ -82,7 +82,7 @@ def _report(flags: argparse.Namespace) -> None:
     print("|work|what|here|reference|ratio|limit||\n|---|---|---|---|---|---|---|", flush=True)
     costs = {}
     for name in REFERENCE if flags.work == "all" else [flags.work]:
-        cost = in_a_new_process(run, name, shape, flags.system, flags.repeats, flags.threads, flags.compile)
+        cost = in_a_new_process(run, name, shape, flags.system, flags.repeats, flags.threads)
         costs[name] = asdict(cost)
         for row in table_rows(name, cost, REFERENCE[name] if comparable else None):
             print(row, flush=True)
@@ -115,17 +115,17 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def run(name: str, shape, system: str, repeats: int, threads: int, compiled: bool):
+def run(name: str, shape, system: str, repeats: int, threads: int):
     """The `Cost` of one of the three works, in this process."""
     import torch
 
     from benchmarks.measuring import measure
 
     torch.set_num_threads(threads)
-    return measure(work(name, shape, system, compiled), repeats)
+    return measure(work(name, shape, system), repeats)
 
 
-def work(name: str, shape, system: str, compiled: bool = False) -> Callable[[], object]:
+def work(name: str, shape, system: str) -> Callable[[], object]:
     """The work itself, ready to be called: "train", "evaluate" or "generate"."""
     from benchmarks.bench_model import bench_batch, bench_model, bench_prompt
 

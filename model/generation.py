@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -86,15 +87,15 @@ def generate_answers(
     )
     prompt = model.system.prompt(model, states, batch, layer)
     masks = model.masks(batch, states, prompt)
-    layers = prompt.layers.split(counts)
+    layers, scores = iter(prompt.layers.tolist()), iter(torch.cat([mask_scores(each) for each in masks]).tolist())
     return [
         Answer(
             token_ids=row.token_ids,
             seg_indices=row.seg_indices,
             mask_logits=masks[index],
-            layers=layers[index].tolist(),
-            similarity_maps=None if prompt.maps is None else prompt.maps[index],
-            mask_scores=mask_scores(masks[index]),
+            layers=list(islice(layers, counts[index])),
+            similarity_maps=prompt.maps[index] if prompt.maps and row.targets else None,
+            mask_scores=list(islice(scores, counts[index])),
             rej_indices=written_at(row.token_ids, model.config.rej_token_ids),
         )
         for index, row in enumerate(rows)
@@ -112,11 +113,11 @@ def written_at(token_ids: list[int], target: list[int]) -> list[int]:
     return places
 
 
-def mask_scores(logits: Tensor) -> list[float]:
-    """Mean probability of the predicted foreground of each mask [n, H, W] (PixelLM's mask score)."""
+def mask_scores(logits: Tensor) -> Tensor:
+    """[n]: mean probability of the predicted foreground of each mask [n, H, W] (PixelLM's mask score)."""
     inside = logits > 0
     total = (logits.sigmoid() * inside).sum(dim=(1, 2))
-    return (total / (inside.sum(dim=(1, 2)) + 1e-6)).tolist()
+    return total / (inside.sum(dim=(1, 2)) + 1e-6)
 
 
 def _write(

@@ -187,9 +187,11 @@ class GroundingModel(PreTrainedModel):
                 raise UserError(f'layer "{layer}": {self.config.system} has no policy; use "last"')
             return layer
         last = self.config.num_layers - 1
-        if not str(layer).isdecimal() or int(layer) > last:
+        if not str(layer).lstrip("-").isdecimal():
             raise UserError(f'layer "{layer}": use last, greedy, mixture, sample or one of 0..{last}')
         index = int(layer)
+        if not 0 <= index <= last:
+            raise UserError(f"layer {index} is outside 0..{last}")
         if not self.system.uses_policy:
             raise UserError(f"layer {index}: {self.config.system} always uses the last layer")
         return index

@@ -90,7 +90,8 @@ class Answer:
     token_ids: generated ids without the end-of-sentence token.
     seg_indices, rej_indices: for every `[SEG]` and every `[REJ]` the index into `token_ids` of its first token.
     mask_logits float32 [n, H, W]; masks are `mask_logits > 0`.
-    layers [n]; similarity_maps [n, H, W] or None; mask_scores [n]: mean foreground probability of each mask.
+    layers [n]; similarity_maps [n, H, W], None without a target and for systems that have none.
+    mask_scores [n]: mean foreground probability of each mask.
     """
 
     token_ids: list[int]

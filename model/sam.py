@@ -27,10 +27,10 @@ def encode_images(sam: SamModel, images: Tensor, sizes: list[tuple[int, int]]) -
 
     images [I, 3, S, S]: uint8 or normalised; sizes: (height, width) of the picture inside each square.
     """
-    parameter = next(sam.vision_encoder.parameters())
-    pixels = normalize_padded(images, sizes, parameter.dtype)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and parameter.requires_grad):
-        return sam.vision_encoder(pixels).last_hidden_state
+    encoder = sam.vision_encoder
+    pixels = normalize_padded(images, sizes, encoder.patch_embed.projection.weight.dtype)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in encoder.parameters())):
+        return encoder(pixels).last_hidden_state
 
 
 def image_positions(sam: SamModel) -> Tensor:
@@ -85,15 +85,13 @@ def decode(sam: SamModel, embeddings: Tensor, image: Tensor, sparse: Tensor | li
     return sam.mask_decoder(embeddings, image_positions(sam).to(embeddings.dtype), image, dense, *groups)
 
 
-def upscale_masks(
-    low_res: Tensor, side: int, resized: tuple[int, int], original: tuple[int, int], dtype: torch.dtype = torch.float32
-) -> Tensor:
+def upscale_masks(low_res: Tensor, side: int, resized: tuple[int, int], original: tuple[int, int]) -> Tensor:
     """Logits [m, h, w] at SAM's mask resolution -> float32 [m, H, W] at the size of the original image.
 
     side: SAM's input side; resized: (height, width) of the picture inside it.
     """
     if low_res.shape[0] == 0:
-        return low_res.new_zeros((0, *original), dtype=dtype)
-    masks = F.interpolate(low_res.unsqueeze(1).to(dtype), (side, side), mode="bilinear", align_corners=False)
+        return low_res.new_zeros((0, *original), dtype=torch.float32)
+    masks = F.interpolate(low_res.unsqueeze(1).float(), (side, side), mode="bilinear", align_corners=False)
     masks = masks[..., : resized[0], : resized[1]]
     return F.interpolate(masks, original, mode="bilinear", align_corners=False).squeeze(1)

@@ -98,7 +98,7 @@ class ChatSession:
         return replace(
             reply,
             masks=(logits > 0).cpu().numpy(),
-            scores=mask_scores(logits),
+            scores=mask_scores(logits).tolist(),
             layers=found.layers[first:],
             maps=None if maps is None else maps[first:].float().cpu().numpy(),
             seconds=time.perf_counter() - start,

@@ -13,6 +13,7 @@ from benchmarks.growth import AXES, grow
 from benchmarks.measuring import Cost, count_flops, in_a_new_process
 from benchmarks.scale import Machine, predict
 from benchmarks.step import REFERENCE, run, table_rows, work
+from utils.errors import UserError
 
 TINY = SIZES["tiny"]
 
@@ -27,6 +28,12 @@ def test_the_batch_is_that_of_the_yardstick():
         assert (one.input_ids.flatten()[one.seg_positions + 1] == SEG_ID).all()
         assert torch.equal(one.input_ids.flatten()[one.label_positions + 1], one.label_ids)
         assert [mask.shape for mask in one.masks] == [(3, 480, 640)] * 2
+
+
+def test_an_answer_must_hold_its_targets():
+    assert len(bench_batch(replace(TINY, segs=11)).seg_positions) == 11 * TINY.images * TINY.conversations
+    with pytest.raises(UserError, match=r"12 \[SEG\] do not fit into an answer of 12 labelled tokens"):
+        bench_batch(replace(TINY, segs=12))
 
 
 def test_packed_and_plain_bench_batches_give_the_same_losses():
@@ -55,7 +62,7 @@ def test_evaluation_and_generation_stay_within_their_flops(name):
 
 
 def test_a_step_in_a_process_of_its_own_is_measured():
-    cost = in_a_new_process(run, "train", TINY, "UGround", 1, 1, False)
+    cost = in_a_new_process(run, "train", TINY, "UGround", 1, 1)
     assert cost.flops > 1e8 and cost.seconds > 0 and cost.cpu_seconds > 0 and 0.2 < cost.peak_gb < 4
 
 

@@ -180,6 +180,8 @@ def test_the_chosen_layer_s_maps_are_scored_once(monkeypatch):
 
 def test_a_layer_that_is_no_rule_is_named_with_those_that_are():
     model, _ = model_and_batch()
-    for layer in ("gready", "-1", 4):
-        with pytest.raises(UserError, match=rf'layer "{layer}": use last, greedy, mixture, sample or one of 0\.\.3'):
+    with pytest.raises(UserError, match=r'layer "gready": use last, greedy, mixture, sample or one of 0\.\.3'):
+        model.layer_rule("gready")
+    for layer in (-1, 4, "4"):
+        with pytest.raises(UserError, match=rf"layer {layer} is outside 0\.\.3"):
             model.layer_rule(layer)
