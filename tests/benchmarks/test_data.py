@@ -8,6 +8,7 @@ from benchmarks import data, loader
 from benchmarks.measuring import MEGABYTE
 from benchmarks.synthetic import write_synthetic
 from dataloaders.data_checks import check_data
+from dataloaders.index_cache import ENVIRONMENT
 from utils.errors import UserError
 
 
@@ -34,6 +35,8 @@ def test_a_worker_needs_no_more_memory_for_more_annotations(tmp_path):
 def test_a_worker_that_is_killed_is_an_error_and_no_endless_wait(tmp_path, monkeypatch):
     write_synthetic(tmp_path, 12)
     monkeypatch.setattr(data, "_work", lambda *_: os._exit(137))
+    monkeypatch.setenv(ENVIRONMENT, "")  # which it sets for the process of its own that it is meant for
+    monkeypatch.setattr("torch.set_num_threads", lambda number: None)
     with pytest.raises(UserError, match=r"vqa: the worker died \(exit code 137\)"):
         data._start(tmp_path, "vqa", str(tmp_path / "cache"), 2, None)
 
