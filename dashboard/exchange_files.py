@@ -77,12 +77,13 @@ def write_record(exchange: Exchange) -> Path:
 
 
 def thumbnail(exchange: Exchange, side: int = 256) -> Path:
-    """A small overlay for the history."""
-    path = _new_file(exchange, "thumbnail.jpg")
-    image = Image.fromarray(overlay(exchange.image(), exchange.masks()))
-    image.thumbnail((side, side))
-    image.save(path, quality=85)
-    return path
+    """A small overlay for the history, drawn once."""
+    if exchange.thumbnail is None:
+        exchange.thumbnail = _new_file(exchange, "thumbnail.jpg")
+        image = Image.fromarray(overlay(exchange.image(), exchange.masks()))
+        image.thumbnail((side, side))
+        image.save(exchange.thumbnail, quality=85)
+    return exchange.thumbnail
 
 
 def _coloured(mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:

@@ -24,18 +24,27 @@ class Experiment:
     changed: float
 
 
-def find_experiments(runs: Path) -> list[Experiment]:
-    """Every experiment below `runs`, the newest first; links are not followed."""
-    found = []
-    folders = [(runs, 0)]
-    while folders:
-        folder, depth = folders.pop()
-        files = [folder / name for name in (METRICS, SCORES) if (folder / name).is_file()]
-        if files and depth:
-            found.append(_experiment(runs, folder, max(file.stat().st_mtime for file in files)))
+def find_folders(runs: Path) -> dict[str, Path]:
+    """Every folder below `runs` with records, scores or reports of eval.py, by name; no link is followed."""
+    found, waiting = {}, [(runs, 0)]
+    while waiting:
+        folder, depth = waiting.pop()
+        if depth and _files_of(folder):
+            found[folder.relative_to(runs).as_posix()] = folder
         elif depth < DEEPEST and folder.is_dir():
-            folders += [(child, depth + 1) for child in folder.iterdir() if child.is_dir() and not child.is_symlink()]
+            waiting += [(child, depth + 1) for child in folder.iterdir() if child.is_dir() and not child.is_symlink()]
+    return found
+
+
+def find_experiments(runs: Path) -> list[Experiment]:
+    """What lies in the folders below `runs`, the newest first."""
+    found = [_experiment(name, folder) for name, folder in find_folders(runs).items()]
     return sorted(found, key=lambda experiment: -experiment.changed)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    files = [folder / name for name in (METRICS, SCORES) if (folder / name).is_file()]
+    return [*files, *(folder / "eval").glob("*.json")]
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
@@ -103,11 +112,11 @@ def _report_row(scores: dict[str, Any]) -> list[str]:
     return [str(answer), *(_shown(scores.get(name)) for name in ("gIoU", "cIoU")), str(scores.get("images"))]
 
 
-def _experiment(runs: Path, folder: Path, changed: float) -> Experiment:
+def _experiment(name: str, folder: Path) -> Experiment:
     records = read_metrics(folder)
     best = _read_json(folder / SCORES).get("best")
     step = records[-1]["step"] if records else None
-    return Experiment(folder.relative_to(runs).as_posix(), folder, step, best, changed)
+    return Experiment(name, folder, step, best, max(file.stat().st_mtime for file in _files_of(folder)))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

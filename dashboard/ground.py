@@ -5,6 +5,7 @@ import gradio as gr
 from dashboard.context import Context
 from dashboard.exchange_files import thumbnail
 from dashboard.ground_widgets import (
+    AS_STARTED,
     NOTHING_YET,
     ONE_LAYER,
     POLICY,
@@ -16,6 +17,7 @@ from dashboard.ground_widgets import (
 from dashboard.grounding import Grounding, View
 from dashboard.visitor import Visitor
 from dashboard.waiting import WaitingBar
+from utils.reply import LayerChoice
 
 STATE_SECONDS = 6 * 3600
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
@@ -35,10 +37,18 @@ def ground_tab(context: Context) -> None:
     _bind_asking(tab, question, result, visitor, shown)
     _bind_looking(tab, result, visitor, shown)
 
+    def on_forget(person):
+        if person:
+            person.forget()
+        return [person, [], None, *_updates(View(NOTHING_YET)), None]
+
+    parts = [*result.parts, shown]
+    result.forget.click(on_forget, visitor, [visitor, result.history, question.picture, *parts], **QUIET)
+
     def on_clear():
         return [None, "", *_updates(View(NOTHING_YET)), None]
 
-    question.clear.click(on_clear, None, [question.picture, question.prompt, *result.parts, shown], **QUIET)
+    question.clear.click(on_clear, None, [question.picture, question.prompt, *parts], **QUIET)
 
 
 def _bind_asking(
@@ -54,7 +64,7 @@ def _bind_asking(
             person,
             picture,
             prompt,
-            layer=tab.layer(rule == POLICY, layer),
+            layer=tab.layer(_wish(rule, layer)),
             follow_up=follow_up,
             opacity=opacity,
         )
@@ -98,7 +108,7 @@ def _bind_looking(tab: Grounding, result: ResultWidgets, visitor: gr.State, show
     """Everything that shows an answer that is there already in another way."""
 
     def on_layer(person, index, rule, layer, opacity, request: gr.Request):
-        wanted = tab.layer(rule == POLICY, layer)
+        wanted = tab.layer(_wish(rule, layer))
         view = tab.look_again(request.session_hash, person, index, wanted, opacity) if person else None
         return [*_updates(view), person, _history(person) if view else gr.skip()]
 
@@ -110,11 +120,6 @@ def _bind_looking(tab: Grounding, result: ResultWidgets, visitor: gr.State, show
         index = len(person.exchanges) - 1 - event.index if person else 0
         view = tab.show(person, index, opacity) if person else None
         return [*_updates(view), index if view else gr.skip()]
-
-    def on_forget(person):
-        if person:
-            person.forget()
-        return [person, [], None]
 
     gr.on(
         [result.layer.input, result.rule.input],
@@ -136,7 +141,6 @@ def _bind_looking(tab: Grounding, result: ResultWidgets, visitor: gr.State, show
         **QUIET,
     )
     result.history.select(on_select, [visitor, result.opacity], [*result.parts, shown], **QUIET)
-    result.forget.click(on_forget, visitor, [visitor, result.history, shown], **QUIET)
 
 
 # --- what widgets are told -------------------------------------------------------------------------------------------
@@ -162,13 +166,21 @@ def _busy(busy: bool) -> list:
 
 def _layer_widgets(tab: Grounding) -> list:
     """For Ask, the rule and the slider, once the model is known."""
-    options = tab.layer_options()
-    by_policy = options.default == "greedy"
+    options, rules = tab.layer_options(), [POLICY, ONE_LAYER]
+    index = options.default if isinstance(options.default, int) else options.last
+    if options.default in ("mixture", "sample"):
+        rules.append(AS_STARTED + options.default)
+    rule = {"greedy": POLICY, "mixture": rules[-1], "sample": rules[-1]}.get(options.default, ONE_LAYER)
     return [
         gr.update(interactive=True),
-        gr.update(visible=options.policy, value=POLICY if by_policy else ONE_LAYER),
-        gr.update(maximum=options.last, value=options.last, visible=options.policy and not by_policy),
+        gr.update(choices=rules, visible=options.policy, value=rule),
+        gr.update(maximum=options.last, value=index, visible=options.policy and rule == ONE_LAYER),
     ]
+
+
+def _wish(rule: str, layer: float) -> LayerChoice:
+    """What the rule's and the layer's widget say; None for "as started"."""
+    return {POLICY: "greedy", ONE_LAYER: int(layer)}.get(rule)
 
 
 def _history(person: Visitor) -> list:

@@ -8,7 +8,7 @@ from dashboard import markup
 from dashboard.context import Context
 from dashboard.pictures import example_pictures, fill_from, picture_upload
 
-POLICY, ONE_LAYER = "Policy's choice", "This layer"
+POLICY, ONE_LAYER, AS_STARTED = "Policy's choice", "This layer", "As started: "
 NOTHING_YET = markup.hint("The answer appears here.")
 
 

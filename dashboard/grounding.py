@@ -13,6 +13,7 @@ import numpy as np
 from dashboard import exchange_files, markup
 from dashboard.answering import Stopped
 from dashboard.context import Context
+from dashboard.examples import PICTURES
 from dashboard.limits import check_prompt, read_picture
 from dashboard.visitor import Exchange, Visitor
 from utils.errors import UserError
@@ -37,9 +38,8 @@ class View:
 @dataclass(frozen=True)
 class LayerOptions:
     """Which hidden states a model can prompt from. last: index of the last; policy: whether it has one; default: the
-    checkpoint's own rule."""
+    rule that `app.py --layer` named, else the checkpoint's own."""
 
-    system: str
     last: int
     policy: bool
     default: LayerChoice
@@ -52,19 +52,17 @@ class Grounding:
         self.context = context
 
     def layer_options(self) -> LayerOptions:
-        model = self.context.model.get().model
+        session = self.context.model.get()
+        model = session.model
         return LayerOptions(
-            system=model.config.system,
             last=model.config.num_layers - 1,
             policy=model.system.uses_policy,
-            default=model.layer_rule(None),
+            default=model.layer_rule(session.layer),
         )
 
-    def layer(self, by_policy: bool, index: float) -> LayerChoice:
-        """What the widgets ask for; None, the checkpoint's own, where there is nothing to choose."""
-        if not self.context.model.ready or not self.layer_options().policy:
-            return None
-        return "greedy" if by_policy else int(index)
+    def layer(self, wish: LayerChoice) -> LayerChoice:
+        """What the widgets ask for; None, the default, where there is nothing to choose."""
+        return wish if self.context.model.ready and self.layer_options().policy else None
 
     def ask(
         self,
@@ -87,6 +85,7 @@ class Grounding:
             session = self.context.model.get()
             question = check_prompt(prompt, self.context.limits)
             image = read_picture(picture, self.context.limits)
+            self._note_upload(person, Path(picture))
             earlier = _earlier(person, image) if follow_up else ()
             yield View(markup.answer("", growing=True, note="waiting for the model"))
             reply = None
@@ -104,6 +103,12 @@ class Grounding:
             yield View(markup.answer(said, note="Stopped."))
         except Exception as error:
             yield View(markup.problem(sentence(error)))
+
+    def _note_upload(self, person: Visitor, picture: Path) -> None:
+        """The visitor's file goes with the visitor; the examples, of which Gradio serves copies, stay for all."""
+        below = picture.resolve().is_relative_to(self.context.folder.resolve())
+        if below and picture.name not in {path.name for path in PICTURES.iterdir()}:
+            person.uploads.add(picture)
 
     def look_again(
         self, who: str, person: Visitor, index: int | None, layer: LayerChoice, opacity: float

@@ -111,7 +111,7 @@ def layers_tab(context: Context) -> None:
         from dashboard.layer_views import open_item, question_of
 
         try:
-            question = question_of(open_item(name, int(number or 0), context.dataset_dir), int(which or 0))
+            question = question_of(open_item(name or "", int(number or 0), context.dataset_dir), int(which or 0))
         except UserError as error:
             return [gr.skip()] * 4 + [markup.problem(str(error))]
         one = question.truth is not None and len(question.truth) == 1

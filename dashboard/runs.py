@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from pathlib import Path
 
 import gradio as gr
 import pandas
@@ -12,6 +13,7 @@ from dashboard.experiments import (
     Experiment,
     curve,
     find_experiments,
+    find_folders,
     read_metrics,
     read_reports,
     read_scores,
@@ -55,13 +57,10 @@ def runs_tab(context: Context) -> None:
     )
     first_look = gr.Timer(0.2)
 
-    def experiments() -> dict[str, Experiment]:
-        return {experiment.name: experiment for experiment in find_experiments(runs)}
-
     def draw(names, scalar):
-        known = experiments()
-        picked = [known[one] for one in (names or [])[:MOST_RUNS] if one in known]
-        records = {experiment.name: read_metrics(experiment.directory) for experiment in picked}
+        known = find_folders(runs)
+        picked = {one: known[one] for one in (names or [])[:MOST_RUNS] if one in known}
+        records = {name: read_metrics(folder) for name, folder in picked.items()}
         scalars = list(dict.fromkeys(one for lines in records.values() for one in scalar_names(lines)))
         if scalar not in scalars:
             scalar = FIRST_CURVE if FIRST_CURVE in scalars else next(iter(scalars), None)
@@ -74,7 +73,7 @@ def runs_tab(context: Context) -> None:
         return [gr.update(choices=scalars, value=scalar), gr.update(value=frame, y_title=scalar), _scores(picked)]
 
     def look(names, scalar):
-        known = experiments()
+        known = {experiment.name: experiment for experiment in find_experiments(runs)}
         names = [one for one in (names or []) if one in known] or list(known)[:1]
         return [
             _listing(list(known.values()), runs),
@@ -91,7 +90,7 @@ def runs_tab(context: Context) -> None:
 
 def _listing(experiments: list[Experiment], runs) -> str:
     if not experiments:
-        return markup.hint(f"There is no experiment below {runs} yet; train_ds.py writes them there.")
+        return markup.hint(f"There is no experiment below {runs} yet; train_ds.py and eval.py write there.")
     rows = []
     for experiment in experiments:
         best = experiment.best or {}
@@ -107,10 +106,10 @@ def _scored(best: dict) -> bool:
     return all(isinstance(best.get(name), float) for name in ("gIoU", "cIoU"))
 
 
-def _scores(experiments: list[Experiment]) -> str:
-    """What the chosen experiments scored, in validations while they trained and in reports of eval.py."""
-    validations = [[each.name, *row] for each in experiments for row in read_scores(each.directory)]
-    reports = [[each.name, *row] for each in experiments for row in read_reports(each.directory)]
+def _scores(folders: dict[str, Path]) -> str:
+    """What experiments, by name, scored: in validations while they trained and in reports of eval.py."""
+    validations = [[name, *row] for name, folder in folders.items() for row in read_scores(folder)]
+    reports = [[name, *row] for name, folder in folders.items() for row in read_reports(folder)]
     shown = ""
     if validations:
         shown += markup.note("Every validation of the chosen experiments")

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from argparse import Namespace
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from utils.chat_session import ChatSession
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LAST_PORT = 65535
 
 
 def credentials(text: str | None) -> tuple[str, str] | None:
@@ -92,7 +94,6 @@ class Server:
         # Gradio reads these when it is imported or when a component is made.
         os.environ["GRADIO_TEMP_DIR"] = str(self.folder)
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.pop("GRADIO_SHARE", None)
         from starlette.middleware import Middleware
 
@@ -101,6 +102,7 @@ class Server:
 
         self.page = build_page(self.context, self.names)
         self.page.queue(max_size=self.limits.waiting, default_concurrency_limit=4, api_open=False)
+        self._check_address()
         own = self.flags.host in LOOPBACK and not self.flags.share and self.auth is None
         try:
             _, self.url, public = self.page.launch(
@@ -134,6 +136,15 @@ class Server:
             print(f"public address: {public}", flush=True)
         if not own and self.auth is None:
             print("WARNING: everyone who can reach this address can use it; --auth USER:PASS asks who they are")
+
+    def _check_address(self) -> None:
+        """Gradio would try a name that nothing has again and again."""
+        if self.flags.port is not None and self.flags.port > LAST_PORT:
+            raise UserError(f"--port {self.flags.port}: ports end at {LAST_PORT}")
+        try:
+            socket.getaddrinfo(self.flags.host, None)
+        except socket.gaierror as error:
+            raise UserError(f"--host {self.flags.host} is no address of this machine ({error.strerror})") from None
 
     def wait(self) -> None:
         """Until Ctrl-C, or until the process is asked to end."""

@@ -39,6 +39,7 @@ class Exchange:
     """One question and its answer about a picture in the visitor's folder.
 
     folder: of this exchange's files; earlier: the turns that the model was shown before; layer: what was asked for.
+    thumbnail: its file, once it is drawn.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Exchange:
     layer: LayerChoice
     earlier: tuple[Turn, ...]
     targets: list[Target]
+    thumbnail: Path | None = None
 
     @property
     def turn(self) -> Turn:
@@ -83,11 +85,15 @@ class Exchange:
 
 @dataclass
 class Visitor:
-    """A visitor's exchanges, oldest first, and the folder that holds their pictures."""
+    """A visitor's exchanges, oldest first, and the folder that holds their pictures.
+
+    uploads: the files that the visitor's browser sent, which lie elsewhere.
+    """
 
     folder: Path
     exchanges: list[Exchange] = field(default_factory=list)
     number: int = 0
+    uploads: set[Path] = field(default_factory=set)
 
     @classmethod
     def arrive(cls, below: Path) -> "Visitor":
@@ -102,14 +108,17 @@ class Visitor:
 
     def leave(self) -> None:
         """Remove everything that is the visitor's."""
-        self.exchanges.clear()
+        self.forget()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def forget(self) -> None:
-        """Remove the exchanges; the visitor stays."""
+        """Remove the exchanges and the uploads; the visitor stays."""
         for exchange in self.exchanges:
             shutil.rmtree(exchange.folder, ignore_errors=True)
         self.exchanges.clear()
+        for upload in self.uploads:
+            upload.unlink(missing_ok=True)
+        self.uploads.clear()
 
     def keep(
         self, image: np.ndarray, reply: Reply, *, layer: LayerChoice, earlier: tuple[Turn, ...], most: int

@@ -88,8 +88,9 @@ class ChatSession:
     def segment_again(self, image: np.ndarray, history: Sequence[Turn], reply: Reply, layer: LayerChoice) -> Reply:
         """`reply` with the masks that another layer gives: one reading of the same words instead of writing them anew.
 
-        image and history as they were when `reply` was given.
+        image and history as they were when `reply` was given; layer: None for the session's.
         """
+        layer = self.layer if layer is None else layer
         start = time.perf_counter()
         answered = [*(turn for turn in history if turn.answer), reply.turn]
         found = self.model.segment(self._batch(image, answered).to(self.model.device), layer=layer)[0]

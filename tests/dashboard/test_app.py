@@ -1,5 +1,6 @@
 """app.py: flags, and what is refused before anything is started."""
 
+import os
 import socket
 
 import pytest
@@ -60,3 +61,25 @@ def test_a_port_that_is_taken_is_named():
 def test_it_listens_to_this_machine_only_by_default():
     assert app.build_parser().parse([]).host == "127.0.0.1"
     assert serving.LOOPBACK[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--port", "70000"], "--port 70000: ports end at 65535"),
+        (["--host", "nosuch.invalid"], "--host nosuch.invalid is no address of this machine"),
+    ],
+)
+def test_an_address_that_cannot_be_is_refused_at_once(flags, message):
+    server = Server(app.build_parser().parse(["--tab", "runs", *flags]), Limits(), lambda tell: None)
+    with pytest.raises(UserError, match=message):
+        server.start()
+    server.close()
+
+
+def test_a_hub_id_may_be_fetched(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    server = Server(app.build_parser().parse(["--tab", "runs"]), Limits(), lambda tell: None)
+    server.start()
+    server.close()
+    assert "HF_HUB_OFFLINE" not in os.environ

@@ -104,9 +104,17 @@ def test_a_follow_up_joins_the_history_which_can_be_looked_at_saved_and_deleted(
 
     page.click("#ground-forget")
     pictures.first.wait_for(state="detached")
+    page.wait_for_selector("#ground-targets .target", state="detached")
+    page.wait_for_selector("#ground-picture img", state="detached")
+    assert page.locator("#ground-download-record button, button#ground-download-record").first.is_disabled()
+
+
+def test_clear_empties_question_and_answer(screen):
+    page = screen.page
+    screen.ask_about_example()
     page.click("#ground-clear")
     page.wait_for_selector("#ground-targets .target", state="detached")
-    assert page.locator("#ground-picture img").count() == 0
+    page.wait_for_selector("#ground-picture img", state="detached")
     assert page.locator("#ground-prompt textarea").input_value() == ""
 
 

@@ -21,8 +21,11 @@ def test_experiments_are_found_at_any_depth_the_newest_first(tmp_path):
     write_run(tmp_path / "group/new", [{"step": 20, "train/loss": 1.0}], {"best": best, "evaluations": []}, 2000)
     (tmp_path / "group/new/tensorboard").mkdir()
     (tmp_path / "nothing").mkdir()
+    (tmp_path / "reports/eval").mkdir(parents=True)
+    (tmp_path / "reports/eval/a.json").write_text("{}")
     (tmp_path / "link").symlink_to(tmp_path / "group")
-    old, new = sorted(find_experiments(tmp_path), key=lambda experiment: experiment.changed)
+    old, new, reports = sorted(find_experiments(tmp_path), key=lambda experiment: experiment.changed)
+    assert (reports.name, reports.step, reports.best) == ("reports", None, None)
     assert (old.name, old.step, old.best) == ("old", 5, None)
     assert (new.name, new.step, new.best) == ("group/new", 20, best)
     assert find_experiments(tmp_path / "nowhere") == []

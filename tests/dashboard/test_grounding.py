@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,10 @@ from pycocotools import mask as run_lengths
 
 from dashboard import markup
 from dashboard.context import Context
+from dashboard.examples import PICTURES
+from dashboard.exchange_files import thumbnail
+from dashboard.ground import _layer_widgets, _wish
+from dashboard.ground_widgets import ONE_LAYER, POLICY
 from dashboard.grounding import UNEXPECTED, Grounding
 from dashboard.limits import Limits
 from dashboard.loading import BackgroundModel
@@ -130,6 +135,27 @@ def test_a_history_has_a_length_and_its_files_go_with_it(tab, person, photo):
     assert not person.folder.exists()
 
 
+def test_uploads_go_with_the_history_and_examples_stay(tab, person, photo):
+    cache = tab.context.folder / "0123456789"
+    cache.mkdir()
+    example = next(PICTURES.glob("*.jpg"), None) or next(PICTURES.iterdir())
+    upload, served = cache / "mine.png", cache / example.name
+    upload.write_bytes(Path(photo).read_bytes())
+    served.write_bytes(example.read_bytes())
+    for picture in (upload, served, Path(photo)):
+        ask(tab, person, str(picture))
+    person.forget()
+    assert not upload.exists() and served.exists() and Path(photo).exists()
+
+
+def test_a_thumbnail_is_drawn_once(tab, person, photo):
+    ask(tab, person, photo)
+    first = thumbnail(person.at(-1))
+    assert thumbnail(person.at(-1)) == first
+    tab.look_again("tab 1", person, -1, 1, 0.5)
+    assert thumbnail(person.at(-1)) != first
+
+
 def test_recomposing_leaves_no_pile_of_files(tab, person, photo):
     ask(tab, person, photo)
     for number in range(20):
@@ -158,9 +184,35 @@ def test_a_system_without_a_policy_has_no_layer_to_choose(tmp_path, photo):
     model.wait(10)
     tab = Grounding(Context(tmp_path, Limits(), model))
     assert not tab.layer_options().policy
-    assert tab.layer(True, 0) is None and tab.layer(False, 1) is None
+    assert tab.layer("greedy") is None and tab.layer(1) is None
     last = ask(tab, Visitor.arrive(tmp_path), photo)[-1]
     assert last.targets.count("<img") == 2  # masks; LISA has no similarity map
+
+
+@pytest.mark.parametrize(
+    ("started", "rule", "index", "asked"),
+    [
+        (None, POLICY, 3, "greedy"),
+        ("greedy", POLICY, 3, "greedy"),
+        ("last", ONE_LAYER, 3, 3),
+        (1, ONE_LAYER, 1, 1),
+        ("mixture", "As started: mixture", 3, None),
+    ],
+)
+def test_the_page_starts_with_the_layer_that_app_py_was_told(tmp_path, photo, started, rule, index, asked):
+    session = tiny_session()
+    session.layer = started
+    model = BackgroundModel(lambda tell: session, "tiny").start()
+    model.wait(10)
+    tab = Grounding(Context(tmp_path, Limits(), model))
+    _, rules, layers = _layer_widgets(tab)
+    assert (rules["value"], layers["value"], layers["visible"]) == (rule, index, rule == ONE_LAYER)
+    assert rules["value"] in rules["choices"]
+    assert _wish(rule, index) == asked
+    person = Visitor.arrive(tmp_path)
+    ask(tab, person, photo, layer=tab.layer(asked))
+    if isinstance(started, int):
+        assert {target.layer for target in person.at(-1).targets} == {started}
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------

@@ -214,8 +214,9 @@ def test_forgetting_touches_the_visitors_own_only(server):
     ask(one, png(3), "the first visitor's question")
     ask(other, png(4), "the second visitor's question")
 
-    one.trigger(one.event("ground-forget", "click"), [None])
+    page = shown(one.trigger(one.event("ground-forget", "click"), [None]))
 
+    assert "The answer appears here." in page and "the first visitor" not in page
     assert "the second visitor" in shown(ask(other, png(4), "and again"))
     assert "the first visitor" not in shown(ask(one, png(3), "and again"))
 

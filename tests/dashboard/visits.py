@@ -26,6 +26,14 @@ class ScriptedSession:
         self._session = ChatSession(self.model, self.processor, max_new_tokens=200)
         self._seconds = 0.0
 
+    @property
+    def layer(self):
+        return self._session.layer
+
+    @layer.setter
+    def layer(self, layer):
+        self._session.layer = layer
+
     @contextmanager
     def slowed(self, seconds: float):
         """Wait so long before every piece of text."""
