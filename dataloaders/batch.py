@@ -42,6 +42,7 @@ class Batch:
     ignore: for every image bool [H, W] or None, pixels that do not count.
     sources: for every image "family/dataset image_path", for messages.
     image_keys: for every image the hash of its content, or None where features are not to be cached.
+    packed: whether a row has several branches; found out when the batch is made, so that no device is asked later.
     """
 
     input_ids: Tensor
@@ -65,6 +66,11 @@ class Batch:
     ignore: list[Tensor | None]
     sources: list[str]
     image_keys: list[str] | None = None
+    packed: bool | None = None
+
+    def __post_init__(self):
+        if self.packed is None:
+            self.packed = bool((self.branches > PREFIX_BRANCH + 1).any())
 
     def to(self, device: torch.device | str) -> "Batch":
         """A copy whose tensors are on `device`; transfers from pinned memory do not block."""

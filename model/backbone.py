@@ -147,12 +147,13 @@ def row_attention(branches: Tensor, image_places: Tensor, visible: Tensor | None
     return (allowed | padding).unsqueeze(1)
 
 
-def flash_attention_rows(branches: Tensor, visible: Tensor | None) -> Tensor:
+def flash_attention_rows(branches: Tensor, visible: Tensor | None, *, packed: bool) -> Tensor:
     """What flash-attn takes for a mask: bool [R, T], False for padding; causal order is its own.
 
-    Raises `UserError` for rows that it cannot express: packed conversations, and images with a padded part.
+    packed: whether a row has several branches. Raises `UserError` for rows that flash-attn cannot express: packed
+    conversations, and images with a padded part.
     """
-    if visible is not None or bool((branches > PREFIX_BRANCH + 1).any()):
+    if visible is not None or packed:
         raise UserError(
             "flash-attn knows neither packed rows nor padded CLIP images; pass --attn_implementation sdpa, or "
             "--plain_rows without --pad_train_clip_images"

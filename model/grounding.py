@@ -222,7 +222,7 @@ class GroundingModel(PreTrainedModel):
         if attention not in ATTENTIONS:
             raise UserError(f'attention "{attention}" does not take who sees whom; use {" or ".join(ATTENTIONS)}')
         if attention == "flash_attention_2":
-            return embeddings, flash_attention_rows(batch.branches, visible), places
+            return embeddings, flash_attention_rows(batch.branches, visible, packed=batch.packed), places
         return embeddings, row_attention(batch.branches, places, visible), places
 
     def read(self, batch: Batch, images: ImageTokens) -> tuple[tuple[Tensor, ...], Tensor]:

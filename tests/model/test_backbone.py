@@ -37,11 +37,18 @@ def test_the_padded_part_of_an_image_is_seen_by_nobody():
 
 def test_flash_attention_takes_plain_rows_only():
     plain = torch.tensor([[0, 0, 1, 1, -1]])
-    assert flash_attention_rows(plain, None).tolist() == [[True, True, True, True, False]]
+    assert flash_attention_rows(plain, None, packed=False).tolist() == [[True, True, True, True, False]]
     with pytest.raises(UserError, match="packed rows"):
-        flash_attention_rows(BRANCHES, None)
+        flash_attention_rows(BRANCHES, None, packed=True)
     with pytest.raises(UserError, match="padded CLIP"):
-        flash_attention_rows(plain, torch.ones(1, 2, dtype=torch.bool))
+        flash_attention_rows(plain, torch.ones(1, 2, dtype=torch.bool), packed=False)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_batch_knows_whether_its_rows_are_packed(packed):
+    _, processor = tiny_model()
+    batch = Collator(processor, packed=packed)(tiny_samples())
+    assert batch.packed is packed and batch.to("meta").packed is packed
 
 
 @pytest.mark.parametrize("attention", ["eager", "flex_attention"])
