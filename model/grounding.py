@@ -185,6 +185,8 @@ class GroundingModel(PreTrainedModel):
         if layer in ("last", "greedy", "mixture", "sample"):
             if layer != "last" and not self.system.uses_policy:
                 raise UserError(f'layer "{layer}": {self.config.system} has no policy; use "last"')
+            if layer != "last" and self.config.mode == 1:
+                raise UserError(f'layer "{layer}": mode 1 trains no policy; use "last" or an index')
             return layer
         last = self.config.num_layers - 1
         if not str(layer).lstrip("-").isdecimal():
