@@ -166,7 +166,8 @@ def _busy(busy: bool) -> list:
 
 def _layer_widgets(tab: Grounding) -> list:
     """For Ask, the rule and the slider, once the model is known."""
-    options, rules = tab.layer_options(), [POLICY, ONE_LAYER]
+    options = tab.layer_options()
+    rules = [POLICY, ONE_LAYER] if options.trained else [ONE_LAYER]
     index = options.default if isinstance(options.default, int) else options.last
     if options.default in ("mixture", "sample"):
         rules.append(AS_STARTED + options.default)

@@ -37,11 +37,12 @@ class View:
 
 @dataclass(frozen=True)
 class LayerOptions:
-    """Which hidden states a model can prompt from. last: index of the last; policy: whether it has one; default: the
-    rule that `app.py --layer` named, else the checkpoint's own."""
+    """Which hidden states a model can prompt from. last: index of the last; policy: whether it has one, and trained:
+    whether training used it; default: the rule that `app.py --layer` named, else the checkpoint's own."""
 
     last: int
     policy: bool
+    trained: bool
     default: LayerChoice
 
 
@@ -57,6 +58,7 @@ class Grounding:
         return LayerOptions(
             last=model.config.num_layers - 1,
             policy=model.system.uses_policy,
+            trained=model.config.mode != 1,
             default=model.layer_rule(session.layer),
         )
 

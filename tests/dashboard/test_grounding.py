@@ -215,6 +215,15 @@ def test_the_page_starts_with_the_layer_that_app_py_was_told(tmp_path, photo, st
         assert {target.layer for target in person.at(-1).targets} == {started}
 
 
+def test_a_policy_that_was_not_trained_is_not_offered(tmp_path):
+    session = tiny_session()
+    session.model.config.mode = 1
+    model = BackgroundModel(lambda tell: session, "tiny").start()
+    model.wait(10)
+    _, rules, layers = _layer_widgets(Grounding(Context(tmp_path, Limits(), model)))
+    assert rules["choices"] == [ONE_LAYER] == [rules["value"]] and layers["visible"]
+
+
 # --- loading ---------------------------------------------------------------------------------------------------------
 
 
