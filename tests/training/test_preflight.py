@@ -11,7 +11,7 @@ from dataloaders.sample import Turn
 from tests.tiny import tiny_model, tiny_samples
 from utils.training.loop import Schedule
 from utils.training.memory import estimate_memory, peak_memory, tensor_memory
-from utils.training.preflight import describe_time, find_largest_batch
+from utils.training.preflight import describe_time, find_largest_batch, time_steps
 
 BILLION = 10**9
 
@@ -110,3 +110,18 @@ def test_the_end_of_the_run_is_said():
     assert "4 times 15:00" in text
     assert "3:00:00; started now" in text
     assert "validation" not in "\n".join(describe_time(schedule, 2.0, None))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 100])
+def test_a_run_shorter_than_what_would_be_timed_is_timed_as_far_as_it_goes(steps):
+    schedule = Schedule(epochs=1, steps_per_epoch=steps, accumulation=1, batch_size=1, world_size=1)
+    done = []
+
+    def run(batches, short, pause):
+        for step in range(1, short.total_steps + 1):
+            done.append(next(batches))
+            if short.pauses_after(step):
+                pause(short.position_at(step))
+
+    assert 0 <= time_steps(iter(range(steps)), schedule, run) < 1
+    assert len(done) <= steps

@@ -74,11 +74,12 @@ def run_largest_batch(largest: LargestBatch, schedule: Schedule, run: Run) -> No
 
 
 def time_steps(batches: Iterable[Batch], schedule: Schedule, run: Run) -> float:
-    """Seconds per optimizer step, data included, of ordinary batches after a first step."""
-    moments: list[float] = []
-    short = replace(schedule, epochs=1, steps_per_epoch=1 + TIMED_STEPS, eval_interval=1)
+    """Seconds per optimizer step, data included, of ordinary batches after a first step, where there are more."""
+    moments = [time.monotonic()]
+    short = replace(schedule, epochs=1, steps_per_epoch=min(1 + TIMED_STEPS, schedule.total_steps), eval_interval=1)
     run(batches, short, lambda position: moments.append(time.monotonic()))
-    return (moments[-1] - moments[0]) / TIMED_STEPS
+    timed = moments[1:] if len(moments) > 2 else moments
+    return (timed[-1] - timed[0]) / (len(timed) - 1)
 
 
 def time_validation(validation, model, processor, world: World) -> float:
