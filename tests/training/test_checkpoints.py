@@ -2,6 +2,8 @@
 
 import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -180,3 +182,15 @@ def test_random_states_come_back(tmp_path):
     torch.rand(5)
     restore_random_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_reading_weights_is_silent(tmp_path):
+    toy_run(tmp_path / "run")
+    script = f"""
+from pathlib import Path
+from utils.training.checkpoints import resolve_checkpoint, trained_weights
+assert trained_weights(resolve_checkpoint(Path({str(tmp_path / "run")!r})))
+"""
+    command, root = [sys.executable, "-c", script], Path(__file__).parents[2]
+    reading = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    assert (reading.returncode, reading.stdout, reading.stderr) == (0, "", "")

@@ -47,8 +47,8 @@ def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
 
     Raises `UserError` for files that hold more than plain data.
     """
-    refuse_code(checkpoint)
     with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+        refuse_code(checkpoint)
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
         if any(checkpoint.glob("*_optim_states.pt")):
