@@ -3,12 +3,20 @@
 Paths and contents are checked by those who read them.
 """
 
+import math
+from dataclasses import fields
+from pathlib import PurePath
+
 from utils.errors import UserError
 from utils.training.config import UNFREEZABLE, TrainingConfig, split_list
 
 
 def check(config: TrainingConfig) -> None:
     """Raises `UserError` for the first flag that is out of range or contradicts another."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{field.name} {value}: must be a finite number")
     try:
         rates = config.rates
     except ValueError:
@@ -18,7 +26,7 @@ def check(config: TrainingConfig) -> None:
             f"--sample_rates {config.sample_rates} has {len(rates)} numbers, "
             f"but --dataset {config.dataset} has {len(config.families)} families; give one number per family"
         )
-    if min(rates) < 0 or sum(rates) == 0:
+    if not all(0 <= rate < math.inf for rate in rates) or sum(rates) == 0:
         raise UserError(f"--sample_rates {config.sample_rates}: numbers must not be negative, and one must be above 0")
     if len(set(config.families)) != len(config.families):
         raise UserError(f"--dataset {config.dataset} names a family twice")
@@ -86,7 +94,8 @@ def check(config: TrainingConfig) -> None:
         raise UserError("--no_eval and --eval_only contradict each other")
     if config.dry_run and config.eval_only:
         raise UserError("--dry_run is about training; leave --eval_only out")
-    if config.run_name in (".", "..") or config.run_name.startswith("/"):
+    name = PurePath(config.run_name)
+    if name.is_absolute() or ".." in name.parts or not name.parts:
         raise UserError(f"--exp_name {config.exp_name}: a name below --log_base_dir is needed")
 
 
