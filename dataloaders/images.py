@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dataloaders.repairs import BadEntry
 from utils.errors import UserError
 
 MAX_PIXELS = 256 * 1024 * 1024
@@ -25,9 +26,10 @@ def read_image(path: str | Path, *, size: tuple[int, int] | None = None) -> np.n
     if size is not None and size != (image.height, image.width):
         raw = _open(path, upright=False)
         if size != (raw.height, raw.width):
-            raise UserError(
+            raise BadEntry(
                 f"{path} is {image.height} high and {image.width} wide, but its annotations are for "
-                f"{size[0]} × {size[1]}. Image and annotation file do not belong together; fetch both anew."
+                f"{size[0]} × {size[1]}. Image and annotation file do not belong together; fetch both anew.",
+                file=str(path),
             )
         image = raw
     return np.asarray(_to_rgb(image))
@@ -69,22 +71,26 @@ def check_size(height: int, width: int, source: str) -> None:
 
 
 def _open(path: Path, *, upright: bool = True) -> Image.Image:
-    """Open, check and decode; every way in which a file can be bad becomes a `UserError` that names it."""
+    """Open, check and decode; every way in which a file can be bad becomes a `BadEntry` that names it."""
     try:
         with Image.open(path) as image:
             check_size(image.height, image.width, str(path))
             image.load()
             return ImageOps.exif_transpose(image) if upright else image.copy()
     except FileNotFoundError as error:
-        raise UserError(f"image {path} is missing; see dataloaders/README.md for where images go") from error
+        raise BadEntry(
+            f"image {path} is missing; see dataloaders/README.md for where images go", file=str(path)
+        ) from error
     except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder, not an image") from error
+        raise BadEntry(f"{path} is a folder, not an image", file=str(path)) from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not an image that Pillow can read; fetch it anew") from error
+        raise BadEntry(f"{path} is not an image that Pillow can read; fetch it anew", file=str(path)) from error
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path} is too large: {error}") from error
+        raise BadEntry(f"{path} is too large: {error}", file=str(path)) from error
+    except UserError as error:
+        raise BadEntry(str(error), file=str(path)) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise UserError(f"image {path} is damaged ({error}); fetch it anew") from error
+        raise BadEntry(f"image {path} is damaged ({error}); fetch it anew", file=str(path)) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

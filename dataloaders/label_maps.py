@@ -9,6 +9,7 @@ from PIL import Image
 from dataloaders.bad_samples import BadSamples
 from dataloaders.images import check_size, coco_number, list_stems, read_image
 from dataloaders.json_files import read_json, require_list, require_text
+from dataloaders.repairs import BadEntry
 from dataloaders.scenes import Scene
 from dataloaders.wording import choose
 from utils.errors import UserError
@@ -126,11 +127,13 @@ def read_label_map(path: Path) -> np.ndarray:
             check_size(image.height, image.width, str(path))
             labels = np.array(image.convert("L") if image.mode == "1" else image)
     except FileNotFoundError as error:
-        raise UserError(f"label map {path} is missing; see dataloaders/README.md for where files go") from error
+        raise BadEntry(
+            f"label map {path} is missing; see dataloaders/README.md for where files go", file=str(path)
+        ) from error
     except Image.DecompressionBombError as error:
-        raise UserError(f"label map {path} is too large: {error}") from error
+        raise BadEntry(f"label map {path} is too large: {error}", file=str(path)) from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"label map {path} is damaged ({error}); fetch it anew") from error
+        raise BadEntry(f"label map {path} is damaged ({error}); fetch it anew", file=str(path)) from error
     if labels.ndim != 2 or labels.dtype.kind not in "ui":
         raise UserError(
             f"label map {path} should have one channel of class numbers, it is {labels.dtype} {labels.shape}"
