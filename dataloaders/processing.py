@@ -90,7 +90,7 @@ class GroundingProcessor:
     @classmethod
     def from_pretrained(cls, directory: str | Path, **_unused) -> "GroundingProcessor":
         """Read what `save_pretrained` wrote; `directory` may be a hub id. `AutoProcessor` passes more than is used."""
-        from model.checkpoints.files import find_model
+        from model.checkpoints.hub import find_model
 
         directory = find_model(directory, "the processor of")
         path = directory / SETTINGS_FILE

@@ -22,6 +22,9 @@ IMAGE_TOKEN_INDEX = -200
 IGNORE_INDEX = -100
 
 MODEL_FILE = "tokenizer.model"
+CONFIG_FILE = "tokenizer_config.json"
+ADDED_FILE = "added_tokens.json"
+TOKENIZER_FILES = (MODEL_FILE, CONFIG_FILE, ADDED_FILE)  # that are read
 _CLOSING_MARKS = ".,;:!?)]}%'’”"
 
 
@@ -85,10 +88,10 @@ class GroundingTokenizer:
                 f"copy {MODEL_FILE} from the base model there (a tokenizer.json alone cannot replace it)."
             )
         added = {}
-        config = _read_object(directory / "tokenizer_config.json")
+        config = _read_object(directory / CONFIG_FILE)
         for index, token in config.get("added_tokens_decoder", {}).items():
             added[token["content"] if isinstance(token, dict) else token] = int(index)
-        for token, index in _read_object(directory / "added_tokens.json").items():
+        for token, index in _read_object(directory / ADDED_FILE).items():
             if added.setdefault(token, int(index)) != int(index):
                 raise UserError(
                     f"{directory}: token {token} has id {added[token]} in tokenizer_config.json but {index} in "
@@ -147,9 +150,9 @@ class GroundingTokenizer:
             **names,
         }
         (directory / MODEL_FILE).write_bytes(self.model)
-        _write_object(directory / "added_tokens.json", self.added_tokens)
+        _write_object(directory / ADDED_FILE, self.added_tokens)
         _write_object(directory / "special_tokens_map.json", names)
-        _write_object(directory / "tokenizer_config.json", config)
+        _write_object(directory / CONFIG_FILE, config)
 
     # Tokens of grounding
 

@@ -3,7 +3,6 @@
 Pickles are read with `weights_only=True`: a file that holds anything but tensors is refused.
 """
 
-import contextlib
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,8 @@ SAFETENSORS_INDEX = "model.safetensors.index.json"
 SAFETENSORS_FILE = "model.safetensors"
 TORCH_INDEX = "pytorch_model.bin.index.json"
 TORCH_FILE = "pytorch_model.bin"
+# How a directory holds its weights, the preferred way first: an index of shards, or one file.
+WEIGHT_LAYOUTS = ((SAFETENSORS_INDEX, SAFETENSORS_FILE), (TORCH_INDEX, TORCH_FILE))
 # Names under which training programs put the tensors inside a file.
 WRAPPERS = ("state_dict", "model", "module")
 
@@ -131,37 +132,54 @@ def _open_file(path: Path) -> _Reader:
     return _SafetensorsReader(path) if path.suffix == ".safetensors" else _TorchReader(path)
 
 
-def _open_directory(directory: Path) -> TensorFiles:
-    for index, single in ((SAFETENSORS_INDEX, SAFETENSORS_FILE), (TORCH_INDEX, TORCH_FILE)):
-        if (directory / index).is_file():
-            return _open_shards(directory / index)
-        if (directory / single).is_file():
-            reader = _open_file(directory / single)
-            return TensorFiles(directory, dict.fromkeys(reader.names, reader))
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold a directory's weights, of which an index may name some that are missing."""
+    place = _index_or_file(directory)
+    return [directory / shard for shard in shards_of_index(place)] if place.suffix == ".json" else [place]
+
+
+def _index_or_file(directory: Path) -> Path:
+    for name in (name for layout in WEIGHT_LAYOUTS for name in layout):
+        if (directory / name).is_file():
+            return directory / name
     raise UserError(
         f"{directory} holds no weights: expected {SAFETENSORS_FILE} or {TORCH_FILE}, or their shards with an index"
     )
 
 
-def _open_shards(index: Path) -> TensorFiles:
+def shards_of_index(index: Path) -> list[str]:
+    """The names of the files beside an index that it spreads the tensors over."""
+    return sorted(set(_weight_map(index).values()))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise UserError(f'{index} has no "weight_map" from tensor names to files')
-    shards = sorted(set(weight_map.values()))
-    strange = [shard for shard in shards if Path(shard).name != shard]
+    strange = [shard for shard in weight_map.values() if Path(shard).name != shard]
     if strange:
         raise UserError(f"{index} names {strange[0]!r}, which is not a file beside it")
-    absent = [shard for shard in shards if not (index.parent / shard).is_file()]
+    return weight_map
+
+
+def _open_directory(directory: Path) -> TensorFiles:
+    place = _index_or_file(directory)
+    if place.suffix != ".json":
+        reader = _open_file(place)
+        return TensorFiles(directory, dict.fromkeys(reader.names, reader))
+    weight_map = _weight_map(place)
+    shards = sorted(set(weight_map.values()))
+    absent = [shard for shard in shards if not (directory / shard).is_file()]
     if absent:
         raise UserError(
-            f"{index.parent} is incomplete: {len(absent)} of {len(shards)} files are missing ({', '.join(absent[:5])})"
+            f"{directory} is incomplete: {len(absent)} of {len(shards)} files are missing ({', '.join(absent[:5])})"
         )
-    readers = {shard: _open_file(index.parent / shard) for shard in shards}
+    readers = {shard: _open_file(directory / shard) for shard in shards}
     held = {shard: set(reader.names) for shard, reader in readers.items()}
     for name, shard in weight_map.items():
         if name not in held[shard]:
-            raise UserError(f"{index.parent / shard} lacks {name}, which {index.name} says it has; fetch both anew")
-    return TensorFiles(index.parent, {name: readers[shard] for name, shard in weight_map.items()})
+            raise UserError(f"{directory / shard} lacks {name}, which {place.name} says it has; fetch both anew")
+    return TensorFiles(directory, {name: readers[shard] for name, shard in weight_map.items()})
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -180,38 +198,3 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def read_config(directory: Path) -> dict[str, Any]:
     """The `config.json` of a model's directory."""
     return read_json_object(directory / CONFIG_FILE)
-
-
-def find_model(name: str | Path, flag: str) -> Path:
-    """A local file or directory; for the id of a model on the Hugging Face hub its local copy, fetched if need be.
-
-    flag: what the user wrote `name` after, for the error.
-    """
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
-    text = str(name)
-    looks_like_id = text.count("/") == 1 and not text.startswith((".", "/", "~")) and not text.endswith("/")
-    if not looks_like_id:
-        raise UserError(f"{flag} {name}: no such file or directory")
-    return _fetch(text, flag)
-
-
-def _fetch(hub_id: str, flag: str) -> Path:
-    """The files of a model on the hub: one kind of weights, configurations and the tokenizer."""
-    from huggingface_hub import list_repo_files, snapshot_download
-
-    with contextlib.suppress(Exception):  # not in the local cache
-        cached = Path(snapshot_download(hub_id, local_files_only=True))
-        has_weights = any(cached.glob("*.safetensors")) or any(cached.glob("*.bin"))
-        if has_weights and (cached / CONFIG_FILE).is_file():
-            return cached
-    try:
-        files = list_repo_files(hub_id)
-        suffix = ".safetensors" if any(name.endswith(".safetensors") for name in files) else ".bin"
-        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.model", f"*{suffix}"]))
-    except Exception as error:
-        raise UserError(
-            f"{flag} {hub_id}: no such directory here, and it could not be fetched from the Hugging Face hub "
-            f"({type(error).__name__}); give the path of a local copy"
-        ) from error

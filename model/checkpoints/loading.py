@@ -23,7 +23,7 @@ from ..grounding import GroundingModel
 from ..systems import build_system
 from .adapters import Adapter
 from .adapting import ADDED_PARTS, CLIP_PLACES, initialise, resize_clip_places, resize_vocabulary
-from .files import find_model
+from .hub import find_model
 from .names import to_reference
 from .quantizing import quantize
 from .sources import BASE, REFERENCE, Source, add_clip, add_sam, read_source

@@ -10,7 +10,8 @@ from utils.errors import UserError
 from ..config import GroundingConfig
 from . import architecture, names
 from .adapting import merge_lora
-from .files import CONFIG_FILE, TensorFiles, find_model, open_tensors, read_config
+from .files import CONFIG_FILE, TensorFiles, open_tensors, read_config
+from .hub import HubName, find_model
 from .vocabulary import tokenizer_of_training
 from .weights import Weights
 
@@ -160,10 +161,12 @@ def _named_tower(path: Path) -> str | None:
     named = config.get("mm_vision_tower") or config.get("vision_tower")
     if not isinstance(named, str):
         return None
-    is_hub_id = named.count("/") == 1 and not named.startswith((".", "/", "~"))
-    if is_hub_id or Path(named).expanduser().is_dir():
+    if Path(named).expanduser().is_dir():
         return named
-    return f"openai/{Path(named).name}" if Path(named).name in OPENAI_CLIPS else None
+    if Path(named).name in OPENAI_CLIPS:
+        return f"openai/{Path(named).name}"
+    hub_name = HubName.parse(named)
+    return named if hub_name is not None and not hub_name.inside else None
 
 
 def add_sam(source: Source, vision_pretrained: str | None) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.checkpoints.files import find_model, open_tensors
+from model.checkpoints.files import open_tensors
 from model.checkpoints.names import from_reference
 from model.checkpoints.weights import Weights
 from utils.errors import UserError
@@ -114,18 +114,6 @@ def test_values_that_are_no_tensors(tmp_path):
 def test_a_directory_without_weights(tmp_path):
     with pytest.raises(UserError, match="holds no weights"):
         open_tensors(tmp_path)
-
-
-def test_a_hub_id_that_cannot_be_fetched(monkeypatch):
-    import huggingface_hub
-
-    def unreachable(*arguments, **options):
-        raise ConnectionError("no network")
-
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", unreachable)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(UserError, match="--version someone/model: .*could not be fetched.*local copy"):
-        find_model("someone/model", "--version")
 
 
 def test_two_tensors_of_one_meaning_are_refused():

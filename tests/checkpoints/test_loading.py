@@ -11,7 +11,7 @@ from transformers import SamModel
 
 from model.checkpoints import (
     export_reference,
-    files,
+    hub,
     load_model,
     load_reference_state_dict,
     reference_state_dict,
@@ -288,8 +288,8 @@ def test_a_published_directory_is_loaded_by_its_name_alone(published, tmp_path, 
     model, processor, _ = load_model(published.original, **published.flags(system="UGround"))
     elsewhere = "../dataset_sesame/clip-vit-large-patch14-336"
     export_reference(model, processor, tmp_path / "published", vision_tower=elsewhere)
-    hub = {"someone/hf-UGround": tmp_path / "published", "openai/clip-vit-large-patch14-336": published.clip}
-    monkeypatch.setattr(files, "_fetch", lambda hub_id, flag: hub[hub_id])
+    there = {"someone/hf-UGround": tmp_path / "published", "openai/clip-vit-large-patch14-336": published.clip}
+    monkeypatch.setattr(hub, "local_copy", lambda name: there[str(name)])
     again, _, _ = load_model("someone/hf-UGround")
     assert same(again.state_dict(), model.state_dict()) == []
 

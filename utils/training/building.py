@@ -24,11 +24,11 @@ def check_paths(config: TrainingConfig) -> None:
     """Files and directories that the command line names."""
     if not Path(config.dataset_dir).is_dir():
         raise UserError(f"--dataset_dir {config.dataset_dir}: no such directory")
-    for name in ("preprocessor_config", "weight", "resume"):
+    for name in ("preprocessor_config", "resume"):
         path = getattr(config, name)
         if path and not Path(path).exists():
             raise UserError(f"--{name} {path}: no such file or directory")
-    for name in ("version", "vision_tower", "vision_pretrained"):
+    for name in ("version", "vision_tower", "vision_pretrained", "weight"):
         path = getattr(config, name)
         if path and path.startswith((".", "/", "~")) and not Path(path).expanduser().exists():
             raise UserError(f"--{name} {path}: no such file or directory")
@@ -101,7 +101,8 @@ def open_base(config: TrainingConfig, *, precision: str):
 def _system_of(config: TrainingConfig) -> str | None:
     """The system to build; None leaves it to a checkpoint that has one, where the command line does not say."""
     from model.checkpoints import architecture
-    from model.checkpoints.files import find_model, read_config
+    from model.checkpoints.files import read_config
+    from model.checkpoints.hub import find_model
     from model.config import GroundingConfig
 
     if "model_key" in config.given:
