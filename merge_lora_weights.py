@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_main
-from utils.flags import FlagParser
+from utils.flags import FlagParser, add_inference_settings, check_overrides, inference_overrides, inference_settings
 from utils.systems import find_system
 
 OURS, REFERENCE, ADAPTER = "uground", "reference", "adapter"
@@ -52,6 +52,7 @@ def build_parser() -> FlagParser:
     group.add_argument(
         "--lora_alpha", type=float, default=16, metavar="X", help="LoRA scale times rank in its training"
     )
+    add_inference_settings(parser)
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
 
@@ -131,23 +132,25 @@ def read_merge(flags):
 
     base = {name: getattr(flags, name) for name in ("version", "vision_tower", "vision_pretrained")}
     base = {name: path for name, path in base.items() if path}
+    changed = {"precision": flags.precision, "base": base, "overrides": inference_overrides(flags)}
     if Path(flags.weight).is_file():
         system = find_system(flags.model_key) if flags.model_key else None
-        return merge_of_consolidated(
-            flags.weight, precision=flags.precision, base=base, system=system, lora_alpha=flags.lora_alpha
-        )
-    return merge_of_run(flags.weight, precision=flags.precision, base=base)
+        merge = merge_of_consolidated(flags.weight, system=system, lora_alpha=flags.lora_alpha, **changed)
+    else:
+        merge = merge_of_run(flags.weight, **changed)
+    check_overrides(changed["overrides"], merge.opened.model.config.system)
+    return merge
 
 
 def written_at(target: Path, merge):
     """precision -> (model, processor) of the directory that was written."""
     from model.checkpoints import load_model
 
-    # The reference keeps CLIP elsewhere, and has one way only to place a map; the other layouts tell both.
-    tower, geometry = merge.base.get("vision_tower"), merge.opened.model.config.map_geometry
-    return lambda precision: load_model(
-        target, precision=precision, vision_tower=tower, overrides={"map_geometry": geometry}
-    )[:2]
+    # The reference keeps CLIP elsewhere, and its configuration has none of these settings; the other layouts tell all.
+    config = merge.opened.model.config
+    settings = {name: getattr(config, name) for name in inference_settings()}
+    tower = merge.base.get("vision_tower")
+    return lambda precision: load_model(target, precision=precision, vision_tower=tower, overrides=settings)[:2]
 
 
 class Progress:

@@ -148,7 +148,12 @@ class Collator:
         """Conversations that fit, masks of their `[SEG]` targets bool [m, H, W], and the kinds of their targets."""
         tokenizer = self.processor.tokenizer
         encoded = [
-            encode_conversation(turns, tokenizer, num_image_tokens=self.processor.num_image_tokens)
+            encode_conversation(
+                turns,
+                tokenizer,
+                num_image_tokens=self.processor.num_image_tokens,
+                conv_type=self.processor.settings.conv_type,
+            )
             for turns in sample.conversations
         ]
         kinds = [target.is_seg for conversation in encoded for target in conversation.targets]

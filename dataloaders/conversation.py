@@ -1,5 +1,8 @@
 """The prompt text of a conversation: LLaVA's "v1" chat format, the one the six systems were trained with.
 
+SESAME's and READ's authors train with the system text of `llava_v1` ("a curious human") and evaluate false premises
+with that of `vicuna_v1` ("a curious user"); everything else is the same.
+
     {system} USER: <im_start><image><im_end>\\n{question} ASSISTANT: {answer}</s>USER: {question} ASSISTANT: …
 
 The image stands before the first question. An answer of None leaves the text at `ASSISTANT:`, for the model to go on.
@@ -11,10 +14,13 @@ from dataclasses import dataclass
 
 from dataloaders.sample import Turn
 
-SYSTEM_TEXT = (
-    "A chat between a curious human and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+_SYSTEM = (
+    "A chat between a curious {who} and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the {who}'s questions."
 )
+# Conversation templates by name; they differ in the system text only.
+SYSTEM_TEXTS = {"llava_v1": _SYSTEM.format(who="human"), "vicuna_v1": _SYSTEM.format(who="user")}
+SYSTEM_TEXT = SYSTEM_TEXTS["llava_v1"]
 IMAGE_PLACEHOLDER = "<image>"
 IM_START = "<im_start>"
 IM_END = "<im_end>"
@@ -37,9 +43,12 @@ class ConversationText:
     turns: tuple[TurnText, ...]
 
 
-def conversation_text(turns: Sequence[Turn], *, wrap_image: bool = True) -> ConversationText:
+def conversation_text(
+    turns: Sequence[Turn], *, wrap_image: bool = True, conv_type: str = "llava_v1"
+) -> ConversationText:
     """The text of a conversation about one image.
 
+    conv_type: a key of `SYSTEM_TEXTS`.
     wrap_image: write `<im_start>` and `<im_end>` around the image (all systems here do).
 
     A placeholder inside a question is taken out: a conversation shows its image once, and it is put there.
@@ -55,4 +64,4 @@ def conversation_text(turns: Sequence[Turn], *, wrap_image: bool = True) -> Conv
         question = turn.question.replace(IMAGE_PLACEHOLDER, "")
         answered = f" {turn.answer}{END_OF_ANSWER}" if turn.answer else ""
         texts.append(TurnText(f"{opening}{question} ASSISTANT:", answered))
-    return ConversationText(f"{SYSTEM_TEXT} USER: {before}", tuple(texts))
+    return ConversationText(f"{SYSTEM_TEXTS[conv_type]} USER: {before}", tuple(texts))

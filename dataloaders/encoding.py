@@ -52,15 +52,15 @@ class EncodedConversation:
 
 
 def encode_conversation(
-    turns: Sequence[Turn], tokenizer: GroundingTokenizer, *, num_image_tokens: int
+    turns: Sequence[Turn], tokenizer: GroundingTokenizer, *, num_image_tokens: int, conv_type: str = "llava_v1"
 ) -> EncodedConversation:
-    """Ids, labels and targets of a conversation about one image.
+    """Ids, labels and targets of a conversation about one image; `conv_type` as in `conversation_text`.
 
     Every turn is encoded by itself: `</s>` ends it, and text is cut there in any case. Where the answer begins is the
     number of tokens of the turn up to "ASSISTANT:", since a word never reaches across the space that follows.
     """
     count = tokenizer.tokens_per_target
-    text = conversation_text(turns, wrap_image=tokenizer.im_start_id is not None)
+    text = conversation_text(turns, wrap_image=tokenizer.im_start_id is not None, conv_type=conv_type)
     prefix = tokenizer.encode(text.prefix) + [IMAGE_TOKEN_INDEX] * num_image_tokens
     branch: list[int] = []
     labelled: list[int] = []

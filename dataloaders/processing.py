@@ -32,12 +32,14 @@ class ImageSettings:
     clip_image_size: side of CLIP's square.
     num_image_tokens: P, image tokens of the LLM.
     pad_clip_images: CLIP sees the whole image, padded, instead of its centre crop.
+    conv_type: conversation template, a key of `dataloaders.conversation.SYSTEM_TEXTS`.
     """
 
     sam_image_size: int
     clip_image_size: int
     num_image_tokens: int
     pad_clip_images: bool = False
+    conv_type: str = "llava_v1"
 
     @classmethod
     def from_config(cls, config: "GroundingConfig") -> "ImageSettings":
@@ -48,6 +50,7 @@ class ImageSettings:
             clip_image_size=config.clip_image_size,
             num_image_tokens=config.num_image_tokens,
             pad_clip_images=config.pad_train_clip_images,
+            conv_type=config.conv_type,
         )
 
 
@@ -98,6 +101,7 @@ class GroundingProcessor:
             raise UserError(f"{directory} has no {SETTINGS_FILE}; it is not a directory that this program saved")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
+            values.setdefault("conv_type", "llava_v1")  # directories of before there was a choice
             settings = ImageSettings(**{name: values[name] for name in ImageSettings.__dataclass_fields__})
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} does not hold the settings of a grounding model ({error!r})") from error

@@ -19,7 +19,7 @@ from .programs import chosen_systems, scoring_command, start, training_command
 
 STEPS_BETWEEN_CHECKPOINTS = 50
 PIXELLM = """--seg_token_num 3 --image_feature_scale_num 2 --vision_tower_for_mask --separate_mm_projector
-    --resize_vision_tower --resize_vision_tower_size 256"""
+    --resize_vision_tower --resize_vision_tower_size 256 --unfreeze image_feature_neck"""
 REFER_SETS = "--refer_seg_data refcoco"
 SHOWN_LOSSES = 5
 

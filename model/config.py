@@ -25,8 +25,10 @@ class GroundingConfig(PreTrainedConfig):
     reward: "target" gives every target its own reward, "batch" one reward per micro-batch (the reference's form).
     eval_legacy: the last layer is used outside training, whatever the policy learned.
     map_geometry: "fit" places the similarity map where CLIP looked; "reference" always assumes padded CLIP input.
-    read_num_points, read_t_pos, read_t_neg, read_down_sample: READ's points (see `points.PointRule`).
+    read_num_points, read_t_pos, read_t_neg, read_down_sample, read_point_space: READ's points (see
+        `points.PointRule`).
     mask_prompt, map_loss: whether the similarity map prompts SAM, and whether it is supervised.
+    conv_type: conversation template, "llava_v1" or "vicuna_v1".
     map_loss_layers: "chosen" supervises the map of the chosen layer (the reference), "all" those of all layers alike.
     separate_mm_projector: two-layer projectors, one to the LLM and one to the mask decoder; their hidden width is
         `mm_projector_hidden_dim` times the LLM's, the second one's output is the LLM's width where
@@ -76,9 +78,11 @@ class GroundingConfig(PreTrainedConfig):
         read_t_pos: float = 0.8,
         read_t_neg: float = 0.2,
         read_down_sample: int = 1,
+        read_point_space: str = "grid",
         mask_prompt: bool = True,
         map_loss: bool = True,
         map_loss_layers: str = "chosen",
+        conv_type: str = "llava_v1",
         **kwargs,
     ):
         self.text_config = _as_config(LlamaConfig, text_config)
@@ -115,9 +119,11 @@ class GroundingConfig(PreTrainedConfig):
         self.read_t_pos = read_t_pos
         self.read_t_neg = read_t_neg
         self.read_down_sample = read_down_sample
+        self.read_point_space = read_point_space
         self.mask_prompt = mask_prompt
         self.map_loss = map_loss
         self.map_loss_layers = map_loss_layers
+        self.conv_type = conv_type
         super().__init__(**kwargs)
 
     @property

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .similarity import fit_longest
+from .similarity import fit_longest, map_on_cropped_image, map_on_padded_image, normalize_scores
 
 INSIDE, OUTSIDE, NEITHER = 1, 0, -1
+REACH = 5  # exp(-5²) is below float32's precision beside 1
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,15 @@ class PointRule:
     """How points are chosen: at most `count`, positive from `positive` up, negative up to `negative`.
 
     down_sample: the similarity grid is made coarser by this factor first.
+    space: where a point is refined, on the "grid" (the reference implementation) or in "pixel"s of the image (READ's
+        own code, with which its published weights were trained).
     """
 
     count: int = 60
     positive: float = 0.8
     negative: float = 0.2
     down_sample: int = 1
+    space: str = "grid"
 
 
 def points_on_image(
@@ -51,10 +55,16 @@ def points_on_image(
         rows, columns = fit_longest(size, side)
         values = values[:, :rows, :columns]
     places, labels = select_points(values.flatten(1), rule)
-    points = refine_points(values, places)
-    x, y = points.unbind(-1)
-    points = torch.stack([x * (extent[1] / columns) + corner[1], y * (extent[0] / rows) + corner[0]], dim=-1)
-    return points, labels
+
+    def on_image(cells: Tensor) -> Tensor:
+        x, y = cells.unbind(-1)
+        return torch.stack([x * (extent[1] / columns) + corner[1], y * (extent[0] / rows) + corner[0]], dim=-1)
+
+    if rule.space == "grid":
+        return on_image(refine_points(values, places)), labels
+    centres = on_image(torch.stack([places % columns, places // columns], dim=-1) + 0.5)
+    place = map_on_cropped_image if cropped else map_on_padded_image
+    return refine_in_pixels(place(normalize_scores(similarity), size), centres), labels
 
 
 def select_points(values: Tensor, rule: PointRule) -> tuple[Tensor, Tensor]:
@@ -86,3 +96,26 @@ def refine_points(values: Tensor, places: Tensor) -> Tensor:
     weights = (-distance).exp() * values.flatten(1).softmax(dim=1).unsqueeze(1)
     weights = weights / (weights.sum(dim=2, keepdim=True) + 1e-8)
     return weights @ cells
+
+
+def refine_in_pixels(maps: Tensor, points: Tensor) -> Tensor:
+    """Points [m, K, 2] (x, y) moved to the weighted mean of the pixels near them, which keeps them differentiable.
+
+    maps [m, H, W] in [0, 1]; points in pixels, truncated to whole ones first. The weight of a pixel is exp(-distance²)
+    times the softmax of the map (READ); the softmax's sum cancels, and pixels beyond `REACH` weigh less than float32
+    can tell. Returns float32 [m, K, 2].
+    """
+    height, width = maps.shape[1:]
+    line = torch.arange(-REACH, REACH + 1, device=maps.device)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    window = torch.stack([x, y], dim=-1).flatten(0, 1)  # [N, 2]
+    start_x, start_y = points.long().unbind(-1)
+    start = torch.stack([start_x.clamp(max=width - 1), start_y.clamp(max=height - 1)], dim=-1)
+    pixels = start.unsqueeze(2) + window  # [m, K, N, 2]
+    x, y = pixels.unbind(-1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    values = maps.flatten(1).gather(1, index.flatten(1)).view_as(index)
+    weights = (values - window.square().sum(dim=-1)).exp() * inside
+    weights = weights / weights.sum(dim=2, keepdim=True)
+    return (weights.unsqueeze(-1) * pixels).sum(dim=2)

@@ -173,7 +173,8 @@ free_port() { # the first free one from a random start, so that recipes that sta
 
 train() { # the flags in which a recipe differs from the others
     local flags=(--model_key "$system" --exp_name "$run" --log_base_dir "$RUNS" --dataset_dir "$DATA" --device "$DEVICE"
-        --version "$LLAVA" --vision_tower "$CLIP" --vision_pretrained "$SAM")
+        --version "$LLAVA" --vision_tower "$CLIP")
+    if [[ "$system" != PixelLM ]]; then flags+=(--vision_pretrained "$SAM"); fi # its masks come from CLIP's features
     if [[ "$system" == UGround ]]; then
         flags+=(--mode 3 --baseline_type "$baseline" --pad_train_clip_images --dice_loss_weight 4
             --num_classes_per_question 3)
@@ -190,7 +191,7 @@ train() { # the flags in which a recipe differs from the others
     need DATA "the root of the data sets (dataloaders/README.md shows its layout)"
     need LLAVA "the base model"
     need CLIP "the CLIP tower"
-    need SAM "SAM"
+    if [[ "$system" != PixelLM ]]; then need SAM "SAM"; fi
     launch train_ds.py "${flags[@]}" "$@"
 }
 

@@ -85,6 +85,18 @@ def test_the_prompt_is_the_chat_format_of_llava():
     assert CASES["system"] == SYSTEM_TEXT
 
 
+def test_a_template_decides_the_system_text_alone():
+    turns = (Turn("Who is it?", None),)
+    human, user = (conversation_text(turns, conv_type=name) for name in ("llava_v1", "vicuna_v1"))
+    assert user.prefix == human.prefix.replace("human", "user") != human.prefix
+    assert user.turns == human.turns
+    tokenizer = grounding_tokenizer(1)
+    settings = ImageSettings(8, 8, num_image_tokens=1, conv_type="vicuna_v1")
+    batch = Collator(GroundingProcessor(settings, tokenizer))([sample_of(turns)])
+    prefix = tokenizer.encode(user.prefix)
+    assert batch.input_ids[0, : len(prefix)].tolist() == prefix
+
+
 @pytest.mark.parametrize("count", [1, 2, 6, 12])
 def test_any_number_of_tokens_can_stand_for_a_target(count):
     tokenizer = grounding_tokenizer(count)

@@ -4,6 +4,7 @@ Nothing heavy is imported before the flags are known, so that `--help` and a mis
 """
 
 import argparse
+import dataclasses
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.systems import find_system
+from utils.training.config import TrainingConfig
 
 
 class _Help(argparse.HelpFormatter):
@@ -119,6 +121,31 @@ def add_model_flags(parser: argparse.ArgumentParser, *, version_required: bool =
     )
     group.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     group.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_inference_settings(parser)
+
+
+def add_inference_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the settings of a model that may be changed after training; what is not given stays as it was trained."""
+    group = parser.add_argument_group("what the checkpoint says, and these override")
+    for item in inference_settings().values():
+        add_setting(group, item)
+
+
+def inference_overrides(flags: argparse.Namespace) -> dict[str, Any]:
+    """The settings of `add_inference_settings` that were given, by name."""
+    return {name: getattr(flags, name) for name in inference_settings() if getattr(flags, name, None) is not None}
+
+
+def check_overrides(overrides: dict[str, Any], system: str) -> None:
+    """Raise `UserError` for a setting that a model of this system does not have."""
+    points = next((name for name in overrides if name.startswith("read_")), None)
+    if points and system != "READ":
+        raise UserError(f"--{points}: this checkpoint is of {system}, and only READ has points; leave the flag out")
+
+
+def inference_settings() -> dict[str, dataclasses.Field]:
+    """The fields of `TrainingConfig` that describe a model and may be changed after training, by name."""
+    return {item.name: item for item in dataclasses.fields(TrainingConfig) if item.metadata.get("inference")}
 
 
 def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[Any, Any]:
@@ -129,6 +156,7 @@ def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[
     precision = flags.precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"
+    overrides = inference_overrides(flags)
     bits = 8 if flags.load_in_8bit else 4 if flags.load_in_4bit else None
     if is_training_checkpoint(Path(flags.version)):
         from model.checkpoints.quantizing import quantize
@@ -138,7 +166,7 @@ def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[
             raise UserError("--weight is a file of the reference; --version must then be its base, not a training run")
 
         base = {name: getattr(flags, name) for name in ("vision_tower", "vision_pretrained") if getattr(flags, name)}
-        model, processor, _ = load_trained(flags.version, precision=precision, base=base)
+        model, processor, _ = load_trained(flags.version, precision=precision, base=base, overrides=overrides)
         model = (model if bits is None else quantize(model, bits)).to(device)
     else:
         from model.checkpoints import load_model
@@ -149,11 +177,13 @@ def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[
             vision_tower=flags.vision_tower,
             vision_pretrained=flags.vision_pretrained,
             precision=precision,
+            overrides=overrides,
             device=device,
             weight=flags.weight,
             lora_alpha=flags.lora_alpha,
             bits=bits,
         )
+    check_overrides(overrides, model.config.system)
     if flags.layer is not None:
         model.layer_rule(flags.layer)  # complains about a layer that this model does not have
     return model.eval(), processor
@@ -163,3 +193,34 @@ def is_training_checkpoint(path: Path) -> bool:
     """Whether this is a run, or a checkpoint inside one, and not a directory of Hugging Face's kind."""
     marks = ("complete.json", "latest", "ckpt_model", "best_ckpt_model")
     return not (path / "config.json").exists() and any((path / mark).exists() for mark in marks)
+
+
+def add_setting(group, item: dataclasses.Field) -> None:
+    """Add the flag of a field of `TrainingConfig` to an argparse group."""
+    kind = _value_type(item.type)
+    text = item.metadata["help"]
+    if kind is bool:
+        on, *off = item.metadata.get("names", (item.name, f"no_{item.name}"))
+        state = "" if item.default is None else f" (default: {'on' if item.default else 'off'})"
+        group.add_argument(f"--{on}", dest=item.name, action="store_true", help=text + (state if off else ""))
+        for name in off:
+            group.add_argument(f"--{name}", dest=item.name, action="store_false", help=f"the opposite of --{on}")
+        return
+    if item.default not in (None, ""):
+        text += f" (default: {item.default})"
+    flags = [f"--{name}" for name in (item.name, *item.metadata.get("aliases", ()))]
+    metavar = "{" + ",".join(map(str, item.metadata["choices"])) + "}" if "choices" in item.metadata else None
+    group.add_argument(
+        *flags,
+        dest=item.name,
+        type=kind,
+        choices=item.metadata.get("choices"),
+        metavar=metavar or {int: "N", float: "X", str: "TEXT"}[kind],
+        help=text.replace("%", "%%"),
+    )
+
+
+def _value_type(annotation) -> type:
+    """The type of a field, without the None of `int | None`."""
+    members = getattr(annotation, "__args__", (annotation,))
+    return next(member for member in members if member is not type(None))

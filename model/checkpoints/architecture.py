@@ -46,6 +46,11 @@ PIXELLM_ORIGINAL = {
     "resize_vision_tower_size": 448,
     "llm_image_grid": 16,
 }
+# READ's own code likewise: CLIP's centre crop, and points by the size of the LLM (its comments and README).
+READ_ORIGINAL = {"map_geometry": "fit", "read_point_space": "pixel"}
+READ_POINTS_7B = {"read_num_points": 30, "read_t_pos": 0.8, "read_t_neg": 0.2, "read_down_sample": 2}
+READ_POINTS_13B = {"read_num_points": 60, "read_t_pos": 0.6, "read_t_neg": 0.2, "read_down_sample": 1}
+LAYERS_13B = 40
 SAM_DECODER_HEADS = 8
 SAM_WINDOW = 14
 
@@ -226,6 +231,11 @@ def reference_fields(config: Mapping[str, Any], shapes: Shapes, source: Path) ->
     elif config.get("baseline_type") == "none":
         fields["baseline_type"] = "none"
     return fields
+
+
+def original_read_fields(layers: int) -> dict[str, Any]:
+    """Fields of `GroundingConfig` of a checkpoint that READ's own code trained; `layers` of its LLM."""
+    return READ_ORIGINAL | (READ_POINTS_13B if layers >= LAYERS_13B else READ_POINTS_7B)
 
 
 def _projector_type(shapes: Shapes, source: Path) -> str:

@@ -156,6 +156,7 @@ SAM_FREQUENCIES_COPY = "sam.prompt_encoder.shared_embedding.positional_embedding
 _WITHOUT_CONTENT = re.compile(
     r"(.*\.rotary_emb\.inv_freq|.*\bposition_ids|(.*\.)?decoder_modules_initialized|(.*\.)?image_newline)$"
 )
+MARK_OF_THE_PORT = "decoder_modules_initialized"  # a buffer that the reference adds to the five other systems
 _ADAPTER_PREFIX = "base_model.model."
 _TOWER = re.compile(r"model\.vision_tower\.(vision_tower\.)?(vision_model\.)?")
 

@@ -100,6 +100,9 @@ def _read_reference(
     if weights.has("sam."):
         shapes = {name.removeprefix("sam."): shape for name, shape in weights.shapes().items()}
         fields["sam_config"] = architecture.sam_config_from_shapes(shapes, files.path)
+    if (named or system) == "READ" and not any(name.endswith(names.MARK_OF_THE_PORT) for name in files):
+        fields |= architecture.original_read_fields(fields["text_config"].num_hidden_layers)
+        notes.append("trained by READ's own code: points as there, on CLIP's centre crop")
     scales = fields["image_feature_scale_num"]
     if consolidated:
         rows = weights.shapes().get("lm_head.weight", (len(tokenizer),))[0]

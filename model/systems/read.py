@@ -18,7 +18,13 @@ class READ(System):
         seg, tokens = states.chosen(states.last_layer)
         text = model.text_hidden_fcs(seg).unsqueeze(1)
         similarity = torch.einsum("sd,spd->sp", seg, tokens)
-        rule = PointRule(config.read_num_points, config.read_t_pos, config.read_t_neg, config.read_down_sample)
+        rule = PointRule(
+            config.read_num_points,
+            config.read_t_pos,
+            config.read_t_neg,
+            config.read_down_sample,
+            config.read_point_space,
+        )
         cropped = config.map_geometry == "fit" and not config.pad_train_clip_images
         place = map_on_cropped_image if cropped else map_on_padded_image
         maps, chosen_points, framed, texts, start = [], [], [], [], 0

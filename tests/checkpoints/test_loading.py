@@ -18,6 +18,7 @@ from model.checkpoints import (
     save_model,
 )
 from model.checkpoints.adapting import CLIP_PLACES
+from model.checkpoints.architecture import original_read_fields
 from model.config import GroundingConfig
 from tests.tiny import tiny_model
 from utils.errors import UserError
@@ -340,6 +341,29 @@ def test_a_reference_checkpoint_may_lack_markers_and_have_peft_prefixes(publishe
     torch.save(tensors, tmp_path / "reference" / "pytorch_model.bin")
     again, _, _ = load_model(tmp_path / "reference")
     assert same(again.state_dict(), model.state_dict()) == []
+
+
+def test_read_s_own_checkpoints_get_their_points_and_the_crop(published, tmp_path):
+    """READ's own code lacks the buffer that the reference's port adds; it assumes CLIP's centre crop."""
+    model, processor = tiny_model("READ")
+    tensors = reference_copy(model, processor, published, tmp_path / "port")
+    again, _, _ = load_model(tmp_path / "port")
+    assert (again.config.map_geometry, again.config.read_num_points) == ("reference", 60)
+    shutil.copytree(tmp_path / "port", tmp_path / "original")
+    del tensors["model.decoder_modules_initialized"]
+    torch.save(tensors, tmp_path / "original" / "pytorch_model.bin")
+    config = load_model(tmp_path / "original")[0].config
+    assert (config.map_geometry, config.read_point_space) == ("fit", "pixel")
+    assert (config.read_num_points, config.read_down_sample) == (30, 2)
+    assert (config.read_t_pos, config.read_t_neg) == (0.8, 0.2)
+    changed = {"map_geometry": "reference", "read_num_points": 15}
+    config = load_model(tmp_path / "original", overrides=changed)[0].config
+    assert (config.map_geometry, config.read_num_points, config.read_down_sample) == ("reference", 15, 2)
+
+
+def test_read_s_13b_has_other_points():
+    assert original_read_fields(40)["read_num_points"] == 60
+    assert original_read_fields(40)["read_t_pos"] == 0.6 and original_read_fields(40)["read_down_sample"] == 1
 
 
 def test_a_reference_checkpoint_with_a_hole_is_refused(published, tmp_path):

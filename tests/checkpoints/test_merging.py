@@ -69,6 +69,18 @@ def test_the_card_tells_of_base_and_scores(run):
     assert "| base | base |" in card and "| 0.2500 | 0.5000 |" in card
 
 
+def test_settings_can_be_changed_while_merging(tmp_path):
+    run = write_run(tmp_path, *tiny_model("READ"))
+    settings = {"read_num_points": 7, "map_geometry": "reference", "conv_type": "vicuna_v1"}
+    flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    _, processor, _ = load_model(merge(run, *flags))
+    config = load_model(tmp_path / "merged")[0].config
+    assert {name: getattr(config, name) for name in settings} == settings
+    assert processor.settings.conv_type == "vicuna_v1"
+    with pytest.raises(UserError, match="only READ has points"):
+        merge(write_run(tmp_path / "other", *tiny_model("LISA")), "--read_num_points", "7")
+
+
 def test_a_run_without_lora(tmp_path):
     run = write_run(tmp_path, *tiny_model(), "--lora_r", "0")
     expected = load_trained(run)[0].state_dict()

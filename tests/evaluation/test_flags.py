@@ -55,6 +55,14 @@ def test_by_default_nothing_is_quantised(load):
     assert (load().weight, load().bits) == (None, None)
 
 
+def test_settings_of_the_checkpoint_can_be_overridden(load):
+    asked = load("--conv_type", "vicuna_v1", "--map-geometry", "reference")
+    assert asked.overrides == {"conv_type": "vicuna_v1", "map_geometry": "reference"}
+    assert load().overrides == {}
+    with pytest.raises(UserError, match="of UGround, and only READ has points"):
+        load("--read_num_points", "30")
+
+
 @pytest.mark.parametrize("layer", ["0", "3", "last", "greedy"])
 def test_a_layer_that_the_model_has_is_accepted(load, layer):
     load("--layer", layer)

@@ -5,7 +5,7 @@ import torch
 
 from dataloaders.collate import Collator
 from model.checkpoints import load_model, save_model
-from model.points import INSIDE, NEITHER, OUTSIDE, PointRule, points_on_image
+from model.points import INSIDE, NEITHER, OUTSIDE, PointRule, points_on_image, refine_in_pixels
 from tests.tiny import tiny_model, tiny_samples
 
 GRID = 8
@@ -70,3 +70,27 @@ def test_the_settings_are_saved_with_the_checkpoint_and_used(tmp_path):
     states = again.target_states(batch, images, *again.read(batch, images))
     sparse = again.system.prompt(again, states, batch, "last").sparse
     assert [tuple(each.shape) for each in sparse] == [(3, 5, 32), (1, 5, 32)]  # 3 points, one of padding, the text
+
+
+def test_an_object_off_the_centre_gets_its_points():
+    """READ's published setting: a 24 × 24 grid made coarser by 2, over the centre square of a 640 × 480 image."""
+    scores = torch.zeros(1, 24, 24)
+    column, row = (205 - 80) // 20, 250 // 20  # cells of 20 pixels; the crop begins at x = 80
+    scores[0, row - 1 : row + 1, column - 1 : column + 1] = 10.0
+    rule = PointRule(count=30, down_sample=2, space="pixel")
+    points, labels = points_on_image(scores.flatten(1), (480, 640), rule, cropped=True)
+    inside = points[labels == INSIDE]
+    assert len(inside) and (inside - torch.tensor([205.0, 250.0])).abs().max() <= 40
+
+
+def test_points_refined_in_pixels_follow_the_formula():
+    """The mean over all pixels, weighed by exp(-distance²) times the softmax of the whole map."""
+    maps = torch.rand(2, 17, 23, generator=torch.Generator().manual_seed(1))
+    points = torch.tensor([[[0.2, 0.9], [22.9, 16.9], [11.5, 8.2]], [[3.0, 16.0], [22.0, 0.0], [9.9, 9.9]]])
+    y, x = torch.meshgrid(torch.arange(17.0), torch.arange(23.0), indexing="ij")
+    pixels = torch.stack([x, y], dim=-1).flatten(0, 1)
+    for each, starts, found in zip(maps, points.trunc(), refine_in_pixels(maps, points)):
+        for start, point in zip(starts, found):
+            weights = (-(pixels - start).square().sum(-1)).exp() * each.flatten().softmax(0)
+            expected = (weights.unsqueeze(1) * pixels).sum(0) / weights.sum()
+            torch.testing.assert_close(point, expected)

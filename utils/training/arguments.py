@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from utils.flags import FlagParser
+from utils.flags import FlagParser, add_setting
 from utils.systems import find_system
 from utils.training.argument_checks import check
 from utils.training.config import TrainingConfig
@@ -47,35 +47,5 @@ def build_parser() -> FlagParser:
         name = item.metadata["group"]
         if name not in groups:
             groups[name] = parser.add_argument_group(name)
-        _add_flag(groups[name], item)
+        add_setting(groups[name], item)
     return parser
-
-
-def _add_flag(group, item: dataclasses.Field) -> None:
-    kind = _value_type(item.type)
-    text = item.metadata["help"]
-    if kind is bool:
-        on, *off = item.metadata.get("names", (item.name, f"no_{item.name}"))
-        state = "" if item.default is None else f" (default: {'on' if item.default else 'off'})"
-        group.add_argument(f"--{on}", dest=item.name, action="store_true", help=text + (state if off else ""))
-        for name in off:
-            group.add_argument(f"--{name}", dest=item.name, action="store_false", help=f"the opposite of --{on}")
-        return
-    if item.default not in (None, ""):
-        text += f" (default: {item.default})"
-    flags = [f"--{name}" for name in (item.name, *item.metadata.get("aliases", ()))]
-    metavar = "{" + ",".join(map(str, item.metadata["choices"])) + "}" if "choices" in item.metadata else None
-    group.add_argument(
-        *flags,
-        dest=item.name,
-        type=kind,
-        choices=item.metadata.get("choices"),
-        metavar=metavar or {int: "N", float: "X", str: "TEXT"}[kind],
-        help=text.replace("%", "%%"),
-    )
-
-
-def _value_type(annotation) -> type:
-    """The type of a field, without the None of `int | None`."""
-    members = getattr(annotation, "__args__", (annotation,))
-    return next(member for member in members if member is not type(None))

@@ -11,11 +11,14 @@ from typing import Any
 
 from utils.systems import SYSTEMS
 
-UNFREEZABLE = ("vision_tower", "sam_encoder", "mm_projector", "language_model")
+UNFREEZABLE = ("vision_tower", "sam_encoder", "mm_projector", "image_feature_neck", "language_model")
 
 
 def option(default: Any, group: str, help: str, **extra) -> Any:
-    """A field of `TrainingConfig` that is a flag; `extra` holds choices, names of the flag pair, or the type."""
+    """A field of `TrainingConfig` that is a flag; `extra` holds choices, names of the flag pair, or the type.
+
+    inference: `eval.py`, `chat.py`, `app.py` and merging have the flag too; there it overrides the checkpoint.
+    """
     return field(default=default, metadata={"group": group, "help": help, **extra})
 
 
@@ -52,7 +55,13 @@ class TrainingConfig:
     num_layers: int | None = option(
         None, "model", "hidden states to choose from; read from the model, and checked against it where given"
     )
-    conv_type: str = option("llava_v1", "model", "conversation template", choices=("llava_v1",))
+    conv_type: str | None = option(
+        None,
+        "model",
+        "conversation template: the system text speaks of a human (llava_v1) or a user (vicuna_v1) (default llava_v1)",
+        choices=("llava_v1", "vicuna_v1"),
+        inference=True,
+    )
     out_dim: int | None = option(None, "model", "width of SAM's prompts (default: SAM's)")
     seg_token_num: int | None = option(None, "model", "tokens per target and scale (PixelLM; otherwise 1)")
     image_feature_scale_num: int | None = option(None, "model", "image feature scales (PixelLM; otherwise 1)")
@@ -66,11 +75,25 @@ class TrainingConfig:
     llm_image_grid: int | None = option(
         None, "model", "image tokens of the LLM along a side (default: CLIP's; original PixelLM has 16)"
     )
-    read_num_points: int | None = option(None, "model", "READ: most points per target (default 60)")
-    read_t_pos: float | None = option(None, "model", "READ: similarity from which a point is positive (default 0.8)")
-    read_t_neg: float | None = option(None, "model", "READ: similarity up to which one is negative (default 0.2)")
+    read_num_points: int | None = option(None, "model", "READ: most points per target (default 60)", inference=True)
+    read_t_pos: float | None = option(
+        None, "model", "READ: similarity from which a point is positive (default 0.8)", inference=True
+    )
+    read_t_neg: float | None = option(
+        None, "model", "READ: similarity up to which one is negative (default 0.2)", inference=True
+    )
     read_down_sample: int | None = option(
-        None, "model", "READ: how much coarser than the image tokens the points' grid is (default 1)"
+        None,
+        "model",
+        "READ: how much coarser than the image tokens the points' grid is (default 1)",
+        inference=True,
+    )
+    read_point_space: str | None = option(
+        None,
+        "model",
+        "READ: points are refined on that grid, or in pixels as READ's own code does (default grid)",
+        choices=("grid", "pixel"),
+        inference=True,
     )
     preprocessor_config: str | None = option(
         None, "model", "CLIP image-processor JSON; its size must be the one that the tower takes"
@@ -110,7 +133,11 @@ class TrainingConfig:
     )
     eval_legacy: bool | None = option(None, "policy", "outside training use the last layer, whatever was learned")
     map_geometry: str | None = option(
-        None, "policy", "where the similarity map is placed (default fit)", choices=("fit", "reference")
+        None,
+        "policy",
+        "where the similarity map is placed: where CLIP looked, or always as for padded CLIP input (default fit)",
+        choices=("fit", "reference"),
+        inference=True,
     )
     mask_prompt: bool | None = option(None, "policy", "prompt SAM with the similarity map (default on)")
     map_loss: bool | None = option(None, "policy", "train the similarity map against the mask (default on)")

@@ -35,15 +35,19 @@ class Merge:
     load_unmerged: Callable[[str], tuple]
 
 
-def merge_of_run(path: str, *, precision: str | None, base: dict[str, str]) -> Merge:
+def merge_of_run(
+    path: str, *, precision: str | None, base: dict[str, str], overrides: dict[str, Any] | None = None
+) -> Merge:
     """The merge of a checkpoint, a directory of checkpoints, or a run (its best, else its latest).
 
     precision: of the merged weights, None for that of training. base: other places of the base than recorded.
+    overrides: other values of the run's flags that describe the model.
     """
     checkpoint = resolve_checkpoint(Path(path))
     settings = read_settings(checkpoint)
     base = {**settings["base"], **base}
-    flags = replace(flags_of(settings), **base)
+    overrides = overrides or {}
+    flags = replace(flags_of(settings), **base, **overrides)
     # In the precision of training, so that what nobody trains and no file has is drawn as it was then.
     opened = open_base(flags, precision=settings["precision"])
     trained = trained_weights(checkpoint)
@@ -52,7 +56,7 @@ def merge_of_run(path: str, *, precision: str | None, base: dict[str, str]) -> M
         raise UserError(f"{checkpoint}: {len(missing)} trained tensors are missing: {missing[:8]}")
 
     def load_unmerged(precision: str) -> tuple:
-        return load_trained(checkpoint, precision=precision, base=base, merge=False)[:2]
+        return load_trained(checkpoint, precision=precision, base=base, overrides=overrides, merge=False)[:2]
 
     precision = precision or settings["precision"]
     tensors = merged_tensors(opened, trained, alpha=flags.lora_alpha, precision=precision)
@@ -60,10 +64,16 @@ def merge_of_run(path: str, *, precision: str | None, base: dict[str, str]) -> M
 
 
 def merge_of_consolidated(
-    path: str, *, precision: str | None, base: dict[str, str], system: str | None, lora_alpha: float
+    path: str,
+    *,
+    precision: str | None,
+    base: dict[str, str],
+    system: str | None,
+    lora_alpha: float,
+    overrides: dict[str, Any] | None = None,
 ) -> Merge:
     """The merge of a consolidated training file of the reference, `base["version"]` being what it was trained from."""
-    source = {"system": system, "weight": path, "lora_alpha": lora_alpha}
+    source = {"system": system, "weight": path, "lora_alpha": lora_alpha, "overrides": overrides}
     source |= {name: base[name] for name in ("vision_tower", "vision_pretrained") if name in base}
 
     def load_unmerged(precision: str) -> tuple:

@@ -18,6 +18,8 @@ MODEL_FIELDS = (
     "read_t_pos",
     "read_t_neg",
     "read_down_sample",
+    "read_point_space",
+    "conv_type",
     "mode",
     "estimator",
     "policy_samples",

@@ -18,16 +18,24 @@ def flags_of(settings: dict[str, Any]) -> TrainingConfig:
     return TrainingConfig(**{**values, "model_key": settings["model"]["system"], "given": frozenset({"model_key"})})
 
 
-def load_trained(path: str | Path, *, precision: str = "fp32", base: dict[str, str] | None = None, merge: bool = True):
+def load_trained(
+    path: str | Path,
+    *,
+    precision: str = "fp32",
+    base: dict[str, str] | None = None,
+    overrides: dict[str, Any] | None = None,
+    merge: bool = True,
+):
     """(model, processor, settings) of a training checkpoint, on the CPU; LoRA is merged into the weights.
 
     The settings also hold the "scores" that the run recorded at this checkpoint, by split, None if it did not.
     path: a checkpoint, a directory of checkpoints, or a run (its best, else its latest).
     base: other places for "version", "vision_tower" or "vision_pretrained" than the run recorded.
+    overrides: other values of the run's flags that describe the model.
     """
     checkpoint = resolve_checkpoint(Path(path))
     settings = read_settings(checkpoint)
-    flags = replace(flags_of(settings), **{**settings["base"], **(base or {})})
+    flags = replace(flags_of(settings), **{**settings["base"], **(base or {}), **(overrides or {})})
     model, processor = build_model(flags, precision=precision)
     add_adapters_and_freeze(model, flags)
     load_trained_weights(model, checkpoint)

@@ -1,8 +1,9 @@
 """Which parameters learn.
 
 Always: LoRA adapters (or the whole LLM at `--lora_r 0`), word embeddings and output head, the text projection,
-SAM's prompt encoder and mask decoder, the policy, and PixelLM's feature neck.
-Never, unless `--unfreeze` says so: the CLIP tower, SAM's image encoder, the projector between CLIP and LLM; and unless
+SAM's prompt encoder and mask decoder, and the policy.
+Never, unless `--unfreeze` says so: the CLIP tower, SAM's image encoder, the projector between CLIP and LLM, PixelLM's
+feature neck (newly initialised and frozen in the reference too, which names it in no list); and unless
 `--train_fusion` says so: PixelLM's weights of tokens and scales.
 """
 
@@ -19,7 +20,6 @@ ALWAYS = (
     "sam.mask_decoder",
     "prompt_encoder",
     "mask_decoder",
-    "image_feature_neck",
     "policy",
 )
 MASK_DECODERS = ("sam.mask_decoder", "mask_decoder")
@@ -29,6 +29,7 @@ PARTS = {
     "vision_tower": ("vision_tower",),
     "sam_encoder": ("sam.vision_encoder",),
     "mm_projector": PROJECTORS,
+    "image_feature_neck": ("image_feature_neck",),
     "language_model": ("language_model",),
 }
 DEFAULT_VISION_SIZE = 224
