@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PRINTS = """
 from utils.errors import run_main
 
@@ -28,3 +30,45 @@ def test_output_that_nobody_reads_any_more_ends_the_program_quietly():
     assert program.wait(30) == 141
     assert program.stderr.read() == ""
     program.stderr.close()
+
+
+def ending(raised: str, *arguments: str) -> subprocess.CompletedProcess:
+    """A program that raises the expression `raised`."""
+    code = f"from utils.errors import UserError, run_main\ndef main(arguments):\n    raise {raised}\nrun_main(main)"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=Path(__file__).parents[1], capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("UserError('a.json: broken')", "error: a.json: broken"),
+        ("OSError(28, 'No space left on device', 'out.json')", "error: No space left on device: out.json"),
+        ("PermissionError(13, 'Permission denied', 'x')", "error: Permission denied: x"),
+        ("OSError(36, 'File name too long', 'a' * 9000)", "error: File name too long: aaa"),
+        ("RecursionError('maximum')", "error: something is nested too deeply"),
+        ("OverflowError('int too large')", "error: OverflowError: int too large"),
+        ("UnicodeDecodeError('utf-8', b'x', 0, 1, 'bad')", "error: UnicodeDecodeError: 'utf-8' codec"),
+        ("MemoryError()", "error: not enough memory"),
+        ("UserError('\\x1b[2J\\u202egpj.exe\\x07')", r"error: \x1b[2J\u202egpj.exe\x07"),
+        ("UserError('lone \\udc80 surrogate')", r"error: lone \udc80 surrogate"),
+    ],
+)
+def test_what_a_user_can_cause_is_one_line(raised, said):
+    done = ending(raised)
+    assert done.returncode == 2
+    assert done.stderr.startswith(said) and done.stderr.count("\n") == 1 and len(done.stderr) < 5000
+    assert "Traceback" in ending(raised, "--debug").stderr
+
+
+@pytest.mark.parametrize("raised", ["KeyError('save')", "TypeError('ours')", "ZeroDivisionError()"])
+def test_our_own_bugs_keep_their_traceback(raised):
+    done = ending(raised)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_names_that_are_no_text_can_be_printed():
+    code = "from utils.errors import run_main\nrun_main(lambda arguments: print('file \\udcff'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "file \\udcff\n")

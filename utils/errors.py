@@ -1,9 +1,11 @@
 """Errors that a user can mend, and how an entry point reports them."""
 
+import io
 import os
 import select
 import signal
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 
 
@@ -17,25 +19,59 @@ def message_of(error: UserError) -> str:
     return message.strip() if found else str(error)
 
 
-def run_main(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
-    """Run an entry point and exit with its status: 0, 2 for a `UserError` or a file that cannot be read.
+def printable(text: str, limit: int = 4000) -> str:
+    """`text` as a terminal may see it: control and direction characters escaped, cut to `limit` characters.
 
-    With `--debug` among the arguments the traceback is shown as well.
+    Newlines stay. What comes from files (names, expressions, messages about them) could otherwise move the cursor,
+    hide lines or reverse what is read.
+    """
+    if len(text) > limit:
+        text = f"{text[: limit // 2]} … {text[-limit // 2 :]}"
+    return "".join(c if c == "\n" or unicodedata.category(c) not in _UNPRINTABLE else ascii(c)[1:-1] for c in text)
+
+
+_UNPRINTABLE = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+
+
+def describe(error: BaseException) -> str:
+    """One line about an error that no code of ours expected: what, and of an `OSError` which file."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if isinstance(error, RecursionError):
+        return "something is nested too deeply (RecursionError)"
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error or 'MemoryError'})"
+    return f"{type(error).__name__}: {error}"
+
+
+def run_main(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
+    """Run an entry point and exit with its status: 0, or 2 for what a user, a file or a disk has caused.
+
+    That is a `UserError`, and as the last net any `OSError`, `RecursionError`, `OverflowError`, `UnicodeError` or
+    `MemoryError`: these end in one line that points to `--debug`, with which the traceback is shown.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be no text at all
     try:
         status = main(arguments) or 0
         sys.stdout.flush()
-    except (UserError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+    except UserError as error:
         if "--debug" in arguments:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(message_of(error))}", file=sys.stderr)
         status = 2
     except BrokenPipeError:
         if not _output_is_cut_off():
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python itself flushes at the end
         status = 128 + signal.SIGPIPE
+    except (OSError, RecursionError, OverflowError, UnicodeError, MemoryError) as error:
+        if "--debug" in arguments:
+            raise
+        print(f"error: {printable(describe(error))} (--debug shows where)", file=sys.stderr)
+        status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
