@@ -19,7 +19,7 @@ from dataloaders.json_files import read_each, require_list, require_path, requir
 from dataloaders.label_maps import read_label_map
 from dataloaders.sample import REJ, SEG, Sample, Turn, refuse_targets
 from dataloaders.segmentations import decode_segmentation
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 _REMEDY = "dataloaders/README.md describes the format"
 
@@ -128,7 +128,7 @@ class CustomFile(Sequence):
 def _read_turns(turns: Any, where: str) -> list[tuple[str, str]]:
     """Question and answer of every turn of one conversation."""
     if not isinstance(turns, list) or not turns:
-        raise UserError(f"{where}: a conversation is a list of turns, not {turns!r:.60}")
+        raise UserError(f"{where}: a conversation is a list of turns, not {shown(turns)}")
     read = []
     for turn in turns:
         question = require_text(turn, "question", where, remedy=_REMEDY)
@@ -144,7 +144,7 @@ def _check_mask(mask: Any, where: str) -> Any:
     if not isinstance(mask, dict) or not ("polygons" in mask or {"size", "counts"} <= mask.keys()):
         raise UserError(
             f"{where}: a mask is {{'polygons': …}}, run lengths {{'size': …, 'counts': …}} or the path of a PNG, "
-            f"not {mask!r:.60}"
+            f"not {shown(mask)}"
         )
     if "polygons" in mask:
         return {"polygons": require_list(mask, "polygons", where, remedy=_REMEDY)}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 NOT_OFFICIAL = "the file is not the official one, or of another version"  # what to say of downloaded annotations
 
@@ -35,7 +35,7 @@ def read_json(path: Path, kind: type | None = None) -> Any:
 def require(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> Any:
     """`record[key]`; where there is none, the error says which file and entry lack it, and what to do."""
     if not isinstance(record, dict):
-        raise UserError(f"{where} should be an object with the key {key!r}, it is {record!r:.80}; {remedy}")
+        raise UserError(f"{where} should be an object with the key {key!r}, it is {shown(record, 80)}; {remedy}")
     if key not in record:
         raise UserError(f"{where} has no {key!r}; {remedy}")
     return record[key]
@@ -45,7 +45,7 @@ def require_list(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIA
     """The same for a key that holds a list."""
     value = require(record, key, where, remedy=remedy)
     if not isinstance(value, list):
-        raise UserError(f"{where}: {key!r} should be a list, it is {value!r:.60}; {remedy}")
+        raise UserError(f"{where}: {key!r} should be a list, it is {shown(value)}; {remedy}")
     return value
 
 
@@ -53,7 +53,7 @@ def require_text(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIA
     """The same for a key that holds text with something in it."""
     value = require(record, key, where, remedy=remedy)
     if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: {key!r} should be text, it is {value!r:.60}; {remedy}")
+        raise UserError(f"{where}: {key!r} should be text, it is {shown(value)}; {remedy}")
     return value
 
 
@@ -63,7 +63,7 @@ def require_integer(record: Any, key: str, where: str, *, remedy: str = NOT_OFFI
     try:
         return int(value)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {key!r} is not a number but {value!r:.60}; {remedy}") from error
+        raise UserError(f"{where}: {key!r} is not a number but {shown(value)}; {remedy}") from error
 
 
 def require_path(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> str:
@@ -71,7 +71,7 @@ def require_path(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIA
     value = require_text(record, key, where, remedy=remedy)
     path = PurePosixPath(value)
     if path.is_absolute() or ".." in path.parts or "\\" in value or "\0" in value:
-        raise UserError(f"{where}: the path {value!r} leaves its folder; annotations may only name files in there")
+        raise UserError(f"{where}: the path {shown(value)} leaves its folder; annotations may only name files in there")
     return value
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from dataloaders.json_files import read_json, require, require_list
 from dataloaders.sample import refuse_targets
 from dataloaders.segmentations import check_points
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 _IGNORED = 255
 
@@ -38,7 +38,7 @@ def read_annotation(path: Path) -> ReasonAnnotation:
     text = require(record, "text", str(path))
     sentences = [text] if isinstance(text, str) else text
     if not isinstance(sentences, list) or not sentences or not all(isinstance(s, str) for s in sentences):
-        raise UserError(f"{path}: 'text' should be a list of at least one sentence, it is {text!r:.80}")
+        raise UserError(f"{path}: 'text' should be a list of at least one sentence, it is {shown(text, 80)}")
     for sentence in sentences:
         refuse_targets(sentence, str(path))
     shapes = []
@@ -62,7 +62,7 @@ def _false_premise(value: Any, path: Path) -> tuple[str, bool, str] | None:
         return None
     first = value[0] if isinstance(value, list) else value
     if not isinstance(first, list) or len(first) != 3 or not isinstance(first[0], str):
-        raise UserError(f"{path}: 'false_premise_QA' should hold [question, is_sentence, answer], not {first!r:.60}")
+        raise UserError(f"{path}: 'false_premise_QA' should hold [question, is_sentence, answer], not {shown(first)}")
     return first[0], bool(first[1]), str(first[2])
 
 
@@ -90,9 +90,9 @@ def _points(values, where: str) -> np.ndarray:
     try:
         points = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: points are pairs of numbers, not {values!r:.60}") from error
+        raise UserError(f"{where}: points are pairs of numbers, not {shown(values)}") from error
     if points.ndim != 2 or points.shape[1] != 2 or not len(points) or not np.isfinite(points).all():
-        raise UserError(f"{where}: points are a list of pairs of finite numbers, not {values!r:.60}")
+        raise UserError(f"{where}: points are a list of pairs of finite numbers, not {shown(values)}")
     return np.trunc(points).astype(np.int32)
 
 

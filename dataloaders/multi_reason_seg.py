@@ -26,7 +26,7 @@ from dataloaders.sample import SEG, Sample, Turn, refuse_targets
 from dataloaders.segmentations import decode_segmentation
 from dataloaders.templates import fill, pick, read_pool
 from dataloaders.wording import join_names
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 PLACEHOLDER = "{seg}"
 _REPHRASED = 0.9  # how often a target is called by the description that was written for it
@@ -66,7 +66,7 @@ class MuseEntry:
         """One for each target of a question, uint8 [N, H, W] in {0, 1}; none is empty."""
         masks = np.zeros((len(question.targets), self.height, self.width), np.uint8)
         for number, target in enumerate(question.targets):
-            where = f"{self.where}, question {question.text!r:.60}, target {number}"
+            where = f"{self.where}, question {shown(question.text)}, target {number}"
             masks[number] = decode_segmentation(target.segmentation, self.height, self.width, where)
             if not masks[number].any():
                 raise UserError(f"{where} ({target.category!r}) encloses no pixel")
@@ -156,12 +156,12 @@ def _image_name(item: dict, where: str) -> str:
 
 def _read_question(question: Any, targets: Any, answer: Any, where: str) -> tuple[str, list, str | None]:
     if not isinstance(question, str) or not question.strip():
-        raise UserError(f"{where} is not text but {question!r:.60}")
+        raise UserError(f"{where} is not text but {shown(question)}")
     if not isinstance(targets, list):
-        raise UserError(f"{where}: its answer should be a list of annotations, it is {targets!r:.60}")
+        raise UserError(f"{where}: its answer should be a list of annotations, it is {shown(targets)}")
     if answer is not None:
         if not isinstance(answer, str) or not answer.strip():
-            raise UserError(f"{where}: its text answer is not text but {answer!r:.60}")
+            raise UserError(f"{where}: its text answer is not text but {shown(answer)}")
         if answer.count(PLACEHOLDER) != len(targets):
             raise UserError(
                 f"{where}: its text answer has {answer.count(PLACEHOLDER)} {PLACEHOLDER} for {len(targets)} targets"

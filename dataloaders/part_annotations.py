@@ -22,7 +22,7 @@ from dataloaders.records import PackedRecords
 from dataloaders.scenes import Scene
 from dataloaders.segmentations import decode_segmentation
 from dataloaders.wording import choose
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 
 class PartAnnotations:
@@ -142,7 +142,7 @@ class PascalPart(PartAnnotations):
     def name_pieces(self, category: str, where: str) -> list[str]:
         pieces = category.split(":")
         if len(pieces) != 2 or not all(pieces):
-            raise UserError(f"{where}: a name is object:part, not {category!r}")
+            raise UserError(f"{where}: a name is object:part, not {shown(category)}")
         return [piece.strip() for piece in pieces]
 
 
@@ -158,7 +158,7 @@ class PacoLvis(PartAnnotations):
     def name_pieces(self, category: str, where: str) -> list[str]:
         pieces = [piece.split("_(")[0].replace("_", " ").strip() for piece in category.split(":")]
         if len(pieces) > 2 or not all(pieces):
-            raise UserError(f"{where}: a name is object or object:part, not {category!r}")
+            raise UserError(f"{where}: a name is object or object:part, not {shown(category)}")
         return pieces
 
 

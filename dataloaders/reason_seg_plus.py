@@ -19,7 +19,7 @@ from dataloaders.sample import SEG, Sample, Turn
 from dataloaders.segmentations import decode_segmentation
 from dataloaders.templates import fill, pick, read_pool
 from dataloaders.wording import join_names
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _parse(path: Path, name: str) -> dict[str, Any]:
         where = f"{path}: entry {number}"
         masks = require(item, subset.masks_key, where)
         if not isinstance(masks, dict):
-            raise UserError(f"{where}: {subset.masks_key!r} should hold masks by id, it is {masks!r:.60}")
+            raise UserError(f"{where}: {subset.masks_key!r} should hold masks by id, it is {shown(masks)}")
         entry = {
             "number": number,
             "image": require_path(item, subset.image_key, where),
@@ -187,7 +187,7 @@ def _read_mask(value: Any, where: str) -> tuple[list[list[float]], str]:
         label = str(value.get("label name") or "").strip()
         value = value["polygon"] if "polygon" in value else require(value, "points", where)
     if not isinstance(value, list) or not all(isinstance(part, list) for part in value):
-        raise UserError(f"{where}: a mask is a list of points or of polygons, not {value!r:.60}")
+        raise UserError(f"{where}: a mask is a list of points or of polygons, not {shown(value)}")
     if not value:
         return [], label
     if isinstance(value[0][0] if value[0] else None, list):  # polygons as lists of points
@@ -199,4 +199,4 @@ def _read_mask(value: Any, where: str) -> tuple[list[list[float]], str]:
     try:
         return [[float(number) for point in polygon for number in point] for polygon in polygons], label
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: points are pairs of numbers, not {value!r:.60}") from error
+        raise UserError(f"{where}: points are pairs of numbers, not {shown(value)}") from error

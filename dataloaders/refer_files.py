@@ -18,7 +18,7 @@ from dataloaders.json_files import read_json, require, require_integer, require_
 from dataloaders.records import NO_KEY, KeyedRecords, PackedRecords
 from dataloaders.restricted_pickle import restricted_unpickle
 from dataloaders.sample import refuse_targets
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def _read_sentence(sentence: Any, where: str) -> tuple[str, int, bool, str]:
     """Text, id, whether what it speaks of is there, and the right sentence if it is not."""
     text, sentence_id = require(sentence, "sent", where), require_integer(sentence, "sent_id", where)
     if not isinstance(text, str):
-        raise UserError(f"{where}: sentence {sentence_id} is not text but {text!r:.60}")
+        raise UserError(f"{where}: sentence {sentence_id} is not text but {shown(text)}")
     exists = not sentence["is_false_premise"] if "is_false_premise" in sentence else bool(sentence.get("exist", True))
     correction = sentence.get("gt_sent") or ""
     return refuse_targets(text, where), sentence_id, exists, refuse_targets(str(correction), where)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 SEG = "[SEG]"
 REJ = "[REJ]"
@@ -17,7 +17,7 @@ REJ = "[REJ]"
 def refuse_targets(text: str, where: str) -> str:
     """`text`, which comes from a file and is to be read as words: a token in it would be taken for a target."""
     if SEG in text or REJ in text:
-        raise UserError(f"{where}: {SEG} and {REJ} may not be written out in {text!r:.80}")
+        raise UserError(f"{where}: {SEG} and {REJ} may not be written out in {shown(text, 80)}")
     return text
 
 

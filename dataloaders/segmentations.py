@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 OVERSHOOT = 0.02  # annotators' polygons may end outside the picture, by so much of its longer side
 
@@ -32,7 +32,7 @@ def decode_segmentation(segmentation: Any, height: int, width: int, where: str) 
             else:
                 parts += coco_mask.frPyObjects([_polygon(part, height, width, where)], height, width)
     else:
-        raise UserError(f"{where}: a segmentation is a list or a dictionary, not {segmentation!r:.60}")
+        raise UserError(f"{where}: a segmentation is a list or a dictionary, not {shown(segmentation)}")
     mask = np.zeros((height, width), np.uint8)
     for part in parts:
         mask |= coco_mask.decode(part)
@@ -56,9 +56,9 @@ def _polygon(values: Any, height: int, width: int, where: str) -> list[float]:
     try:
         points = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: a polygon is a list of numbers, not {values!r:.60}") from error
+        raise UserError(f"{where}: a polygon is a list of numbers, not {shown(values)}") from error
     if points.ndim != 1 or len(points) % 2 or not np.isfinite(points).all():
-        raise UserError(f"{where}: a polygon is a flat list x0, y0, x1, y1, … of finite numbers, not {values!r:.60}")
+        raise UserError(f"{where}: a polygon is a flat list x0, y0, x1, y1, … of finite numbers, not {shown(values)}")
     check_points(points.reshape(-1, 2), height, width, where)
     return points.tolist()
 
@@ -75,7 +75,7 @@ def _run_lengths(rle: dict, height: int, width: int, where: str) -> dict:
     elif isinstance(counts, bytes):
         lengths = _uncompress(counts, where)
     else:
-        raise UserError(f"{where}: run lengths need 'counts', a list of numbers or text, not {counts!r:.60}")
+        raise UserError(f"{where}: run lengths need 'counts', a list of numbers or text, not {shown(counts)}")
     if any(length < 0 for length in lengths):
         raise UserError(f"{where}: a run of {min(lengths)} pixels; run lengths are 0 or more")
     if sum(lengths) != height * width:

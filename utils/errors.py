@@ -1,12 +1,15 @@
 """Errors that a user can mend, and how an entry point reports them."""
 
 import io
+import itertools
 import os
+import reprlib
 import select
 import signal
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
+from typing import Any
 
 
 class UserError(Exception):
@@ -17,6 +20,41 @@ def message_of(error: UserError) -> str:
     """The message without the traceback that a `DataLoader` puts before what a worker process raised."""
     _, found, message = str(error).rpartition("UserError: ")
     return message.strip() if found else str(error)
+
+
+class _Excerpts(reprlib.Repr):
+    """`repr` of the beginning of a value, whose lists may be long, deep, or refer to one another."""
+
+    maxlevel, maxlist, maxtuple, maxdict, maxset, maxfrozenset, maxstring, maxother = 3, 6, 6, 6, 6, 6, 80, 80
+
+    def repr_int(self, value: int, level: int) -> str:
+        bits = value.bit_length()  # Python refuses to write out what has thousands of digits
+        return repr(value) if bits <= 256 else f"<a number of {bits} bits>"
+
+    def repr_bytes(self, value: bytes, level: int) -> str:
+        return repr(value[: self.maxother])
+
+    repr_bytearray = repr_bytes
+
+    def repr_dict(self, value: dict, level: int) -> str:
+        if level <= 0 and value:
+            return "{...}"
+        items = [
+            f"{self.repr1(key, level - 1)}: {self.repr1(value[key], level - 1)}"
+            for key in itertools.islice(value, self.maxdict)
+        ]
+        return "{" + ", ".join([*items, *(["..."] if len(value) > self.maxdict else [])]) + "}"
+
+
+def shown(value: Any, length: int = 60) -> str:
+    """A value that came from a file as text for a message: at most `length` characters, no control characters.
+
+    Unlike a whole `repr` that is cut afterwards, its cost does not depend on the size of the value.
+    """
+    return _EXCERPTS.repr(value)[:length]
+
+
+_EXCERPTS = _Excerpts()
 
 
 def printable(text: str, limit: int = 4000) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import CLIPConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig, SamConfig
 
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.systems import SYSTEMS
 
 from ..sam import DECODER_LAYER_NORM_EPS
@@ -59,7 +59,7 @@ def llama_config(config: Mapping[str, Any], source: Path) -> LlamaConfig:
     """The LLM of an original LLaVA's `config.json`, or of the `text_config` of a llava-hf one."""
     kind = config.get("model_type", "llama")
     if kind not in ("llama", "llava", "llava_llama"):
-        raise UserError(f"{source}: the language model is of type {kind!r}, only LLaMA is supported")
+        raise UserError(f"{source}: the language model is of type {shown(kind)}, only LLaMA is supported")
     return LlamaConfig(**{name: config[name] for name in LLAMA_FIELDS if config.get(name) is not None})
 
 
@@ -98,7 +98,7 @@ def clip_config(directory: Path) -> CLIPVisionConfig:
         return CLIPConfig(**config).vision_config
     if kind == "clip_vision_model":
         return _clip_vision_config(config)
-    raise UserError(f"{directory} holds a model of type {kind!r}, not CLIP")
+    raise UserError(f"{directory} holds a model of type {shown(kind)}, not CLIP")
 
 
 def _clip_vision_config(config: Mapping[str, Any]) -> CLIPVisionConfig:

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 CONFIG_FILE = "config.json"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -84,7 +84,7 @@ def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} should hold tensors by name, it holds a {type(content).__name__}")
     others = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
-        raise UserError(f"{path} should hold tensors by name, but {others[0]!r} is no tensor")
+        raise UserError(f"{path} should hold tensors by name, but {shown(others[0])} is no tensor")
     return content
 
 
@@ -158,7 +158,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise UserError(f'{index} has no "weight_map" from tensor names to files')
     strange = [shard for shard in weight_map.values() if Path(shard).name != shard]
     if strange:
-        raise UserError(f"{index} names {strange[0]!r}, which is not a file beside it")
+        raise UserError(f"{index} names {shown(strange[0])}, which is not a file beside it")
     return weight_map
 
 

@@ -1,9 +1,6 @@
 """Annotations on disk become masks, and what is wrong with them is named."""
 
-import collections
 import json
-import os
-import pickle
 
 import numpy as np
 import pytest
@@ -12,57 +9,11 @@ from pycocotools import mask as coco_mask
 from dataloaders.json_files import read_json
 from dataloaders.labelme import draw_regions, read_annotation
 from dataloaders.records import KeyedRecords, PackedRecords
-from dataloaders.restricted_pickle import restricted_unpickle
 from dataloaders.segmentations import decode_segmentation
 from utils.errors import UserError
 
 SQUARE = [2, 2, 6, 2, 6, 6, 2, 6]
 OVERLAPPING = [[0, 0, 6, 0, 6, 6, 0, 6], [3, 3, 9, 3, 9, 9, 3, 9]]
-
-
-class RunsCommand:
-    def __reduce__(self):
-        return os.system, ("echo run",)
-
-
-class ReadsAttribute:
-    def __reduce__(self):
-        return getattr, ([], "append")
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_plain_pickles_are_read(tmp_path, protocol):
-    value = [
-        {"ref_id": 1, "sent": "café", "ann_id": [-1], "split": ("a", b"b"), "set": {1, 2}, "none": None},
-        {"id": np.int64(7), "score": np.float32(0.5), "box": np.arange(4.0)},
-        collections.OrderedDict(a=1),
-        collections.defaultdict(list, b=[2]),
-    ]
-    (tmp_path / "refs.p").write_bytes(pickle.dumps(value, protocol=protocol))
-
-    read = restricted_unpickle(tmp_path / "refs.p")
-
-    assert read[0] == value[0]
-    assert read[1]["id"] == 7
-    assert read[1]["score"] == 0.5
-    assert read[1]["box"].tolist() == [0, 1, 2, 3]
-    assert read[2:] == value[2:]
-
-
-@pytest.mark.parametrize("value", [RunsCommand(), ReadsAttribute(), np.array([RunsCommand()], dtype=object)])
-def test_a_pickle_that_calls_something_is_refused(tmp_path, value):
-    (tmp_path / "refs.p").write_bytes(pickle.dumps([value]))
-
-    with pytest.raises(UserError, match=r"refs\.p is refused: it asks for"):
-        restricted_unpickle(tmp_path / "refs.p")
-
-
-@pytest.mark.parametrize("content", [b"", b"\x80\x04junk", pickle.dumps(list(range(1000)))[:50]])
-def test_a_damaged_pickle_is_named(tmp_path, content):
-    (tmp_path / "refs.p").write_bytes(content)
-
-    with pytest.raises(UserError, match=r"refs\.p"):
-        restricted_unpickle(tmp_path / "refs.p")
 
 
 def test_packed_records_are_what_went_in():

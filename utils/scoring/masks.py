@@ -6,7 +6,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from dataloaders.segmentations import decode_segmentation
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
@@ -21,5 +21,5 @@ def decode_mask(lengths: Any, size: tuple[int, int], where: str) -> np.ndarray:
     size: (H, W) that the mask must have; where: file and line, for errors.
     """
     if not isinstance(lengths, dict):
-        raise UserError(f"{where}: a mask is COCO run lengths {{'size': …, 'counts': …}}, not {lengths!r:.60}")
+        raise UserError(f"{where}: a mask is COCO run lengths {{'size': …, 'counts': …}}, not {shown(lengths)}")
     return decode_segmentation(lengths, *size, where)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dataloaders.json_files import require, require_integer, require_text
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 from .report import write_whole
 from .scores import kind_of
@@ -94,10 +94,10 @@ def _read_prediction(content: dict[str, Any], split: str, number: int, where: st
         image = PurePosixPath(require_text(content, "image", where, remedy=_REMEDY)).as_posix()
     present = content.get("present", True) if several else require(content, "present", where, remedy=_REMEDY)
     if not isinstance(present, bool):
-        raise UserError(f"{where}: 'present' is true or false, not {present!r:.60}")
+        raise UserError(f"{where}: 'present' is true or false, not {shown(present)}")
     masks = require(content, "masks" if several else "mask", where, remedy=_REMEDY)
     if several and not isinstance(masks, list):
-        raise UserError(f"{where}: 'masks' should be a list of masks, it is {masks!r:.60}")
+        raise UserError(f"{where}: 'masks' should be a list of masks, it is {shown(masks)}")
     answer = content.get("answer")
     return Prediction(
         line=number,
@@ -113,7 +113,7 @@ def _read_prediction(content: dict[str, Any], split: str, number: int, where: st
 def _place(content: dict, key: str, where: str) -> int:
     value = require_integer(content, key, where, remedy=_REMEDY)
     if value < 0 or isinstance(content[key], bool) or value != content[key]:
-        raise UserError(f"{where}: {key!r} should be a number from 0, it is {content[key]!r:.60}")
+        raise UserError(f"{where}: {key!r} should be a number from 0, it is {shown(content[key])}")
     return value
 
 
