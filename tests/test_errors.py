@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.errors import shown
+
 PRINTS = """
 from utils.errors import run_main
 
@@ -72,3 +74,15 @@ def test_names_that_are_no_text_can_be_printed():
     code = "from utils.errors import run_main\nrun_main(lambda arguments: print('file \\udcff'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "file \\udcff\n")
+
+
+def test_a_value_in_a_message_costs_nothing_however_large_it_is():
+    bomb = []
+    for _ in range(60):
+        bomb = [bomb, bomb]
+    endless = {}
+    endless["itself"] = endless
+
+    for value in (bomb, endless, 10**5000, b"x" * 10**7, "y" * 10**7, {number: bomb for number in range(1000)}):
+        assert 0 < len(shown(value)) <= 60
+    assert shown(["a\n", 1, None, {"b": 2.5}]) == "['a\\n', 1, None, {'b': 2.5}]"

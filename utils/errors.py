@@ -25,7 +25,10 @@ def message_of(error: UserError) -> str:
 class _Excerpts(reprlib.Repr):
     """`repr` of the beginning of a value, whose lists may be long, deep, or refer to one another."""
 
-    maxlevel, maxlist, maxtuple, maxdict, maxset, maxfrozenset, maxstring, maxother = 3, 6, 6, 6, 6, 6, 80, 80
+    def __init__(self):
+        super().__init__()
+        self.maxlevel = 3
+        self.maxstring = self.maxother = 80
 
     def repr_int(self, value: int, level: int) -> str:
         bits = value.bit_length()  # Python refuses to write out what has thousands of digits
@@ -44,6 +47,9 @@ class _Excerpts(reprlib.Repr):
             for key in itertools.islice(value, self.maxdict)
         ]
         return "{" + ", ".join([*items, *(["..."] if len(value) > self.maxdict else [])]) + "}"
+
+    def repr_instance(self, value: Any, level: int) -> str:
+        return self.repr_list(value, level) if isinstance(value, list) else super().repr_instance(value, level)
 
 
 def shown(value: Any, length: int = 60) -> str:
