@@ -17,8 +17,9 @@ from dataloaders.images import read_image
 from dataloaders.index_cache import open_index
 from dataloaders.json_files import read_each, require_list, require_path, require_text
 from dataloaders.label_maps import read_label_map
+from dataloaders.repairs import BadEntry
 from dataloaders.sample import REJ, SEG, Sample, Turn, refuse_targets
-from dataloaders.segmentations import decode_segmentation
+from dataloaders.segmentations import NO_PIXEL, decode_segmentation
 from utils.errors import UserError, shown
 
 _REMEDY = "dataloaders/README.md describes the format"
@@ -40,26 +41,29 @@ class CustomEntry:
     folder: Path
     where: str
 
-    def masks(self, height: int, width: int) -> np.ndarray:
-        """One mask per `[SEG]`, uint8 [N, H, W] in {0, 1}, none empty."""
-        masks = np.zeros((len(self.mask_specs), height, width), np.uint8)
-        for number, mask in enumerate(self.mask_specs):
-            masks[number] = self._draw(mask, height, width, f"{self.where}, mask {number}")
-            if not masks[number].any():
-                raise UserError(f"{self.where}, mask {number} is empty; write {REJ} for what is not in the picture")
-        return masks
+    def regions(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """One mask per `[SEG]`, uint8 [N, H, W] in {0, 1}, and the pixels that do not count, bool [H, W], or None.
 
-    def ignore(self, height: int, width: int) -> np.ndarray | None:
-        """What does not count, bool [H, W]."""
-        if self.ignore_spec is None:
-            return None
-        return self._draw(self.ignore_spec, height, width, f"{self.where}, 'ignore'").astype(bool)
+        Raises `BadEntry` where no pixel of a mask counts.
+        """
+        masks = np.zeros((len(self.mask_specs), height, width), np.uint8)
+        ignore = None
+        if self.ignore_spec is not None:
+            ignore = self._draw(self.ignore_spec, height, width, f"{self.where}, 'ignore'").astype(bool)
+        for number, mask in enumerate(self.mask_specs):
+            where = f"{self.where}, mask {number}"
+            masks[number] = self._draw(mask, height, width, where)
+            if not masks[number].any():
+                raise BadEntry.at(where, f"{NO_PIXEL}; write {REJ} for what is not in the image")
+            if ignore is not None and not masks[number][~ignore].any():
+                raise BadEntry.at(where, "lies wholly inside 'ignore', so that no pixel of it counts")
+        return masks, ignore
 
     def _draw(self, mask: Any, height: int, width: int, where: str) -> np.ndarray:
         if isinstance(mask, str):
             values = read_label_map(self.folder / mask)
             if values.shape != (height, width):
-                raise UserError(f"{where}: {mask} is {values.shape} (height, width), the image is {(height, width)}")
+                raise BadEntry.at(where, f"{mask} is {values.shape} (height, width), the image is {(height, width)}")
             return (values != 0).astype(np.uint8)
         return decode_segmentation(mask.get("polygons", mask), height, width, where)
 
@@ -174,13 +178,13 @@ class Custom:
         image = read_image(entry.path)
         kinds = targets_in(entry.conversations)
         masks = np.zeros((len(kinds), *image.shape[:2]), np.uint8)
-        masks[kinds] = entry.masks(*image.shape[:2])
+        masks[kinds], ignore = entry.regions(*image.shape[:2])
         return Sample(
             image_path=entry.path,
             image=image,
             conversations=list(entry.conversations),
             masks=masks,
-            ignore=entry.ignore(*image.shape[:2]),
+            ignore=ignore,
             family=self.name,
             dataset=entry.dataset,
         )

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 
 from dataloaders.json_files import read_json, require, require_list
+from dataloaders.repairs import BadEntry, note_repair
 from dataloaders.sample import refuse_targets
-from dataloaders.segmentations import check_points
+from dataloaders.segmentations import cut_off_far, note_crop, refuse_fractions
 from utils.errors import UserError, shown
 
 _IGNORED = 255
@@ -19,7 +20,7 @@ _IGNORED = 255
 class ReasonAnnotation:
     """sentences: all of them mean the same region.
     is_sentence: they are whole questions, not short phrases.
-    shapes: (label, points int32 [N, 2]) of every polygon.
+    shapes: (label, points float64 [N, 2]) of every polygon.
     path: the file it came from.
     false_premise: a question about what the picture does not show, and the answer in words (SESAME's version of the
         data has them), or None.
@@ -69,21 +70,36 @@ def _false_premise(value: Any, path: Path) -> tuple[str, bool, str] | None:
 def draw_regions(annotation: ReasonAnnotation, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
     """The target uint8 [H, W] in {0, 1}, and the pixels that do not count, bool [H, W], or None where all do.
 
-    Larger shapes are painted first, so that a smaller one lying on them stays visible.
+    Larger shapes are painted first, so that a smaller one lying on them stays visible. A shape without three points, or
+    without a pixel in the image, is dropped. Raises `BadEntry` where no pixel of a target is left.
     """
-    painted = []
+    where = str(annotation.path)
+    refuse_fractions([points for _, points in annotation.shapes], height, width, where)
+    painted, dropped = [], 0
     for label, points in annotation.shapes:
-        check_points(points, height, width, f"{annotation.path}: shape {label!r}")
-        value = _IGNORED if "ignore" in label.lower() else 1
         area = np.zeros((height, width), np.uint8)
-        _paint(area, points, 1)
-        painted.append((int(area.sum()), points, value))
+        points = np.trunc(points)
+        if len(points) >= 3:
+            note_crop([points], height, width, f"{where}: shape {label!r}")
+            points = np.trunc(cut_off_far(points, height, width, f"{where}: shape {label!r}")).astype(np.int32)
+            _paint(area, points, 1)
+        if area.any():
+            painted.append((int(area.sum()), points, _IGNORED if "ignore" in label.lower() else 1))
+        else:
+            dropped += 1
     painted.sort(key=lambda shape: -shape[0])
     regions = np.zeros((height, width), np.uint8)
     for _, points, value in painted:
         _paint(regions, points, value)
-    ignore = regions == _IGNORED
-    return (regions == 1).astype(np.uint8), ignore if ignore.any() else None
+    target, ignore = (regions == 1).astype(np.uint8), regions == _IGNORED
+    if not target.any():
+        raise BadEntry(
+            f"{where} marks no target: its shapes are empty, flags, outside the image or within regions to ignore",
+            file=where,
+        )
+    if dropped:
+        note_repair(where, f"{dropped} of {len(annotation.shapes)} shapes dropped: no three points, or no pixel inside")
+    return target, ignore if ignore.any() else None
 
 
 def _points(values, where: str) -> np.ndarray:
@@ -93,10 +109,11 @@ def _points(values, where: str) -> np.ndarray:
         raise UserError(f"{where}: points are pairs of numbers, not {shown(values)}") from error
     if points.ndim != 2 or points.shape[1] != 2 or not len(points) or not np.isfinite(points).all():
         raise UserError(f"{where}: points are a list of pairs of finite numbers, not {shown(values)}")
-    return np.trunc(points).astype(np.int32)
+    return points
 
 
 def _paint(canvas: np.ndarray, points: np.ndarray, value: int) -> None:
     """The polygon and its outline, one pixel wide."""
-    cv2.polylines(canvas, [points], True, value, 1)
-    cv2.fillPoly(canvas, [points], value)
+    if len(points):
+        cv2.polylines(canvas, [points], True, value, 1)
+        cv2.fillPoly(canvas, [points], value)

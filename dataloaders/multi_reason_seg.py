@@ -22,8 +22,9 @@ from dataloaders.json_files import (
     require_text,
 )
 from dataloaders.records import PackedRecords
+from dataloaders.repairs import BadEntry
 from dataloaders.sample import SEG, Sample, Turn, refuse_targets
-from dataloaders.segmentations import decode_segmentation
+from dataloaders.segmentations import NO_PIXEL, decode_segmentation
 from dataloaders.templates import fill, pick, read_pool
 from dataloaders.wording import join_names
 from utils.errors import UserError, shown
@@ -69,7 +70,7 @@ class MuseEntry:
             where = f"{self.where}, question {shown(question.text)}, target {number}"
             masks[number] = decode_segmentation(target.segmentation, self.height, self.width, where)
             if not masks[number].any():
-                raise UserError(f"{where} ({target.category!r}) encloses no pixel")
+                raise BadEntry.at(where, f"{NO_PIXEL}, though it is {target.category!r}")
         return masks
 
 

@@ -1,6 +1,6 @@
 """Pictures whose objects and parts of objects are annotated one by one, in COCO's format."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from dataloaders.json_files import (
     require_text,
 )
 from dataloaders.records import PackedRecords
+from dataloaders.repairs import note_repair
 from dataloaders.scenes import Scene
-from dataloaders.segmentations import decode_segmentation
+from dataloaders.segmentations import NO_PIXEL, decode_segmentation
 from dataloaders.wording import choose
 from utils.errors import UserError, shown
 
@@ -117,9 +118,7 @@ class PartAnnotations:
         image = read_image(path, size=(height, width))
         names, masks = [], []
         for category in chosen:
-            mask = np.zeros((height, width), np.uint8)
-            for annotation_id, segmentation in regions[category]:
-                mask |= decode_segmentation(segmentation, height, width, f"{self._path}: annotation {annotation_id}")
+            mask = self._region(regions[category], height, width)
             in_one_word = rng.random() < 0.5
             if mask.any():  # a part may be smaller than a pixel
                 names.append(_spoken(self._names[category], in_one_word))
@@ -128,6 +127,17 @@ class PartAnnotations:
             return None
         absent = [_spoken(pieces, True) for category, pieces in enumerate(self._names) if category not in regions]
         return Scene(path, image, names, np.stack(masks), absent)
+
+    def _region(self, annotations: Sequence[tuple[int, Any]], height: int, width: int) -> np.ndarray:
+        """The union of annotations (id, segmentation), uint8 [height, width] in {0, 1}."""
+        mask = np.zeros((height, width), np.uint8)
+        for annotation_id, segmentation in annotations:
+            where = f"{self._path}: annotation {annotation_id}"
+            drawn = decode_segmentation(segmentation, height, width, where)
+            if not drawn.any():
+                note_repair(where, f"{NO_PIXEL}, so it is not asked for")
+            mask |= drawn
+        return mask
 
 
 class PascalPart(PartAnnotations):

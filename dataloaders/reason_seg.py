@@ -74,8 +74,6 @@ class ReasonSeg:
         annotation = read_annotation(path.with_suffix(".json"))
         image = read_image(path)
         target, ignore = draw_regions(annotation, *image.shape[:2])
-        if not target.any():
-            raise UserError(f"{annotation.path} marks no target: its shapes are empty, flags or regions to ignore")
         sentences = [annotation.sentences[i] for i in choose(rng, len(annotation.sentences), self._num_sentences)]
         explanation = self._explanations.get(path.name)
         in_words, explained = False, False

@@ -15,8 +15,9 @@ from dataloaders.index_cache import open_index
 from dataloaders.json_files import read_each, read_json, require, require_path, require_text
 from dataloaders.mentions import marks_to_targets, marks_to_words, split_dialogue
 from dataloaders.records import PackedRecords
+from dataloaders.repairs import BadEntry, note_repair
 from dataloaders.sample import SEG, Sample, Turn
-from dataloaders.segmentations import decode_segmentation
+from dataloaders.segmentations import NO_PIXEL, decode_segmentation
 from dataloaders.templates import fill, pick, read_pool
 from dataloaders.wording import join_names
 from utils.errors import UserError, shown
@@ -98,12 +99,8 @@ class ReasonSegPlus:
         entry = entries[int(rng.integers(len(entries)))]
         path = self._images / entry["image"]
         image = read_image(path)
-        where = f"{self._paths[subset]}: entry {entry['number']}"
-        masks = {
-            number: decode_segmentation(polygons, *image.shape[:2], f"{where}, mask {number}")
-            for number, (polygons, _) in entry["masks"].items()
-        }
-        written = self._write(rng, subset, entry, {number for number, mask in masks.items() if mask.any()})
+        masks = self._masks(subset, entry, *image.shape[:2])
+        written = self._write(rng, subset, entry, set(masks))
         written = [(question, answer, ids) for question, answer, ids in written if answer.strip()]
         if not written:
             return None
@@ -118,6 +115,21 @@ class ReasonSegPlus:
             dataset=subset,
             expressions=tuple(entry["masks"][number][1] or number for number in used),
         )
+
+    def _masks(self, subset: str, entry: dict, height: int, width: int) -> dict[str, np.ndarray]:
+        """The masks that cover a pixel, uint8 [height, width] in {0, 1}, by id; what is said of others is read as
+        words."""
+        where = f"{self._paths[subset]}: entry {entry['number']}"
+        masks = {}
+        for number, (polygons, _) in entry["masks"].items():
+            mask = decode_segmentation(polygons, height, width, f"{where}, mask {number}")
+            if mask.any():
+                masks[number] = mask
+        if entry["masks"] and not masks:
+            raise BadEntry.at(where, f"{NO_PIXEL}, though it has {len(entry['masks'])} masks")
+        for number in entry["masks"].keys() - masks.keys():
+            note_repair(f"{where}, mask {number}", f"{NO_PIXEL}, so it is no target")
+        return masks
 
     def _write(
         self, rng: np.random.Generator, subset: str, entry: dict, valid: set[str]

@@ -10,7 +10,8 @@ import numpy as np
 from dataloaders.bad_samples import BadSamples, settle
 from dataloaders.families import look_up, require_some
 from dataloaders.refer_files import REFER_SETS, ReferFiles, ReferTables
-from dataloaders.segmentations import decode_segmentation
+from dataloaders.repairs import BadEntry, note_repair
+from dataloaders.segmentations import NO_PIXEL, decode_segmentation
 from utils.errors import UserError
 
 _LETTERED = ("train", "val", "test", "testA", "testB", "testC", "testAB", "testBC", "testAC")
@@ -97,14 +98,19 @@ class ReferIndex:
         mask = np.zeros((image.height, image.width), np.uint8)
         if not expression.exists or not expression.annotation_ids:
             return mask
+        empty = []
         for annotation_id in expression.annotation_ids:
             where = f"{self._instances_path}: annotation {annotation_id}"
-            mask |= decode_segmentation(self._segmentations[annotation_id], image.height, image.width, where)
+            drawn = decode_segmentation(self._segmentations[annotation_id], image.height, image.width, where)
+            if not drawn.any():
+                empty.append(where)
+            mask |= drawn
         if not mask.any():
-            raise UserError(
-                f"{self._instances_path}: annotations {list(expression.annotation_ids)} of image {image.id} enclose no "
-                f"pixel, though {expression.text!r} means them"
-            )
+            ids = ", ".join(map(str, expression.annotation_ids))
+            where = f"{self._instances_path}: annotation {ids} of image {image.id}"
+            raise BadEntry.at(where, f"{NO_PIXEL}, though {expression.text!r} means it")
+        for where in empty:
+            note_repair(where, f"{NO_PIXEL}; {expression.text!r} means others beside it")
         return mask
 
 

@@ -28,8 +28,7 @@ class CustomEvaluation(Sequence):
     def __getitem__(self, index: int) -> EvaluationItem:
         entry: CustomEntry = self._file[self._rows[index]]
         image = read_image(entry.path)
-        size = image.shape[:2]
-        masks = entry.masks(*size)
+        masks, ignore = entry.regions(*image.shape[:2])
         turns, targets, used = [], [], 0
         for turn in (turn for turns in entry.conversations for turn in turns):
             kinds = targets_in([[turn]])
@@ -47,7 +46,7 @@ class CustomEvaluation(Sequence):
             joint_prompt="",
             joint_answer="",
             masks=unions(targets),
-            ignore=entry.ignore(*size),
+            ignore=ignore,
             exists=[bool(len(one)) for one in targets],
             dataset=self.name,
             split=self.split,

@@ -38,8 +38,6 @@ class ReasonSegEvaluation(Sequence):
         annotation = read_annotation(path.with_suffix(".json"))
         image = read_image(path)
         mask, ignore = draw_regions(annotation, *image.shape[:2])
-        if not mask.any():
-            raise UserError(f"{annotation.path} marks no target: its shapes are empty, flags or regions to ignore")
         sentence = annotation.sentences[0]
         if annotation.is_sentence:
             prompt = f" {sentence} Please output segmentation mask."
