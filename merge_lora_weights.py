@@ -5,13 +5,14 @@
 `--weight` is a run (its best checkpoint, else its latest), a directory of checkpoints, one checkpoint, or a
 consolidated training file of the reference (then with `--version`, its base). Tensors are read, merged in fp32,
 rounded to `--precision` and written one by one: what is in memory is what was trained, not the model. The new
-directory is read back, and its logits and masks for a small input are compared with the run's. `--export reference`
-writes the reference's names, `--export adapter` what was learned alone.
+directory is read back, and its logits and masks for a small input are compared with the run's; only then it gets its
+name. `--overwrite` replaces a merged model of this program, and nothing else. `--export reference` writes the
+reference's names, `--export adapter` what was learned alone.
 """
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_main
@@ -29,7 +30,7 @@ def build_parser() -> FlagParser:
         "--weight", required=True, metavar="DIR", help="run, directory of checkpoints, checkpoint, or consolidated file"
     )
     parser.add_argument("--save_path", required=True, metavar="DIR", help="directory to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace --save_path if it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace --save_path if it is a merged model")
     parser.add_argument(
         "--precision", choices=("fp32", "bf16", "fp16"), help="of the saved weights (default: that of training)"
     )
@@ -66,18 +67,26 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--push_to_hub uploads a merged model; leave --export {flags.export} out")
     if Path(flags.weight).is_file():
         _check_consolidated(flags)
+    _keep_apart(target, {"--weight": flags.weight})
+    if target.exists():
+        from model.checkpoints.ownership import refuse_foreign
+
+        refuse_foreign(target.resolve())
 
     print(f"merging {flags.weight} …", file=sys.stderr)
-    merge = export_adapter(flags, target) if flags.export == ADAPTER else export_merged(flags, target)
-    if flags.no_check:
-        print("not compared with the run (--no_check)")
-    else:
+    merge = read_merge(flags)
+    _keep_apart(target, merge.base)
+    said = []
+
+    def check(written: Path) -> None:
         from utils.training.merge_check import check_merge
 
         print("comparing with the run …", file=sys.stderr)
-        print(
-            f"answers as the run does: {check_merge(merge.load_unmerged, written_at(target, merge), merge.precision)}"
-        )
+        said.append(str(check_merge(merge.load_unmerged, reader_of(written, merge), merge.precision)))
+
+    export = export_adapter if flags.export == ADAPTER else export_merged
+    export(merge, flags, target, check=None if flags.no_check else check)
+    print(f"answers as the run does: {said[0]}" if said else "not compared with the run (--no_check)")
     if flags.push_to_hub:
         from model.checkpoints.publishing import upload
 
@@ -91,14 +100,28 @@ def _check_consolidated(flags) -> None:
         raise UserError(f"--weight {flags.weight} is a file: pass --version, the base that it was trained from")
 
 
-def export_merged(flags, target: Path):
+def _keep_apart(target: Path, sources: Mapping[str, str | None]) -> None:
+    """Refuse a target that takes the place of what is merged, or lies among a run's checkpoints.
+
+    sources: by flag or by what they are; hub ids are no paths here.
+    """
+    from utils.training.checkpoints import BEST, LATEST
+
+    place = target.expanduser().resolve()
+    for name, source in sources.items():
+        if source and Path(source).exists() and Path(source).resolve().is_relative_to(place):
+            raise UserError(f"--save_path {target} is, or holds, {source} ({name}), which is read; name another one")
+    if {LATEST, BEST} & set(place.parts):
+        raise UserError(f"--save_path {target} lies among the checkpoints of a run; choose another place")
+
+
+def export_merged(merge, flags, target: Path, *, check: Callable[[Path], None] | None) -> None:
     """Merge while writing, under our names or the reference's."""
     from model.checkpoints import export_reference, save_model
     from model.checkpoints.sources import HUB_CLIP
 
-    merge = read_merge(flags)
     model, processor = merge.opened.model, merge.opened.processor
-    common = {"tensors": merge.tensors, "overwrite": flags.overwrite, "progress": Progress()}
+    common = {"tensors": merge.tensors, "overwrite": flags.overwrite, "progress": Progress(), "check": check}
     if flags.export == REFERENCE:
         tower = merge.base.get("vision_tower") or HUB_CLIP
         export_reference(model, processor, target, vision_tower=tower, **common)
@@ -108,22 +131,20 @@ def export_merged(flags, target: Path):
         save_model(model, processor, target, **card, **common)
         what = f"{len(merge.tensors)} tensors"
     print(f"{target}: {what}, in {merge.precision}, read back and equal bit for bit")
-    return merge
 
 
-def export_adapter(flags, target: Path):
+def export_adapter(merge, flags, target: Path, *, check: Callable[[Path], None] | None) -> None:
     """Write what was learned, without its base."""
     from model.checkpoints import save_adapter
     from model.checkpoints.loading import PRECISIONS
 
-    merge = read_merge(flags)
     model, processor = merge.load_unmerged("fp32")
     # Parameters only: buffers such as the running reward stay exact.
     for parameter in model.parameters():
         parameter.data = parameter.data.to(PRECISIONS[merge.precision])
-    save_adapter(model, processor, target, base=merge.base, overwrite=flags.overwrite, scores=merge.scores)
+    common = {"overwrite": flags.overwrite, "check": check}
+    save_adapter(model, processor, target, base=merge.base, scores=merge.scores, **common)
     print(f"{target}: what was learned on {merge.base['version']}, in {merge.precision}")
-    return merge
 
 
 def read_merge(flags):
@@ -142,7 +163,7 @@ def read_merge(flags):
     return merge
 
 
-def written_at(target: Path, merge):
+def reader_of(written: Path, merge) -> Callable[[str], tuple]:
     """precision -> (model, processor) of the directory that was written."""
     from model.checkpoints import load_model
 
@@ -150,7 +171,7 @@ def written_at(target: Path, merge):
     config = merge.opened.model.config
     settings = {name: getattr(config, name) for name in inference_settings()}
     tower = merge.base.get("vision_tower")
-    return lambda precision: load_model(target, precision=precision, vision_tower=tower, overrides=settings)[:2]
+    return lambda precision: load_model(written, precision=precision, vision_tower=tower, overrides=settings)[:2]
 
 
 class Progress:

@@ -82,6 +82,7 @@ def report(flags: argparse.Namespace) -> str:
         precision="fp32",
         device="cpu",
         layer=None,
+        verify=False,
     )
     model, processor = load_flagged_model(options)
     if not flags.version:  # as the quickstart trains the base

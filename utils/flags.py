@@ -119,6 +119,12 @@ def add_model_flags(parser: argparse.ArgumentParser, *, version_required: bool =
         metavar="last|greedy|mixture|sample|N",
         help="hidden state that prompts the masks (default: the checkpoint's own choice)",
     )
+    group.add_argument(
+        "--verify",
+        action="store_true",
+        help="read every file of a merged directory against its digests (without it those below 1 GB; of a training "
+        "run always all)",
+    )
     group.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     group.add_argument("--debug", action="store_true", help="show tracebacks")
     add_inference_settings(parser)
@@ -182,6 +188,7 @@ def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[
             weight=flags.weight,
             lora_alpha=flags.lora_alpha,
             bits=bits,
+            verify=flags.verify,
         )
     check_overrides(overrides, model.config.system)
     if flags.layer is not None:

@@ -9,7 +9,7 @@
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,17 +24,21 @@ from utils.errors import UserError
 from ..config import GroundingConfig
 from ..grounding import GroundingModel
 from .adapting import ADDED_PARTS, EMBEDDINGS, merge_lora
-from .card import CARD_FILE, Scores, model_card
-from .files import CONFIG_FILE, open_tensors, read_config, read_json_object
+from .card import Scores, model_card
+from .files import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    BASE_FILE,
+    CARD_FILE,
+    CONFIG_FILE,
+    TRAINED_FILE,
+    open_tensors,
+    read_config,
+    read_json_object,
+)
 from .weights import Weights
 from .writing import config_values, save_safetensors, write_json, written_beside
 
-ADAPTER_CONFIG, ADAPTER_FILE, TRAINED_FILE, BASE_FILE = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "trained.safetensors",
-    "base.json",
-)
 BASE_FIELDS = ("version", "vision_tower", "vision_pretrained")
 _PEFT_PREFIX = "base_model.model."
 # Fields of the configuration that are the base's own.
@@ -49,10 +53,11 @@ def save_adapter(
     base: Mapping[str, str | None],
     overwrite: bool = False,
     scores: Scores | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Write the LoRA of `model` (not merged, see `utils.training.lora.add_lora`) and what else is not in its base.
 
-    base: where the base is found again: "version", "vision_tower", "vision_pretrained".
+    base: where the base is found again: "version", "vision_tower", "vision_pretrained". check: as in `save_model`.
     """
     state = model.state_dict()
     adapters = {
@@ -70,7 +75,7 @@ def save_adapter(
         for name, tensor in state.items()
         if ".lora_" not in name and (name in learned or name in EMBEDDINGS or name.startswith(new))
     }
-    with written_beside(Path(directory), overwrite) as beside:
+    with written_beside(Path(directory), overwrite, check) as beside:
         config = model.lora_config
         config.base_model_name_or_path = base["version"]
         config.save_pretrained(beside)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ..config import GroundingConfig
 
-CARD_FILE = "README.md"
 PAPER = "https://arxiv.org/abs/2510.03853"
 Scores = Mapping[str, Mapping[str, float | None]]
 

@@ -22,6 +22,13 @@ TORCH_INDEX = "pytorch_model.bin.index.json"
 TORCH_FILE = "pytorch_model.bin"
 # How a directory holds its weights, the preferred way first: an index of shards, or one file.
 WEIGHT_LAYOUTS = ((SAFETENSORS_INDEX, SAFETENSORS_FILE), (TORCH_INDEX, TORCH_FILE))
+CARD_FILE = "README.md"
+ADAPTER_CONFIG, ADAPTER_FILE, TRAINED_FILE, BASE_FILE = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "trained.safetensors",
+    "base.json",
+)
 # Names under which training programs put the tensors inside a file.
 WRAPPERS = ("state_dict", "model", "module")
 

@@ -25,6 +25,7 @@ from .adapters import Adapter
 from .adapting import ADDED_PARTS, CLIP_PLACES, initialise, resize_clip_places, resize_vocabulary
 from .hub import find_model
 from .names import to_reference
+from .ownership import check_digests
 from .quantizing import quantize
 from .sources import BASE, REFERENCE, Source, add_clip, add_sam, read_source
 from .weights import Weights, check_names, fill
@@ -113,6 +114,7 @@ def open_model(
     seed: int = 0,
     weight: str | Path | None = None,
     lora_alpha: float = 16,
+    verify: bool = False,
 ) -> OpenedModel:
     """Find a model, settle its configuration and vocabulary, and build it; all but reading its values.
 
@@ -123,8 +125,10 @@ def open_model(
     overrides: fields of `GroundingConfig`.
     seed: of what is drawn anew.
     weight: a consolidated training file of the reference, `path` then being its base; lora_alpha as in that training.
+    verify: compare all files of a directory of ours with their digests, not only those below a gigabyte.
     """
     path = find_model(path, "--version")
+    checked = [check_digests(path, whole=verify)]
     adapter = Adapter.read(path)
     if adapter is not None:
         system = system or adapter.config.system
@@ -132,6 +136,7 @@ def open_model(
         vision_pretrained = vision_pretrained or adapter.base["vision_pretrained"]
         overrides = {**adapter.fields(), **(overrides or {})}
         path = find_model(adapter.base["version"], f"{adapter.path}, whose base.json names the base")
+        checked.append(check_digests(path, whole=verify))
     source = read_source(
         path,
         system=system,
@@ -151,6 +156,7 @@ def open_model(
         stored.sam_config = deepcopy(config.sam_config)
     report = LoadReport(source.kind, source.path, config.system, notes=source.notes)
 
+    report.notes += [note for note in checked if note]
     if source.kind == BASE:
         report.dropped += _drop_other_projector(source)
     if adapter is not None:

@@ -13,8 +13,8 @@ from dataloaders.processing import GroundingProcessor
 
 from ..grounding import GroundingModel
 from .architecture import LLAMA_FIELDS
-from .card import CARD_FILE, Scores, model_card
-from .files import CONFIG_FILE, SAFETENSORS_FILE, SAFETENSORS_INDEX, TORCH_FILE, TORCH_INDEX
+from .card import Scores, model_card
+from .files import CARD_FILE, CONFIG_FILE, SAFETENSORS_FILE, SAFETENSORS_INDEX, TORCH_FILE, TORCH_INDEX
 from .names import to_reference
 from .streaming import TensorToWrite, in_memory, write_safetensors, write_torch
 from .writing import config_values, write_json, write_shards, written_beside
@@ -34,17 +34,19 @@ def save_model(
     scores: Scores | None = None,
     name: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Write weights (safetensors, the CLIP tower included), `config.json`, tokenizer, image settings and model card.
 
-    A directory that exists is refused, or replaced with `overwrite`.
+    A directory that exists is refused; with `overwrite` a model that this program wrote is replaced.
     tensors: the weights, where they are not the model's own values (`merging.py`).
     base, scores: what the card tells of the training; name: how the card calls the model, if not by its directory.
     progress: called with the bytes written and the bytes of all.
+    check: called with the finished directory before it gets its name; where it raises, nothing is kept or replaced.
     """
     state = in_memory(model.state_dict()) if tensors is None else tensors
     _check_merged(state)
-    with written_beside(Path(directory), overwrite) as beside:
+    with written_beside(Path(directory), overwrite, check) as beside:
         card = model_card(model.config, name or Path(directory).resolve().name, base=base, scores=scores)
         (beside / CARD_FILE).write_text(card, encoding="utf-8")
         write_shards(
@@ -70,11 +72,12 @@ def export_reference(
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int, int], None] | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a merged checkpoint as the reference implementation reads it: its names, `.bin` shards, no CLIP tower.
 
     vision_tower: where the reference shall find CLIP. What the reference keeps outside its checkpoints (the running
-    reward) is lost. tensors, progress: as in `save_model`.
+    reward) is lost. tensors, progress, check: as in `save_model`.
     """
     ours = in_memory(model.state_dict()) if tensors is None else tensors
     _check_merged(ours)
@@ -83,7 +86,7 @@ def export_reference(
     extra = {"model.decoder_modules_initialized": torch.tensor(True)}
     for layer in range(model.config.text_config.num_hidden_layers):
         extra[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = model.language_model.rotary_emb.inv_freq
-    with written_beside(Path(directory), overwrite) as beside:
+    with written_beside(Path(directory), overwrite, check) as beside:
         write_shards(
             state | in_memory(extra),
             beside,

@@ -19,6 +19,7 @@ from torch import Tensor
 from utils.errors import UserError
 
 from ..grounding import GroundingModel
+from .ownership import refuse_foreign, write_digests
 from .streaming import TensorToWrite, check_written, shards_of
 
 
@@ -30,19 +31,28 @@ def config_values(model: GroundingModel, dtype: torch.dtype | None = None) -> di
 
 
 @contextlib.contextmanager
-def written_beside(directory: Path, overwrite: bool) -> Iterator[Path]:
-    """A new directory that takes the place of `directory` if the block succeeds, and disappears if it does not."""
+def written_beside(directory: Path, overwrite: bool, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """A new directory that takes the place of `directory` if the block succeeds, and disappears if it does not.
+
+    overwrite: replace what is there, if this program wrote it. check: called with the new directory when it is
+    complete; where it raises, the new one disappears and the old one stays.
+    """
     directory = directory.expanduser().resolve()
     if directory.exists() and not overwrite:
         raise UserError(f"{directory} exists already; choose another place, or pass --overwrite")
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"{directory} is not a directory")
+    if directory.exists():
+        refuse_foreign(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.writing-", dir=directory.parent))
     try:
         yield beside
+        write_digests(beside)
         _make_readable(beside)
         _sync(beside)
+        if check is not None:
+            check(beside)
+        if directory.exists():
+            refuse_foreign(directory)  # writing takes minutes, in which files may have been added
         _replace(directory, beside)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)

@@ -13,13 +13,15 @@ import torch
 import merge_lora_weights
 from dataloaders.processing import GroundingProcessor
 from model.checkpoints import load_model, publishing, reference_state_dict, streaming, writing
+from model.checkpoints.ownership import DIGESTS_FILE
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
-from tests.checkpoints.trained_run import write_run
+from tests.checkpoints.trained_run import rewrite_marker, write_run
 from tests.tiny import tiny_config, tiny_model, tiny_tokenizer
 from utils.errors import UserError
 from utils.systems import SYSTEMS
 from utils.training import merge_check
+from utils.training.checkpoints import LATEST
 from utils.training.restoring import load_trained
 
 ROOT = Path(__file__).parents[2]
@@ -160,6 +162,60 @@ def test_what_is_there_is_kept_unless_asked(run):
         merge(run)
     (target / "model.safetensors").write_bytes(b"old")
     merge(run, "--overwrite")
+    load_model(target)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def refused(run: Path, target: Path, match: str) -> None:
+    """Merging into `target` with --overwrite ends with one line and changes no file."""
+    before = contents(run.parent)
+    with pytest.raises(UserError, match=match) as error:
+        merge_lora_weights.main(["--weight", str(run), "--save_path", str(target), "--overwrite", "--no_check"])
+    assert "\n" not in str(error.value)
+    assert contents(run.parent) == before
+
+
+def test_overwriting_never_takes_the_run_or_its_base(run):
+    for target in (run, run.parent, run.parent / "base", run / LATEST, run / LATEST / "global_step3"):
+        refused(run, target, "is, or holds,|lies among the checkpoints")
+    refused(run, run / LATEST / "global_step9", "lies among the checkpoints")
+    (run.parent / "link").symlink_to(run)
+    refused(run, run.parent / "link", "is, or holds, .*weight")
+    merge_lora_weights.main(["--weight", str(run), "--save_path", str(run / "merged"), "--no_check"])
+    merge_lora_weights.main(["--weight", str(run), "--save_path", str(run / "merged"), "--no_check", "--overwrite"])
+
+
+def test_overwriting_replaces_merged_models_of_ours_only(run):
+    documents = run.parent / "documents"
+    documents.mkdir()
+    (documents / "config.json").write_text('{"model_type": "llava"}')
+    refused(run, documents, "was not written by merge_lora_weights")
+    (documents / "thesis.txt").write_text("years of work")
+    refused(run, documents, "holds thesis.txt, which is not a part of a merged model")
+    refused(run, documents / "thesis.txt", "thesis.txt is a file")
+    target = merge(run, "--no_check")
+    (target / "eval").mkdir()
+    refused(run, target, "holds eval, which is not a part")
+    (target / "eval").rmdir()
+    (target / DIGESTS_FILE).unlink()  # as directories of before
+    merge(run, "--overwrite", "--no_check")
+
+
+def test_a_merge_that_answers_differently_leaves_the_old_one(run, monkeypatch):
+    target = merge(run)
+    before = contents(target)
+
+    def differs(*_):
+        raise UserError("the merged model does not answer as the run did")
+
+    monkeypatch.setattr(merge_check, "check_merge", differs)
+    with pytest.raises(UserError, match="does not answer"):
+        merge(run, "--overwrite", "--precision", "bf16")
+    assert contents(target) == before
+    assert sorted(path.name for path in run.parent.iterdir()) == ["base", "merged", "run"]
 
 
 def test_a_tensor_that_reads_back_differently_is_an_error_and_nothing_stays(run, monkeypatch):
@@ -193,12 +249,28 @@ def test_a_merge_that_answers_differently_is_an_error(run, monkeypatch):
 def test_a_trained_tensor_that_the_checkpoint_lacks_is_an_error(run):
     file = next(run.glob("ckpt_model/global_step3/mp_rank_00_model_states.pt"))
     states = torch.load(file)
-    size = file.stat().st_size
     del states["module"]["lm_head.weight"]
     torch.save(states, file)
-    marker = file.parent / "complete.json"
-    marker.write_text(marker.read_text().replace(f": {size}", f": {file.stat().st_size}"))
+    rewrite_marker(file.parent)
     with pytest.raises(UserError, match=r"1 trained tensors are missing: \['lm_head.weight'\]"):
+        merge(run)
+
+
+@pytest.mark.parametrize("file", ["mp_rank_00_model_states.pt", "settings.json", "complete.json"])
+@pytest.mark.parametrize("program", ["merging", "evaluating"])
+def test_one_changed_byte_of_a_checkpoint_is_refused(run, file, program):
+    path = run / LATEST / "global_step3" / file
+    content = path.read_bytes()
+    place = content.index(b"3") if file == "complete.json" else len(content) // 2
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    with pytest.raises(UserError, match=f"{file} is damaged"):
+        merge(run) if program == "merging" else load_trained(run)
+
+
+def test_another_lora_alpha_in_the_settings_is_refused(run):
+    path = run / LATEST / "global_step3" / "settings.json"
+    path.write_text(path.read_text().replace('"lora_alpha": 8', '"lora_alpha": 9'))
+    with pytest.raises(UserError, match="settings.json is damaged"):
         merge(run)
 
 

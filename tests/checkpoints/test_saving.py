@@ -1,6 +1,7 @@
 """Directories appear whole or not at all."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ def test_a_directory_holds_everything(tiny, tmp_path):
         "tokenizer_config.json",
         "preprocessor_config.json",
         "README.md",
+        "digests.json",
     }
 
 
@@ -95,16 +97,59 @@ def test_an_existing_directory_is_refused_unless_asked(tiny, tmp_path):
     save_model(*tiny, tmp_path / "saved")
     with pytest.raises(UserError, match="exists already"):
         save_model(*tiny, tmp_path / "saved")
-    (tmp_path / "saved" / "old.txt").write_text("old")
+    (tmp_path / "saved" / "model.safetensors").write_text("old")
     save_model(*tiny, tmp_path / "saved", overwrite=True)
-    assert not (tmp_path / "saved" / "old.txt").exists()
+    load_model(tmp_path / "saved")
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
 
 
-def test_a_file_in_the_way_is_never_replaced(tiny, tmp_path):
+def test_what_this_program_did_not_write_is_never_replaced(tiny, tmp_path):
     (tmp_path / "saved").write_text("notes")
-    with pytest.raises(UserError, match="not a directory"):
+    with pytest.raises(UserError, match="is a file"):
         save_model(*tiny, tmp_path / "saved", overwrite=True)
+    save_model(*tiny, tmp_path / "model")
+    (tmp_path / "model" / "notes.txt").write_text("notes")
+    with pytest.raises(UserError, match="holds notes.txt"):
+        save_model(*tiny, tmp_path / "model", overwrite=True)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.model", "preprocessor_config.json"])
+def test_one_changed_bit_of_a_saved_model_is_refused(tiny, tmp_path, name):
+    save_model(*tiny, tmp_path / "saved")
+    flip_a_bit(tmp_path / "saved" / name)
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        load_model(tmp_path / "saved")
+
+
+def test_large_files_are_read_against_their_digests_when_asked(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("model.checkpoints.ownership.LARGEST", 100_000)
+    save_model(*tiny, tmp_path / "saved")
+    flip_a_bit(tmp_path / "saved" / "model.safetensors")
+    load_model(tmp_path / "saved")
+    with pytest.raises(UserError, match="model.safetensors is damaged"):
+        load_model(tmp_path / "saved", verify=True)
+
+
+def test_directories_of_before_have_no_digests_and_load(tiny, tmp_path):
+    save_model(*tiny, tmp_path / "saved")
+    (tmp_path / "saved" / "digests.json").unlink()
+    load_model(tmp_path / "saved")
+    _, _, report = load_model(tmp_path / "saved", verify=True)
+    assert "has no digests" in str(report)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1, "files": {"../x": {"bytes": 1, "blake2b": ""}}}'])
+def test_a_damaged_list_of_digests_is_one_line(tiny, tmp_path, content):
+    save_model(*tiny, tmp_path / "saved")
+    (tmp_path / "saved" / "digests.json").write_text(content)
+    with pytest.raises(UserError, match="digests.json"):
+        load_model(tmp_path / "saved")
 
 
 def test_the_configuration_comes_back(tiny, tmp_path):

@@ -1,15 +1,18 @@
 """A training run on disk without the training: a base, and a checkpoint of what would have been learned on it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from model.checkpoints import save_model
+from utils.digests import file_record
 from utils.distributed import World
 from utils.training.arguments import parse_arguments
 from utils.training.building import add_adapters_and_freeze, build_model
-from utils.training.checkpoints import LATEST, Position, save_checkpoint
+from utils.training.checkpoints import LATEST, MARKER, Position, save_checkpoint
+from utils.training.checkpoints.finding import Marker
 from utils.training.settings import describe_run
 
 CPU = torch.device("cpu")
@@ -62,3 +65,11 @@ def write_run(root: Path, model, processor, *flags: str, precision: str = "fp32"
         world=world,
     )
     return run
+
+
+def rewrite_marker(checkpoint: Path) -> None:
+    """Let the marker of a changed checkpoint tell the truth again, as one who means harm would."""
+    marker = json.loads((checkpoint / MARKER).read_text())
+    files = {name: file_record(checkpoint / name) for name in marker["files"]}
+    position = Position(**{name: marker[name] for name in ("step", "samples", "world_size", "skipped")})
+    (checkpoint / MARKER).write_text(Marker(marker["save"], position, files).to_text())

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.checkpoints.trained_run import rewrite_marker
 from tests.training.toys import start_toy, toy_run
 from utils.distributed import World
 from utils.errors import UserError
@@ -27,7 +28,6 @@ from utils.training.checkpoints import (
     trained_weights,
     verify_checkpoint,
 )
-from utils.training.checkpoints.layout import digest_of
 from utils.training.checkpoints.pickles import read_states
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
@@ -76,11 +76,8 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, zero_stage, file):
     states = read_states(path)
     states["foreign"] = Foreign(tmp_path / "was_run")
     torch.save(states, tmp_path / "new.pt")
-    size, path = path.stat().st_size, (tmp_path / "new.pt").replace(path)
-    marker = json.loads((checkpoint / MARKER).read_text())
-    assert marker["files"][path.name]["bytes"] == size
-    marker["files"][path.name] = {"bytes": path.stat().st_size, "blake2b": digest_of(path)}
-    (checkpoint / MARKER).write_text(json.dumps(marker))
+    path = (tmp_path / "new.pt").replace(path)
+    rewrite_marker(checkpoint)
 
     with pytest.raises(UserError, match=f"{file}.pt holds more than DeepSpeed writes"):
         trained_weights(checkpoint)
@@ -132,6 +129,68 @@ def test_a_changed_byte_is_found(tmp_path):
     assert is_complete(checkpoint)
     with pytest.raises(UserError, match="weights.pt is damaged"):
         verify_checkpoint(checkpoint)
+
+
+def test_a_marker_with_another_step_is_not_believed(tmp_path):
+    checkpoint = fake_checkpoint(tmp_path, 9)
+    text = (checkpoint / MARKER).read_text()
+    for old, new in (('"step": 9', '"step": 8'), ('"samples": 18', '"samples": 16'), ('"save": 1', '"save": 2')):
+        assert old in text
+        (checkpoint / MARKER).write_text(text.replace(old, new))
+        with pytest.raises(UserError, match="complete.json is damaged: its content is not what was written"):
+            read_position(checkpoint)
+
+
+def test_no_byte_of_a_marker_can_change_unnoticed(tmp_path):
+    checkpoint = fake_checkpoint(tmp_path, 9)
+    content, position = (checkpoint / MARKER).read_bytes(), read_position(checkpoint)
+    for index in range(len(content)):
+        (checkpoint / MARKER).write_bytes(content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :])
+        if is_complete(checkpoint):  # white space
+            assert read_position(checkpoint) == position
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"format": 3}', b'{"format": [2]}', b"NaN"]
+)
+def test_a_damaged_marker_is_passed_over_with_a_word(tmp_path, capsys, content):
+    fake_checkpoint(tmp_path, 1)
+    newest = fake_checkpoint(tmp_path, 2)
+    (newest / MARKER).write_bytes(content)
+    assert find_checkpoint(tmp_path).name == "global_step1"
+    said = capsys.readouterr().err
+    assert said.startswith("passed over: ") and "complete.json is damaged" in said and said.count("\n") == 1
+    with pytest.raises(UserError, match="complete.json is damaged"):
+        resolve_checkpoint(newest)
+
+
+def test_a_missing_key_makes_a_marker_incomplete(tmp_path):
+    checkpoint = fake_checkpoint(tmp_path, 2)
+    marker = json.loads((checkpoint / MARKER).read_text())
+    for name in marker:
+        (checkpoint / MARKER).write_text(json.dumps({key: value for key, value in marker.items() if key != name}))
+        with pytest.raises(UserError, match=f"complete.json is damaged .{name}.* is missing"):
+            read_position(checkpoint)
+
+
+def test_markers_of_before_are_read_and_their_step_is_held_against_the_name(tmp_path):
+    checkpoint = fake_checkpoint(tmp_path, 9)
+    marker = json.loads((checkpoint / MARKER).read_text())
+    del marker["blake2b"]
+    (checkpoint / MARKER).write_text(json.dumps({**marker, "format": 2}))
+    verify_checkpoint(checkpoint)
+    assert read_position(checkpoint).samples == 18
+    (checkpoint / MARKER).write_text(json.dumps({**marker, "format": 2, "step": 8}))
+    assert not is_complete(checkpoint)
+
+
+def test_a_copy_that_a_user_made_is_neither_found_nor_dropped(tmp_path):
+    backup = tmp_path / "global_step1_backup"
+    fake_checkpoint(tmp_path, 1, keep=1).rename(backup)
+    fake_checkpoint(tmp_path, 2, keep=1)
+    fake_checkpoint(tmp_path, 3, keep=1)
+    assert is_complete(backup) and find_checkpoint(tmp_path).name == "global_step3"
+    assert resolve_checkpoint(backup) == backup
 
 
 def test_a_disk_without_room_leaves_the_last_checkpoint_and_no_debris(tmp_path):

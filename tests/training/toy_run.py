@@ -162,7 +162,7 @@ def run(run_dir: Path, options: Options, world: World) -> dict:
             engine,
             run_dir / LATEST,
             position=position,
-            settings={"flags": {}, "trained": names},
+            settings={"flags": {}, "model": {"system": "toy"}, "base": {}, "trained": names, "precision": "fp32"},
             keep=options.keep,
             world=world,
         )

@@ -114,6 +114,7 @@ def check_merge(
     if not (result.logits <= LOGIT_TOLERANCE[precision] and result.masks <= MASK_TOLERANCE[precision]):
         raise UserError(
             f"the merged model does not answer as the run did: {result}; rounding to {precision} explains "
-            f"{LOGIT_TOLERANCE[precision]:g} and {MASK_TOLERANCE[precision]:g}. It is kept, but do not use it"
+            f"{LOGIT_TOLERANCE[precision]:g} and {MASK_TOLERANCE[precision]:g}. Nothing is kept or "
+            "replaced; --no_check writes it all the same"
         )
     return result

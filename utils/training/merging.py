@@ -9,7 +9,7 @@ from model.checkpoints import OpenedModel, load_model, merged_tensors, open_mode
 from model.checkpoints.streaming import TensorToWrite
 from utils.errors import UserError
 from utils.training.building import open_base
-from utils.training.checkpoints import read_settings, resolve_checkpoint, trained_weights
+from utils.training.checkpoints import read_settings, resolve_checkpoint, trained_weights, verify_checkpoint
 from utils.training.restoring import flags_of, load_trained
 from utils.training.scores import scores_at
 
@@ -44,6 +44,7 @@ def merge_of_run(
     overrides: other values of the run's flags that describe the model.
     """
     checkpoint = resolve_checkpoint(Path(path))
+    verify_checkpoint(checkpoint)
     settings = read_settings(checkpoint)
     base = {**settings["base"], **base}
     overrides = overrides or {}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.training.building import add_adapters_and_freeze, build_model
-from utils.training.checkpoints import load_trained_weights, read_settings, resolve_checkpoint
+from utils.training.checkpoints import load_trained_weights, read_settings, resolve_checkpoint, verify_checkpoint
 from utils.training.config import TrainingConfig
 from utils.training.lora import merge_lora
 from utils.training.scores import scores_at
@@ -34,6 +34,7 @@ def load_trained(
     overrides: other values of the run's flags that describe the model.
     """
     checkpoint = resolve_checkpoint(Path(path))
+    verify_checkpoint(checkpoint)
     settings = read_settings(checkpoint)
     flags = replace(flags_of(settings), **{**settings["base"], **(base or {}), **(overrides or {})})
     model, processor = build_model(flags, precision=precision)

@@ -10,7 +10,9 @@ from utils.errors import UserError
 from utils.training.checkpoints import (
     BEST,
     LATEST,
+    candidates_in,
     checkpoints_in,
+    incomplete_in,
     read_position,
     resolve_checkpoint,
     verify_checkpoint,
@@ -63,7 +65,10 @@ def _choose_checkpoint(config: TrainingConfig, run_dir: Path, world: World) -> P
     checkpoint = None
     if config.resume:
         checkpoint = resolve_checkpoint(Path(config.resume))
-        verify_checkpoint(checkpoint)
+        try:
+            verify_checkpoint(checkpoint)
+        except UserError as error:
+            raise UserError(f"{error}; name another checkpoint with --resume") from error
     elif config.auto_resume:
         # The best is also what is left where the latest is not kept; and until there is a best there is the latest.
         order = (BEST, LATEST) if config.resume_from_best else (LATEST,) if config.save_ckpt else (LATEST, BEST)
@@ -82,17 +87,18 @@ def _choose_checkpoint(config: TrainingConfig, run_dir: Path, world: World) -> P
 
 def _own_checkpoint(directory: Path) -> Path | None:
     """The newest checkpoint of a run that is undamaged."""
-    checkpoints = checkpoints_in(directory)
-    for checkpoint in checkpoints:
+    for problem in incomplete_in(directory):
+        print(f"passed over: {problem}", file=sys.stderr)
+    for checkpoint in checkpoints_in(directory):
         try:
             verify_checkpoint(checkpoint)
         except UserError as error:
-            print(f"{error}\nTrying the one before", file=sys.stderr)
+            print(f"passed over: {error}", file=sys.stderr)
             continue
         return checkpoint
-    if checkpoints or any(directory.glob("global_step*")):
+    if candidates_in(directory):
         raise UserError(
-            f"{directory} holds checkpoints, but none is complete and undamaged; remove it, or pass --no_resume to "
-            "start afresh"
+            f"{directory} holds checkpoints, but none is complete and undamaged; pass --no_resume to start afresh, "
+            "which moves this run aside"
         )
     return None

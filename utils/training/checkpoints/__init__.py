@@ -6,7 +6,7 @@
         random_state_rank_<r>.pt              generators of every process
         settings.json                         flags, model configuration, base paths: all that merging needs
         complete.json                         position in training, number of the save, and every file with its size
-                                              and digest; written last
+                                              and digest, and its own digest; written last
     runs/<exp>/ckpt_model/latest              name of the newest, for people and for DeepSpeed's tools
 
 A checkpoint is written beside under a name that nobody reads (`saving.py`), and renamed when it is complete. The
@@ -14,8 +14,10 @@ newest is the complete one with the highest number of save (`finding.py`). `load
 """
 
 from .finding import (
+    candidates_in,
     checkpoints_in,
     find_checkpoint,
+    incomplete_in,
     is_complete,
     read_position,
     read_settings,
@@ -32,9 +34,11 @@ __all__ = [
     "LATEST_FILE",
     "MARKER",
     "Position",
+    "candidates_in",
     "checkpoints_in",
     "copy_checkpoint",
     "find_checkpoint",
+    "incomplete_in",
     "is_complete",
     "load_trained_weights",
     "read_position",

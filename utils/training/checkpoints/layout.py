@@ -1,6 +1,5 @@
 """Names of files and directories, and the smallest operations on them."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,8 +14,6 @@ MARKER = "complete.json"
 SETTINGS = "settings.json"
 WRITING = ".writing-"
 REPLACED = ".replaced-"
-FORMAT = 2
-BLOCK = 1 << 22
 
 
 @dataclass
@@ -39,15 +36,6 @@ def tag_of(step: int) -> str:
 
 def random_state_file(rank: int) -> str:
     return f"random_state_rank_{rank}.pt"
-
-
-def digest_of(path: Path) -> str:
-    """BLAKE2 (128 bits) of a file's bytes, in hexadecimal."""
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -4,26 +4,24 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from utils.digests import file_record
 from utils.distributed import World
 from utils.errors import UserError
 from utils.seeding import random_state
 
-from .finding import checkpoints_in, read_marker, read_position
+from .finding import Marker, candidates_in, checkpoints_in, is_complete, read_marker
 from .layout import (
-    FORMAT,
     LATEST_FILE,
     MARKER,
     REPLACED,
     SETTINGS,
     WRITING,
     Position,
-    digest_of,
     link_or_copy,
     random_state_file,
     sync_directory,
@@ -54,7 +52,7 @@ def save_checkpoint(
         world.barrier()
         files = _read_back(beside, world)
         if world.is_main:
-            _write_marker(beside, position, files, number=_next_number(directory))
+            _write_marker(beside, Marker(_next_number(directory), position, files))
             _publish(beside, target)
             _drop_old(directory, keep)
     world.barrier()
@@ -69,10 +67,10 @@ def copy_checkpoint(source: Path, directory: Path, *, keep: int, world: World) -
             directory.mkdir(parents=True, exist_ok=True)
             _clear_debris(directory)
             beside.mkdir()
-            files = read_marker(source)["files"]
-            for name in files:
+            marker = read_marker(source)
+            for name in marker.files:
                 link_or_copy(source / name, beside / name)
-            _write_marker(beside, read_position(source), files, number=_next_number(directory))
+            _write_marker(beside, Marker(_next_number(directory), marker.position, marker.files))
             _publish(beside, directory / source.name)
             _drop_old(directory, keep)
     world.barrier()
@@ -104,23 +102,18 @@ def _read_back(beside: Path, world: World) -> dict[str, dict[str, Any]]:
             f"{beside.parent}: {missing[0]} of another process is not there; a run needs one directory that all "
             "machines share (--log_base_dir)"
         )
-    ours = {
-        name: {"bytes": (beside / name).stat().st_size, "blake2b": digest_of(beside / name)}
-        for name in names[world.rank :: world.size]
-    }
+    ours = {name: file_record(beside / name) for name in names[world.rank :: world.size]}
     return {name: file for part in world.gather(ours) for name, file in part.items()}
 
 
-def _write_marker(beside: Path, position: Position, files: dict, *, number: int) -> None:
+def _write_marker(beside: Path, marker: Marker) -> None:
     sync_directory(beside)
-    write_json(
-        beside / MARKER, {"format": FORMAT, "save": number, **asdict(position), "files": dict(sorted(files.items()))}
-    )
+    write_text(beside / MARKER, marker.to_text())
 
 
 def _next_number(directory: Path) -> int:
     newest = next(iter(checkpoints_in(directory)), None)
-    return 1 if newest is None else read_marker(newest)["save"] + 1
+    return 1 if newest is None else read_marker(newest).save + 1
 
 
 def _publish(beside: Path, target: Path) -> None:
@@ -137,7 +130,7 @@ def _publish(beside: Path, target: Path) -> None:
 
 def _drop_old(directory: Path, keep: int) -> None:
     kept = set(checkpoints_in(directory)[:keep])
-    for path in directory.glob("global_step*"):
+    for path in candidates_in(directory):
         if path not in kept:
             # Renamed first: a checkpoint that is half gone must not look like one.
             doomed = path.with_name(f"{WRITING}{path.name}")
@@ -149,7 +142,7 @@ def _clear_debris(directory: Path) -> None:
     """What a killed save left: unfinished directories go; a complete one that was moved aside comes back."""
     for path in directory.glob(f"{REPLACED}*"):
         original = path.with_name(path.name.removeprefix(REPLACED))
-        if not original.exists() and read_marker(path) is not None:
+        if not original.exists() and is_complete(path):
             os.rename(path, original)
         else:
             shutil.rmtree(path, ignore_errors=True)
