@@ -3,10 +3,10 @@
     python merge_lora_weights.py --weight runs/quickstart --save_path runs/quickstart/merged
 
 `--weight` is a run (its best checkpoint, else its latest), a directory of checkpoints, one checkpoint, or a
-consolidated training file of the reference (then with `--version`, its base). Tensors are read, merged in fp32,
-rounded to `--precision` and written one by one: what is in memory is what was trained, not the model. The new
-directory is read back, and its logits and masks for a small input are compared with the run's; only then it gets its
-name. `--overwrite` replaces a merged model of this program, and nothing else. `--export reference` writes the
+consolidated training file (or directory of shards) of the reference (then with `--version`, its base). Tensors are
+read, merged in fp32, rounded to `--precision` and written one by one: what is in memory is what was trained, not the
+model. The new directory is read back, and its logits and masks for a small input are compared with the run's; only
+then it gets its name. `--overwrite` replaces a merged model of this program, and nothing else. `--export reference` writes the
 reference's names, `--export adapter` what was learned alone.
 """
 
@@ -26,9 +26,7 @@ def build_parser() -> FlagParser:
     parser = FlagParser(
         prog="merge_lora_weights.py", description="Merge a training run into one self-contained model directory."
     )
-    parser.add_argument(
-        "--weight", required=True, metavar="DIR", help="run, directory of checkpoints, checkpoint, or consolidated file"
-    )
+    parser.add_argument("--weight", required=True, metavar="DIR", help="run, checkpoint, consolidated file")
     parser.add_argument("--save_path", required=True, metavar="DIR", help="directory to write")
     parser.add_argument("--overwrite", action="store_true", help="replace --save_path if it is a merged model")
     parser.add_argument(
@@ -65,8 +63,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--save_path {target} exists already; choose another place, or pass --overwrite")
     if flags.push_to_hub and flags.export != OURS:
         raise UserError(f"--push_to_hub uploads a merged model; leave --export {flags.export} out")
-    if Path(flags.weight).is_file():
-        _check_consolidated(flags)
+    _check_weight(flags)
     _keep_apart(target, {"--weight": flags.weight})
     if target.exists():
         from model.checkpoints.ownership import refuse_foreign
@@ -93,11 +90,20 @@ def main(argv: Sequence[str]) -> None:
         print(f"uploaded: {upload(target, flags.push_to_hub, private=flags.private or None)}")
 
 
-def _check_consolidated(flags) -> None:
+def _check_weight(flags) -> None:
+    """Complain about flags that do not fit the kind of `--weight`, before anything is read."""
+    from utils.training.merging import is_run
+
+    if is_run(flags.weight):
+        return
+    if not flags.version:
+        what = "is no training run of this program" if Path(flags.weight).exists() else "is neither here nor a run"
+        raise UserError(
+            f"--weight {flags.weight} {what}; for a consolidated file of the reference pass --version, the base that "
+            "it was trained from"
+        )
     if flags.export == ADAPTER:
         raise UserError("--export adapter: a consolidated file is merged; only a training run has an adapter to save")
-    if not flags.version:
-        raise UserError(f"--weight {flags.weight} is a file: pass --version, the base that it was trained from")
 
 
 def _keep_apart(target: Path, sources: Mapping[str, str | None]) -> None:
@@ -149,12 +155,12 @@ def export_adapter(merge, flags, target: Path, *, check: Callable[[Path], None] 
 
 def read_merge(flags):
     """What `--weight` names, ready to be merged."""
-    from utils.training.merging import merge_of_consolidated, merge_of_run
+    from utils.training.merging import is_run, merge_of_consolidated, merge_of_run
 
     base = {name: getattr(flags, name) for name in ("version", "vision_tower", "vision_pretrained")}
     base = {name: path for name, path in base.items() if path}
     changed = {"precision": flags.precision, "base": base, "overrides": inference_overrides(flags)}
-    if Path(flags.weight).is_file():
+    if not is_run(flags.weight):
         system = find_system(flags.model_key) if flags.model_key else None
         merge = merge_of_consolidated(flags.weight, system=system, lora_alpha=flags.lora_alpha, **changed)
     else:

@@ -51,6 +51,8 @@ READ_ORIGINAL = {"map_geometry": "fit", "read_point_space": "pixel"}
 READ_POINTS_7B = {"read_num_points": 30, "read_t_pos": 0.8, "read_t_neg": 0.2, "read_down_sample": 2}
 READ_POINTS_13B = {"read_num_points": 60, "read_t_pos": 0.6, "read_t_neg": 0.2, "read_down_sample": 1}
 LAYERS_13B = 40
+# The classes of models that published configurations name, in lower case: the reference's, and GSVA's own.
+PUBLISHED_CLASSES = {f"{system}ForCausalLM".lower(): system for system in SYSTEMS} | {"lisagsvaforcausallm": "GSVA"}
 SAM_DECODER_HEADS = 8
 SAM_WINDOW = 14
 
@@ -72,6 +74,11 @@ def original_llava_fields(config: Mapping[str, Any], source: Path) -> dict[str, 
         "mm_projector_type": config.get("mm_projector_type") or "linear",
         "mm_vision_select_layer": config.get("mm_vision_select_layer", -2),
     }
+
+
+def is_llava_hf(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is that of a LLaVA in the layout of transformers."""
+    return "text_config" in config or "projector_hidden_act" in config
 
 
 def llava_hf_fields(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
@@ -193,17 +200,19 @@ def is_reference(config: Mapping[str, Any]) -> bool:
 
 def reference_system(config: Mapping[str, Any]) -> str | None:
     """The system that a reference configuration names by its class, or None."""
-    for architecture in config.get("architectures") or []:
-        for system in SYSTEMS:
-            if architecture.lower() == f"{system}ForCausalLM".lower():
-                return system
-    return None
+    named = config.get("architectures") or []
+    return next(
+        (system for name, system in PUBLISHED_CLASSES.items() if name in [each.lower() for each in named]), None
+    )
 
 
 def reference_fields(config: Mapping[str, Any], shapes: Shapes, source: Path) -> dict[str, Any]:
     """Fields of `GroundingConfig` for a reference checkpoint with tensors of these shapes (our names), but for the
-    system, CLIP and SAM. What the shapes tell is not asked of the configuration."""
-    fields = original_llava_fields(config, source)
+    system, CLIP and SAM. What the shapes tell is not asked of the configuration.
+
+    config: the checkpoint's, or that of the LLaVA in either layout below a consolidated file.
+    """
+    fields = llava_hf_fields(config, source) if is_llava_hf(config) else original_llava_fields(config, source)
     width = fields["text_config"].hidden_size
     decodes_from_clip = "mask_decoder.level_embed.weight" in shapes
     separate = "out_mm_projector.0.weight" in shapes

@@ -23,6 +23,7 @@ from ..grounding import GroundingModel
 from ..systems import build_system
 from .adapters import Adapter
 from .adapting import ADDED_PARTS, CLIP_PLACES, initialise, resize_clip_places, resize_vocabulary
+from .consolidated import find_weight
 from .hub import find_model
 from .names import to_reference
 from .ownership import check_digests
@@ -140,7 +141,7 @@ def open_model(
     source = read_source(
         path,
         system=system,
-        weight=None if weight is None else find_model(weight, "--weight"),
+        weight=None if weight is None else find_weight(weight),
         lora_alpha=lora_alpha,
     )
     stored = None if source.kind == BASE else deepcopy(source.config)

@@ -186,6 +186,11 @@ def from_llava_hf(name: str) -> tuple[str, ...]:
     return () if _WITHOUT_CONTENT.match(name) else (LLAVA_HF.to_ours(name),)
 
 
+def clip_from_llava_hf(name: str) -> tuple[str, ...]:
+    """The same for the tensors of CLIP alone."""
+    return tuple(ours for ours in from_llava_hf(name) if ours.startswith("vision_tower."))
+
+
 def from_clip(name: str) -> tuple[str, ...]:
     """Our name for a tensor of a CLIP directory; the text side is left out."""
     if name.startswith(("text_", "visual_projection", "logit_scale")) or _WITHOUT_CONTENT.match(name):

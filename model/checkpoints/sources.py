@@ -105,17 +105,21 @@ def _read_reference(
         notes.append("trained by READ's own code: points as there, on CLIP's centre crop")
     scales = fields["image_feature_scale_num"]
     if consolidated:
+        if architecture.is_llava_hf(config):
+            tokenizer = GroundingTokenizer(tokenizer.model)  # training started from a LLaVA without llava-hf's tokens
         rows = weights.shapes().get("lm_head.weight", (len(tokenizer),))[0]
         tokenizer = tokenizer_of_training(tokenizer, rows, scales)
     fields["seg_token_num"] = max(1, tokenizer.tokens_per_target // scales)
+    if consolidated and "vision_config" in fields and not weights.has("vision_tower."):
+        weights.add(open_tensors(path), names.clip_from_llava_hf, str(path))
     model_config = GroundingConfig(system=named or system, **fields)
-    return Source(REFERENCE, path, model_config, tokenizer, weights, notes=notes)
+    return Source(REFERENCE, path, model_config, tokenizer, weights, "vision_config" in fields, notes)
 
 
 def _read_base(path: Path, config: dict[str, Any], tokenizer: GroundingTokenizer, system: str) -> Source:
     weights = Weights()
     files = open_tensors(path)
-    if "text_config" in config or "projector_hidden_act" in config:
+    if architecture.is_llava_hf(config):
         fields = architecture.llava_hf_fields(config, path)
         weights.add(files, names.from_llava_hf, str(path))
     elif config.get("model_type") in ("llava", "llava_llama"):

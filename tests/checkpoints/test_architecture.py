@@ -1,10 +1,15 @@
 """Configurations read off files and shapes."""
 
+import copy
+import random
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import LlamaConfig, SamConfig, SamModel
+from transformers import LlamaConfig, LlavaConfig, SamConfig, SamModel
 
 from model.checkpoints.architecture import (
+    LLAMA_FIELDS,
     llama_config,
     llava_hf_fields,
     original_llava_fields,
@@ -85,7 +90,48 @@ def test_another_language_model_is_refused():
 
 
 @pytest.mark.parametrize(
-    "name, system", [("LISAForCausalLM", "LISA"), ("SesameForCausalLM", "SESAME"), ("Other", None)]
+    "name, system",
+    [("LISAForCausalLM", "LISA"), ("SesameForCausalLM", "SESAME"), ("LisaGSVAForCausalLM", "GSVA"), ("Other", None)],
 )
 def test_the_system_is_read_off_the_class(name, system):
     assert reference_system({"architectures": [name]}) == system
+
+
+OPTIONAL = {
+    "num_key_value_heads": (2, 4, None),
+    "head_dim": (16, 32, None),
+    "attention_bias": (True, False),
+    "mlp_bias": (True, False),
+    "eos_token_id": (2, 3),
+    "pad_token_id": (0, 1),
+}
+POSITIONS = (
+    {},
+    {"rope_theta": 5e5, "rope_scaling": None},
+    {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}},  # transformers 4.x until 4.42
+    {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 7e4}},  # 5.x
+    {"rope_parameters": {"rope_type": "linear", "rope_theta": 7e4, "factor": 4.0}},
+)
+
+
+def random_llama(draw: random.Random) -> dict:
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    named = {name: draw.choice(values) for name, values in OPTIONAL.items() if draw.random() < 0.5}
+    norm = {"rms_norm_eps": draw.choice((1e-5, 1e-6)), "max_position_embeddings": draw.choice((777, 4096))}
+    return {"model_type": "llama", "vocab_size": 320, **sizes, **norm, **named, **draw.choice(POSITIONS)}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_every_llava_is_read_as_transformers_reads_it(seed):
+    text = random_llama(random.Random(seed))
+    vision = {"hidden_size": 32, "num_attention_heads": 2, "image_size": 56, "patch_size": 14, "num_hidden_layers": 3}
+    hf = {"text_config": text, "vision_config": {"model_type": "clip_vision_model", **vision}, "rms_norm_eps": 0.5}
+    original = {**text, "model_type": "llava_llama", "mm_projector_type": "mlp2x_gelu"}
+    expected = LlavaConfig(**copy.deepcopy({"text_config": hf["text_config"], "vision_config": hf["vision_config"]}))
+    found = llava_hf_fields(copy.deepcopy(hf), Path("hf"))
+    of_original = original_llava_fields(copy.deepcopy(original), Path("original"))["text_config"]
+    for name in LLAMA_FIELDS:
+        known = getattr(expected.text_config, name, None)
+        assert getattr(found["text_config"], name, None) == getattr(of_original, name, None) == known, name
+    assert found["vision_config"].to_dict() == expected.vision_config.to_dict()

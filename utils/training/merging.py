@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoints import OpenedModel, load_model, merged_tensors, open_model
+from model.checkpoints.consolidated import refuse_deepspeed
 from model.checkpoints.streaming import TensorToWrite
 from utils.errors import UserError
+from utils.flags import is_training_checkpoint
 from utils.training.building import open_base
 from utils.training.checkpoints import read_settings, resolve_checkpoint, trained_weights, verify_checkpoint
 from utils.training.restoring import flags_of, load_trained
@@ -33,6 +35,13 @@ class Merge:
     base: dict[str, str | None]
     scores: dict[str, Any] | None
     load_unmerged: Callable[[str], tuple]
+
+
+def is_run(weight: str) -> bool:
+    """Whether `--weight` names a training of ours, rather than a consolidated file or directory of the reference."""
+    path = Path(weight)
+    refuse_deepspeed(path)
+    return path.is_dir() and (is_training_checkpoint(path) or any(path.glob("global_step*")))
 
 
 def merge_of_run(
@@ -73,7 +82,8 @@ def merge_of_consolidated(
     lora_alpha: float,
     overrides: dict[str, Any] | None = None,
 ) -> Merge:
-    """The merge of a consolidated training file of the reference, `base["version"]` being what it was trained from."""
+    """The merge of a consolidated training file (or directory of shards) of the reference, `base["version"]` being what
+    it was trained from."""
     source = {"system": system, "weight": path, "lora_alpha": lora_alpha, "overrides": overrides}
     source |= {name: base[name] for name in ("vision_tower", "vision_pretrained") if name in base}
 
