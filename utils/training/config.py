@@ -264,7 +264,10 @@ class TrainingConfig:
     keep: int = option(1, "run", "latest checkpoints to keep")
     resume: str = option("", "run", "checkpoint directory to go on from")
     auto_resume: bool = option(
-        True, "run", "go on from this run's checkpoint if there is one", names=("auto_resume", "no_resume")
+        True,
+        "run",
+        "go on from this run's checkpoint if there is one; otherwise an earlier run is moved aside to <exp_name>.1",
+        names=("auto_resume", "no_resume"),
     )
     resume_from_best: bool = option(
         False, "run", "automatic resume takes the best, not the latest checkpoint", names=("resume_from_best",)

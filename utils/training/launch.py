@@ -8,6 +8,7 @@ from utils.logging import OutputLog, add_memo, keep_log
 from utils.tracking.history import changes, describe_surroundings, earlier_manifests
 from utils.tracking.snapshot import record_launch
 from utils.training.config import TrainingConfig
+from utils.training.earlier_run import move_earlier_run
 from utils.training.summaries import describe_command, describe_flags
 
 ROOT = Path(__file__).parents[2]
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 def begin_launch(config: TrainingConfig, output: OutputLog, world: World) -> None:
     """Give all processes the log of this launch, and record on the main one what it was told and what code it runs."""
     run_dir = config.log_dir
+    move_earlier_run(config, world)
     command = describe_command([Path(sys.executable).name, *sys.orig_argv[1:]])
     number = keep_log(output, run_dir, world, command=command)
     if not world.is_main:

@@ -61,6 +61,14 @@ def checkpoint_to_resume(config: TrainingConfig, run_dir: Path, world: World) ->
     return found
 
 
+def resumed_from(config: TrainingConfig) -> tuple[str, ...]:
+    """The directories of a run that automatic resume takes a checkpoint from, the preferred one first."""
+    # The best is also what is left where the latest is not kept; and until there is a best there is the latest.
+    if config.resume_from_best:
+        return (BEST, LATEST)
+    return (LATEST,) if config.save_ckpt else (LATEST, BEST)
+
+
 def _choose_checkpoint(config: TrainingConfig, run_dir: Path, world: World) -> Path | None:
     checkpoint = None
     if config.resume:
@@ -70,9 +78,7 @@ def _choose_checkpoint(config: TrainingConfig, run_dir: Path, world: World) -> P
         except UserError as error:
             raise UserError(f"{error}; name another checkpoint with --resume") from error
     elif config.auto_resume:
-        # The best is also what is left where the latest is not kept; and until there is a best there is the latest.
-        order = (BEST, LATEST) if config.resume_from_best else (LATEST,) if config.save_ckpt else (LATEST, BEST)
-        found = (_own_checkpoint(run_dir / name) for name in order)
+        found = (_own_checkpoint(run_dir / name) for name in resumed_from(config))
         checkpoint = next((path for path in found if path is not None), None)
     if checkpoint is not None:
         writers = read_position(checkpoint).world_size
@@ -80,7 +86,7 @@ def _choose_checkpoint(config: TrainingConfig, run_dir: Path, world: World) -> P
             raise UserError(
                 f"{checkpoint} was written by {writers} processes, and this run has {world.size}, but the optimizer's "
                 f"state and the random generators are kept by process. Start {writers} processes, merge it and begin "
-                "from the merged weights (--version), or start afresh with --no_resume"
+                "from the merged weights (--version), or start afresh with --no_resume, which moves this run aside"
             )
     return checkpoint
 

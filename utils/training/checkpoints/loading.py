@@ -38,7 +38,7 @@ def _check_trained(model: nn.Module, checkpoint: Path) -> None:
         raise UserError(
             f"{checkpoint} holds other parameters than this run trains: {len(ours - stored)} are not stored "
             f"{sorted(ours - stored)[:5]}, {len(stored - ours)} are not trained here {sorted(stored - ours)[:5]}; "
-            "use the flags of that run, or pass --no_resume"
+            "use the flags of that run, or pass --no_resume, which moves it aside and starts afresh"
         )
 
 
