@@ -52,13 +52,14 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
         build_optimizer,
         enable_gradient_checkpointing,
         engine_config,
+        gate_learning_rate,
         start_engine,
     )
     from utils.training.loop import train
     from utils.training.metering import StepMeter
     from utils.training.preflight import preflight
     from utils.training.scores import Scores
-    from utils.training.settings import checkpoint_to_resume, describe_run
+    from utils.training.settings import checkpoint_to_resume, describe_run, keep_gate
     from utils.training.stopping import StopRequest
     from utils.training.summaries import describe_data, describe_parameters, describe_training
     from utils.training.tensorboard import Records
@@ -68,6 +69,8 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
     run_dir = config.run_dir
     schedule = building.schedule_of(config, world)
     checkpoint = None if config.dry_run else checkpoint_to_resume(config, run_dir, world)
+    if checkpoint is not None:
+        config = keep_gate(config, checkpoint)
     say = print if world.is_main else lambda text: None
 
     # Data and model; data first, for its errors come sooner
@@ -92,10 +95,11 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
 
     # DeepSpeed
     on_gpu = world.device.type == "cuda"
+    policy_lr = gate_learning_rate(model, config.policy_lr)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     engine = start_engine(
         model,
-        build_optimizer(model, lr=config.lr, betas=(config.beta1, config.beta2), fused=on_gpu),
+        build_optimizer(model, lr=config.lr, betas=(config.beta1, config.beta2), policy_lr=policy_lr, fused=on_gpu),
         engine_config(
             batch_size=config.batch_size,
             accumulation=config.grad_accumulation_steps,
@@ -103,6 +107,7 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
             precision=precision,
             zero_stage=config.zero_stage,
             lr=config.lr,
+            policy_lr=policy_lr,
             warmup_min_lr=config.warmup_min_lr,
             warmup_num_steps=config.warmup_num_steps,
             total_steps=config.total_steps,

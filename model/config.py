@@ -19,6 +19,8 @@ class GroundingConfig(PreTrainedConfig):
         masked in attention) instead of its centre crop.
     num_layers: hidden states that the policy chooses from, layers of the LLM plus one.
     mode: 1 last layer only, 2 policy for the similarity map, 3 policy for map and text prompt.
+    gate: what the policy's gate is multiplied with, "reference" hidden states as they are or "normalized" ones (see
+        `policy.py`). A stored configuration without it is of the first form; training from a base takes the second.
     estimator: of the policy's gradient, "sample", "leave_one_out" or "expected" (see `policy.py`).
     policy_samples: layers scored per target by "leave_one_out".
     baseline_type, baseline_beta, critic_hidden_dim: the reward baseline of "sample": "ema", "critic" or "none".
@@ -66,6 +68,7 @@ class GroundingConfig(PreTrainedConfig):
         mm_projector_hidden_dim: int = 1,
         mm_projector_out_dim: int = 1,
         mode: int = 3,
+        gate: str = "reference",
         estimator: str = "leave_one_out",
         policy_samples: int = 4,
         baseline_type: str = "ema",
@@ -107,6 +110,7 @@ class GroundingConfig(PreTrainedConfig):
         self.mm_projector_hidden_dim = mm_projector_hidden_dim
         self.mm_projector_out_dim = mm_projector_out_dim
         self.mode = mode
+        self.gate = gate
         self.estimator = estimator
         self.policy_samples = policy_samples
         self.baseline_type = baseline_type

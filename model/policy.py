@@ -15,8 +15,10 @@ more layers than the one that prompts SAM can be scored:
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
+REFERENCE_GATE, NORMALIZED_GATE = GATES = ("reference", "normalized")
 ESTIMATORS = ("sample", "leave_one_out", "expected")
 BASELINES = ("ema", "critic", "none")
 REWARD_DECAY = 0.9
@@ -49,8 +51,13 @@ def draw_layers(probabilities: Tensor, number: int) -> Tensor:
 
 
 class LayerPolicy(nn.Module):
-    """π(l) = softmax over l of ⟨h[l], W[l]⟩, with what its loss needs.
+    """π(l) = softmax over l of ⟨x[l], W[l]⟩, with what its loss needs.
 
+    gate: what x is. "reference": the hidden state h itself. "normalized": h / ‖h‖₁, for this reason. Adam moves every
+        entry of W by about the learning rate, in the direction that the gradient's sign says, so that one step moves a
+        logit by up to lr · ‖x‖₁. For h itself that is lr times width times mean size of the entries: 1,200 at lr 3e-4,
+        width 4096 and size 1 turn noise into certainty within a few steps. With ‖x‖₁ = 1 it is lr, whatever the width
+        and the size of the states: `--policy_lr` is the most that a step changes a logit.
     estimator: see the head of this file; samples: K of leave_one_out, at least 2.
     reward: "target", every target has its own, or "batch", one for all targets of a micro-batch together.
     baseline: of the estimator `sample` alone. "ema" is a running mean of the reward, "critic" predicts the reward from
@@ -64,6 +71,7 @@ class LayerPolicy(nn.Module):
         num_layers: int,
         width: int,
         *,
+        gate: str = REFERENCE_GATE,
         estimator: str,
         samples: int,
         reward: str,
@@ -73,6 +81,7 @@ class LayerPolicy(nn.Module):
     ):
         super().__init__()
         for name, value, known in (
+            ("gate", gate, GATES),
             ("estimator", estimator, ESTIMATORS),
             ("baseline_type", baseline, BASELINES),
             ("reward", reward, ("target", "batch")),
@@ -84,6 +93,7 @@ class LayerPolicy(nn.Module):
         if estimator != "sample" and reward == "batch":
             raise ValueError(f'reward: "batch" needs the estimator "sample"; {estimator} scores every target by itself')
         self.num_layers = num_layers
+        self.normalized = gate == NORMALIZED_GATE
         self.estimator = estimator
         self.samples = samples
         self.reward = reward
@@ -97,7 +107,11 @@ class LayerPolicy(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """The logarithms of π, float32 [S, L+1], from states [S, L+1, D], which get no gradient."""
-        logits = torch.einsum("sld,ld->sl", states.detach(), self.gate.to(states.dtype))
+        states = states.detach()
+        if self.normalized:
+            logits = torch.einsum("sld,ld->sl", F.normalize(states.float(), p=1, dim=2), self.gate.float())
+        else:
+            logits = torch.einsum("sld,ld->sl", states, self.gate.to(states.dtype))
         return logits.float().log_softmax(dim=1)
 
     def choose(self, states: Tensor, rule: str, layers: Tensor | None = None) -> PolicySample:

@@ -233,7 +233,8 @@ def reference_fields(config: Mapping[str, Any], shapes: Shapes, source: Path) ->
         fields["image_feature_scale_num"] = config.get("image_feature_scale_num", 1)
     if decodes_from_clip and "resize_vision_tower" not in config:
         fields |= PIXELLM_ORIGINAL
-    copied = (*PIXELLM_ORIGINAL, "mode", "baseline_beta", "eval_legacy")
+    # "gate" is ours: only what this program exported has it.
+    copied = (*PIXELLM_ORIGINAL, "mode", "gate", "baseline_beta", "eval_legacy")
     fields |= {name: config[name] for name in copied if config.get(name) is not None}
     if "policy.critic.0.weight" in shapes:
         fields |= {"baseline_type": "critic", "critic_hidden_dim": shapes["policy.critic.0.weight"][0]}

@@ -20,6 +20,7 @@ from utils.errors import UserError
 
 from ..config import GroundingConfig
 from ..grounding import GroundingModel
+from ..policy import NORMALIZED_GATE
 from ..systems import build_system
 from .adapters import Adapter
 from .adapting import ADDED_PARTS, CLIP_PLACES, initialise, resize_clip_places, resize_vocabulary
@@ -146,6 +147,8 @@ def open_model(
     )
     stored = None if source.kind == BASE else deepcopy(source.config)
     config = source.config
+    if stored is None or not build_system(stored).uses_policy:
+        config.gate = NORMALIZED_GATE  # its policy is new
     _override(config, {"system": system} if system else {})
     _override(config, overrides or {})
     add_clip(source, vision_tower)

@@ -127,6 +127,7 @@ def _reference_config(model: GroundingModel, vision_tower: str, dtype: torch.dty
         "image_feature_scale_num",
         "num_layers",
         "mode",
+        "gate",
         "baseline_type",
         "critic_hidden_dim",
         "baseline_beta",

@@ -8,7 +8,7 @@ import torch
 
 from ..points import PointRule, points_on_image
 from ..sam import embed_points
-from ..similarity import map_on_cropped_image, map_on_padded_image, normalize_scores
+from ..similarity import map_on_cropped_image, map_on_padded_image, normalize_scores, similarities
 from .base import Prompt, System
 
 
@@ -17,7 +17,7 @@ class READ(System):
         config = self.config
         seg, tokens = states.chosen(states.last_layer)
         text = model.text_hidden_fcs(seg).unsqueeze(1)
-        similarity = torch.einsum("sd,spd->sp", seg, tokens)
+        similarity = similarities(seg, tokens)
         rule = PointRule(
             config.read_num_points,
             config.read_t_pos,

@@ -32,6 +32,7 @@ class UGround(System):
             policy = LayerPolicy(
                 config.num_layers,
                 config.text_config.hidden_size,
+                gate=config.gate,
                 estimator=config.estimator,
                 samples=config.policy_samples,
                 reward=config.reward,

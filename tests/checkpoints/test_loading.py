@@ -244,7 +244,7 @@ def test_another_system_keeps_what_both_share(tmp_path):
     other, _, report = load_model(tmp_path / "lisa", system="UGround")
     assert other.config.system == "UGround"
     assert same(other.state_dict(), model.state_dict()) == []
-    assert report.new == ["policy.gate", "policy.reward_mean"]
+    assert report.new == ["policy.gate", "policy.reward_mean"] and other.config.gate == "normalized"
     save_model(other, processor, tmp_path / "uground")
     back, _, report = load_model(tmp_path / "uground", system="LISA")
     assert same(back.state_dict(), model.state_dict()) == []

@@ -16,13 +16,16 @@ from model.checkpoints import load_model, publishing, reference_state_dict, stre
 from model.checkpoints.ownership import DIGESTS_FILE
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
+from tests.checkpoints import trained_run
 from tests.checkpoints.trained_run import rewrite_marker, write_run
 from tests.tiny import tiny_config, tiny_model, tiny_tokenizer
 from utils.errors import UserError
 from utils.systems import SYSTEMS
 from utils.training import merge_check
-from utils.training.checkpoints import LATEST
+from utils.training.arguments import parse_arguments
+from utils.training.checkpoints import LATEST, resolve_checkpoint
 from utils.training.restoring import load_trained
+from utils.training.settings import describe_run, keep_gate
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,6 +84,40 @@ def test_settings_can_be_changed_while_merging(tmp_path):
     assert processor.settings.conv_type == "vicuna_v1"
     with pytest.raises(UserError, match="only READ has points"):
         merge(write_run(tmp_path / "other", *tiny_model("LISA")), "--read_num_points", "7")
+
+
+@pytest.mark.parametrize("layout", ["uground", "reference", "adapter"])
+@pytest.mark.parametrize("gate", ["normalized", "reference"])
+def test_the_gate_s_form_goes_with_the_weights(gate, layout, tmp_path):
+    model, processor = tiny_model()
+    run = write_run(tmp_path, model, processor, "--gate", gate)
+    model.vision_tower.save_pretrained(run.parent / "clip")
+    tower = ["--vision_tower", str(run.parent / "clip")]
+    target = merge(run, "--export", layout, *(tower if layout == "reference" else []))
+    assert load_model(target)[0].config.gate == gate
+
+
+def test_a_run_of_the_time_when_the_gate_had_one_form_keeps_it(published, tmp_path, monkeypatch):
+    """From a LLaVA base, on which training starts with the new form today."""
+    model, processor, _ = load_model(published.original, system="UGround", **published.flags())
+    assert model.config.gate == "normalized"
+
+    def describe_as_then(*arguments):
+        settings = describe_run(*arguments)
+        del settings["model"]["gate"], settings["flags"]["gate"], settings["flags"]["policy_lr"]
+        return settings
+
+    monkeypatch.setattr(trained_run, "describe_run", describe_as_then)
+    flags = ["--version", str(published.original), "--vision_tower", str(published.clip)]
+    run = write_run(tmp_path, model, processor, *flags, "--vision_pretrained", str(published.sam))
+    assert load_trained(run)[0].config.gate == "reference"
+    assert load_model(merge(run))[0].config.gate == "reference"
+    kept = keep_gate(parse_arguments([]), resolve_checkpoint(run))
+    assert kept.gate == "reference" and kept.policy_lr is None
+    with pytest.raises(UserError, match="--gate normalized: .* has reference"):
+        keep_gate(parse_arguments(["--gate", "normalized"]), resolve_checkpoint(run))
+    with pytest.raises(UserError, match="--policy_lr: .* without it"):
+        keep_gate(parse_arguments(["--policy_lr", "0.1"]), resolve_checkpoint(run))
 
 
 def test_a_run_without_lora(tmp_path):

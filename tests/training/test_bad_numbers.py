@@ -21,7 +21,11 @@ def test_training_ends_and_names_term_and_samples(tmp_path, processes, zero_stag
     codes, outputs = start_toy(tmp_path, **options).finish()
     assert set(codes) == {2}, outputs
     assert f"step {step}: not finite\n  process 0, micro-batch {micro_batch} of 2: " in outputs[0]
-    term = "mask_dice_loss" if how == "loss" else "the gradient of mask_dice_loss (for trained.weight, trained.bias)"
+    term = (
+        "mask_dice_loss"
+        if how == "loss"
+        else "the gradient of mask_dice_loss (for policy.gate, trained.weight, trained.bias)"
+    )
     assert f"{term}, in toys/shelf 4.jpg, toys/shelf 5.jpg\n" in outputs[0]
     saved = find_checkpoint(tmp_path / LATEST)
     assert (read_position(saved).step if saved else 0) == step - 1

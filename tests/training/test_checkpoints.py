@@ -52,8 +52,9 @@ def test_a_checkpoint_holds_what_was_trained_and_nothing_frozen(tmp_path, zero_s
     result = toy_run(tmp_path, zero_stage=zero_stage)
     checkpoint = resolve_checkpoint(tmp_path)
     weights = trained_weights(checkpoint)
-    assert set(weights) == {"trained.weight", "trained.bias", "reward_mean"}
+    assert set(weights) == {"policy.gate", "trained.weight", "trained.bias", "reward_mean"}
     assert weights["trained.weight"].flatten().tolist() == result["trained"]["weight"]
+    assert weights["policy.gate"].tolist() == result["gate"]  # of the optimizer's second group
     assert read_position(checkpoint).step == 4
     assert read_position(checkpoint).samples == 16
 

@@ -30,7 +30,7 @@ from utils.training.zero3 import whole_weights
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # before DeepSpeed is imported, where there is a GPU as well
 
-LR = 1e-2
+LR, POLICY_LR = 1e-2, 5e-2
 
 
 @dataclass
@@ -68,12 +68,24 @@ class ToyBatch:
         return self
 
 
+class ToyPolicy(nn.Module):
+    """Weighs its input by a gate, which has a learning rate of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(8))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden * (1 + self.gate)
+
+
 class ToyModel(nn.Module):
-    """A frozen layer, a trained one with noise from torch's generator, and a baseline buffer."""
+    """A frozen layer, a gate, a trained layer with noise from torch's generator, and a baseline buffer."""
 
     def __init__(self, bad: tuple[int, str] | None):
         super().__init__()
         self.frozen = nn.Linear(4, 8).requires_grad_(False)
+        self.policy = ToyPolicy()
         self.trained = nn.Linear(8, 1)
         self.register_buffer("reward_mean", torch.zeros(()))
         self.bad = bad
@@ -83,7 +95,7 @@ class ToyModel(nn.Module):
         self.seen += batch.numbers.tolist()
         angles = batch.numbers[:, None] * torch.tensor([0.1, 0.2, 0.3, 0.4])
         hidden = self.frozen(torch.sin(angles).to(self.frozen.weight.dtype))
-        answer = self.trained(hidden).float()
+        answer = self.trained(self.policy(hidden)).float()
         ce_loss = (answer + 0.1 * torch.randn(1) - 1).square().mean()
         mask_loss = (answer + 0.5).square().mean()
         if self.bad is not None and self.bad[0] in batch.numbers.tolist():
@@ -200,13 +212,15 @@ def run(run_dir: Path, options: Options, world: World) -> dict:
         )
     with whole_weights(engine):
         trained = {name: p.detach().float().flatten().tolist() for name, p in model.trained.named_parameters()}
+        gate = model.policy.gate.tolist()
     result = {
         "step": position.step,
         "skipped": position.skipped,
         "trained": trained,
         "reward_mean": model.reward_mean.item(),
         "reward_mean_dtype": str(model.reward_mean.dtype),
-        "learning_rate": engine.get_lr()[0],
+        "gate": gate,
+        "learning_rates": engine.get_lr(),
         "states": world.gather(digest([list(optimizer_of(engine).state.values()), random_state()])),
         "schedule": engine.lr_scheduler.state_dict(),
         "seen": world.gather(model.seen),
@@ -223,12 +237,14 @@ def start_toy_engine(model: ToyModel, options: Options, schedule: Schedule, worl
         precision=options.precision,
         zero_stage=options.zero_stage,
         lr=LR,
+        policy_lr=POLICY_LR,
         warmup_min_lr=0.0,
         warmup_num_steps=2,
         total_steps=schedule.total_steps,
         overlap=False,
     )
-    return start_engine(model, build_optimizer(model, lr=LR, betas=(0.9, 0.95)), config, world)
+    optimizer = build_optimizer(model, lr=LR, betas=(0.9, 0.95), policy_lr=POLICY_LR)
+    return start_engine(model, optimizer, config, world)
 
 
 def pretend_fp16() -> None:

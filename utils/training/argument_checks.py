@@ -61,8 +61,10 @@ def check(config: TrainingConfig) -> None:
         raise UserError(f"--reward batch needs --estimator sample; {config.estimator} scores every target by itself")
     if config.entropy_weight_end is not None and config.entropy_weight_end < 0:
         raise UserError(f"--entropy_weight_end {config.entropy_weight_end}: must be at least 0")
-    if config.lr <= 0:
-        raise UserError(f"--lr {config.lr}: must be above 0")
+    for name in ("lr", "policy_lr"):
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise UserError(f"--{name} {value}: must be above 0")
     for name in ("beta1", "beta2", "lora_dropout"):
         if not 0 <= getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: must be at least 0 and below 1")

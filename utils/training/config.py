@@ -106,6 +106,19 @@ class TrainingConfig:
         "1 last layer, 2 sampled layer for the map, 3 sampled layer for map and text (default 3)",
         choices=(1, 2, 3),
     )
+    gate: str | None = option(
+        None,
+        "policy",
+        "what the policy sees: normalized states, or the reference's raw ones, which learn faster the wider the LLM is "
+        "(default: normalized for a policy that starts here, otherwise the checkpoint's)",
+        choices=("normalized", "reference"),
+    )
+    policy_lr: float | None = option(
+        None,
+        "policy",
+        "highest learning rate of the policy's gate: with --gate normalized the most by which a step changes a layer's "
+        "logit (default 0.1; with --gate reference that of --lr)",
+    )
     estimator: str | None = option(
         None,
         "policy",

@@ -6,11 +6,15 @@ import torch
 from torch import nn
 
 from utils.distributed import World
+from utils.errors import UserError
 from utils.training.zero3 import share_weights
 
 BUCKET = 200_000_000
 KEEP_FLOAT32 = ("inv_freq", "original_inv_freq", "reward_mean")
 GRADIENT_CLIPPING = 1.0
+GATE = "policy.gate"
+POLICY_LR = 0.1  # fast enough to find an advantage, too slow for noise to settle: `benchmarks.policy --gate`
+GATE_EPSILON = 1e-15  # of Adam: a normalised state has entries of 1 / width, and its gradients are as small
 
 
 def engine_config(
@@ -25,13 +29,19 @@ def engine_config(
     warmup_num_steps: int,
     total_steps: int,
     overlap: bool,
+    policy_lr: float | None = None,
     bucket: int = BUCKET,
 ) -> dict[str, Any]:
     """DeepSpeed's configuration.
 
+    lr, policy_lr: see `build_optimizer`; both follow the same schedule, and warm-up starts at the same share of them.
     overlap: hide communication behind the backward pass (CUDA). bucket: gradients that are reduced together at most; no
     use above the number of all.
     """
+    lowest, highest = [warmup_min_lr], [lr]
+    if policy_lr is not None:
+        lowest.append(warmup_min_lr * policy_lr / lr)
+        highest.append(policy_lr)
     return {
         "train_micro_batch_size_per_gpu": batch_size,
         "gradient_accumulation_steps": accumulation,
@@ -40,8 +50,8 @@ def engine_config(
             "type": "WarmupDecayLR",
             "params": {
                 "total_num_steps": total_steps,
-                "warmup_min_lr": warmup_min_lr,
-                "warmup_max_lr": lr,
+                "warmup_min_lr": lowest,
+                "warmup_max_lr": highest,
                 "warmup_num_steps": max(warmup_num_steps, 1),
                 "warmup_type": "linear",
             },
@@ -74,12 +84,29 @@ class TrainingOptimizer(torch.optim.AdamW):
         return None if self.skip else super().step(closure)
 
 
+def gate_learning_rate(model: nn.Module, policy_lr: float | None) -> float | None:
+    """The learning rate of the policy's gate, from `--policy_lr`; None where it learns as everything else does."""
+    if not model.system.uses_policy or model.config.mode == 1:
+        if policy_lr is not None:
+            what = model.config.system if not model.system.uses_policy else "--mode 1"
+            raise UserError(f"--policy_lr {policy_lr}: {what} trains no policy; leave it out")
+        return None
+    return POLICY_LR if policy_lr is None and model.config.gate == "normalized" else policy_lr
+
+
 def build_optimizer(
-    model: nn.Module, *, lr: float, betas: tuple[float, float], fused: bool = False
+    model: nn.Module, *, lr: float, betas: tuple[float, float], policy_lr: float | None = None, fused: bool = False
 ) -> TrainingOptimizer:
-    """torch's AdamW, fused where asked for: DeepSpeed's own would be compiled at the first start."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return TrainingOptimizer(parameters, lr=lr, betas=betas, weight_decay=0.0, fused=fused)
+    """torch's AdamW, fused where asked for: DeepSpeed's own would be compiled at the first start.
+
+    policy_lr: the learning rate of the policy's gate, which then has a group of its own; None if it has `lr` too.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups = [{"params": list(trained.values())}]
+    if policy_lr is not None:
+        gate = trained.pop(GATE)
+        groups = [{"params": list(trained.values())}, {"params": [gate], "lr": policy_lr, "eps": GATE_EPSILON}]
+    return TrainingOptimizer(groups, lr=lr, betas=betas, weight_decay=0.0, fused=fused)
 
 
 def optimizer_of(engine) -> TrainingOptimizer:

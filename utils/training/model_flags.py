@@ -21,6 +21,7 @@ MODEL_FIELDS = (
     "read_point_space",
     "conv_type",
     "mode",
+    "gate",
     "estimator",
     "policy_samples",
     "baseline_type",

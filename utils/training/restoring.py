@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from model.policy import REFERENCE_GATE
 from utils.training.building import add_adapters_and_freeze, build_model
 from utils.training.checkpoints import load_trained_weights, read_settings, resolve_checkpoint, verify_checkpoint
 from utils.training.config import TrainingConfig
@@ -15,7 +16,9 @@ def flags_of(settings: dict[str, Any]) -> TrainingConfig:
     """The flags of the run that wrote a checkpoint."""
     known = {item.name for item in fields(TrainingConfig)}
     values = {name: value for name, value in settings["flags"].items() if name in known}
-    return TrainingConfig(**{**values, "model_key": settings["model"]["system"], "given": frozenset({"model_key"})})
+    model = settings["model"]
+    values |= {"model_key": model["system"], "gate": model.get("gate", REFERENCE_GATE)}
+    return TrainingConfig(**values, given=frozenset({"model_key"}))
 
 
 def load_trained(

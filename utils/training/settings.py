@@ -2,9 +2,11 @@
 
 import importlib.metadata
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from model.policy import REFERENCE_GATE
 from utils.distributed import World
 from utils.errors import UserError
 from utils.training.checkpoints import (
@@ -14,6 +16,7 @@ from utils.training.checkpoints import (
     checkpoints_in,
     incomplete_in,
     read_position,
+    read_settings,
     resolve_checkpoint,
     verify_checkpoint,
 )
@@ -89,6 +92,25 @@ def _choose_checkpoint(config: TrainingConfig, run_dir: Path, world: World) -> P
                 "from the merged weights (--version), or start afresh with --no_resume, which moves this run aside"
             )
     return checkpoint
+
+
+def keep_gate(config: TrainingConfig, checkpoint: Path) -> TrainingConfig:
+    """The flags with the form of the policy's gate that this run began with.
+
+    Raises `UserError` for flags that ask for another form, or give the gate a learning rate that it had not: the
+    weights mean something else then, and the optimizer has other groups.
+    """
+    settings = read_settings(checkpoint)
+    gate = settings["model"].get("gate", REFERENCE_GATE)
+    if config.gate not in (None, gate):
+        raise UserError(f"--gate {config.gate}: {checkpoint} has {gate}; leave the flag out, or pass --no_resume")
+    had = settings["flags"].get("policy_lr") is not None
+    if gate == REFERENCE_GATE and had != (config.policy_lr is not None):
+        raise UserError(
+            f"--policy_lr: {checkpoint} was trained {'with' if had else 'without'} it, and its optimizer's groups "
+            "stay; use the flags of that run, or pass --no_resume"
+        )
+    return replace(config, gate=gate)
 
 
 def _own_checkpoint(directory: Path) -> Path | None:
