@@ -15,7 +15,7 @@ from dataloaders.conversation import IMAGE_PLACEHOLDER
 from dataloaders.families import require_some, split_names
 from dataloaders.images import read_image
 from dataloaders.index_cache import open_index
-from dataloaders.json_files import read_each, require_list, require_path, require_text
+from dataloaders.json_files import check_segmentation, decode_text, read_each, require_list, require_path, require_text
 from dataloaders.label_maps import read_label_map
 from dataloaders.repairs import BadEntry
 from dataloaders.sample import REJ, SEG, Sample, Turn, refuse_targets
@@ -94,10 +94,7 @@ class CustomFile(Sequence):
         return CustomEntry(image, conversations, masks, record["ignore"], self.name, self._folder, where)
 
     def _parse(self) -> dict[str, Any]:
-        try:
-            lines = self.path.read_text(encoding="utf-8-sig").split("\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self.path} is not UTF-8 text ({error})") from error
+        lines = decode_text(self.path.read_bytes(), self.path).split("\n")
         entries, problems = read_each(lines, self._read_line)
         return {"entries": entries, "problems": problems}
 
@@ -108,17 +105,17 @@ class CustomFile(Sequence):
         try:
             item = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} is not valid JSON ({error})") from error
+            raise UserError(f"{where} is not valid JSON ({error}); {_REMEDY}") from error
         image = require_path(item, "image", where, remedy=_REMEDY)
         conversations = require_list(item, "conversations", where, remedy=_REMEDY)
         conversations = [_read_turns(turns, where) for turns in conversations]
         if not conversations:
-            raise UserError(f"{where} has no conversation")
+            raise UserError(f"{where} has no conversation; {_REMEDY}")
         masks = [] if item.get("masks") is None else require_list(item, "masks", where, remedy=_REMEDY)
         masks = [_check_mask(mask, where) for mask in masks]
         targets = sum(answer.count(SEG) for turns in conversations for _, answer in turns)
         if targets != len(masks):
-            raise UserError(f"{where}: the answers hold {targets} {SEG}, but there are {len(masks)} masks")
+            raise BadEntry.at(where, f"the answers hold {targets} {SEG}, but there are {len(masks)} masks; {_REMEDY}")
         ignore = item.get("ignore")
         return {
             "line": number + 1,
@@ -132,7 +129,7 @@ class CustomFile(Sequence):
 def _read_turns(turns: Any, where: str) -> list[tuple[str, str]]:
     """Question and answer of every turn of one conversation."""
     if not isinstance(turns, list) or not turns:
-        raise UserError(f"{where}: a conversation is a list of turns, not {shown(turns)}")
+        raise UserError(f"{where}: a conversation is a list of turns, not {shown(turns)}; {_REMEDY}")
     read = []
     for turn in turns:
         question = require_text(turn, "question", where, remedy=_REMEDY)
@@ -148,11 +145,12 @@ def _check_mask(mask: Any, where: str) -> Any:
     if not isinstance(mask, dict) or not ("polygons" in mask or {"size", "counts"} <= mask.keys()):
         raise UserError(
             f"{where}: a mask is {{'polygons': …}}, run lengths {{'size': …, 'counts': …}} or the path of a PNG, "
-            f"not {shown(mask)}"
+            f"not {shown(mask)}; {_REMEDY}"
         )
     if "polygons" in mask:
-        return {"polygons": require_list(mask, "polygons", where, remedy=_REMEDY)}
-    return {"size": mask["size"], "counts": mask["counts"]}
+        polygons = require_list(mask, "polygons", where, remedy=_REMEDY)
+        return {"polygons": check_segmentation(polygons, f"{where}: 'polygons'", remedy=_REMEDY)}
+    return check_segmentation({"size": mask["size"], "counts": mask["counts"]}, f"{where}: a mask", remedy=_REMEDY)
 
 
 class Custom:

@@ -18,7 +18,6 @@ from dataloaders.refer_seg import clean
 from dataloaders.sample import SEG, Sample, Turn
 from dataloaders.templates import fill, pick, read_pool
 from dataloaders.wording import choose
-from utils.errors import UserError
 
 
 class FalsePremiseSeg:
@@ -89,11 +88,6 @@ class FalsePremiseSeg:
             answer = fill(pick(rng, self._answers), class_name=text)
         elif index.name in CORRECTED:
             right = clean(expression.correction)
-            if not right:
-                raise UserError(
-                    f"refer_seg/{index.name}: ref {expression.ref_id}, sentence {expression.sentence_id} is a false "
-                    "premise without 'gt_sent', the sentence that would have been right"
-                )
             answer = fill(pick(rng, self._corrections), class_name=text, gt_name=right)
         else:
             answer = fill(pick(rng, self._denials), class_name=text)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dataloaders.bad_samples import BadSamples
 from dataloaders.images import check_size, coco_number, list_stems, read_image
-from dataloaders.json_files import read_json, require_list, require_text
+from dataloaders.json_files import read_json, require_boolean, require_list, require_text
 from dataloaders.repairs import BadEntry
 from dataloaders.scenes import Scene
 from dataloaders.wording import choose
@@ -115,7 +115,11 @@ class Mapillary(LabelMaps):
         config = folder / "config_v2.0.json"
         entries = require_list(read_json(config, dict), "labels", str(config))
         classes = [require_text(entry, "readable", f"{config}: label {i}").lower() for i, entry in enumerate(entries)]
-        void = [index for index, entry in enumerate(entries) if entry.get("evaluate") is False]
+        void = [
+            index
+            for index, entry in enumerate(entries)
+            if "evaluate" in entry and not require_boolean(entry, "evaluate", f"{config}: label {index}")
+        ]
         labels = folder / "training" / "v2.0" / "labels"
         super().__init__(folder / "training" / "images", labels, list_stems(labels, ".png"), classes, void)
 

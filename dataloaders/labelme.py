@@ -35,7 +35,7 @@ class ReasonAnnotation:
 
 def read_annotation(path: Path) -> ReasonAnnotation:
     """Read one JSON file; shapes that only flag the picture are left out."""
-    record = read_json(path, dict)
+    record = read_json(path, dict, windows_1252=True)  # a few of the official files are
     text = require(record, "text", str(path))
     sentences = [text] if isinstance(text, str) else text
     if not isinstance(sentences, list) or not sentences or not all(isinstance(s, str) for s in sentences):

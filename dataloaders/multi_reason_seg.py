@@ -13,12 +13,14 @@ from dataloaders.families import draw_until, require_some
 from dataloaders.images import check_size, coco_number, read_image
 from dataloaders.index_cache import open_index
 from dataloaders.json_files import (
+    NOT_OFFICIAL,
+    check_text,
     read_each,
     read_json,
-    require,
     require_integer,
     require_list,
     require_path,
+    require_segmentation,
     require_text,
 )
 from dataloaders.records import PackedRecords
@@ -126,13 +128,18 @@ class MuseFile(Sequence):
         check_size(height, width, where)
         questions = require_list(item, "questions", where)
         answers = require_list(item, "answers", where)
-        texts = require_list(item, "text_answers", where) if item.get("text_answers") else [None] * len(questions)
+        texts = (
+            require_list(item, "text_answers", where)
+            if item.get("text_answers") is not None
+            else [None] * len(questions)
+        )
         if not len(questions) == len(answers) == len(texts):
             raise UserError(
-                f"{where} has {len(questions)} questions, but {len(answers)} answers and {len(texts)} text answers"
+                f"{where} has {len(questions)} questions, but {len(answers)} answers and {len(texts)} text "
+                f"answers; {NOT_OFFICIAL}"
             )
         if not questions:
-            raise UserError(f"{where} asks no question")
+            raise UserError(f"{where} asks no question; {NOT_OFFICIAL}")
         return {
             "number": number,
             "image": _image_name(item, where),
@@ -142,13 +149,13 @@ class MuseFile(Sequence):
                 _read_question(*triple, f"{where}, question {place}")
                 for place, triple in enumerate(zip(questions, answers, texts))
             ],
-            "has_objects": bool(item.get("ann_list", True)),
+            "has_objects": "ann_list" not in item or bool(require_list(item, "ann_list", where)),
         }
 
 
 def _image_name(item: dict, where: str) -> str:
     """The picture's file below the folder of COCO's pictures."""
-    if item.get("file_name"):
+    if item.get("file_name") is not None:
         return f"train2014/{require_path(item, 'file_name', where)}"
     url = require_text(item, "coco_url", where)
     name = PurePosixPath(url).name
@@ -156,27 +163,26 @@ def _image_name(item: dict, where: str) -> str:
 
 
 def _read_question(question: Any, targets: Any, answer: Any, where: str) -> tuple[str, list, str | None]:
-    if not isinstance(question, str) or not question.strip():
-        raise UserError(f"{where} is not text but {shown(question)}")
+    check_text(question, where)
     if not isinstance(targets, list):
-        raise UserError(f"{where}: its answer should be a list of annotations, it is {shown(targets)}")
+        raise UserError(f"{where}: its answer should be a list of annotations, it is {shown(targets)}; {NOT_OFFICIAL}")
     if answer is not None:
-        if not isinstance(answer, str) or not answer.strip():
-            raise UserError(f"{where}: its text answer is not text but {shown(answer)}")
+        check_text(answer, f"{where}: its text answer")
         if answer.count(PLACEHOLDER) != len(targets):
-            raise UserError(
-                f"{where}: its text answer has {answer.count(PLACEHOLDER)} {PLACEHOLDER} for {len(targets)} targets"
+            raise BadEntry.at(  # the published file has such entries
+                where, f"its text answer has {answer.count(PLACEHOLDER)} {PLACEHOLDER} for {len(targets)} targets"
             )
     elif not targets:
-        raise UserError(f"{where} has neither a target nor a text answer")
+        raise UserError(f"{where} has neither a target nor a text answer; {NOT_OFFICIAL}")
     refuse_targets(question + (answer or ""), where)
     read = []
     for number, target in enumerate(targets):
         spot = f"{where}, target {number}"
         category = require_text(target, "category_name", spot)
         rephrased = target.get("rephrased_name")
-        rephrased = rephrased.strip() if isinstance(rephrased, str) else ""
-        read.append([category, rephrased, require(target, "segmentation", spot)])
+        if rephrased is not None:
+            rephrased = check_text(rephrased, f"{spot}: 'rephrased_name'", empty=True).strip()
+        read.append([category, rephrased or "", require_segmentation(target, spot)])
     return question.strip(), read, answer
 
 

@@ -10,12 +10,14 @@ from dataloaders.bad_samples import BadSamples, settle
 from dataloaders.images import check_size, coco_number, read_image
 from dataloaders.index_cache import open_index
 from dataloaders.json_files import (
+    NOT_OFFICIAL,
+    by_id,
     read_each,
     read_json,
-    require,
     require_integer,
     require_list,
     require_path,
+    require_segmentation,
     require_text,
 )
 from dataloaders.records import PackedRecords
@@ -63,36 +65,38 @@ class PartAnnotations:
         """
         where = str(self._path)
         content = read_json(self._path, dict)
-        places: dict[int, int] = {}
+        categories = by_id(require_list(content, "categories", where), f"{where}: category")
+        places = {category_id: place for place, category_id in enumerate(categories)}
         names = []
-        for category in require_list(content, "categories", where):
-            number = require_integer(category, "id", f"{where}: a category")
-            places[number] = len(names)
-            spot = f"{where}: category {number}"
+        for category_id, category in categories.items():
+            spot = f"{where}: category {category_id}"
             names.append(self.name_pieces(require_text(category, "name", spot), spot))
 
         pictures: dict[int, list] = {}
 
-        def read_picture(image: Any, number: int) -> None:
-            image_id = require_integer(image, "id", f"{where}: image number {number}")
+        def read_picture(numbered: tuple[int, dict], _: int) -> None:
+            image_id, image = numbered
             spot = f"{where}: image {image_id}"
             height, width = (require_integer(image, key, spot) for key in ("height", "width"))
             check_size(height, width, spot)
             pictures[image_id] = [require_path(image, "file_name", spot), height, width, []]
 
-        def read_annotation(annotation: Any, number: int) -> None:
-            spot = f"{where}: annotation {annotation.get('id', number) if isinstance(annotation, dict) else number}"
+        def read_annotation(numbered: tuple[int, dict], _: int) -> None:
+            annotation_id, annotation = numbered
+            spot = f"{where}: annotation {annotation_id}"
             image_id = require_integer(annotation, "image_id", spot)
             category_id = require_integer(annotation, "category_id", spot)
             if image_id not in pictures:
-                raise UserError(f"{spot} is about image {image_id}, which is not in the file")
+                raise UserError(f"{spot} is about image {image_id}, which is not in the file; {NOT_OFFICIAL}")
             if category_id not in places:
-                raise UserError(f"{spot} has category {category_id}, which is not in the file")
-            segmentation = require(annotation, "segmentation", spot)
-            pictures[image_id][-1].append([places[category_id], annotation.get("id", number), segmentation])
+                raise UserError(f"{spot} has category {category_id}, which is not in the file; {NOT_OFFICIAL}")
+            segmentation = require_segmentation(annotation, spot)
+            pictures[image_id][-1].append([places[category_id], annotation_id, segmentation])
 
-        _, bad_pictures = read_each(require_list(content, "images", where), read_picture)
-        _, bad_annotations = read_each(require_list(content, "annotations", where), read_annotation)
+        images = by_id(require_list(content, "images", where), f"{where}: image")
+        _, bad_pictures = read_each(images.items(), read_picture)
+        annotations = by_id(require_list(content, "annotations", where), f"{where}: annotation")
+        _, bad_annotations = read_each(annotations.items(), read_annotation)
         annotated = sorted((picture for picture in pictures.values() if picture[-1]), key=lambda picture: picture[0])
         return {
             "pictures": PackedRecords(annotated, [coco_number(picture[0]) for picture in annotated]),

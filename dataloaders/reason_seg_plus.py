@@ -12,7 +12,16 @@ from dataloaders.bad_samples import BadSamples, settle
 from dataloaders.families import draw_until, look_up, require_some, split_names
 from dataloaders.images import coco_number, read_image
 from dataloaders.index_cache import open_index
-from dataloaders.json_files import read_each, read_json, require, require_path, require_text
+from dataloaders.json_files import (
+    NOT_OFFICIAL,
+    are_numbers,
+    check_text,
+    read_each,
+    read_json,
+    require,
+    require_path,
+    require_text,
+)
 from dataloaders.mentions import marks_to_targets, marks_to_words, split_dialogue
 from dataloaders.records import PackedRecords
 from dataloaders.repairs import BadEntry, note_repair
@@ -160,17 +169,19 @@ def _parse(path: Path, name: str) -> dict[str, Any]:
         where = f"{path}: entry {number}"
         masks = require(item, subset.masks_key, where)
         if not isinstance(masks, dict):
-            raise UserError(f"{where}: {subset.masks_key!r} should hold masks by id, it is {shown(masks)}")
+            raise UserError(
+                f"{where}: {subset.masks_key!r} should hold masks by id, it is {shown(masks)}; {NOT_OFFICIAL}"
+            )
         entry = {
             "number": number,
             "image": require_path(item, subset.image_key, where),
-            "masks": {str(key): _read_mask(value, f"{where}, mask {key}") for key, value in masks.items()},
+            "masks": {key: _read_mask(value, f"{where}, mask {shown(key)}") for key, value in masks.items()},
             "texts": [require_text(item, key, where) for key in subset.text_keys],
         }
         if name == "instance_seg":
             entry["ids"] = _read_ids(require(item, "ID", where), entry["masks"], where)
         if name == "conversations" and not any(answer for _, answer in split_dialogue(entry["texts"][0])):
-            raise UserError(f"{where}: 'output' has no <person>: question with a <robot>: answer")
+            raise UserError(f"{where}: 'output' has no <person>: question with a <robot>: answer; {NOT_OFFICIAL}")
         return entry
 
     entries, problems = read_each(read_json(path, list), read_entry)
@@ -181,34 +192,42 @@ def _parse(path: Path, name: str) -> dict[str, Any]:
 
 
 def _read_ids(value: Any, masks: dict[str, Any], where: str) -> list[str]:
-    ids = [str(number) for number in (value if isinstance(value, list) else [value])]
+    ids = [str(number) for number in (value if isinstance(value, list) else [value]) if not isinstance(number, bool)]
     for number in ids:
         if number not in masks:
-            raise UserError(f"{where}: 'ID' names mask {number}, which 'points' does not have")
+            raise UserError(f"{where}: 'ID' names mask {shown(number)}, which 'points' does not have; {NOT_OFFICIAL}")
         if not masks[number][1]:
-            raise UserError(f"{where}: mask {number} has no 'label name'")
+            raise UserError(f"{where}: mask {shown(number)} has no 'label name'; {NOT_OFFICIAL}")
     if not ids:
-        raise UserError(f"{where}: 'ID' names no mask")
+        raise UserError(f"{where}: 'ID' names no mask; {NOT_OFFICIAL}")
     return ids
 
 
 def _read_mask(value: Any, where: str) -> tuple[list[list[float]], str]:
-    """Flat polygons and the name of what they show."""
+    """Flat polygons and the name of what they show.
+
+    A mask is one polygon as a list of points, or a list of polygons: as lists of points, or flat.
+    """
     label = ""
     if isinstance(value, dict):
-        label = str(value.get("label name") or "").strip()
+        if value.get("label name") is not None:
+            label = check_text(value["label name"], f"{where}: 'label name'", empty=True).strip()
         value = value["polygon"] if "polygon" in value else require(value, "points", where)
     if not isinstance(value, list) or not all(isinstance(part, list) for part in value):
-        raise UserError(f"{where}: a mask is a list of points or of polygons, not {shown(value)}")
-    if not value:
-        return [], label
-    if isinstance(value[0][0] if value[0] else None, list):  # polygons as lists of points
+        raise UserError(f"{where}: a mask is a list of points or of polygons, not {shown(value)}; {NOT_OFFICIAL}")
+    if value and isinstance(value[0][0] if value[0] else None, list):
+        polygons = [[number for point in polygon for number in _pair(point, where)] for polygon in value]
+    elif value and all(len(part) == 2 for part in value):
+        polygons = [[number for point in value for number in point]]
+    else:
         polygons = value
-    elif all(len(part) == 2 for part in value):  # one polygon as a list of points
-        polygons = [value]
-    else:  # polygons as flat lists
-        return value, label
-    try:
-        return [[float(number) for point in polygon for number in point] for polygon in polygons], label
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: points are pairs of numbers, not {shown(value)}") from error
+    for polygon in polygons:
+        if len(polygon) % 2 or not are_numbers(polygon):
+            raise UserError(f"{where}: points are pairs of finite numbers, not {shown(polygon)}; {NOT_OFFICIAL}")
+    return polygons, label
+
+
+def _pair(point: Any, where: str) -> list:
+    if not isinstance(point, list) or len(point) != 2:
+        raise UserError(f"{where}: a point is a pair of numbers, not {shown(point)}; {NOT_OFFICIAL}")
+    return point

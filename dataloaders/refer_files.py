@@ -14,8 +14,23 @@ import numpy as np
 from dataloaders.families import look_up
 from dataloaders.images import check_size, coco_number
 from dataloaders.index_cache import open_index
-from dataloaders.json_files import read_json, require, require_integer, require_list, require_path, require_text
+from dataloaders.json_files import (
+    NOT_OFFICIAL,
+    by_id,
+    check_boolean,
+    check_integer,
+    check_text,
+    read_each,
+    read_json,
+    require,
+    require_integer,
+    require_list,
+    require_path,
+    require_segmentation,
+    require_text,
+)
 from dataloaders.records import NO_KEY, KeyedRecords, PackedRecords
+from dataloaders.repairs import BadEntry
 from dataloaders.restricted_pickle import restricted_unpickle
 from dataloaders.sample import refuse_targets
 from utils.errors import UserError, shown
@@ -26,36 +41,41 @@ class ReferFiles:
     """Where a referring data set lies.
 
     refs: possible names of its refs file, the first that exists is read.
+    annotator: who wrote the refs, as evaluation sets name it.
     images: folders of its pictures under `refer_seg/`; a picture may lie in any of them.
     exact_splits: splits are taken by their exact name; else "test" and its letters mean all splits that hold them.
+    no_target: a ref may have no annotation; its expression then means nothing in the picture.
     """
 
     refs: tuple[str, ...]
+    annotator: str
     images: tuple[str, ...] = ("images/mscoco/images/train2014",)
     exact_splits: bool = False
+    no_target: bool = False
 
 
 _SAIAPR = ("images/saiapr_tc-12",)
+_REFZOM = ("refzom/trainval2014", "refzom/train2014", "refzom/val2014")
 REFER_SETS = {
-    "refclef": ReferFiles(("refs(unc).p",), images=_SAIAPR),
-    "refcoco": ReferFiles(("refs(unc).p",)),
-    "refcoco+": ReferFiles(("refs(unc).p",)),
-    "refcocog": ReferFiles(("refs(umd).p",)),
-    "refzom": ReferFiles(("Ref_ZOM.p",), images=("refzom/trainval2014", "refzom/train2014", "refzom/val2014")),
-    "grefcoco": ReferFiles(("grefs(unc).p", "grefs(unc).json"), exact_splits=True),
+    "refclef": ReferFiles(("refs(unc).p",), "unc", images=_SAIAPR),
+    "refcoco": ReferFiles(("refs(unc).p",), "unc"),
+    "refcoco+": ReferFiles(("refs(unc).p",), "unc"),
+    "refcocog": ReferFiles(("refs(umd).p",), "umd"),
+    "refzom": ReferFiles(("Ref_ZOM.p",), "final", images=_REFZOM, no_target=True),
+    "grefcoco": ReferFiles(("grefs(unc).p", "grefs(unc).json"), "unc", exact_splits=True, no_target=True),
 }
 # The sets with false premises, and the plain ones without the pictures that any of them is tested on.
 FALSE_PREMISE_SETS = {
     "refclef": REFER_SETS["refclef"],
-    "refcoco": ReferFiles(("refs(unc_exclude_unified).p",)),
-    "refcoco+": ReferFiles(("refs(unc_exclude_unified).p",)),
-    "refcocog": ReferFiles(("refs(umd_exclude_unified).p",)),
-    "R-refcoco": ReferFiles(("refs(unc_exclude_unified).p",)),
-    "R-refcoco+": ReferFiles(("refs(unc_exclude_unified).p",)),
-    "R-refcocog": ReferFiles(("refs(umd_exclude_unified).p",)),
-    "fprefcoco": ReferFiles(("refs(berkeley_exclude_unified).p",)),
-    "fprefcoco+": ReferFiles(("refs(berkeley_exclude_unified).p",)),
-    "fprefcocog": ReferFiles(("refs(berkeley_exclude_unified).p",)),
+    "refcoco": ReferFiles(("refs(unc_exclude_unified).p",), "unc"),
+    "refcoco+": ReferFiles(("refs(unc_exclude_unified).p",), "unc"),
+    "refcocog": ReferFiles(("refs(umd_exclude_unified).p",), "umd"),
+    "R-refcoco": ReferFiles(("refs(unc_exclude_unified).p",), "unc"),
+    "R-refcoco+": ReferFiles(("refs(unc_exclude_unified).p",), "unc"),
+    "R-refcocog": ReferFiles(("refs(umd_exclude_unified).p",), "umd"),
+    "fprefcoco": ReferFiles(("refs(berkeley_exclude_unified).p",), "berkeley"),
+    "fprefcoco+": ReferFiles(("refs(berkeley_exclude_unified).p",), "berkeley"),
+    "fprefcocog": ReferFiles(("refs(berkeley_exclude_unified).p",), "berkeley"),
 }
 # Sets that answer a false premise with what may have been meant; the others only deny it.
 CORRECTED = ("fprefcoco", "fprefcoco+", "fprefcocog")
@@ -77,6 +97,7 @@ class ReferTables:
         self.refs_path = _first_existing([root / name / file for file in self.files.refs])
         self.instances_path = root / name / "instances.json"
         sources = [self.refs_path, self.instances_path]
+        self._corrected = name in CORRECTED
         tables = open_index(dataset_dir, f"refer_seg/{name}", sources, self._parse)
         self.images: PackedRecords = tables["images"]
         self.splits: dict[str, list[int]] = tables["splits"][0]
@@ -89,26 +110,24 @@ class ReferTables:
         return set(self.images.keys[sorted(rows)].tolist()) - {NO_KEY}
 
     def _parse(self) -> dict[str, Any]:
-        refs, problems = _read_refs(self.refs_path)
+        refs, problems = _read_refs(self.refs_path, self.files.no_target, self._corrected)
         instances = read_json(self.instances_path, dict)
         where = str(self.instances_path)
-        images = _by_id(require_list(instances, "images", where), f"{where}: an image")
-        annotations = _by_id(require_list(instances, "annotations", where), f"{where}: an annotation")
+        images = by_id(require_list(instances, "images", where), f"{where}: image")
+        annotations = by_id(require_list(instances, "annotations", where), f"{where}: annotation")
         records: dict[int, dict] = {}
         segmentations: dict[int, Any] = {}
-        for ref in refs:
-            try:
-                record = records.get(ref["image_id"]) or self._image_record(ref, images)
-                found = {i: self._segmentation(ref, i, annotations) for i in ref["annotation_ids"]}
-            except UserError as error:
-                problems.append((ref["split"], str(error)))
-                continue
-            segmentations |= found
+
+        def add(ref: dict, number: int) -> None:
+            record = records.get(ref["image_id"]) or self._image_record(ref, images)
+            segmentations.update({i: self._segmentation(ref, i, annotations) for i in ref["annotation_ids"]})
             records[ref["image_id"]] = record
             record["said"] += [
                 [text, ref["annotation_ids"], ref["ref_id"], sentence_id, exists, correction, ref["split"]]
                 for text, sentence_id, exists, correction in ref["sentences"]
             ]
+
+        read_each(refs, add)
         ordered = sorted(records.values(), key=lambda record: (record["file_name"], record["id"]))
         rows: dict[str, list[int]] = {ref["split"]: [] for ref in refs}
         for row, record in enumerate(ordered):
@@ -126,7 +145,7 @@ class ReferTables:
         if image_id not in images:
             raise UserError(
                 f"{self.refs_path}: ref {ref['ref_id']} names image {image_id}, which {self.instances_path} does not "
-                "have"
+                f"have; {NOT_OFFICIAL}"
             )
         where = f"{self.instances_path}: image {image_id}"
         height, width = (require_integer(images[image_id], key, where) for key in ("height", "width"))
@@ -140,14 +159,15 @@ class ReferTables:
         if annotation is None:
             raise UserError(
                 f"{self.refs_path}: ref {ref['ref_id']} names annotation {annotation_id}, which "
-                f"{self.instances_path} does not have"
+                f"{self.instances_path} does not have; {NOT_OFFICIAL}"
             )
-        if annotation.get("image_id", ref["image_id"]) != ref["image_id"]:
+        image_id = require_integer(annotation, "image_id", where) if "image_id" in annotation else ref["image_id"]
+        if image_id != ref["image_id"]:
             raise UserError(
                 f"{self.refs_path}: ref {ref['ref_id']} is about image {ref['image_id']}, but {where} belongs to "
-                f"image {annotation['image_id']}"
+                f"image {image_id}; {NOT_OFFICIAL}"
             )
-        return require(annotation, "segmentation", where)
+        return require_segmentation(annotation, where)
 
 
 def _first_existing(paths: list[Path]) -> Path:
@@ -158,52 +178,80 @@ def _first_existing(paths: list[Path]) -> Path:
     raise UserError(f"annotation file {names} is missing; see dataloaders/README.md for where files go")
 
 
-def _by_id(items: list, what: str) -> dict[int, dict]:
-    return {require_integer(item, "id", what): item for item in items}
-
-
-def _read_refs(path: Path) -> tuple[list[dict], list[tuple[str | None, str]]]:
-    """Every ref with its ids as Python integers, under one set of keys; and what is wrong, with its split."""
+def _read_refs(path: Path, no_target: bool, corrected: bool) -> tuple[list[dict], list[tuple[str | None, str]]]:
+    """Every ref with its ids as Python integers, under one set of keys; and the bad sentences, with their splits."""
     refs = read_json(path, list) if path.suffix == ".json" else restricted_unpickle(path)
     if not isinstance(refs, list):
-        raise UserError(f"{path} should hold a list of refs, it holds a {type(refs).__name__}")
-    read, problems = [], []
-    for number, ref in enumerate(refs):
-        known = isinstance(ref, dict)
-        where = f"{path}: ref {ref.get('ref_id', f'number {number}') if known else f'number {number}'}"
-        try:
-            read.append(_read_ref(ref, where))
-        except UserError as error:
-            split = ref.get("split") if known else None
-            problems.append((split if isinstance(split, str) else None, str(error)))
-    return read, problems
+        raise UserError(f"{path} should hold a list of refs, it holds a {type(refs).__name__}; {NOT_OFFICIAL}")
+    problems: list[tuple[str | None, str]] = []
+    known: dict[int, dict] = {}
+
+    def read(ref: Any, number: int) -> dict | None:
+        ref_id = require_integer(ref, "ref_id", f"{path}: ref number {number}")
+        where = f"{path}: ref {ref_id}"
+        if ref_id in known:
+            if known[ref_id] != ref:
+                raise UserError(f"{where} is there twice, with different content; {NOT_OFFICIAL}")
+            return None
+        known[ref_id] = ref
+        found, bad_sentences = _read_ref(ref, ref_id, where, no_target, corrected)
+        problems.extend((found["split"], problem) for problem in bad_sentences)
+        return found
+
+    return read_each(refs, read)[0], problems
 
 
-def _read_ref(ref: Any, where: str) -> dict:
+def _read_ref(ref: dict, ref_id: int, where: str, no_target: bool, corrected: bool) -> tuple[dict, list[str]]:
+    """A ref with its good sentences, and what is wrong with the others."""
     sentences = require_list(ref, "sentences", where)
+    if not sentences:
+        raise UserError(f"{where} has no sentence; {NOT_OFFICIAL}")
+    annotation_ids = _annotation_ids(ref, where, no_target)
+    good, problems = read_each(sentences, lambda sentence, number: _read_sentence(sentence, number, where, corrected))
     return {
-        "ref_id": require_integer(ref, "ref_id", where),
+        "ref_id": ref_id,
         "image_id": require_integer(ref, "image_id", where),
         "split": require_text(ref, "split", where),
-        "annotation_ids": _annotation_ids(require(ref, "ann_id", where), where),
-        "sentences": [_read_sentence(sentence, where) for sentence in sentences],
-    }
+        "annotation_ids": annotation_ids,
+        "sentences": good,
+    }, problems
 
 
-def _read_sentence(sentence: Any, where: str) -> tuple[str, int, bool, str]:
-    """Text, id, whether what it speaks of is there, and the right sentence if it is not."""
-    text, sentence_id = require(sentence, "sent", where), require_integer(sentence, "sent_id", where)
-    if not isinstance(text, str):
-        raise UserError(f"{where}: sentence {sentence_id} is not text but {shown(text)}")
-    exists = not sentence["is_false_premise"] if "is_false_premise" in sentence else bool(sentence.get("exist", True))
-    correction = sentence.get("gt_sent") or ""
-    return refuse_targets(text, where), sentence_id, exists, refuse_targets(str(correction), where)
+def _read_sentence(sentence: Any, number: int, where: str, corrected: bool) -> tuple[str, int, bool, str]:
+    """Text, id, whether what it speaks of is there, and the right sentence if it is not.
+
+    corrected: the data set has that sentence.
+    """
+    sentence_id = require_integer(sentence, "sent_id", f"{where}, sentence number {number}")
+    where = f"{where}, sentence {sentence_id}"
+    text = check_text(require(sentence, "sent", where), f"{where}: 'sent'", empty=True)
+    if not text.strip().strip("."):
+        raise BadEntry.at(where, f"its text is empty; {NOT_OFFICIAL}")
+    exists = True
+    if "exist" in sentence:
+        exists = check_boolean(sentence["exist"], f"{where}: 'exist'")
+    if "is_false_premise" in sentence:
+        exists = not check_boolean(sentence["is_false_premise"], f"{where}: 'is_false_premise'")
+    correction = sentence.get("gt_sent")
+    correction = "" if correction is None else check_text(correction, f"{where}: 'gt_sent'", empty=True)
+    if corrected and not exists and not correction.strip().strip("."):
+        raise BadEntry.at(where, "a false premise without 'gt_sent', the sentence that would have been right")
+    return refuse_targets(text, where), sentence_id, exists, refuse_targets(correction, where)
 
 
-def _annotation_ids(value: Any, where: str) -> list[int]:
-    """One id, a list of ids, or -1 for nothing."""
-    try:
-        ids = [int(item) for item in (value if isinstance(value, list | tuple | np.ndarray) else [value])]
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: an id is not a number ({error})") from error
-    return [] if -1 in ids else ids
+def _annotation_ids(ref: dict, where: str, no_target: bool) -> list[int]:
+    """The ids of what a ref means, each once; none where it is marked as meaning nothing.
+
+    The mark is -1 or [-1] in gRefCOCO, whose refs may say 'no_target' besides, and [] in Ref-ZOM.
+    """
+    value = require(ref, "ann_id", where)
+    items = value if isinstance(value, list | tuple | np.ndarray) else [value]
+    ids = list(dict.fromkeys(check_integer(item, f"{where}: 'ann_id'") for item in items))
+    marked = ids in ([], [-1])
+    if not marked and -1 in ids:
+        raise UserError(f"{where}: 'ann_id' mixes -1 (no target) with ids of targets: {shown(ids)}; {NOT_OFFICIAL}")
+    if marked and not no_target:
+        raise UserError(f"{where} names no annotation; only gRefCOCO and Ref-ZOM have refs without; {NOT_OFFICIAL}")
+    if "no_target" in ref and check_boolean(ref["no_target"], f"{where}: 'no_target'") is not marked:
+        raise UserError(f"{where}: 'no_target' is {ref['no_target']}, but 'ann_id' is {shown(value)}; {NOT_OFFICIAL}")
+    return [] if marked else ids

@@ -11,10 +11,10 @@ from dataloaders.conversation import IMAGE_PLACEHOLDER
 from dataloaders.families import require_some, split_names
 from dataloaders.images import coco_number, read_image
 from dataloaders.index_cache import open_index
-from dataloaders.json_files import read_each, read_json, require, require_list, require_path, require_text
+from dataloaders.json_files import NOT_OFFICIAL, read_each, read_json, require_list, require_path, require_text
 from dataloaders.records import PackedRecords
 from dataloaders.sample import Sample, Turn, refuse_targets
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 
 class Vqa:
@@ -55,22 +55,25 @@ class Vqa:
 
     def _read(self, item: Any, number: int) -> tuple[str, list[tuple[str, str]]] | None:
         """Image name, and (question, answer) of every turn; None for a dialogue without a picture."""
-        where = f"{self._path}: dialogue {item.get('id', number) if isinstance(item, dict) else number}"
+        name = shown(item["id"]) if isinstance(item, dict) and "id" in item else f"number {number}"
+        where = f"{self._path}: dialogue {name}"
         if isinstance(item, dict) and "image" not in item:
             return None
         said = [
-            (require(turn, "from", where), refuse_targets(require_text(turn, "value", where), where))
+            (require_text(turn, "from", where), refuse_targets(require_text(turn, "value", where), where))
             for turn in require_list(item, "conversations", where)
         ]
         if said and said[0][0] != "human":
             said = said[1:]
         speakers = [speaker for speaker, _ in said]
         if speakers != [("human", "gpt")[index % 2] for index in range(len(said))]:
-            raise UserError(f"{where}: human and gpt should take turns, but they speak as {speakers}")
+            raise UserError(
+                f"{where}: human and gpt should take turns, but they speak as {shown(speakers)}; {NOT_OFFICIAL}"
+            )
         texts = [text.replace(IMAGE_PLACEHOLDER, "").strip() for _, text in said]
         turns = list(zip(texts[0::2], texts[1::2]))  # a last question without an answer teaches nothing
         if not turns or not all(answer for _, answer in turns):
-            raise UserError(f"{where} has a question without an answer")
+            raise UserError(f"{where} has a question without an answer; {NOT_OFFICIAL}")
         return require_path(item, "image", where), turns
 
     def paths(self) -> list[Path]:

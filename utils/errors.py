@@ -18,7 +18,7 @@ class UserError(Exception):
 
 def message_of(error: UserError) -> str:
     """The message without the traceback that a `DataLoader` puts before what a worker process raised."""
-    _, found, message = str(error).rpartition("UserError: ")
+    _, found, message = str(error).rpartition(f"{type(error).__name__}: ")
     return message.strip() if found else str(error)
 
 

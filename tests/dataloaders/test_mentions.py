@@ -85,10 +85,10 @@ def test_a_question_that_asks_for_nothing_is_given_a_request(data_root):
 @pytest.mark.parametrize(
     "change,message",
     [
-        ({"ID": ["348", "99"]}, "entry 0: 'ID' names mask 99"),
-        ({"points": {"348": [[1, 2], [3, 4], [5, 6]]}, "ID": ["348"]}, "mask 348 has no 'label name'"),
-        ({"points": {"348": "x"}}, "entry 0, mask 348: a mask is a list"),
-        ({"img_path": "/etc/passwd"}, "leaves its folder"),
+        ({"ID": ["348", "99"]}, "entry 0: 'ID' names mask '99'"),
+        ({"points": {"348": [[1, 2], [3, 4], [5, 6]]}, "ID": ["348"]}, "mask '348' has no 'label name'"),
+        ({"points": {"348": "x"}}, "entry 0, mask '348': a mask is a list"),
+        ({"img_path": "/etc/passwd"}, "'img_path' is an absolute path, '.etc.passwd'"),
         ({"English Question": ""}, "'English Question' should be text"),
     ],
 )

@@ -127,20 +127,28 @@ def test_bad_draws_are_skipped_and_recorded_until_they_are_too_many(tmp_path, da
 
 
 def test_bad_entries_of_an_annotation_file_are_skipped_and_recorded(tmp_path, data_root):
-    path = data_root / "llava_dataset/llava_instruct_150k.json"
-    (good,) = json.loads(path.read_text())
-    path.write_text(
-        json.dumps([good, {"id": "x", "image": "../../secret.jpg", "conversations": good["conversations"]}])
-    )
-    settings = {"dataset": "vqa", "sample_rates": "1", "samples_per_epoch": 5}
+    path = data_root / "multi_reason_seg/MultiReasonSeg/MUSE_train.json"
+    entries = json.loads(path.read_text())
+    entries[0]["text_answers"][0] = "It is {seg} and {seg}."
+    path.write_text(json.dumps(entries))
+    settings = {"dataset": "multi_reason_seg", "sample_rates": "1", "samples_per_epoch": 5}
     record = tmp_path / "bad.jsonl"
 
-    with pytest.raises(UserError, match="dialogue x: the path .* leaves its folder"):
+    with pytest.raises(UserError, match="entry 0, question 0: its text answer has 2"):
         build_mixture(data_root, **settings)
-    with pytest.raises(UserError, match="1 of 2 entries are bad"):
+    with pytest.raises(UserError, match="1 of 3 entries are bad"):
         build_mixture(data_root, **settings, skip_bad_samples=0.1, bad_samples_file=record)
     assert len(list(build_mixture(data_root, **settings, skip_bad_samples=0.5, bad_samples_file=record))) == 5
-    assert "dialogue x" in record.read_text()
+    assert "entry 0, question 0" in record.read_text()
+
+
+def test_files_that_are_not_built_as_they_should_be_are_never_skipped(data_root):
+    path = data_root / "llava_dataset/llava_instruct_150k.json"
+    (good,) = json.loads(path.read_text())
+    path.write_text(json.dumps([good, {**good, "id": "x", "image": "../../secret.jpg"}]))
+
+    with pytest.raises(UserError, match="dialogue 'x': the path .* leaves its folder"):
+        build_mixture(data_root, dataset="vqa", sample_rates="1", samples_per_epoch=5, skip_bad_samples=0.9)
 
 
 @pytest.mark.parametrize(

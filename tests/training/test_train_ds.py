@@ -118,7 +118,8 @@ def test_own_data_trains_and_what_is_bad_in_it_is_listed(world, tmp_path):
     flags, runs = world
     shutil.copytree(ROOT / "dataloaders/example/custom", tmp_path / "custom")
     lines = (tmp_path / "custom/shapes.jsonl").read_text().splitlines()
-    (tmp_path / "custom/shapes.jsonl").write_text("\n".join([*lines, '{"image": "images/01.jpg"}']))
+    maskless = {"image": "images/01.jpg", "conversations": [[{"question": "Where?", "answer": "[SEG]"}]]}
+    (tmp_path / "custom/shapes.jsonl").write_text("\n".join([*lines, json.dumps(maskless)]))
     own = ["--dataset_dir", tmp_path, "--dataset", "custom", "--custom_data", "shapes", "--skip_bad_samples", "0.1"]
     done = run_train_ds(*flags, *TRAINING, *own, "--epochs", "1", "--no_eval", "--exp_name", "own")
     assert done.returncode == 0, done.stdout + done.stderr
