@@ -6,8 +6,8 @@
 consolidated training file (or directory of shards) of the reference (then with `--version`, its base). Tensors are
 read, merged in fp32, rounded to `--precision` and written one by one: what is in memory is what was trained, not the
 model. The new directory is read back, and its logits and masks for a small input are compared with the run's; only
-then it gets its name. `--overwrite` replaces a merged model of this program, and nothing else. `--export reference` writes the
-reference's names, `--export adapter` what was learned alone.
+then it gets its name. `--overwrite` replaces a merged model of this program, and nothing else. `--export reference`
+writes the reference's names, `--export adapter` what was learned alone.
 """
 
 import sys
@@ -72,6 +72,8 @@ def main(argv: Sequence[str]) -> None:
 
     print(f"merging {flags.weight} …", file=sys.stderr)
     merge = read_merge(flags)
+    report = merge.opened.report
+    print(report.whole() if flags.debug else report, file=sys.stderr)
     _keep_apart(target, merge.base)
     said = []
 

@@ -77,7 +77,8 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
     say(f"\nreading {config.dataset_dir}, then {config.version}")
     validation = None if config.no_eval else building.build_validation(config)
     mixture = building.build_data(config, schedule)
-    model, processor = building.build_model(config, precision=precision)
+    model, processor, report = building.build_model(config, precision=precision)
+    say(report.whole() if config.debug else report)
     building.add_adapters_and_freeze(model, config)
     collator = Collator(processor, packed=config.pack, max_length=config.model_max_length)
     for lines in (
@@ -214,9 +215,12 @@ def evaluate_only(config: TrainingConfig, precision: str, world) -> None:
 
     validation = building.build_validation(config)
     if config.resume:
-        model, processor, _ = load_trained(config.resume, precision=precision)
+        model, processor, settings = load_trained(config.resume, precision=precision)
+        report = settings["report"]
     else:
-        model, processor = building.build_model(config, precision=precision)
+        model, processor, report = building.build_model(config, precision=precision)
+    if world.is_main:
+        print(report.whole() if config.debug else report)
     results = validation.run(model.eval().to(world.device), processor)
     if world.is_main:
         run_dir = config.log_dir

@@ -24,7 +24,8 @@ IGNORE_INDEX = -100
 MODEL_FILE = "tokenizer.model"
 CONFIG_FILE = "tokenizer_config.json"
 ADDED_FILE = "added_tokens.json"
-TOKENIZER_FILES = (MODEL_FILE, CONFIG_FILE, ADDED_FILE)  # that are read
+SPECIAL_FILE = "special_tokens_map.json"
+TOKENIZER_FILES = (MODEL_FILE, CONFIG_FILE, ADDED_FILE, SPECIAL_FILE)
 _CLOSING_MARKS = ".,;:!?)]}%'’”"
 
 
@@ -151,7 +152,7 @@ class GroundingTokenizer:
         }
         (directory / MODEL_FILE).write_bytes(self.model)
         _write_object(directory / ADDED_FILE, self.added_tokens)
-        _write_object(directory / "special_tokens_map.json", names)
+        _write_object(directory / SPECIAL_FILE, names)
         _write_object(directory / CONFIG_FILE, config)
 
     # Tokens of grounding

@@ -6,6 +6,7 @@ Nothing heavy is imported before the flags are known, so that `--help` and a mis
 import argparse
 import dataclasses
 import difflib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,8 @@ def inference_settings() -> dict[str, dataclasses.Field]:
 
 
 def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[Any, Any]:
-    """The model, in evaluation mode on its device, and the processor that the flags name."""
+    """The model, in evaluation mode on its device, and the processor that the flags name; what was loaded is said on
+    standard error."""
     from utils.distributed import choose_device
 
     device = choose_device(flags.device, local_rank)
@@ -172,12 +174,13 @@ def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[
             raise UserError("--weight is a file of the reference; --version must then be its base, not a training run")
 
         base = {name: getattr(flags, name) for name in ("vision_tower", "vision_pretrained") if getattr(flags, name)}
-        model, processor, _ = load_trained(flags.version, precision=precision, base=base, overrides=overrides)
+        model, processor, settings = load_trained(flags.version, precision=precision, base=base, overrides=overrides)
+        report = settings["report"]
         model = (model if bits is None else quantize(model, bits)).to(device)
     else:
         from model.checkpoints import load_model
 
-        model, processor, _ = load_model(
+        model, processor, report = load_model(
             flags.version,
             system=find_system(flags.model_key) if flags.model_key else None,
             vision_tower=flags.vision_tower,
@@ -190,6 +193,8 @@ def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[
             bits=bits,
             verify=flags.verify,
         )
+    if local_rank == 0:
+        print(report.whole() if flags.debug else report, file=sys.stderr)
     check_overrides(overrides, model.config.system)
     if flags.layer is not None:
         model.layer_rule(flags.layer)  # complains about a layer that this model does not have

@@ -1,7 +1,8 @@
 """Models on disk: ours, LLaVA bases, and checkpoints of the reference implementation, read and written."""
 
 from .adapters import save_adapter
-from .loading import LoadReport, OpenedModel, load_model, open_model
+from .load_report import LoadReport
+from .loading import OpenedModel, load_model, open_model
 from .merging import merged_tensors
 from .reference import load_reference_state_dict, reference_state_dict
 from .saving import export_reference, save_model

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from utils.errors import UserError
 
-from .adapters import ADAPTER_CONFIG
-from .files import CONFIG_FILE, TORCH_FILE, WEIGHT_LAYOUTS, read_config, shards_of_index
+from .files import ADAPTER_CONFIG, CONFIG_FILE, TORCH_FILE, WEIGHT_LAYOUTS, read_config, shards_of_index
 from .hub import find_model
 
 _INDICES = tuple(index for index, _ in WEIGHT_LAYOUTS)

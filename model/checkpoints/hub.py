@@ -27,8 +27,17 @@ from dataloaders.processing import SETTINGS_FILE
 from dataloaders.tokenization import TOKENIZER_FILES
 from utils.errors import UserError
 
-from .adapters import ADAPTER_CONFIG, ADAPTER_FILE, BASE_FILE, TRAINED_FILE
-from .files import CONFIG_FILE, WEIGHT_LAYOUTS, shards_of_index, weight_files
+from .files import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    BASE_FILE,
+    CONFIG_FILE,
+    TRAINED_FILE,
+    WEIGHT_LAYOUTS,
+    shards_of_index,
+    weight_files,
+)
+from .ownership import DIGESTS_FILE
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -36,7 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # What is read of a model besides its weights.
-DESCRIPTIONS = (CONFIG_FILE, *TOKENIZER_FILES, SETTINGS_FILE, ADAPTER_CONFIG, BASE_FILE)
+DESCRIPTIONS = (CONFIG_FILE, *TOKENIZER_FILES, SETTINGS_FILE, ADAPTER_CONFIG, BASE_FILE, DIGESTS_FILE)
 _NAME = re.compile(
     r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(?P<inside>(/[A-Za-z0-9_][\w.-]*)*)(@(?P<revision>[\w./-]+))?"
 )

@@ -8,7 +8,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from .adapters import Adapter
 from .adapting import ADDED_PARTS, CLIP_PLACES, initialise, resize_clip_places, resize_vocabulary
 from .consolidated import find_weight
 from .hub import find_model
+from .load_report import LoadReport
 from .names import to_reference
 from .ownership import check_digests
 from .quantizing import quantize
@@ -36,39 +37,6 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 # Tensors of ours that checkpoints of the reference cannot have.
 NOT_IN_REFERENCE = ("policy.reward_mean", "fusion.")
-
-
-@dataclass
-class LoadReport:
-    """What `load_model` did.
-
-    read: tensors read; converted: those among them with another name on disk; new: names of tensors drawn anew;
-    new_tokens: rows of the vocabulary drawn anew; dropped: names of tensors that this system has no use for.
-    """
-
-    kind: str
-    path: Path
-    system: str
-    read: int = 0
-    converted: int = 0
-    new: list[str] = field(default_factory=list)
-    new_tokens: int = 0
-    dropped: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        lines = [f"{self.system} from {self.kind} {self.path}: {self.read} tensors read, {self.converted} renamed"]
-        if self.new:
-            lines.append(f"  new: {len(self.new)} tensors in {_parts(self.new)}")
-        if self.new_tokens:
-            lines.append(f"  new: {self.new_tokens} rows of the vocabulary")
-        if self.dropped:
-            lines.append(f"  left out: {len(self.dropped)} tensors in {_parts(self.dropped)}")
-        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
-
-
-def _parts(names: list[str]) -> str:
-    return ", ".join(sorted({name.split(".")[0] for name in names}))
 
 
 @dataclass
@@ -155,6 +123,8 @@ def open_model(
     if build_system(config).uses_sam:
         add_sam(source, vision_pretrained)
         _check_prompt_width(config, overrides or {})
+    elif vision_pretrained:
+        source.notes.append(f"--vision_pretrained {vision_pretrained} ignored: this {config.system} has no SAM")
     if stored is not None:
         stored.vision_config = deepcopy(config.vision_config)
         stored.sam_config = deepcopy(config.sam_config)
@@ -175,7 +145,7 @@ def open_model(
 
     model = _build(source, stored, report, dtype=PRECISIONS[precision], seed=seed)
     report.read = len(source.weights)
-    report.converted = sum(source.weights.their_name(name) != name for name in source.weights)
+    report.renamed = {name: theirs for name in source.weights if (theirs := source.weights.their_name(name)) != name}
     return OpenedModel(model, GroundingProcessor(config, source.tokenizer), source.weights, report)
 
 
@@ -246,7 +216,7 @@ def _drop_other_projector(source: Source) -> list[str]:
     wanted = (hidden, config.vision_config.hidden_size)
     fits = config.mm_projector_type == "mlp2x_gelu" and weights.shapes().get("mm_projector.0.weight") == wanted
     if not fits:
-        source.notes.append("the base's projector has another form; the projectors are drawn anew and must be trained")
+        source.notes.append("the base's projector has another form: its successors must be trained")
     return [] if fits else weights.drop(("mm_projector.",))
 
 

@@ -143,7 +143,7 @@ def add_clip(source: Source, vision_tower: str | None) -> None:
     """
     if source.kind == OWN:
         if vision_tower:
-            source.notes.append(f"--vision_tower {vision_tower} not read: the directory has its own CLIP")
+            source.notes.append(f"--vision_tower {vision_tower} ignored: the directory has its own CLIP")
         return
     has_weights = source.weights.has("vision_tower.")
     if has_weights and source.describes_clip and vision_tower is None:
@@ -154,6 +154,7 @@ def add_clip(source: Source, vision_tower: str | None) -> None:
     directory = find_model(named, "--vision_tower")
     source.config.vision_config = architecture.clip_config(directory)
     if has_weights and (source.kind == REFERENCE or vision_tower is None):
+        source.notes.append(f"CLIP's settings are those of {named}, its weights the checkpoint's own")
         return
     if has_weights:
         source.weights.drop(("vision_tower.",))
@@ -180,7 +181,7 @@ def add_sam(source: Source, vision_pretrained: str | None) -> None:
     """Take SAM from its file where the source has none, and its configuration with it."""
     if source.weights.has("sam."):
         if vision_pretrained:
-            source.notes.append(f"--vision_pretrained {vision_pretrained} not read: the checkpoint has its own SAM")
+            source.notes.append(f"--vision_pretrained {vision_pretrained} ignored: the checkpoint has its own SAM")
         return
     if vision_pretrained is None:
         raise UserError(f"{source.path} does not hold SAM: pass --vision_pretrained (a sam_vit_… .pth file)")

@@ -45,7 +45,7 @@ def write_run(root: Path, model, processor, *flags: str, precision: str = "fp32"
         *flags,
     ]
     config = parse_arguments(arguments)
-    trained, _ = build_model(config, precision=precision)
+    trained, _, _ = build_model(config, precision=precision)
     add_adapters_and_freeze(trained, config)
     generator = torch.Generator().manual_seed(5)
     state = trained.state_dict()

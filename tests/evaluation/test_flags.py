@@ -78,6 +78,6 @@ def test_a_run_is_restored_from_its_checkpoint(load, tmp_path, monkeypatch):
     monkeypatch.setitem(
         sys.modules,
         "utils.training.restoring",
-        SimpleNamespace(load_trained=lambda path, **options: (*tiny_model(), {"path": path})),
+        SimpleNamespace(load_trained=lambda path, **options: (*tiny_model(), {"report": path})),
     )
     assert not vars(load("--version", str(tmp_path)))

@@ -60,7 +60,7 @@ def schedule_of(config: TrainingConfig, world: World) -> Schedule:
 
 
 def build_model(config: TrainingConfig, *, precision: str):
-    """The model as the flags describe it, on the CPU, and its processor. What learns is not decided here."""
+    """(model, processor, `LoadReport`) as the flags describe them, on the CPU. Does not set `requires_grad`."""
     from model.outputs import LossWeights
 
     if config.attn_implementation == "flash_attention_2" and find_spec("flash_attn") is None:
@@ -78,7 +78,7 @@ def build_model(config: TrainingConfig, *, precision: str):
         dice=config.dice_loss_weight,
         policy=config.policy_loss_weight,
     )
-    return model, opened.processor
+    return model, opened.processor, opened.report
 
 
 def open_base(config: TrainingConfig, *, precision: str):

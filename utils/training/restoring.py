@@ -31,7 +31,8 @@ def load_trained(
 ):
     """(model, processor, settings) of a training checkpoint, on the CPU; LoRA is merged into the weights.
 
-    The settings also hold the "scores" that the run recorded at this checkpoint, by split, None if it did not.
+    The settings also hold the "scores" that the run recorded at this checkpoint, by split, None if it did not, and the
+    "report" of what was loaded.
     path: a checkpoint, a directory of checkpoints, or a run (its best, else its latest).
     base: other places for "version", "vision_tower" or "vision_pretrained" than the run recorded.
     overrides: other values of the run's flags that describe the model.
@@ -40,9 +41,10 @@ def load_trained(
     verify_checkpoint(checkpoint)
     settings = read_settings(checkpoint)
     flags = replace(flags_of(settings), **{**settings["base"], **(base or {}), **(overrides or {})})
-    model, processor = build_model(flags, precision=precision)
+    model, processor, report = build_model(flags, precision=precision)
     add_adapters_and_freeze(model, flags)
     load_trained_weights(model, checkpoint)
     if merge:
         merge_lora(model)
-    return model.eval(), processor, settings | {"scores": scores_at(checkpoint)}
+    report = report.after_training(settings["trained"], checkpoint)
+    return model.eval(), processor, settings | {"scores": scores_at(checkpoint), "report": report}
