@@ -30,6 +30,7 @@ def main(argv: Sequence[str]) -> None:
     output = None if config.dry_run else OutputLog()
     world = join_world(config.device, config.local_rank, timeout=config.collective_timeout)
     precision = building.choose_precision(config.precision, world.device)
+    building.check_flash_attention(config, world.device, precision)
     seed_everything(config.seed)
     if output:
         begin_launch(config, output, world)

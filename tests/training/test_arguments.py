@@ -175,3 +175,25 @@ def test_help_answers_without_heavy_imports():
     assert result.returncode == 0, result.stderr
     for flag in ("--model_key", "--zero_stage", "--plain_rows", "--no_eval", "--unfreeze"):
         assert flag in result.stdout
+
+
+FLASH = ["--attn_implementation", "flash_attention_2"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "packed rows.*add --plain_rows"),
+        (["--plain_rows", "--pad_train_clip_images"], "cannot mask the padding"),
+        (["--plain_rows", "--device", "cpu"], "leave it out, or --device cpu"),
+        (["--plain_rows", "--precision", "fp32"], "leave it out, or --precision fp32"),
+    ],
+)
+def test_flash_attention_is_refused_beside_what_it_cannot_express(flags, words):
+    with pytest.raises(UserError, match=f"--attn_implementation flash_attention_2: .*{words}"):
+        parse_arguments([*FLASH, *flags])
+
+
+def test_flash_attention_takes_plain_rows_of_cropped_images():
+    config = parse_arguments([*FLASH, "--plain_rows", "--no_pad_train_clip_images"])
+    assert config.attn_implementation == "flash_attention_2" and not config.pack

@@ -3,13 +3,15 @@ import json
 import pytest
 import torch
 
-from tests.tiny import tiny_config, tiny_model
+from dataloaders.collate import Collator
+from tests.tiny import tiny_config, tiny_model, tiny_samples
 from utils.errors import UserError
 from utils.training import building
 from utils.training.arguments import parse_arguments
 from utils.training.engine import enable_gradient_checkpointing
 from utils.training.lora import add_lora, merge_lora
 from utils.training.trainable import set_trainable, trainable_prefixes
+from utils.training.validation import packed_attention
 
 
 def check(*flags):
@@ -36,6 +38,20 @@ def test_flags_that_repeat_the_model_must_agree_with_it(tmp_path):
     path.write_text("[]")
     with pytest.raises(UserError, match="not a CLIP image-processor file"):
         check("--preprocessor_config", str(path))
+
+
+def test_flash_attention_needs_the_checkpoint_the_machine_and_the_package(monkeypatch):
+    flags = ["--attn_implementation", "flash_attention_2", "--plain_rows"]
+    with pytest.raises(UserError, match="pads its CLIP images.*--no_pad_train_clip_images"):
+        building._check_model(tiny_config(pad_train_clip_images=True), parse_arguments(flags))
+    check(*flags)
+    gpu = torch.device("cuda")
+    cases = [(torch.device("cpu"), "bf16", "needs a GPU"), (gpu, "fp32", "not in fp32"), (gpu, "bf16", "not installed")]
+    monkeypatch.setattr(building, "find_spec", lambda name: None)
+    for device, precision, words in cases:
+        with pytest.raises(UserError, match=words):
+            building.check_flash_attention(parse_arguments(flags), device, precision)
+    building.check_flash_attention(parse_arguments([]), torch.device("cpu"), "fp32")
 
 
 def test_precision_follows_the_device():
@@ -75,3 +91,14 @@ def test_gradient_checkpointing_reaches_the_llm():
     model, _ = tiny_model()
     enable_gradient_checkpointing(model)
     assert model.language_model.is_gradient_checkpointing
+
+
+def test_evaluation_packs_rows_whatever_attention_training_has(monkeypatch):
+    model, processor = tiny_model()
+    llm, batch = model.language_model, Collator(processor)(tiny_samples())
+    monkeypatch.setattr(llm, "set_attn_implementation", lambda name: setattr(llm.config, "_attn_implementation", name))
+    llm.set_attn_implementation("flash_attention_2")
+    with packed_attention(llm):
+        assert len(model.eval().segment(batch)) == 2
+    with pytest.raises(UserError, match="neither packed rows"):
+        model.segment(batch)

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import PurePath
 
 from utils.errors import UserError
-from utils.training.config import UNFREEZABLE, TrainingConfig, split_list
+from utils.training.config import FLASH_ATTENTION, UNFREEZABLE, TrainingConfig, split_list
 
 
 def check(config: TrainingConfig) -> None:
@@ -48,6 +48,8 @@ def check(config: TrainingConfig) -> None:
             "--cache_features: with --zero_stage 3 all processes call an encoder together or none does, and what is "
             "cached differs among them; leave one of the two out"
         )
+    if config.attn_implementation == FLASH_ATTENTION:
+        _check_flash_attention(config)
     for name in ("eval_interval", "save_interval", "skip_nonfinite"):
         _at_least(config, name, 0)
     if config.save_interval and not config.save_ckpt:
@@ -99,6 +101,22 @@ def check(config: TrainingConfig) -> None:
     name = PurePath(config.run_name)
     if name.is_absolute() or ".." in name.parts or not name.parts:
         raise UserError(f"--exp_name {config.exp_name}: a name below --log_base_dir is needed")
+
+
+def _check_flash_attention(config: TrainingConfig) -> None:
+    flag = f"--attn_implementation {FLASH_ATTENTION}"
+    if config.pack:
+        raise UserError(
+            f"{flag}: flash-attn cannot express packed rows; leave it out (packed rows with sdpa are the fast way), or "
+            "add --plain_rows"
+        )
+    if config.pad_train_clip_images:
+        raise UserError(
+            f"{flag}: flash-attn cannot mask the padding of --pad_train_clip_images; leave out one of the two"
+        )
+    if config.device == "cpu" or config.precision == "fp32":
+        other = "--device cpu" if config.device == "cpu" else "--precision fp32"
+        raise UserError(f"{flag}: flash-attn runs on GPUs in bf16 or fp16; leave it out, or {other}")
 
 
 def _at_least(config: TrainingConfig, name: str, least: float) -> None:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from utils.distributed import World
 from utils.errors import UserError
 from utils.training.checkpoints import Position
-from utils.training.config import TrainingConfig
+from utils.training.config import FLASH_ATTENTION, TrainingConfig
 from utils.training.loop import Schedule
 from utils.training.lora import add_lora
 from utils.training.model_flags import model_overrides
@@ -47,6 +47,19 @@ def choose_precision(precision: str | None, device: torch.device) -> str:
     return precision or ("bf16" if device.type == "cuda" else "fp32")
 
 
+def check_flash_attention(config: TrainingConfig, device: torch.device, precision: str) -> None:
+    """Raises `UserError` where the machine cannot run the flash-attn that was asked for."""
+    if config.attn_implementation != FLASH_ATTENTION:
+        return
+    flag = f"--attn_implementation {FLASH_ATTENTION}"
+    if device.type != "cuda":
+        raise UserError(f"{flag}: flash-attn needs a GPU, and this runs on the CPU; leave it out")
+    if precision == "fp32":
+        raise UserError(f"{flag}: flash-attn computes in bf16 and fp16, not in fp32; leave it out, or --precision")
+    if find_spec("flash_attn") is None:
+        raise UserError(f"{flag}: flash-attn is not installed (./build.sh --flash-attn)")
+
+
 def schedule_of(config: TrainingConfig, world: World) -> Schedule:
     return Schedule(
         epochs=config.epochs,
@@ -63,14 +76,10 @@ def build_model(config: TrainingConfig, *, precision: str):
     """(model, processor, `LoadReport`) as the flags describe them, on the CPU. Does not set `requires_grad`."""
     from model.outputs import LossWeights
 
-    if config.attn_implementation == "flash_attention_2" and find_spec("flash_attn") is None:
-        raise UserError(
-            "--attn_implementation flash_attention_2: flash-attn is not installed (./build.sh --flash-attn)"
-        )
     opened = open_base(config, precision=precision)
-    opened.fill()
     model = opened.model
     _check_model(model.config, config)
+    opened.fill()
     model.language_model.set_attn_implementation(config.attn_implementation)
     model.loss_weights = LossWeights(
         ce=config.ce_loss_weight,
@@ -113,7 +122,12 @@ def _system_of(config: TrainingConfig) -> str | None:
 
 
 def _check_model(model_config, config: TrainingConfig) -> None:
-    """Flags that repeat what the model says must agree with it."""
+    """Flags that repeat what the model says must agree with it, and its settings must allow what the flags ask for."""
+    if config.attn_implementation == FLASH_ATTENTION and model_config.pad_train_clip_images:
+        raise UserError(
+            f"--attn_implementation {FLASH_ATTENTION}: {config.version} pads its CLIP images, and flash-attn cannot mask "
+            "padding; leave it out, or pass --no_pad_train_clip_images"
+        )
     if config.num_layers is not None and config.num_layers != model_config.num_layers:
         raise UserError(
             f"--num_layers {config.num_layers}: the LLM of {config.version} has {model_config.num_layers} hidden "

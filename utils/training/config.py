@@ -11,6 +11,7 @@ from typing import Any
 
 from utils.systems import SYSTEMS
 
+FLASH_ATTENTION = "flash_attention_2"
 UNFREEZABLE = ("vision_tower", "sam_encoder", "mm_projector", "image_feature_neck", "language_model")
 
 
@@ -45,7 +46,12 @@ class TrainingConfig:
         "weights and arithmetic (default: bf16 on a GPU, fp32 on a CPU)",
         choices=("fp32", "bf16", "fp16"),
     )
-    attn_implementation: str = option("sdpa", "model", "attention of the LLM", choices=("sdpa", "flash_attention_2"))
+    attn_implementation: str = option(
+        "sdpa",
+        "model",
+        "attention of the LLM; flash_attention_2 needs --plain_rows and centre-cropped CLIP images",
+        choices=("sdpa", FLASH_ATTENTION),
+    )
     image_size: int | None = option(
         None, "model", "longest side of the image that SAM sees (default: what SAM was built for)"
     )

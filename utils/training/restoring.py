@@ -18,6 +18,7 @@ def flags_of(settings: dict[str, Any]) -> TrainingConfig:
     values = {name: value for name, value in settings["flags"].items() if name in known}
     model = settings["model"]
     values |= {"model_key": model["system"], "gate": model.get("gate", REFERENCE_GATE)}
+    values["attn_implementation"] = "sdpa"  # takes the packed rows of evaluation, and runs on every machine
     return TrainingConfig(**values, given=frozenset({"model_key"}))
 
 

@@ -1,7 +1,8 @@
 """What happens when training pauses: save, score every validation split, keep the best."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,16 +82,17 @@ class Validation:
 
         options = self.options
         limit = options["limit"] if limit is None else limit
-        outcome = evaluate(
-            model,
-            processor,
-            split,
-            self.dataset_dir,
-            Protocol(options["answer"], layer=options["layer"], limit=limit),
-            items=self.items[split],
-            effort=Effort(images=options["batch_size"], workers=options["workers"]),
-            progress=progress,
-        )
+        with packed_attention(model.language_model):
+            outcome = evaluate(
+                model,
+                processor,
+                split,
+                self.dataset_dir,
+                Protocol(options["answer"], layer=options["layer"], limit=limit),
+                items=self.items[split],
+                effort=Effort(images=options["batch_size"], workers=options["workers"]),
+                progress=progress,
+            )
         return {"answer": options["answer"]} | score_split(split, outcome.rows)
 
     def pictures(self, model, processor) -> dict[str, list[np.ndarray]]:
@@ -102,6 +104,17 @@ class Validation:
             split: validation_pictures(model, processor, items, count=PICTURES, layer=layer)
             for split, items in self.items.items()
         }
+
+
+@contextmanager
+def packed_attention(language_model) -> Iterator[None]:
+    """Inside the `with` block attention takes packed rows, as evaluation makes them; flash-attn does not."""
+    usual = language_model.config._attn_implementation
+    language_model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        language_model.set_attn_implementation(usual)
 
 
 class _Reports:
