@@ -25,8 +25,11 @@ def main(argv: Sequence[str]) -> None:
     from utils.seeding import seed_everything
     from utils.training import building
     from utils.training.launch import begin_launch
+    from utils.training.run_lock import RunLock
 
     building.check_paths(config)
+    if not config.dry_run:
+        RunLock(config.log_dir).refuse_second_launch()
     output = None if config.dry_run else OutputLog()
     world = join_world(config.device, config.local_rank, timeout=config.collective_timeout)
     precision = building.choose_precision(config.precision, world.device)

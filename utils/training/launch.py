@@ -1,4 +1,4 @@
-"""The beginning of a launch: its log, what code it runs, and the note on it."""
+"""The beginning of a launch: its lock, its log, what code it runs, and the note on it."""
 
 import sys
 from pathlib import Path
@@ -9,14 +9,17 @@ from utils.tracking.history import changes, describe_surroundings, earlier_manif
 from utils.tracking.snapshot import record_launch
 from utils.training.config import TrainingConfig
 from utils.training.earlier_run import move_earlier_run
+from utils.training.run_lock import RunLock
 from utils.training.summaries import describe_command, describe_flags
 
 ROOT = Path(__file__).parents[2]
 
 
 def begin_launch(config: TrainingConfig, output: OutputLog, world: World) -> None:
-    """Give all processes the log of this launch, and record on the main one what it was told and what code it runs."""
+    """Lock the run, give all processes the log of this launch, and record on the main one what it was told and what
+    code it runs."""
     run_dir = config.log_dir
+    RunLock(run_dir).acquire(world)
     move_earlier_run(config, world)
     command = describe_command([Path(sys.executable).name, *sys.orig_argv[1:]])
     number = keep_log(output, run_dir, world, command=command)
