@@ -50,7 +50,8 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
     from model.compiling import compile_encoders
     from utils.seeding import preserved_random_state, seed_everything
     from utils.training import building
-    from utils.training.checkpoints import resume
+    from utils.training.changed_flags import describe_changes
+    from utils.training.checkpoints import read_settings, resume
     from utils.training.engine import (
         BUCKET,
         build_optimizer,
@@ -85,10 +86,13 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
     say(report.whole() if config.debug else report)
     building.add_adapters_and_freeze(model, config)
     collator = Collator(processor, packed=config.pack, max_length=config.model_max_length)
+    settings = describe_run(config, model, precision, world)
+    changes = describe_changes(checkpoint, read_settings(checkpoint), settings) if checkpoint is not None else []
     for lines in (
         describe_data(mixture, schedule.samples_per_epoch, validation.sizes() if validation else {}),
         describe_parameters(count_parameters(model)),
         describe_training(config, schedule, world, precision),
+        changes,
         building.cache_features(model, config),
     ):
         if lines:
@@ -172,7 +176,7 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
         schedule=schedule,
         world=world,
         validation=validation,
-        settings=describe_run(config, model, precision, world),
+        settings=settings,
         keep=config.keep,
         save_latest=config.save_ckpt or config.no_eval,
         scores=scores,

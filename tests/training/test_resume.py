@@ -43,6 +43,15 @@ def test_saves_inside_an_epoch_are_gone_on_from(tmp_path):
     assert rest == whole
 
 
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_a_run_goes_on_with_the_optimizer_settings_of_its_command_line(tmp_path, zero_stage):
+    toy_run(tmp_path, zero_stage=zero_stage, epochs=1)
+    rest = toy_run(tmp_path, zero_stage=zero_stage, epochs=2, resume=True, lr=0.5, beta1=0.5)
+    assert rest["betas"] == [0.5, 0.95]
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[2])
+    assert (first["step"], first["train/lr"]) == (3, 0.5 * 1.0)  # warmed up in two steps, none of the decay done
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "zero_stage"), [(1, 0), (1, 2), (2, 1), (2, 2), (2, 3)])
 def test_train_ds_killed_in_the_middle_of_a_step_ends_where_it_would_have(tmp_path, processes, zero_stage):

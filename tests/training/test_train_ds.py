@@ -108,6 +108,11 @@ def test_training_leaves_checkpoints_scores_and_records_and_goes_on(world):
     longer = run_train_ds(*flags, *TRAINING, "--exp_name", "one", "--epochs", "3", "--answer", "generated")
     assert longer.returncode == 0, longer.stdout + longer.stderr
     assert "at step 4 of 6" in longer.stdout and "step 6/6" in longer.stdout
+    assert re.search("epochs +2 → 3\n +answer +given → generated\n", longer.stdout)
+
+    other = run_train_ds(*flags, *TRAINING, "--exp_name", "one", "--lora_r", "4")
+    assert other.returncode == 2 and "Traceback" not in other.stderr
+    assert "trained with --lora_r 2" in other.stderr and "this run has --lora_r 4" in other.stderr
 
     scored = run_train_ds(*flags, *TRAINING, "--exp_name", "one", "--eval_only", "--resume", run)
     assert scored.returncode == 0, scored.stdout + scored.stderr

@@ -30,7 +30,7 @@ from utils.training.zero3 import whole_weights
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # before DeepSpeed is imported, where there is a GPU as well
 
-LR, POLICY_LR = 1e-2, 5e-2
+POLICY_LR = 5e-2
 
 
 @dataclass
@@ -54,6 +54,8 @@ class Options:
     skip: int = 0
     trouble: tuple[int, int, str] | None = None
     timeout: float = 60.0
+    lr: float = 1e-2
+    beta1: float = 0.9
 
 
 @dataclass
@@ -221,6 +223,7 @@ def run(run_dir: Path, options: Options, world: World) -> dict:
         "reward_mean_dtype": str(model.reward_mean.dtype),
         "gate": gate,
         "learning_rates": engine.get_lr(),
+        "betas": list(optimizer_of(engine).param_groups[0]["betas"]),
         "states": world.gather(digest([list(optimizer_of(engine).state.values()), random_state()])),
         "schedule": engine.lr_scheduler.state_dict(),
         "seen": world.gather(model.seen),
@@ -236,14 +239,14 @@ def start_toy_engine(model: ToyModel, options: Options, schedule: Schedule, worl
         world_size=world.size,
         precision=options.precision,
         zero_stage=options.zero_stage,
-        lr=LR,
+        lr=options.lr,
         policy_lr=POLICY_LR,
         warmup_min_lr=0.0,
         warmup_num_steps=2,
         total_steps=schedule.total_steps,
         overlap=False,
     )
-    optimizer = build_optimizer(model, lr=LR, betas=(0.9, 0.95), policy_lr=POLICY_LR)
+    optimizer = build_optimizer(model, lr=options.lr, betas=(options.beta1, 0.95), policy_lr=POLICY_LR)
     return start_engine(model, optimizer, config, world)
 
 

@@ -15,19 +15,28 @@ FLASH_ATTENTION = "flash_attention_2"
 UNFREEZABLE = ("vision_tower", "sam_encoder", "mm_projector", "image_feature_neck", "language_model")
 
 
-def option(default: Any, group: str, help: str, **extra) -> Any:
+# What it means that a run goes on from a checkpoint with another value of a flag:
+FREE = "free"  # no number of the run depends on it; not worth a word
+SAID = "said"  # training goes on otherwise than it would have
+RANKING = "ranking"  # as SAID, and scores from before do not compare with those from now on
+FIXED = "fixed"  # what the checkpoint holds has no meaning with another value; refused
+
+
+def option(default: Any, group: str, help: str, *, on_resume: str = SAID, **extra) -> Any:
     """A field of `TrainingConfig` that is a flag; `extra` holds choices, names of the flag pair, or the type.
 
     inference: `eval.py`, `chat.py`, `app.py` and merging have the flag too; there it overrides the checkpoint.
     """
-    return field(default=default, metadata={"group": group, "help": help, **extra})
+    return field(default=default, metadata={"group": group, "help": help, "on_resume": on_resume, **extra})
 
 
 @dataclass
 class TrainingConfig:
     """Everything that `train_ds.py` can be told. `given` names the flags that stood on the command line."""
 
-    model_key: str = option("UGround", "model", "which system to train, in any case: " + ", ".join(SYSTEMS))
+    model_key: str = option(
+        "UGround", "model", "which system to train, in any case: " + ", ".join(SYSTEMS), on_resume=FIXED
+    )
     version: str = option(
         "liuhaotian/llava-llama-2-13b-chat-lightning-preview",
         "model",
@@ -45,6 +54,7 @@ class TrainingConfig:
         "model",
         "weights and arithmetic (default: bf16 on a GPU, fp32 on a CPU)",
         choices=("fp32", "bf16", "fp16"),
+        on_resume=FIXED,
     )
     attn_implementation: str = option(
         "sdpa",
@@ -53,13 +63,16 @@ class TrainingConfig:
         choices=("sdpa", FLASH_ATTENTION),
     )
     image_size: int | None = option(
-        None, "model", "longest side of the image that SAM sees (default: what SAM was built for)"
+        None, "model", "longest side of the image that SAM sees (default: what SAM was built for)", on_resume=FREE
     )
     model_max_length: int = option(
         2048, "model", "longest row in tokens; a conversation that does not fit is dropped and counted, never cut"
     )
     num_layers: int | None = option(
-        None, "model", "hidden states to choose from; read from the model, and checked against it where given"
+        None,
+        "model",
+        "hidden states to choose from; read from the model, and checked against it where given",
+        on_resume=FREE,
     )
     conv_type: str | None = option(
         None,
@@ -68,15 +81,24 @@ class TrainingConfig:
         choices=("llava_v1", "vicuna_v1"),
         inference=True,
     )
-    out_dim: int | None = option(None, "model", "width of SAM's prompts (default: SAM's)")
-    seg_token_num: int | None = option(None, "model", "tokens per target and scale (PixelLM; otherwise 1)")
-    image_feature_scale_num: int | None = option(None, "model", "image feature scales (PixelLM; otherwise 1)")
-    vision_tower_for_mask: bool | None = option(None, "model", "decode masks from CLIP's features (PixelLM)")
-    separate_mm_projector: bool | None = option(None, "model", "a second projector for the mask path")
+    out_dim: int | None = option(None, "model", "width of SAM's prompts (default: SAM's)", on_resume=FIXED)
+    seg_token_num: int | None = option(
+        None, "model", "tokens per target and scale (PixelLM; otherwise 1)", on_resume=FIXED
+    )
+    image_feature_scale_num: int | None = option(
+        None, "model", "image feature scales (PixelLM; otherwise 1)", on_resume=FIXED
+    )
+    vision_tower_for_mask: bool | None = option(
+        None, "model", "decode masks from CLIP's features (PixelLM)", on_resume=FIXED
+    )
+    separate_mm_projector: bool | None = option(None, "model", "a second projector for the mask path", on_resume=FIXED)
     pad_train_clip_images: bool | None = option(None, "model", "CLIP sees the whole image, padded, not its centre")
-    resize_vision_tower: bool | None = option(None, "model", "interpolate CLIP's position embeddings")
+    resize_vision_tower: bool | None = option(None, "model", "interpolate CLIP's position embeddings", on_resume=FIXED)
     resize_vision_tower_size: int | None = option(
-        None, "model", "side in pixels after resizing; a value other than 224 also trains the projectors"
+        None,
+        "model",
+        "side in pixels after resizing; a value other than 224 also trains the projectors",
+        on_resume=FIXED,
     )
     llm_image_grid: int | None = option(
         None, "model", "image tokens of the LLM along a side (default: CLIP's; original PixelLM has 16)"
@@ -102,7 +124,7 @@ class TrainingConfig:
         inference=True,
     )
     preprocessor_config: str | None = option(
-        None, "model", "CLIP image-processor JSON; its size must be the one that the tower takes"
+        None, "model", "CLIP image-processor JSON; its size must be the one that the tower takes", on_resume=FREE
     )
 
     strategy: str = option("policy_walker", "policy", "how a layer is chosen", choices=("policy_walker",))
@@ -150,7 +172,9 @@ class TrainingConfig:
     entropy_weight_end: float | None = option(
         None, "policy", "its weight at the last step, on a straight line (default: as at the first)"
     )
-    eval_legacy: bool | None = option(None, "policy", "outside training use the last layer, whatever was learned")
+    eval_legacy: bool | None = option(
+        None, "policy", "outside training use the last layer, whatever was learned", on_resume=RANKING
+    )
     map_geometry: str | None = option(
         None,
         "policy",
@@ -206,11 +230,17 @@ class TrainingConfig:
         "data",
         "data-loading processes per rank (default 4 on a GPU, 1 on a CPU; 0 loads in the main process)",
         aliases=("num_workers",),
+        on_resume=FREE,
     )
     cache_features: str = option(
-        "", "data", "directory to keep what frozen encoders (SAM, CLIP) compute in, so that later epochs skip them"
+        "",
+        "data",
+        "directory to keep what frozen encoders (SAM, CLIP) compute in, so that later epochs skip them",
+        on_resume=FREE,
     )
-    cache_limit_gb: float = option(100.0, "data", "size of that directory; what was used least recently goes first")
+    cache_limit_gb: float = option(
+        100.0, "data", "size of that directory; what was used least recently goes first", on_resume=FREE
+    )
 
     epochs: int = option(20, "training", "epochs")
     steps_per_epoch: int = option(500, "training", "optimizer steps per epoch")
@@ -226,6 +256,7 @@ class TrainingConfig:
         "training",
         "DeepSpeed ZeRO: what processes share: 0 nothing, 1 optimizer, 2 gradients too, 3 weights too",
         choices=(0, 1, 2, 3),
+        on_resume=FIXED,
     )
     gradient_checkpointing: bool = option(True, "training", "recompute the LLM's activations: less memory, slower")
     compile: bool = option(
@@ -237,70 +268,94 @@ class TrainingConfig:
     dice_loss_weight: float = option(0.5, "training", "weight of the mask Dice loss (recipes: 4)")
     policy_loss_weight: float = option(0.4, "training", "weight of the policy loss")
 
-    lora_r: int = option(8, "trainable part", "LoRA rank; 0 trains the whole LLM")
-    lora_alpha: int = option(16, "trainable part", "LoRA scale times rank")
+    lora_r: int = option(8, "trainable part", "LoRA rank; 0 trains the whole LLM", on_resume=FIXED)
+    lora_alpha: int = option(16, "trainable part", "LoRA scale times rank", on_resume=FIXED)
     lora_dropout: float = option(0.05, "trainable part", "LoRA dropout")
-    lora_target_modules: str = option("q_proj,v_proj", "trainable part", "linear layers of the LLM with LoRA")
-    train_mask_decoder: bool = option(True, "trainable part", "train SAM's mask decoder")
-    train_fusion: bool = option(
-        False, "trainable part", "train PixelLM's weights of tokens and scales", names=("train_fusion",)
+    lora_target_modules: str = option(
+        "q_proj,v_proj", "trainable part", "linear layers of the LLM with LoRA", on_resume=FIXED
     )
-    unfreeze: str = option("", "trainable part", "also train, comma list of: " + ", ".join(UNFREEZABLE))
+    train_mask_decoder: bool = option(True, "trainable part", "train SAM's mask decoder", on_resume=FIXED)
+    train_fusion: bool = option(
+        False,
+        "trainable part",
+        "train PixelLM's weights of tokens and scales",
+        names=("train_fusion",),
+        on_resume=FIXED,
+    )
+    unfreeze: str = option(
+        "", "trainable part", "also train, comma list of: " + ", ".join(UNFREEZABLE), on_resume=FIXED
+    )
 
     val_dataset: str = option(
-        "ReasonSeg|val", "evaluation", "name|split or name|splitBy|split, several joined by ||; the first selects"
+        "ReasonSeg|val",
+        "evaluation",
+        "name|split or name|splitBy|split, several joined by ||; the first selects",
+        on_resume=RANKING,
     )
-    val_batch_size: int = option(1, "evaluation", "images at a time")
-    val_limit: int = option(0, "evaluation", "score the first so many images of a split only; 0 all")
+    val_batch_size: int = option(1, "evaluation", "images at a time", on_resume=FREE)
+    val_limit: int = option(0, "evaluation", "score the first so many images of a split only; 0 all", on_resume=RANKING)
     answer: str = option(
-        "given", "evaluation", "score on given answers or on the model's own", choices=("given", "generated")
+        "given",
+        "evaluation",
+        "score on given answers or on the model's own",
+        choices=("given", "generated"),
+        on_resume=RANKING,
     )
     layer: str | None = option(
-        None, "evaluation", "last, greedy, mixture, sample or an index (default: the checkpoint's)"
+        None, "evaluation", "last, greedy, mixture, sample or an index (default: the checkpoint's)", on_resume=RANKING
     )
-    eval_interval: int = option(0, "evaluation", "optimizer steps between evaluations; 0 at the end of an epoch")
-    no_eval: bool = option(False, "evaluation", "train without evaluation", names=("no_eval",))
-    eval_only: bool = option(False, "evaluation", "evaluate and stop", names=("eval_only",))
+    eval_interval: int = option(
+        0, "evaluation", "optimizer steps between evaluations; 0 at the end of an epoch", on_resume=FREE
+    )
+    no_eval: bool = option(False, "evaluation", "train without evaluation", names=("no_eval",), on_resume=FREE)
+    eval_only: bool = option(False, "evaluation", "evaluate and stop", names=("eval_only",), on_resume=FREE)
 
-    log_base_dir: str = option("./runs", "run", "where runs are kept")
-    exp_name: str = option("", "run", "name of the run (default: the model key)")
-    print_freq: int = option(1, "run", "optimizer steps between lines and TensorBoard points")
-    print_style: str = option("line", "run", "a line or a block per report", choices=("line", "block"))
-    memo: str = option("", "run", "a note on this launch, for memo.log of the run")
+    log_base_dir: str = option("./runs", "run", "where runs are kept", on_resume=FREE)
+    exp_name: str = option("", "run", "name of the run (default: the model key)", on_resume=FREE)
+    print_freq: int = option(1, "run", "optimizer steps between lines and TensorBoard points", on_resume=FREE)
+    print_style: str = option("line", "run", "a line or a block per report", choices=("line", "block"), on_resume=FREE)
+    memo: str = option("", "run", "a note on this launch, for memo.log of the run", on_resume=FREE)
     dry_run: bool = option(
         False,
         "run",
         "build everything, train a step on the largest batch, say what memory and time the run needs, and stop",
         names=("dry_run",),
+        on_resume=FREE,
     )
-    save_ckpt: bool = option(True, "run", "keep the latest checkpoint beside the best")
+    save_ckpt: bool = option(True, "run", "keep the latest checkpoint beside the best", on_resume=FREE)
     save_interval: int = option(
         0,
         "run",
         "optimizer steps between checkpoints inside an epoch: what is killed loses at most so many (0: saved at the "
         "end of an epoch and whenever evaluated)",
+        on_resume=FREE,
     )
-    keep: int = option(1, "run", "latest checkpoints to keep")
-    resume: str = option("", "run", "checkpoint directory to go on from")
+    keep: int = option(1, "run", "latest checkpoints to keep", on_resume=FREE)
+    resume: str = option("", "run", "checkpoint directory to go on from", on_resume=FREE)
     auto_resume: bool = option(
         True,
         "run",
         "go on from this run's checkpoint if there is one; otherwise an earlier run is moved aside to <exp_name>.1",
         names=("auto_resume", "no_resume"),
+        on_resume=FREE,
     )
     resume_from_best: bool = option(
-        False, "run", "automatic resume takes the best, not the latest checkpoint", names=("resume_from_best",)
+        False,
+        "run",
+        "automatic resume takes the best, not the latest checkpoint",
+        names=("resume_from_best",),
+        on_resume=FREE,
     )
     skip_nonfinite: int = option(
         0, "run", "steps of the run that may be left out because a loss or gradient is not finite; 0 stops at the first"
     )
     collective_timeout: float = option(
-        1800.0, "run", "seconds that a process waits for the others, or for data, before it gives up"
+        1800.0, "run", "seconds that a process waits for the others, or for data, before it gives up", on_resume=FREE
     )
-    start_epoch: int = option(0, "run", "epoch to begin with where nothing is resumed")
+    start_epoch: int = option(0, "run", "epoch to begin with where nothing is resumed", on_resume=FREE)
     device: str = option("auto", "run", "where to compute", choices=("auto", "cpu", "cuda"))
-    local_rank: int = option(0, "run", "set by launchers", aliases=())
-    debug: bool = option(False, "run", "show tracebacks", names=("debug",))
+    local_rank: int = option(0, "run", "set by launchers", aliases=(), on_resume=FREE)
+    debug: bool = option(False, "run", "show tracebacks", names=("debug",), on_resume=FREE)
 
     given: frozenset[str] = frozenset()
 

@@ -9,6 +9,7 @@ from typing import Any
 from model.policy import REFERENCE_GATE
 from utils.distributed import World
 from utils.errors import UserError
+from utils.training.changed_flags import frozen_digest
 from utils.training.checkpoints import (
     BEST,
     LATEST,
@@ -29,13 +30,15 @@ BASE = ("version", "vision_tower", "vision_pretrained", "weight")
 def describe_run(config: TrainingConfig, model, precision: str, world: World) -> dict[str, Any]:
     """All that merging and evaluation need to rebuild the model around the trained weights, and to tell runs apart.
 
-    `base` holds absolute paths where the flags named local files; `trained` the names of the stored parameters.
+    `base` holds absolute paths where the flags named local files; `trained` the names of the stored parameters;
+    `frozen` a digest of the others.
     """
     return {
         "flags": config.to_dict(),
         "model": model.config.to_dict(),
         "base": {name: _absolute(getattr(config, name)) for name in BASE},
         "trained": [name for name, parameter in model.named_parameters() if parameter.requires_grad],
+        "frozen": frozen_digest(model),
         "precision": precision,
         "world_size": world.size,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from utils.distributed import World
 from utils.errors import UserError
 from utils.seeding import restore_random_state
+from utils.training.engine import optimizer_of
 
 from .finding import read_position, read_settings
 from .layout import Position, random_state_file
@@ -19,15 +21,24 @@ from .pickles import read_states, refuse_code
 def resume(engine, checkpoint: Path, world: World) -> Position:
     """Load weights, optimizer, schedule and random states into a fresh engine; returns where training stood.
 
+    Learning rate, its schedule, betas and weight decay are the engine's own.
     Raises `UserError` for a checkpoint of other parameters, or with files that hold more than plain data.
     """
     _check_trained(engine.module, checkpoint)
     refuse_code(checkpoint)
+    groups = [_without_parameters(group) for group in optimizer_of(engine).param_groups]
     loaded, _ = engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name, load_module_strict=False)
     if loaded is None:
         raise UserError(f"{checkpoint}: DeepSpeed could not load this checkpoint")
+    for group, ours in zip(optimizer_of(engine).param_groups, groups, strict=True):
+        group.update(ours)  # the checkpoint's would replace what the command line says
+    engine.lr_scheduler.step(engine.lr_scheduler.last_batch_iteration)
     restore_random_state(torch.load(checkpoint / random_state_file(world.rank), weights_only=True))
     return read_position(checkpoint)
+
+
+def _without_parameters(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}
 
 
 def _check_trained(model: nn.Module, checkpoint: Path) -> None:

@@ -1,0 +1,95 @@
+"""What a run says of flags that changed since the checkpoint that it goes on from was written."""
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import tiny_model
+from tests.training.test_checkpoints import ALONE
+from utils.errors import UserError
+from utils.training.arguments import parse_arguments
+from utils.training.changed_flags import describe_changes, frozen_digest
+from utils.training.config import FIXED, FREE, RANKING, SAID, TrainingConfig
+from utils.training.settings import describe_run
+
+CHECKPOINT = Path("runs/one/ckpt_model/global_step4")
+FLAGS = [item for item in dataclasses.fields(TrainingConfig) if "group" in item.metadata]
+
+
+@pytest.fixture(scope="module")
+def model():
+    model, _ = tiny_model()
+    model.requires_grad_(False)
+    model.policy.requires_grad_(True)
+    return model
+
+
+@pytest.fixture
+def run(model):
+    """What a run records of itself."""
+    return describe_run(parse_arguments(["--vision_tower", "clip", "--layer", "last"]), model, "fp32", ALONE)
+
+
+def another(value):
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int | float) else f"{value}x"
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=lambda item: item.name)
+def test_every_flag_does_what_it_declares(run, flag):
+    before = copy.deepcopy(run)
+    for part in ("flags", "base", "model"):
+        if flag.name in before[part]:
+            before[part][flag.name] = another(before[part][flag.name])
+    if flag.name == "precision":
+        before["precision"] = "bf16"
+    if flag.name == "model_key":
+        before["model"]["system"] = "LISA"
+    kind = flag.metadata["on_resume"]
+    assert kind in (FREE, SAID, RANKING, FIXED)
+    if kind == FIXED:
+        with pytest.raises(UserError, match=f"trained with (no )?--{flag.name}.*--exp_name.*--no_resume"):
+            describe_changes(CHECKPOINT, before, run)
+        return
+    lines = describe_changes(CHECKPOINT, before, run)
+    assert (kind != FREE) == any(line.split()[:1] == [flag.name] and "→" in line for line in lines)
+
+
+def test_nothing_is_said_where_nothing_changed(run, tmp_path, monkeypatch):
+    assert describe_changes(CHECKPOINT, copy.deepcopy(run), run) == []
+    before = copy.deepcopy(run)
+    before["flags"] |= {"dataset_dir": str(Path("dataset").resolve()), "val_dataset": "ReasonSeg|val||ReasonSeg|test"}
+    assert describe_changes(CHECKPOINT, before, run) == []
+
+
+def test_a_flag_that_is_left_out_is_compared_by_what_it_comes_to(run):
+    """`--mode 1` in the first launch only: the second has what the base model says, which is 3."""
+    before = copy.deepcopy(run)
+    before["flags"]["mode"] = before["model"]["mode"] = 1
+    assert any(line.split() == ["mode", "1", "→", "3"] for line in describe_changes(CHECKPOINT, before, run))
+
+
+def test_a_checkpoint_of_an_earlier_version_says_less_and_is_gone_on_from(run):
+    before = copy.deepcopy(run)
+    del before["frozen"], before["flags"]["seed"]
+    assert describe_changes(CHECKPOINT, before, run) == []
+
+
+def test_trained_weights_are_not_put_on_top_of_another_base(run, model):
+    other = copy.deepcopy(model)
+    name = next(name for name, parameter in other.named_parameters() if not parameter.requires_grad)
+    with torch.no_grad():
+        other.get_parameter(name).flatten()[0] += 1
+    assert frozen_digest(other) != frozen_digest(model) == run["frozen"]
+    with pytest.raises(UserError, match="other frozen weights.*start with --version .*clip.* --exp_name"):
+        describe_changes(CHECKPOINT, run | {"frozen": frozen_digest(other)}, run)
+
+
+def test_the_base_may_lie_elsewhere(run):
+    before = copy.deepcopy(run)
+    before["base"]["version"] = "/scratch/base"
+    assert any("/scratch/base →" in line for line in describe_changes(CHECKPOINT, before, run))

@@ -1,0 +1,90 @@
+"""Flags that a run is started again with, and those of the checkpoint that it goes on from.
+
+`TrainingConfig` says of every flag what another value means (`on_resume`).
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from utils.errors import UserError, shown
+from utils.training.config import FIXED, FREE, TrainingConfig, split_list
+from utils.training.model_flags import MODEL_FIELDS
+from utils.training.summaries import heading
+
+SAMPLED = 64  # values of a frozen parameter that its digest looks at
+
+
+def frozen_digest(model: nn.Module) -> str:
+    """A digest of the frozen weights, by a few values of each: trained weights mean nothing on top of others.
+
+    Position embeddings are left out: they may have been interpolated, which rounds differently on other machines.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and "position_embedding" not in name:
+            values = parameter.detach().flatten()
+            some = values[:: max(1, len(values) // SAMPLED)][:SAMPLED]
+            digest.update(f"{name} {tuple(parameter.shape)} {some.dtype}".encode())
+            digest.update(some.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe_changes(checkpoint: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lines that name every flag whose other value changes how training goes on, old → new.
+
+    before, now: what `describe_run` says of the run that wrote `checkpoint` and of this one. Raises `UserError` where
+    training cannot go on so.
+    """
+    old, new = _values(before), _values(now)
+    kinds = {item.name: item.metadata.get("on_resume", FREE) for item in dataclasses.fields(TrainingConfig)}
+    changed = [name for name in new if name in old and kinds.get(name, FREE) != FREE and _differ(name, old, new)]
+    fixed = [name for name in changed if kinds[name] == FIXED]
+    if fixed:
+        was = ", ".join(_as_flag(name, old[name]) for name in fixed)
+        given = ", ".join(_as_flag(name, new[name]) for name in fixed)
+        raise UserError(
+            f"{checkpoint} was trained with {was}, and goes on with nothing else (this run has {given}): start with "
+            "that, or start a run of its own with another --exp_name, or afresh with --no_resume"
+        )
+    if before.get("frozen", now["frozen"]) != now["frozen"]:
+        was = ", ".join(_as_flag(name, value) for name, value in before["base"].items() if value)
+        raise UserError(
+            f"{checkpoint} was trained on top of other frozen weights than those of {_shown(new['version'])}: start "
+            f"with {was} as they were then, or start a run of its own with another --exp_name"
+        )
+    if not changed:
+        return []
+    width = max(map(len, changed))
+    lines = [f"  {name.ljust(width)}  {_shown(old[name])} → {_shown(new[name])}" for name in changed]
+    return [*heading("Changed since the checkpoint was written"), *lines]
+
+
+def _values(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What the flags of a run came to: a flag that is not given may come from the base model or the device."""
+    model = {name: run["model"][name] for name in MODEL_FIELDS if name in run["model"]}
+    return {**run["flags"], **model, **run["base"], "model_key": run["model"]["system"], "precision": run["precision"]}
+
+
+def _differ(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    was, now = old[name], new[name]
+    if name == "val_dataset" and isinstance(was, str):  # the first split selects
+        return split_list(was)[:1] != split_list(now)[:1]
+    if name == "dataset_dir" and isinstance(was, str):
+        return Path(was).resolve() != Path(now).resolve()
+    return was != now
+
+
+def _as_flag(name: str, value: Any) -> str:
+    return f"no --{name}" if value in (None, "", False) else f"--{name} {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return value[:200] if isinstance(value, str) else shown(value)
