@@ -76,7 +76,10 @@ class LogFile:
     def open(self, path: str, prefix: str, header: list[str]) -> None:
         """Write to `path` from now on, first `header` as it is; `prefix` stands before every line, and tells processes
         apart."""
-        self.descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            self.descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as error:
+            self._give_up(error)
         self.prefix = prefix
         waiting, self.waiting = self.waiting, []
         lines = [*header, *(f"{moment} {prefix}{line}" for moment, line in waiting)]
@@ -84,19 +87,23 @@ class LogFile:
 
     def write(self, lines: list[str]) -> None:
         moment = time.strftime("%m-%d %H:%M:%S")
-        if self.descriptor is None:
+        if self.descriptor is None and not self.broken:
             self.waiting += [(moment, line) for line in lines]
         else:
             self._append("".join(f"{moment} {self.prefix}{line}\n" for line in lines))
 
     def _append(self, text: str) -> None:
-        if self.broken or not text:
-            return
+        data = text.encode("utf-8", errors="replace")
         try:
-            os.write(self.descriptor, text.encode("utf-8", errors="replace"))
+            while data and not self.broken:
+                data = data[os.write(self.descriptor, data) :]
         except OSError as error:
-            self.broken = True
-            _pass_on(2, f"the log cannot be written any more: {error}\n".encode())
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        """What was to be logged still reaches the screen."""
+        self.broken = True
+        _pass_on(2, f"the log cannot be written any more: {error}; training goes on without it\n".encode())
 
 
 def _pass_on(descriptor: int, data: bytes) -> bool:

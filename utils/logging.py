@@ -10,10 +10,13 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from utils.log_pump import pump
 
 if TYPE_CHECKING:
     from utils.distributed import World  # imports torch, which is to say its first words into the log
@@ -36,52 +39,68 @@ class OutputLog:
         sys.stdout.flush()
         sys.stderr.flush()
         out, err, control = os.pipe(), os.pipe(), os.pipe()
-        readers = (out[0], err[0], control[0])
+        # Kept open here as well: so nobody who writes is ended by SIGPIPE when the pump is gone.
+        self.readers = (out[0], err[0], control[0])
         # A session of its own: Ctrl-C and a closed terminal end training first, and the log ends last.
         self.pump = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(PUMP), *map(str, readers)],
+            [sys.executable, "-I", "-S", str(PUMP), *map(str, self.readers)],
             stdin=subprocess.DEVNULL,
-            pass_fds=readers,
+            pass_fds=self.readers,
             start_new_session=True,
         )
         self.control = control[1]
+        self.command: dict | None = None
+        self.ending = False
         self.originals = (os.dup(1), os.dup(2))
         os.dup2(out[1], 1)
         os.dup2(err[1], 2)
-        for descriptor in (*readers, out[1], err[1]):
+        for descriptor in (out[1], err[1]):
             os.close(descriptor)
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(line_buffering=True)
+        self.keeper = threading.Thread(target=self._outlive_pump, name="log", daemon=True)
+        self.keeper.start()
         atexit.register(self.close)
 
     def keep(self, path: Path, *, prefix: str = "", header: Sequence[str] = ()) -> None:
         """Write to `path` what was said so far and will be; `prefix` stands before every line."""
-        self._tell({"path": str(path.absolute()), "prefix": prefix, "header": list(header)})
+        self.command = {"path": str(path.absolute()), "prefix": prefix, "header": list(header)}
+        self._tell(self.command)
 
     def close(self) -> None:
         """Give the streams back and wait until all is written. Also called when the process ends."""
-        if self.pump is None or os.getpid() != self.process_id:
+        if self.ending or os.getpid() != self.process_id:
             return
         sys.stdout.flush()
         sys.stderr.flush()
+        self.ending = True
         for number, original in zip((1, 2), self.originals, strict=True):
             os.dup2(original, number)
-            os.close(original)
         seconds = round(time.monotonic() - self.started)
         self._tell({"end": f"ended after {seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"})
         os.close(self.control)
-        try:
-            self.pump.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            print(f"the log is not complete: {PUMP.name} still writes", file=sys.stderr)
-        self.pump = None
+        self.keeper.join(PATIENCE)
+        if self.keeper.is_alive():
+            print("the log is not complete: it is still being written", file=sys.stderr)
 
     def _tell(self, command: dict) -> None:
+        os.write(self.control, (json.dumps(command) + "\n").encode())
+
+    def _outlive_pump(self) -> None:
+        """Wait for the end of the pump; where it comes early, do its work from then on in a thread of this process."""
+        code = self.pump.wait()
+        if self.ending and code == 0:
+            return
+        word = f"the process that keeps the log is gone (exit code {code}); training goes on, and keeps it itself\n"
+        os.write(2, word.encode())
+        if self.command is not None and not self.ending:
+            self._tell({**self.command, "header": []})
         try:
-            os.write(self.control, (json.dumps(command) + "\n").encode())
-        except BrokenPipeError:
-            print("the output of this run is not logged any more: its log process is gone", file=sys.stderr)
+            pump(dict(zip(self.readers, self.originals)), self.readers[2])
+        finally:
+            for number, original in zip((1, 2), self.originals, strict=True):
+                os.dup2(original, number)
 
 
 def keep_log(output: OutputLog, run_dir: Path, world: "World", *, command: str) -> int:

@@ -146,6 +146,45 @@ def test_a_screen_that_goes_away_does_not_stop_the_log(tmp_path):
     ]
 
 
+def test_training_outlives_the_process_that_keeps_the_log_and_keeps_it_itself(tmp_path):
+    run_dir = tmp_path / "run"
+    script = write_script(
+        tmp_path,
+        f"""
+        output.keep(claim_log(Path({str(run_dir)!r})))
+        print("before")
+        time.sleep(0.2)
+        os.kill(output.pump.pid, 9)
+        for number in range(5000):
+            print("line", number)
+        os.system("echo said by a child")
+        """,
+    )
+    done = run_script(script)
+    expected = ["before", *(f"line {number}" for number in range(5000)), "said by a child"]
+    assert done.returncode == 0 and done.stdout.splitlines()[1:] == expected
+    assert done.stderr.count("the process that keeps the log is gone") == done.stderr.count("\n") == 1
+    logged = [line[15:] for line in (run_dir / "meta.log").read_text().splitlines()]
+    assert [line for line in logged if line in expected] == expected
+    assert logged[-1].startswith("ended after 0:00:")
+
+
+@pytest.mark.parametrize("place", ["missing/run.log", "full"])
+def test_a_log_that_cannot_be_written_is_said_once_and_ends_nothing(tmp_path, place):
+    (tmp_path / "full").symlink_to("/dev/full")
+    script = write_script(
+        tmp_path,
+        f"""
+        output.keep(Path({str(tmp_path / place)!r}), header=["header"])
+        for number in range(3):
+            print("line", number)
+        """,
+    )
+    done = run_script(script)
+    assert done.returncode == 0 and done.stdout.splitlines()[1:] == ["line 0", "line 1", "line 2"]
+    assert done.stderr.count("the log cannot be written any more") == done.stderr.count("\n") == 1
+
+
 def test_processes_share_a_log_line_by_line(tmp_path):
     path = tmp_path / "shared.log"
     script = write_script(
