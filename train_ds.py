@@ -13,13 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from utils.errors import run_main
+from utils.processes import ProcessId
 from utils.training.arguments import parse_arguments
 from utils.training.config import TrainingConfig
+from utils.training.stopping import EndAtOnce, StopRequest, launchers
 
 
 def main(argv: Sequence[str]) -> None:
     config = parse_arguments(argv)
+    with EndAtOnce() as at_once:
+        launch(config, at_once, launchers())
 
+
+def launch(config: TrainingConfig, at_once: EndAtOnce, started_by: list[ProcessId]) -> None:
     from utils.distributed import join_world
     from utils.logging import OutputLog
     from utils.seeding import seed_everything
@@ -36,21 +42,22 @@ def main(argv: Sequence[str]) -> None:
     building.check_flash_attention(config, world.device, precision)
     seed_everything(config.seed)
     if output:
-        begin_launch(config, output, world)
+        at_once.at_end.append(output.close)
+        at_once.at_end.append(begin_launch(config, output, world).release)
 
     if config.eval_only:
         evaluate_only(config, precision, world)
     else:
-        train_model(config, precision, world)
+        train_model(config, precision, world, started_by)
     world.close()
 
 
-def train_model(config: TrainingConfig, precision: str, world) -> None:
+def train_model(config: TrainingConfig, precision: str, world, started_by: list[ProcessId]) -> None:
     from dataloaders.collate import Collator
     from model.compiling import compile_encoders
     from utils.seeding import preserved_random_state, seed_everything
     from utils.training import building
-    from utils.training.changed_flags import describe_changes
+    from utils.training.changed_flags import describe_changes, describe_global_batch
     from utils.training.checkpoints import read_settings, resume
     from utils.training.engine import (
         BUCKET,
@@ -65,7 +72,6 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
     from utils.training.preflight import preflight
     from utils.training.scores import Scores
     from utils.training.settings import checkpoint_to_resume, describe_run, keep_gate
-    from utils.training.stopping import StopRequest
     from utils.training.summaries import describe_data, describe_parameters, describe_training
     from utils.training.tensorboard import Records
     from utils.training.trainable import count_parameters
@@ -155,8 +161,8 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
         written = resume(engine, checkpoint, world)
         start = replace(schedule.position_at(written.step), skipped=written.skipped)
         say(f"going on from {checkpoint} at step {start.step} of {schedule.total_steps}")
-        if start.samples != written.samples:
-            say("the global batch is another one than before: other samples come from here on than would have come")
+        if sentence := describe_global_batch(written, schedule):
+            say(sentence)
     elif start.step:
         engine.lr_scheduler.step(start.step)
 
@@ -184,7 +190,7 @@ def train_model(config: TrainingConfig, precision: str, world) -> None:
         say=progress.message if progress else say,
         records=records,
     )
-    with StopRequest(keeper.say) as stop:
+    with StopRequest(keeper.say, started_by) as stop:
         if checkpoint is not None and schedule.pauses_after(start.step) and not scores.has(start.step):
             with preserved_random_state():
                 keeper.validate(start, checkpoint)

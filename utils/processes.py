@@ -7,7 +7,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.schema import optional, text, whole
+
 PROC = Path("/proc")
+SHAPE = {  # of what `to_dict` returns, in a file
+    "host": text,
+    "pid": whole(1),
+    "started": optional(whole(0)),
+    "boot": optional(text),
+    "namespace": optional(text),
+}
+START = 19  # among the fields that `_stat` returns
 
 
 @dataclass(frozen=True)
@@ -27,17 +37,8 @@ class ProcessId:
     @classmethod
     def of(cls, pid: int) -> "ProcessId":
         """The process that has this number on this machine now."""
-        return cls(socket.gethostname(), pid, _stat(pid)[1], _boot(), _namespace())
-
-    @classmethod
-    def from_dict(cls, values: Any) -> "ProcessId":
-        """Raises `ValueError` for what `to_dict` does not give."""
-        kinds = {"host": str, "pid": int, "started": int | None, "boot": str | None, "namespace": str | None}
-        if not isinstance(values, dict) or not all(
-            name in values and isinstance(values[name], kind) for name, kind in kinds.items()
-        ):
-            raise ValueError("not the description of a process")
-        return cls(**{name: values[name] for name in kinds})
+        fields = _stat(pid)
+        return cls(socket.gethostname(), pid, None if fields is None else int(fields[START]), _boot(), _namespace())
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,27 +50,43 @@ class ProcessId:
             return False if self.host == here.host else None  # the machine was started anew, or is another one
         if self.namespace != here.namespace or (self.boot is None and self.host != here.host):
             return None
-        state, started = _stat(self.pid)
-        if state is None:  # no /proc, or one that hides the processes of other users
+        fields = _stat(self.pid)
+        if fields is None:  # no /proc, or one that hides the processes of other users
             return _answers(self.pid)
-        return state not in "ZX" and started == self.started
+        return fields[0] not in "ZX" and int(fields[START]) == self.started
+
+    def parent(self) -> "ProcessId | None":
+        """The process that started it; None where /proc does not say."""
+        fields = _stat(self.pid)
+        return None if fields is None else ProcessId.of(int(fields[1]))
+
+    def name(self) -> str:
+        """The name of its program, "" where /proc does not say."""
+        return _text(self.pid, "comm").strip()
+
+    def command(self) -> list[str]:
+        """Its command line, empty where /proc does not say."""
+        return _text(self.pid, "cmdline").split("\0")
 
     def is_stopped(self) -> bool:
         """Whether it is here and was stopped by a signal (SIGSTOP, Ctrl-Z), so that it does nothing."""
-        return bool(self.runs()) and _stat(self.pid)[0] in ("T", "t")
+        return bool(self.runs()) and (_stat(self.pid) or " ")[0] in "Tt"
 
     def kill(self) -> None:
         """End it at once, also where it is stopped."""
         os.kill(self.pid, signal.SIGKILL)
 
 
-def _stat(pid: int) -> tuple[str | None, int | None]:
-    """State letter and start of a process, as /proc/<pid>/stat has them; (None, None) where that cannot be read."""
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/<pid>/stat from the state on: state, parent, …; None where that cannot be read."""
+    return _text(pid, "stat").rpartition(")")[2].split() or None
+
+
+def _text(pid: int, file: str) -> str:
     try:
-        fields = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        return (PROC / str(pid) / file).read_text(errors="replace")
     except OSError:
-        return None, None
-    return fields[0], int(fields[19])
+        return ""
 
 
 def _answers(pid: int) -> bool:

@@ -67,6 +67,15 @@ def test_a_process_that_hangs_ends_all_and_says_in_which_step(tmp_path):
     assert last_step(tmp_path) == 2
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_was_stopped_is_named_and_ended_with_the_others(tmp_path, rank):
+    toy = start_toy(tmp_path, processes=2, timeout=2.0, trouble=[rank, 3, "SIGSTOP"])
+    codes, outputs = toy.finish(30)
+    assert codes[rank] == -9 and codes[1 - rank] in (1, 2), outputs
+    assert f"rank {rank} (process {toy.processes[rank].pid}) had been stopped by a signal" in outputs[1 - rank]
+    assert last_step(tmp_path) == 2
+
+
 def test_a_process_that_waits_for_data_for_ever_ends_and_says_where(tmp_path):
     codes, (output,) = start_toy(tmp_path, timeout=2.0, trouble=[0, 2, "hang"]).finish(20)
     assert codes == [1]

@@ -113,7 +113,7 @@ def test_a_lock_that_cannot_be_read_keeps_nobody_out(tmp_path, content, monkeypa
     lock = RunLock(tmp_path / "run")
     lock.path.write_text(content)
     lock.acquire(ALONE)
-    assert Owner.from_text(lock.path.read_text()).process == ProcessId.of(os.getpid())
+    assert Owner.read(lock.path).process == ProcessId.of(os.getpid())
     lock.release()
 
 

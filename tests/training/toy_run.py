@@ -38,7 +38,8 @@ class Options:
     """save_interval: 0 pauses, and so saves, after every step. seconds: that every step takes at least.
 
     bad: [number, "loss" or "gradient"], the sample whose numbers are not finite. skip: such steps that are left out.
-    trouble: [rank, step, what] with what one of "die", "hang", "no space", "worker dies", "SIGTERM", "SIGINT".
+    trouble: [rank, step, what], what being one of "die", "hang", "no space", "worker dies", "SIGTERM", "SIGINT",
+        "SIGSTOP".
     """
 
     epochs: int = 2
@@ -56,6 +57,8 @@ class Options:
     timeout: float = 60.0
     lr: float = 1e-2
     beta1: float = 0.9
+    accumulation: int = 2
+    noise: float = 0.1
 
 
 @dataclass
@@ -84,13 +87,13 @@ class ToyPolicy(nn.Module):
 class ToyModel(nn.Module):
     """A frozen layer, a gate, a trained layer with noise from torch's generator, and a baseline buffer."""
 
-    def __init__(self, bad: tuple[int, str] | None):
+    def __init__(self, bad: tuple[int, str] | None, noise: float):
         super().__init__()
         self.frozen = nn.Linear(4, 8).requires_grad_(False)
         self.policy = ToyPolicy()
         self.trained = nn.Linear(8, 1)
         self.register_buffer("reward_mean", torch.zeros(()))
-        self.bad = bad
+        self.bad, self.noise = bad, noise
         self.seen: list[int] = []
 
     def forward(self, batch: ToyBatch) -> GroundingOutput:
@@ -98,7 +101,7 @@ class ToyModel(nn.Module):
         angles = batch.numbers[:, None] * torch.tensor([0.1, 0.2, 0.3, 0.4])
         hidden = self.frozen(torch.sin(angles).to(self.frozen.weight.dtype))
         answer = self.trained(self.policy(hidden)).float()
-        ce_loss = (answer + 0.1 * torch.randn(1) - 1).square().mean()
+        ce_loss = (answer + self.noise * torch.randn(1) - 1).square().mean()
         mask_loss = (answer + 0.5).square().mean()
         if self.bad is not None and self.bad[0] in batch.numbers.tolist():
             # The root of 0 is 0, and steep.
@@ -142,14 +145,14 @@ def run(run_dir: Path, options: Options, world: World) -> dict:
     schedule = Schedule(
         epochs=options.epochs,
         steps_per_epoch=options.steps_per_epoch,
-        accumulation=2,
+        accumulation=options.accumulation,
         batch_size=2,
         world_size=world.size,
         eval_interval=0 if options.save_interval else 1,
         save_interval=options.save_interval,
     )
     seed_everything(0)
-    model = ToyModel(options.bad)
+    model = ToyModel(options.bad, options.noise)
     engine = start_toy_engine(model, options, schedule, world)
     seed_everything(world.rank)
     start = schedule.position_at(0)
@@ -165,7 +168,7 @@ def run(run_dir: Path, options: Options, world: World) -> dict:
             os.kill(os.getpid(), signal.SIGKILL)
         if step == at and ours == "hang":
             time.sleep(10**6)
-        if step == at and ours in ("SIGTERM", "SIGINT"):
+        if step == at and ours in ("SIGTERM", "SIGINT", "SIGSTOP"):
             os.kill(os.getpid(), getattr(signal, ours))
 
     def save(position) -> None:

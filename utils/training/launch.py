@@ -15,21 +15,23 @@ from utils.training.summaries import describe_command, describe_flags
 ROOT = Path(__file__).parents[2]
 
 
-def begin_launch(config: TrainingConfig, output: OutputLog, world: World) -> None:
+def begin_launch(config: TrainingConfig, output: OutputLog, world: World) -> RunLock:
     """Lock the run, give all processes the log of this launch, and record on the main one what it was told and what
-    code it runs."""
+    code it runs. Returns the lock, which is held until the process ends."""
     run_dir = config.log_dir
-    RunLock(run_dir).acquire(world)
+    lock = RunLock(run_dir)
+    lock.acquire(world)
     move_earlier_run(config, world)
     command = describe_command([Path(sys.executable).name, *sys.orig_argv[1:]])
     number = keep_log(output, run_dir, world, command=command)
     if not world.is_main:
-        return
+        return lock
     if config.memo:
         add_memo(run_dir, number, config.memo)
     earlier = earlier_manifests(run_dir, number)
     manifest = record_launch(run_dir, number, ROOT, command=command, settings=config.to_dict(), world_size=world.size)
     print("\n".join([*_describe(run_dir, number, manifest, earlier), *describe_flags(config)]))
+    return lock
 
 
 def _describe(run_dir: Path, number: int, manifest: dict, earlier: list[dict]) -> list[str]:

@@ -19,7 +19,7 @@ from utils.training.metering import StepMeter
 from utils.training.progress import Progress
 from utils.training.stopping import StopRequest
 from utils.training.tensorboard import Records
-from utils.training.waiting import Watchdog
+from utils.training.waiting import Peers, Watchdog
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def train(
     )  # fmt: skip
     if progress:
         progress.start(start.step)
-    with Watchdog(timeout) as watchdog, _named_failures(watchdog), watch:
+    peers = Peers(world)
+    with Watchdog(timeout, peers) as watchdog, _named_failures(watchdog, peers), watch:
         for step in range(start.step + 1, schedule.total_steps + 1):
             watchdog.beat(f"step {step}")
             prepare(step)
@@ -183,7 +184,7 @@ def _next_batch(stream: Iterator):
 
 
 @contextmanager
-def _named_failures(watchdog: Watchdog) -> Iterator[None]:
+def _named_failures(watchdog: Watchdog, peers: Peers) -> Iterator[None]:
     """Other processes that are gone, seen from here, become errors that say where training was."""
     try:
         yield
@@ -196,9 +197,11 @@ def _named_failures(watchdog: Watchdog) -> Iterator[None]:
                 "itself"
             ) from error
         if isinstance(error, torch.distributed.DistError) or "gloo" in text:
+            stopped = peers.end_stopped()
             raise UserError(
-                f"{doing}: another process is gone, or hangs ({text.splitlines()[0]}). Its own last words tell why; "
-                "the last checkpoint is as it was"
+                f"{doing}: another process is gone, or hangs ({text.splitlines()[0]}). "
+                + (f"{stopped}; " if stopped else "Its own last words tell why; ")
+                + "the last checkpoint is as it was"
             ) from error
         raise
     except Exception as error:

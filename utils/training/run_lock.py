@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
-from utils.processes import ProcessId
+from utils.processes import SHAPE, ProcessId
+from utils.schema import DamagedFile, optional, read_json, record, text, whole
 
 if TYPE_CHECKING:
     from utils.distributed import World
 
 READING_SECONDS = 1.0  # for a lock that another process is just writing
+_LOCK = record({**SHAPE, "since": text, "job": optional(record({"number": text, "restarts": whole(0)}))})
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,15 @@ class Owner:
         return cls(ProcessId.of(os.getpid()), time.strftime("%Y-%m-%d %H:%M:%S %z"), _slurm_job(os.environ))
 
     def to_dict(self) -> dict[str, Any]:
-        return {**self.process.to_dict(), "since": self.since, "job": self.job}
+        job = self.job and {"number": self.job[0], "restarts": self.job[1]}
+        return {**self.process.to_dict(), "since": self.since, "job": job}
 
     @classmethod
-    def from_text(cls, text: str) -> "Owner":
-        """Raises `ValueError` for anything but what a lock holds."""
-        values = json.loads(text)
-        process = ProcessId.from_dict(values)
-        since, job = values.get("since"), values.get("job")
-        if not isinstance(since, str) or not (job is None or (isinstance(job, list) and len(job) == 2)):
-            raise ValueError("not the content of a lock")
-        return cls(process, since, tuple(job) if job else None)
+    def read(cls, path: Path) -> "Owner":
+        """Raises `DamagedFile` for anything but what a lock holds."""
+        values = read_json(path, _LOCK)
+        since, job = values.pop("since"), values.pop("job")
+        return cls(ProcessId(**values), since, job and (job["number"], job["restarts"]))
 
     def runs(self) -> bool | None:
         """Whether it still trains; None where that cannot be told from here."""
@@ -150,10 +150,10 @@ class RunLock:
             if not path.is_file():
                 raise UserError(f"{path} is not a file; remove it, a run keeps its lock there")
             try:
-                return Owner.from_text(path.read_text(encoding="utf-8"))
+                return Owner.read(path)
             except FileNotFoundError:
                 return None
-            except (ValueError, RecursionError):
+            except DamagedFile:
                 if time.monotonic() > end:
                     return None
                 time.sleep(READING_SECONDS / 10)
@@ -161,11 +161,11 @@ class RunLock:
 
     def _in_use(self, owner: Owner) -> str:
         process = owner.process
-        text = f"{self.run_dir} is in use by process {process.pid} on host {process.host}, since {owner.since}"
+        line = f"{self.run_dir} is in use by process {process.pid} on host {process.host}, since {owner.since}"
         if owner.runs():
-            return f"{text}. Wait for its end or stop it (kill {process.pid}), or choose another --exp_name"
+            return f"{line}. Wait for its end or stop it (kill {process.pid}), or choose another --exp_name"
         return (
-            f"{text}; whether it still runs cannot be told from here ({os.uname().nodename}). If it does, choose "
+            f"{line}; whether it still runs cannot be told from here ({os.uname().nodename}). If it does, choose "
             f"another --exp_name; if it has ended, delete {self.path} and start again"
         )
 

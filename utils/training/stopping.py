@@ -1,39 +1,120 @@
-"""SIGTERM and SIGINT: training saves at the end of the step and stops."""
+"""SIGTERM and SIGINT: training saves at the end of the step and stops; without a step to end, the process ends at once.
+
+The end of the launcher counts as SIGTERM: nobody else would stop the processes that it leaves behind.
+"""
 
 import multiprocessing
 import multiprocessing.util
 import os
 import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
 from types import FrameType
 
+from utils.processes import ProcessId
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "csh", "tcsh")
+
+
+class EndAtOnce:
+    """Inside the `with` block a signal ends the process at once, with exit code 143 (SIGTERM) or 130 (SIGINT).
+
+    A thread does it, since the main thread does not hear of signals while it waits inside a library: for other
+    processes, for a disk. Inside a `StopRequest` it rests.
+
+    at_end: called first, the latest of them first of all.
+    """
+
+    def __init__(self):
+        self.at_end: list[Callable[[], None]] = []
+        self.before = {}
+        self.reader = self.writer = -1
+
+    def __enter__(self) -> "EndAtOnce":
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.writer, False)
+        threading.Thread(target=self._listen, name="signals", daemon=True).start()
+        signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
+        self.before = {number: signal.signal(number, _leave_to_thread) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
+        os.close(self.writer)
+
+    def _listen(self) -> None:
+        process = os.getpid()
+        while number := os.read(self.reader, 1):
+            if number[0] in SIGNALS and os.getpid() == process:
+                print(f"{signal.Signals(number[0]).name}: ended; no step was under way", file=sys.stderr, flush=True)
+                for call in reversed(self.at_end):
+                    call()
+                os._exit(128 + number[0])
+
+
+def _leave_to_thread(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 class StopRequest:
-    """Remembers that someone asked this process to stop, while it is entered. A second Ctrl-C ends it at once.
+    """Remembers, inside the `with` block, that someone asked this process to stop. A second Ctrl-C ends it at once.
 
-    say: prints a line.
+    say: prints a line. launchers: processes whose end asks for it as well; see `launchers`.
     """
 
-    def __init__(self, say=print):
+    def __init__(self, say: Callable[[str], None] = print, launchers: Sequence[ProcessId] = ()):
         self.say = say
-        self.asked = False
+        self.launchers = launchers
+        self.signalled = False
         self.before = {}
+        self.wakeup = -1
 
     def __enter__(self) -> "StopRequest":
+        self.wakeup = signal.set_wakeup_fd(-1)
         self.before = {number: signal.signal(number, self._ask) for number in SIGNALS}
         return self
 
     def __exit__(self, *_) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self.wakeup)
+
+    @property
+    def asked(self) -> bool:
+        gone = [launcher for launcher in self.launchers if launcher.runs() is False]
+        if gone and not self.signalled:
+            self._begin(f"the launcher (process {gone[0].pid}) is gone")
+        return self.signalled
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self.signalled and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not self.asked:
-            self.say(f"{signal.Signals(number).name}: saving at the end of this step, then stopping")
-        self.asked = True
+        if not self.signalled:
+            self._begin(signal.Signals(number).name)
+
+    def _begin(self, reason: str) -> None:
+        self.signalled = True
+        self.say(f"{reason}: saving at the end of this step, then stopping")
+
+
+def launchers() -> list[ProcessId]:
+    """The processes that started this one as a rank of several, and look after it: torchrun, or DeepSpeed's two.
+
+    Empty for a process that was started by itself, or from a shell, which may end before it.
+    """
+    if "RANK" not in os.environ:
+        return []
+    parent = ProcessId.of(os.getppid())
+    if parent.pid == 1 or parent.name() in SHELLS:
+        return []
+    above = parent.parent()
+    if above is not None and above.pid != 1 and "deepspeed.launcher.launch" in parent.command():
+        return [parent, above]
+    return [parent]
 
 
 class WorkersEnd:

@@ -10,14 +10,36 @@ import sys
 import threading
 import time
 
+from utils.distributed import World
+from utils.processes import ProcessId
+
 GRACE = 1.25  # of the timeout; before that the backend may say more
 
 
-class Watchdog:
-    """Watches that `beat` is called at least every `seconds`, while it is entered."""
+class Peers:
+    """The processes of a run. All of them make this at once."""
 
-    def __init__(self, seconds: float, exit_code: int = 1):
+    def __init__(self, world: World):
+        ours = ProcessId.of(os.getpid())
+        self.processes = [ProcessId(**peer) for peer in world.gather(ours.to_dict())]
+
+    def end_stopped(self) -> str:
+        """Kill those of this machine that a signal has stopped (SIGSTOP, Ctrl-Z): the run ends, and they could not
+        notice. Returns which they were, as a sentence without its full stop, "" if there were none."""
+        ended = []
+        for rank, process in enumerate(self.processes):
+            if process.is_stopped():
+                process.kill()
+                ended.append(f"rank {rank} (process {process.pid})")
+        return f"{', '.join(ended)} had been stopped by a signal, and was ended" if ended else ""
+
+
+class Watchdog:
+    """Watches that `beat` is called at least every `seconds`, inside the `with` block."""
+
+    def __init__(self, seconds: float, peers: Peers, exit_code: int = 1):
         self.seconds = seconds
+        self.peers = peers
         self.exit_code = exit_code
         self.doing = "the beginning"
         self.since = float("inf")
@@ -51,6 +73,8 @@ class Watchdog:
                 warned = (doing, since)
                 self._say(f"{doing}: nothing has happened for {waited:.0f} s. Does another process hang, or the disk?")
             if waited > GRACE * self.seconds:
+                if stopped := self.peers.end_stopped():
+                    self._say(stopped)
                 self._say(f"{doing}: given up after {waited:.0f} s; the last checkpoint is as it was. Where it stood:")
                 faulthandler.dump_traceback(all_threads=True)
                 os._exit(self.exit_code)

@@ -46,7 +46,7 @@ _SETTINGS = record(
         "trained": list_of(text),
         "precision": one_of("fp32", "bf16", "fp16"),
     },
-    {"world_size": whole(1), "versions": mapping(text)},
+    {"world_size": whole(1), "versions": mapping(text), "frozen": text},
 )
 _NAME = re.compile(r"global_step\d+")
 

@@ -1,0 +1,109 @@
+"""What ends a run from outside: signals before the first step, and launchers that are gone."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import tiny_model
+from tests.training.test_train_ds import ROOT, TRAINING, launch_environment, write_reason_seg
+from utils.distributed import free_port
+from utils.processes import ProcessId
+from utils.training.checkpoints import LATEST, find_checkpoint, read_position
+from utils.training.stopping import StopRequest, launchers
+
+AT_ONCE = """
+import time
+from utils.training.stopping import EndAtOnce, StopRequest
+with EndAtOnce() as at_once:
+    at_once.at_end += [lambda: print("first", flush=True), lambda: print("last", flush=True)]
+    with StopRequest() as stop:
+        print("training", flush=True)
+        while not stop.asked:
+            time.sleep(0.01)
+    print("trained", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_outside_training_ends_at_once_and_one_inside_does_not(number, code):
+    process = subprocess.Popen(
+        [sys.executable, "-c", AT_ONCE], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "training\n"
+    process.send_signal(number)
+    assert process.stdout.readline() == f"{number.name}: saving at the end of this step, then stopping\n"
+    assert process.stdout.readline() == "trained\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert (out, err) == ("last\nfirst\n", f"{number.name}: ended; no step was under way\n")
+
+
+def test_a_launcher_that_is_gone_asks_training_to_stop_once():
+    launcher, said = subprocess.Popen(["sleep", "60"]), []
+    stop = StopRequest(said.append, [ProcessId.of(launcher.pid)])
+    assert not stop.asked
+    launcher.kill()
+    while not stop.asked:
+        time.sleep(0.01)
+    assert stop.asked and said == [
+        f"the launcher (process {launcher.pid}) is gone: saving at the end of this step, then stopping"
+    ]
+    launcher.wait()
+
+
+def test_only_ranks_have_launchers_and_a_shell_is_none(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert launchers() == []
+    ask = "from utils.training.stopping import launchers; print([launcher.pid for launcher in launchers()])"
+    command = [sys.executable, "-c", ask]
+    options = {"cwd": ROOT, "env": launch_environment() | {"RANK": "0"}, "stdout": subprocess.PIPE, "text": True}
+    assert subprocess.run(command, **options).stdout == f"[{os.getpid()}]\n"
+    in_shell = ["sh", "-c", f"{sys.executable} -c '{ask}'; true"]
+    assert subprocess.run(in_shell, **options).stdout == "[]\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
+def test_ranks_whose_launcher_is_killed_save_and_stop(tmp_path, launcher):
+    from model.checkpoints import save_model
+
+    (tmp_path / "hosts").write_text("localhost slots=2\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    if launcher == "deepspeed":
+        command = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(tmp_path / "hosts")]
+        command += ["--master_port", str(free_port())]
+    write_reason_seg(tmp_path / "dataset")
+    save_model(*tiny_model(), tmp_path / "base")
+    flags = ["--version", tmp_path / "base", "--dataset_dir", tmp_path / "dataset", "--log_base_dir", tmp_path]
+    command += ["train_ds.py", *map(str, flags), *TRAINING, "--exp_name", "cut"]
+    with (tmp_path / "output").open("w") as output:
+        started = subprocess.Popen(
+            [*command, "--epochs", "500", "--no_eval"], cwd=ROOT, env=launch_environment(), stdout=output, stderr=output
+        )
+
+    def wait_for(pattern: str, seconds: float = 120) -> None:
+        end = time.monotonic() + seconds
+        while not re.search(pattern, Path(tmp_path / "output").read_text()):
+            assert time.monotonic() < end and started.poll() in (None, -9), Path(tmp_path / "output").read_text()
+            time.sleep(0.05)
+
+    wait_for("step +5/")
+    started.kill()
+    started.wait()
+    wait_for("is gone: saving at the end of this step")
+    wait_for(r"stopped after step (\d+); the same command goes on from there")
+    stopped = re.search(r"stopped after step (\d+)", Path(tmp_path / "output").read_text())
+    assert read_position(find_checkpoint(tmp_path / "cut" / LATEST)).step == int(stopped.group(1))
+    lock = tmp_path / ".cut.lock"
+    end = time.monotonic() + 30
+    while lock.exists():  # held until the main process has ended
+        assert time.monotonic() < end
+        time.sleep(0.05)
