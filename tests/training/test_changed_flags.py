@@ -11,8 +11,10 @@ from tests.tiny import tiny_model
 from tests.training.test_checkpoints import ALONE
 from utils.errors import UserError
 from utils.training.arguments import parse_arguments
-from utils.training.changed_flags import describe_changes, frozen_digest
+from utils.training.changed_flags import describe_changes, describe_global_batch, frozen_digest
+from utils.training.checkpoints import Position
 from utils.training.config import FIXED, FREE, RANKING, SAID, TrainingConfig
+from utils.training.loop import Schedule
 from utils.training.settings import describe_run
 
 CHECKPOINT = Path("runs/one/ckpt_model/global_step4")
@@ -93,3 +95,14 @@ def test_the_base_may_lie_elsewhere(run):
     before = copy.deepcopy(run)
     before["base"]["version"] = "/scratch/base"
     assert any("/scratch/base →" in line for line in describe_changes(CHECKPOINT, before, run))
+
+
+def test_another_number_of_processes_and_another_global_batch_are_said(run):
+    assert describe_changes(CHECKPOINT, run | {"world_size": 4}, run)[-1].split() == ["processes", "4", "→", "1"]
+    schedule = Schedule(epochs=2, steps_per_epoch=4, accumulation=2, batch_size=3, world_size=4)
+    assert describe_global_batch(Position(step=2, samples=48, world_size=1), schedule) == ""
+    assert describe_global_batch(Position(step=2, samples=72, world_size=6), schedule) == (
+        "The global batch size changed from 36 to 24, so the sample order differs from before; "
+        "--grad_accumulation_steps 3 keeps it."
+    )
+    assert describe_global_batch(Position(step=2, samples=10, world_size=1), schedule).endswith("differs from before.")

@@ -54,10 +54,3 @@ def test_until_there_is_a_best_there_is_the_latest_and_the_other_way_round(tmp_p
     assert chosen(tmp_path / "a", "--resume_from_best") == "ckpt_model/global_step3"
     fake_checkpoint(tmp_path / "b" / BEST, 3)
     assert chosen(tmp_path / "b", "--no_save_ckpt") == "best_ckpt_model/global_step3"
-
-
-def test_another_number_of_processes_is_refused_with_the_reason(run, monkeypatch):
-    four = World(rank=0, size=4, local_rank=0, device=ALONE.device)
-    monkeypatch.setattr(World, "broadcast", lambda world, value: value)
-    with pytest.raises(UserError, match="written by 1 processes, and this run has 4, but the optimizer's state"):
-        checkpoint_to_resume(parse_arguments([]), run, four)

@@ -157,9 +157,11 @@ def test_two_processes_train_together(world):
     assert (runs / "two" / "ckpt_model" / "global_step4" / "random_state_rank_1.pt").exists()
     log = (runs / "two" / "meta.log").read_text()
     assert "[0] epoch 2/2  step 4/4" in log and "[0] ended after" in log and "[1] ended after" in log
-    refused = run_train_ds(*flags, *TRAINING, "--exp_name", "two", "--epochs", "3")
-    assert refused.returncode == 2
-    assert "written by 2 processes" in refused.stderr
+    alone = run_train_ds(*flags, *TRAINING, "--exp_name", "two", "--epochs", "3", "--zero_stage", "0")
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    assert "at step 4 of 6" in alone.stdout and "step 6/6" in alone.stdout
+    assert re.search(r"processes +2 → 1\n", alone.stdout) and re.search(r"zero_stage +2 → 0\n", alone.stdout)
+    assert "--grad_accumulation_steps 4" in alone.stdout
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from utils.errors import UserError, shown
+from utils.training.checkpoints import Position
 from utils.training.config import FIXED, FREE, TrainingConfig, split_list
+from utils.training.loop import Schedule
 from utils.training.model_flags import MODEL_FIELDS
 from utils.training.summaries import heading
 
@@ -58,11 +60,22 @@ def describe_changes(checkpoint: Path, before: Mapping[str, Any], now: Mapping[s
             f"{checkpoint} was trained on top of other frozen weights than those of {_shown(new['version'])}: start "
             f"with {was} as they were then, or start a run of its own with another --exp_name"
         )
-    if not changed:
-        return []
-    width = max(map(len, changed))
-    lines = [f"  {name.ljust(width)}  {_shown(old[name])} → {_shown(new[name])}" for name in changed]
-    return [*heading("Changed since the checkpoint was written"), *lines]
+    said = {name: f"{_shown(old[name])} → {_shown(new[name])}" for name in changed}
+    if before.get("world_size", now["world_size"]) != now["world_size"]:
+        said = {"processes": f"{before['world_size']} → {now['world_size']}", **said}
+    width = max(map(len, said), default=0)
+    lines = [f"  {name.ljust(width)}  {change}" for name, change in said.items()]
+    return [*heading("Changed since the checkpoint was written"), *lines] if said else []
+
+
+def describe_global_batch(written: Position, schedule: Schedule) -> str:
+    """A sentence on a global batch size that is not the one of the checkpoint; "" where it is."""
+    before, now = written.samples // max(written.step, 1), schedule.samples_per_step
+    if schedule.position_at(written.step).samples == written.samples:
+        return ""
+    accumulation, rest = divmod(before, schedule.batch_size * schedule.world_size)
+    remedy = f"; --grad_accumulation_steps {accumulation} keeps it" if accumulation and not rest else ""
+    return f"The global batch size changed from {before} to {now}, so the sample order differs from before{remedy}."
 
 
 def _values(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -256,7 +256,6 @@ class TrainingConfig:
         "training",
         "DeepSpeed ZeRO: what processes share: 0 nothing, 1 optimizer, 2 gradients too, 3 weights too",
         choices=(0, 1, 2, 3),
-        on_resume=FIXED,
     )
     gradient_checkpointing: bool = option(True, "training", "recompute the LLM's activations: less memory, slower")
     compile: bool = option(

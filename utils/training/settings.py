@@ -16,7 +16,6 @@ from utils.training.checkpoints import (
     candidates_in,
     checkpoints_in,
     incomplete_in,
-    read_position,
     read_settings,
     resolve_checkpoint,
     verify_checkpoint,
@@ -58,7 +57,7 @@ def checkpoint_to_resume(config: TrainingConfig, run_dir: Path, world: World) ->
     found, problem = None, None
     if world.is_main:
         try:
-            found = _choose_checkpoint(config, run_dir, world)
+            found = _choose_checkpoint(config, run_dir)
         except UserError as error:
             problem = str(error)
     found, problem = world.broadcast((found, problem))
@@ -75,7 +74,7 @@ def resumed_from(config: TrainingConfig) -> tuple[str, ...]:
     return (LATEST,) if config.save_ckpt else (LATEST, BEST)
 
 
-def _choose_checkpoint(config: TrainingConfig, run_dir: Path, world: World) -> Path | None:
+def _choose_checkpoint(config: TrainingConfig, run_dir: Path) -> Path | None:
     checkpoint = None
     if config.resume:
         checkpoint = resolve_checkpoint(Path(config.resume))
@@ -86,14 +85,6 @@ def _choose_checkpoint(config: TrainingConfig, run_dir: Path, world: World) -> P
     elif config.auto_resume:
         found = (_own_checkpoint(run_dir / name) for name in resumed_from(config))
         checkpoint = next((path for path in found if path is not None), None)
-    if checkpoint is not None:
-        writers = read_position(checkpoint).world_size
-        if writers != world.size:
-            raise UserError(
-                f"{checkpoint} was written by {writers} processes, and this run has {world.size}, but the optimizer's "
-                f"state and the random generators are kept by process. Start {writers} processes, merge it and begin "
-                "from the merged weights (--version), or start afresh with --no_resume, which moves this run aside"
-            )
     return checkpoint
 
 

@@ -16,25 +16,32 @@ from utils.training.engine import optimizer_of
 from .finding import read_position, read_settings
 from .layout import Position, random_state_file
 from .pickles import read_states, refuse_code
+from .resharding import Stored, put_into
 
 
 def resume(engine, checkpoint: Path, world: World) -> Position:
     """Load weights, optimizer, schedule and random states into a fresh engine; returns where training stood.
 
-    Learning rate, its schedule, betas and weight decay are the engine's own.
+    Learning rate, its schedule, betas and weight decay are the engine's own. So are, where another number of processes
+    or another ZeRO stage wrote the checkpoint, the shares of the processes; see `resharding.py`.
     Raises `UserError` for a checkpoint of other parameters, or with files that hold more than plain data.
     """
     _check_trained(engine.module, checkpoint)
     refuse_code(checkpoint)
     groups = [_without_parameters(group) for group in optimizer_of(engine).param_groups]
-    loaded, _ = engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name, load_module_strict=False)
-    if loaded is None:
-        raise UserError(f"{checkpoint}: DeepSpeed could not load this checkpoint")
+    written, stored = read_position(checkpoint), Stored.read(checkpoint)
+    if (written.world_size, stored.zero_stage) != (world.size, engine.zero_optimization_stage()):
+        put_into(engine, stored)
+    else:
+        loaded, _ = engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name, load_module_strict=False)
+        if loaded is None:
+            raise UserError(f"{checkpoint}: DeepSpeed could not load this checkpoint")
     for group, ours in zip(optimizer_of(engine).param_groups, groups, strict=True):
         group.update(ours)  # the checkpoint's would replace what the command line says
     engine.lr_scheduler.step(engine.lr_scheduler.last_batch_iteration)
-    restore_random_state(torch.load(checkpoint / random_state_file(world.rank), weights_only=True))
-    return read_position(checkpoint)
+    if world.rank < written.world_size:  # a process that is new draws from its seed
+        restore_random_state(torch.load(checkpoint / random_state_file(world.rank), weights_only=True))
+    return written
 
 
 def _without_parameters(group: dict[str, Any]) -> dict[str, Any]:
