@@ -42,8 +42,9 @@ def test_a_run_goes_on_with_other_shares(tmp_path, before, after):
     assert rest["step"] == whole["step"] == 4
     for name, values in whole["trained"].items():
         assert rest["trained"][name] == pytest.approx(values, rel=1e-5, abs=1e-7)
+    assert rest["gate"] == pytest.approx(whole["gate"], rel=1e-4, abs=1e-7)
     assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
-    assert rest["schedule"] == whole["schedule"] and rest["learning_rate"] == whole["learning_rate"]
+    assert rest["schedule"] == whole["schedule"] and rest["learning_rates"] == whole["learning_rates"]
     # Every sample of the last two steps is seen once, by whichever process.
     assert sorted(sum(rest["seen"], [])) == sorted(sum(whole["seen"], []))[16:]
 

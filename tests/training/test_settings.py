@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from tests.training.test_checkpoints import ALONE, fake_checkpoint
-from utils.distributed import World
 from utils.errors import UserError
 from utils.training.arguments import parse_arguments
 from utils.training.checkpoints import BEST, LATEST

@@ -30,7 +30,8 @@ def resume(engine, checkpoint: Path, world: World) -> Position:
     refuse_code(checkpoint)
     groups = [_without_parameters(group) for group in optimizer_of(engine).param_groups]
     written, stored = read_position(checkpoint), Stored.read(checkpoint)
-    if (written.world_size, stored.zero_stage) != (world.size, engine.zero_optimization_stage()):
+    layout = (world.size, engine.zero_optimization_stage(), len(optimizer_of(engine).param_groups))
+    if (written.world_size, stored.zero_stage, stored.groups) != layout:
         put_into(engine, stored)
     else:
         loaded, _ = engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name, load_module_strict=False)

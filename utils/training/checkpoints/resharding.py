@@ -4,13 +4,13 @@ DeepSpeed's files hold the shares of the processes that wrote them. Here every p
 weights, AdamW's two moments) and each process takes its new share: the same numbers, so training goes on exactly, up to
 the order in which gradients are summed.
 
-    stage 0      the optimizer's state by number of the parameter, in the order of the model
-    stages 1, 2  a flat vector per process; `param_slice_mappings` says which part of it is from which parameter
-    stage 3      a flat vector per process; of each parameter in turn an equal share, rounded up
+    stage 0      the optimizer's state by number of the parameter, in the order of its groups
+    stages 1, 2  a flat vector per group; `param_slice_mappings` says which part of it is from which parameter
+    stage 3      flat vectors in the order of the groups; of each parameter in turn an equal share, rounded up
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
-from utils.training.engine import optimizer_of
+from utils.training.engine import GATE, optimizer_of
 
 from .pickles import read_states
 
@@ -43,6 +43,17 @@ class Stored:
     def zero_stage(self) -> int:
         return int(self.parts[0]["zero_stage"]) if self.parts else 0
 
+    @property
+    def optimizer(self) -> dict[str, Any]:
+        """AdamW's own state, or that of the first process."""
+        outer = self.parts[0] if self.parts else self.model["optimizer"]
+        return _inner(outer)
+
+    @property
+    def groups(self) -> int:
+        """How many groups of parameters the optimizer had."""
+        return len(self.optimizer["param_groups"])
+
 
 @dataclass(frozen=True)
 class Whole:
@@ -50,6 +61,16 @@ class Whole:
 
     weight: Tensor
     moments: dict[str, Tensor]
+
+
+def _inner(outer: dict[str, Any]) -> dict[str, Any]:
+    """AdamW's state inside what DeepSpeed wraps around it; at stage 0 in float32 it wraps nothing."""
+    return outer.get("base_optimizer_state", outer.get("optimizer_state_dict", outer))
+
+
+def _in_groups(names: Iterable[str], groups: int) -> list[str]:
+    """The names of the trained parameters in the order of the optimizer's groups; see `build_optimizer`."""
+    return sorted(names, key=lambda name: groups > 1 and name == GATE)
 
 
 def _rank_of(file: Path) -> int:
@@ -95,12 +116,11 @@ def _together(stored: Stored, shapes: Mapping[str, torch.Size]) -> tuple[dict[st
     if stored.zero_stage == 0:
         return _from_plain(stored, shapes)
     join = _from_slices if stored.zero_stage < 3 else _from_equal_shares
-    states = [_moments_of(part) for part in stored.parts]
-    flat_weights = [_concatenated(part[_weights_key(part)]) for part in stored.parts]
-    joined = {"weight": join(stored, flat_weights, shapes)}
+    states = [_inner(part)["state"] for part in stored.parts]
+    joined = {"weight": join(stored, [part[_weights_key(part)] for part in stored.parts], shapes)}
     for moment in MOMENTS:
-        flats = [_concatenated([state[index][moment] for index in sorted(state)]) for state in states]
-        joined[moment] = join(stored, flats, shapes)
+        vectors = [[state[number][moment] for number in sorted(state)] for state in states]
+        joined[moment] = join(stored, vectors, shapes)
     wholes = {
         name: Whole(joined["weight"][name], {moment: joined[moment][name] for moment in MOMENTS}) for name in shapes
     }
@@ -111,40 +131,36 @@ def _weights_key(part: Mapping[str, Any]) -> str:
     return "single_partition_of_fp32_groups" if "single_partition_of_fp32_groups" in part else "fp32_flat_groups"
 
 
-def _moments_of(part: Mapping[str, Any]) -> dict[int, dict[str, Tensor]]:
-    return part.get("base_optimizer_state", part.get("optimizer_state_dict"))["state"]
-
-
-def _concatenated(flats: list[Tensor]) -> Tensor:
-    return flats[0] if len(flats) == 1 else torch.cat(flats)
-
-
 def _from_plain(stored: Stored, shapes: Mapping[str, torch.Size]) -> tuple[dict[str, Whole], float]:
-    optimizer = stored.model["optimizer"]
-    masters = optimizer.get("fp32_groups")  # in fp32 the model's own weights are the masters
-    states = optimizer.get("optimizer_state_dict", optimizer)["state"]
+    masters = [master for group in stored.model["optimizer"].get("fp32_groups", ()) for master in group]
+    states = stored.optimizer["state"]
     wholes = {}
-    for index, name in enumerate(shapes):
-        weight = stored.model["module"][name] if masters is None else masters[0][index]
-        wholes[name] = Whole(weight, {moment: states[index][moment] for moment in MOMENTS})
+    for number, name in enumerate(_in_groups(shapes, stored.groups)):
+        weight = masters[number] if masters else stored.model["module"][name]  # in fp32 the model's own weights
+        wholes[name] = Whole(weight, {moment: states[number][moment] for moment in MOMENTS})
     return wholes, float(states[0]["step"])
 
 
-def _from_slices(stored: Stored, flats: list[Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+def _from_slices(stored: Stored, vectors: list[list[Tensor]], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """vectors: by process, by group."""
     pieces: dict[str, list[Tensor]] = {name: [] for name in shapes}
-    for part, flat in zip(stored.parts, flats, strict=True):
-        for name, piece in part["param_slice_mappings"][0].items():
-            pieces[name].append(flat[piece.start : piece.start + piece.numel])
+    for part, groups in zip(stored.parts, vectors, strict=True):
+        for vector, slices in zip(groups, part["param_slice_mappings"], strict=True):
+            for name, piece in slices.items():
+                pieces[name].append(vector[piece.start : piece.start + piece.numel])
     return {name: torch.cat(found)[: shapes[name].numel()].view(shapes[name]) for name, found in pieces.items()}
 
 
-def _from_equal_shares(stored: Stored, flats: list[Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    wholes, begin = {}, 0
+def _from_equal_shares(
+    stored: Stored, vectors: list[list[Tensor]], shapes: Mapping[str, torch.Size]
+) -> dict[str, Tensor]:
+    """vectors: by process, in the order of the parameters."""
+    flats, wholes, begin = [torch.cat(parts) for parts in vectors], {}, 0
     for group in stored.model["param_shapes"]:
-        for name, shape in group.items():
-            length = -(-shape.numel() // len(flats))
+        for name in group:
+            length = -(-shapes[name].numel() // len(flats))
             shares = [flat[begin : begin + length] for flat in flats]
-            wholes[name] = torch.cat(shares)[: shape.numel()].view(shape)
+            wholes[name] = torch.cat(shares)[: shapes[name].numel()].view(shapes[name])
             begin += length
     return wholes
 
@@ -160,10 +176,11 @@ def _shares(engine) -> list[Tensor]:
 
 
 def _fill_plain(engine, named: Mapping[str, nn.Parameter], wholes: Mapping[str, Whole]) -> None:
-    state = optimizer_of(engine).state
-    for (name, parameter), master in zip(named.items(), _shares(engine), strict=True):
+    optimizer = optimizer_of(engine)
+    state, names = optimizer.state, _in_groups(named, len(optimizer.param_groups))
+    for name, master in zip(names, _shares(engine), strict=True):
         master.copy_(wholes[name].weight)
-        parameter.copy_(wholes[name].weight)  # in fp32 the same one
+        named[name].copy_(wholes[name].weight)  # in fp32 the same one
         for moment, value in wholes[name].moments.items():
             state[master][moment].copy_(value)
 
