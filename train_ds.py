@@ -57,8 +57,8 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
     from model.compiling import compile_encoders
     from utils.seeding import preserved_random_state, seed_everything
     from utils.training import building
-    from utils.training.changed_flags import describe_changes, describe_global_batch
-    from utils.training.checkpoints import read_settings, resume
+    from utils.training.changed_flags import describe_changes, describe_global_batch, keep_best_apart
+    from utils.training.checkpoints import BEST, read_settings, resume
     from utils.training.engine import (
         BUCKET,
         build_optimizer,
@@ -172,6 +172,14 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
 
     scores = Scores(run_dir)
     scores.go_back_to(start.step)
+    apart = keep_best_apart(run_dir, settings, world) if checkpoint is not None and validation is not None else None
+    if apart is not None:
+        directory, sentence = apart
+        say(sentence)
+        scores.forget_best()
+        if world.is_main:
+            scores.save()
+        checkpoint = directory / checkpoint.name if checkpoint.parent == run_dir / BEST else checkpoint
     title = f"{config.model_key} · {Path(config.version).name}"
     progress = new_progress(schedule, world, style=config.print_style, title=title, scores=scores)
     records = Records(run_dir, first_step=start.step) if world.is_main else None

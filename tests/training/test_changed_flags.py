@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.tiny import tiny_model
-from tests.training.test_checkpoints import ALONE
+from tests.training.test_checkpoints import ALONE, fake_checkpoint
 from utils.errors import UserError
 from utils.training.arguments import parse_arguments
-from utils.training.changed_flags import describe_changes, describe_global_batch, frozen_digest
-from utils.training.checkpoints import Position
+from utils.training.changed_flags import describe_changes, describe_global_batch, frozen_digest, keep_best_apart
+from utils.training.checkpoints import BEST, Position, find_checkpoint
 from utils.training.config import FIXED, FREE, RANKING, SAID, TrainingConfig
 from utils.training.loop import Schedule
 from utils.training.settings import describe_run
@@ -106,3 +106,24 @@ def test_another_number_of_processes_and_another_global_batch_are_said(run):
         "--grad_accumulation_steps 3 keeps it."
     )
     assert describe_global_batch(Position(step=2, samples=10, world_size=1), schedule).endswith("differs from before.")
+
+
+@pytest.mark.parametrize(
+    ("flags", "apart"),
+    [
+        ({"val_dataset": "ReasonSeg|test||ReasonSeg|val"}, True),
+        ({"val_dataset": "ReasonSeg|val||ReasonSeg|test"}, False),
+        ({"answer": "generated"}, True),
+        ({"seed": 1}, False),
+    ],
+)
+def test_a_best_that_was_selected_otherwise_is_kept_apart(run, tmp_path, flags, apart):
+    best = fake_checkpoint(tmp_path / BEST, 4, settings=run | {"flags": run["flags"] | flags})
+    moved = keep_best_apart(tmp_path, run, ALONE)
+    assert (moved is not None) == apart
+    if apart:
+        directory, sentence = moved
+        assert directory == tmp_path / f"{BEST}.1" and find_checkpoint(directory).name == best.name
+        assert f"{next(iter(flags))} {next(iter(flags.values()))} → " in sentence and str(directory) in sentence
+    assert (find_checkpoint(tmp_path / BEST) is None) == apart
+    assert keep_best_apart(tmp_path, run, ALONE) is None

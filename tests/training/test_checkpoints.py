@@ -42,9 +42,10 @@ class FakeEngine:
         (path / "weights.pt").write_bytes(b"x" * int(tag.rpartition("step")[2]))
 
 
-def fake_checkpoint(directory: Path, step: int, keep: int = 10) -> Path:
+def fake_checkpoint(directory: Path, step: int, keep: int = 10, settings: dict | None = None) -> Path:
     position = Position(step=step, samples=2 * step, world_size=1)
-    return save_checkpoint(FakeEngine(), directory, position=position, settings={}, keep=keep, world=ALONE)
+    settings = settings or {}
+    return save_checkpoint(FakeEngine(), directory, position=position, settings=settings, keep=keep, world=ALONE)
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])

@@ -5,6 +5,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from utils.distributed import World
 from utils.errors import UserError, shown
-from utils.training.checkpoints import Position
-from utils.training.config import FIXED, FREE, TrainingConfig, split_list
+from utils.training.checkpoints import BEST, Position, find_checkpoint, read_settings
+from utils.training.config import FIXED, RANKING, SAID, TrainingConfig, split_list
 from utils.training.loop import Schedule
 from utils.training.model_flags import MODEL_FIELDS
 from utils.training.summaries import heading
@@ -44,9 +46,7 @@ def describe_changes(checkpoint: Path, before: Mapping[str, Any], now: Mapping[s
     training cannot go on so.
     """
     old, new = _values(before), _values(now)
-    kinds = {item.name: item.metadata.get("on_resume", FREE) for item in dataclasses.fields(TrainingConfig)}
-    changed = [name for name in new if name in old and kinds.get(name, FREE) != FREE and _differ(name, old, new)]
-    fixed = [name for name in changed if kinds[name] == FIXED]
+    fixed = _changed(old, new, FIXED)
     if fixed:
         was = ", ".join(_as_flag(name, old[name]) for name in fixed)
         given = ", ".join(_as_flag(name, new[name]) for name in fixed)
@@ -60,12 +60,37 @@ def describe_changes(checkpoint: Path, before: Mapping[str, Any], now: Mapping[s
             f"{checkpoint} was trained on top of other frozen weights than those of {_shown(new['version'])}: start "
             f"with {was} as they were then, or start a run of its own with another --exp_name"
         )
-    said = {name: f"{_shown(old[name])} → {_shown(new[name])}" for name in changed}
+    said = {name: f"{_shown(old[name])} → {_shown(new[name])}" for name in _changed(old, new, SAID, RANKING)}
     if before.get("world_size", now["world_size"]) != now["world_size"]:
         said = {"processes": f"{before['world_size']} → {now['world_size']}", **said}
     width = max(map(len, said), default=0)
     lines = [f"  {name.ljust(width)}  {change}" for name, change in said.items()]
     return [*heading("Changed since the checkpoint was written"), *lines] if said else []
+
+
+def keep_best_apart(run_dir: Path, now: Mapping[str, Any], world: World) -> tuple[Path, str] | None:
+    """Rename the directory of the best checkpoint if its scores do not compare with those of this run, which validates
+    on another split or in another way. Returns the new path and a sentence; None where the best stays the best."""
+    moved = None
+    if world.is_main:
+        moved = _keep_best_apart(run_dir / BEST, _values(now))
+    return world.broadcast(moved)
+
+
+def _keep_best_apart(directory: Path, new: Mapping[str, Any]) -> tuple[Path, str] | None:
+    best = find_checkpoint(directory)
+    if best is None:
+        return None
+    old = _values(read_settings(best))
+    changed = _changed(old, new, RANKING)
+    if not changed:
+        return None
+    number = 1
+    while (target := directory.with_name(f"{directory.name}.{number}")).exists():
+        number += 1
+    os.rename(directory, target)
+    reasons = ", ".join(f"{name} {_shown(old[name])} → {_shown(new[name])}" for name in changed)
+    return target, f"validation selects otherwise than before ({reasons}): the earlier best is kept in {target}"
 
 
 def describe_global_batch(written: Position, schedule: Schedule) -> str:
@@ -82,6 +107,12 @@ def _values(run: Mapping[str, Any]) -> dict[str, Any]:
     """What the flags of a run came to: a flag that is not given may come from the base model or the device."""
     model = {name: run["model"][name] for name in MODEL_FIELDS if name in run["model"]}
     return {**run["flags"], **model, **run["base"], "model_key": run["model"]["system"], "precision": run["precision"]}
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any], *kinds: str) -> list[str]:
+    """The flags of some kinds that differ."""
+    declared = {item.name: item.metadata.get("on_resume") for item in dataclasses.fields(TrainingConfig)}
+    return [name for name in new if declared.get(name) in kinds and name in old and _differ(name, old, new)]
 
 
 def _differ(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

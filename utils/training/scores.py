@@ -26,6 +26,10 @@ class Scores:
         if step == 0:
             self.content["best"] = None
 
+    def forget_best(self) -> None:
+        """What follows is not compared with what was scored before."""
+        self.content["best"] = None
+
     def has(self, step: int) -> bool:
         return any(entry["step"] == step for entry in self.content["evaluations"])
 
