@@ -5,9 +5,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from dataloaders.images import check_size, read_image
+from dataloaders.images import read_image
 from utils.errors import UserError
 
 
@@ -44,31 +43,18 @@ def check_prompt(text: str | None, limits: Limits) -> str:
 def read_picture(path: str | None, limits: Limits) -> np.ndarray:
     """A visitor's picture as uint8 RGB [H, W, 3], at most `limits.work_pixels` large.
 
-    The size is checked in the header, before memory is taken for the pixels. Errors never name the file's place on
-    the server.
+    Errors never name the file's place on the server.
     """
     if not path:
         raise UserError("Please choose a picture first.")
     try:
         if Path(path).stat().st_size > limits.upload_mb * 2**20:
             raise UserError(f"The picture's file is larger than {limits.upload_mb} MB.")
-        with Image.open(path) as header:
-            width, height = header.size
-        check_size(height, width, "The picture")
-        if height * width > limits.pixels:
-            raise UserError(
-                f"The picture has {width} × {height} pixels; at most {limits.pixels // 10**6} million are read. "
-                "Please make it smaller."
-            )
-        image = read_image(path)
-    except UnidentifiedImageError:
-        raise UserError("This file is not a picture that can be read; PNG, JPEG and WebP are.") from None
-    except Image.DecompressionBombError:
-        raise UserError("The picture has far too many pixels. Please make it smaller.") from None
+        image = read_image(path, pixels=limits.pixels)
     except OSError:
         raise UserError("The picture could not be read. Please upload it again.") from None
     except UserError as error:
-        raise UserError(str(error).replace(f"image {path}", "The picture").replace(str(path), "The picture")) from None
+        raise UserError(str(error).replace(f"image {path}", "The picture").replace(path, "The picture")) from None
     return shrink(image, limits.work_pixels)
 
 

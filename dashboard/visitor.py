@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as run_lengths
 
+from dataloaders.images import read_image
 from dataloaders.sample import Turn
 from utils.reply import LayerChoice, Reply
 
@@ -61,8 +62,7 @@ class Exchange:
 
     def image(self) -> np.ndarray:
         """uint8 RGB [H, W, 3]."""
-        with Image.open(self.picture) as image:
-            return np.asarray(image.convert("RGB"))
+        return read_image(self.picture)
 
     def masks(self) -> np.ndarray:
         """bool [n, H, W]."""

@@ -1,30 +1,31 @@
-"""Reading pictures: one way for all data sets, for evaluation and for the demos."""
+"""Reading images: one way for all data sets, for evaluation and for the demos."""
 
 import os
 import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from dataloaders.image_files import check_size, open_image, upright
 from dataloaders.repairs import BadEntry
 from utils.errors import UserError
 
-MAX_PIXELS = 256 * 1024 * 1024
-MAX_ASPECT = 100  # the short side fills the CLIP square, so a sliver would grow without bound
+_DEPTHS = (8, 10, 12, 14, 16)  # bits of sensors and scanners
 
 
-def read_image(path: str | Path, *, size: tuple[int, int] | None = None) -> np.ndarray:
-    """The picture as uint8 RGB [H, W, 3], upright as its EXIF orientation says.
+def read_image(path: str | Path, *, size: tuple[int, int] | None = None, pixels: int | None = None) -> np.ndarray:
+    """The image as uint8 RGB [H, W, 3], upright as its EXIF orientation says, on white where it is transparent.
 
-    size: (height, width) of the frame that the annotations are drawn in, where they tell it. A picture that has this
+    size: (height, width) of the frame that the annotations are drawn in, where they tell it. An image that has this
         size only without its EXIF rotation is left unrotated, since that is what was annotated; any other size is an
         error.
+    pixels: how many it may have, see `open_image`.
     """
     path = Path(path)
-    image = _open(path)
+    raw = open_image(path, pixels=pixels)
+    image = upright(raw, path)
     if size is not None and size != (image.height, image.width):
-        raw = _open(path, upright=False)
         if size != (raw.height, raw.width):
             raise BadEntry(
                 f"{path} is {image.height} high and {image.width} wide, but its annotations are for "
@@ -32,7 +33,7 @@ def read_image(path: str | Path, *, size: tuple[int, int] | None = None) -> np.n
                 file=str(path),
             )
         image = raw
-    return np.asarray(_to_rgb(image))
+    return np.asarray(_to_rgb(image, path))
 
 
 def coco_number(file_name: str) -> int:
@@ -60,42 +61,32 @@ def check_image(rgb: np.ndarray, source: str = "the image") -> None:
     check_size(rgb.shape[0], rgb.shape[1], source)
 
 
-def check_size(height: int, width: int, source: str) -> None:
-    """Refuse dimensions that no picture of ours has, before memory is taken for them."""
-    if height < 1 or width < 1:
-        raise UserError(f"{source} is empty ({height} × {width} pixels)")
-    if height * width > MAX_PIXELS:
-        raise UserError(f"{source} has {height} × {width} pixels, more than {MAX_PIXELS}; make it smaller first")
-    if max(height, width) > MAX_ASPECT * min(height, width):
-        raise UserError(f"{source} is a strip of {height} × {width} pixels; crop it to less than {MAX_ASPECT} : 1")
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """8-bit RGB by the real range of the values, and on white."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = Image.fromarray(_to_bytes(np.asarray(image), path))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    paper = Image.new("RGB", image.size, "white")
+    paper.paste(image, mask=image.getchannel("A"))
+    return paper
 
 
-def _open(path: Path, *, upright: bool = True) -> Image.Image:
-    """Open, check and decode; every way in which a file can be bad becomes a `BadEntry` that names it."""
-    try:
-        with Image.open(path) as image:
-            check_size(image.height, image.width, str(path))
-            image.load()
-            return ImageOps.exif_transpose(image) if upright else image.copy()
-    except FileNotFoundError as error:
-        raise BadEntry(
-            f"image {path} is missing; see dataloaders/README.md for where images go", file=str(path)
-        ) from error
-    except IsADirectoryError as error:
-        raise BadEntry(f"{path} is a folder, not an image", file=str(path)) from error
-    except UnidentifiedImageError as error:
-        raise BadEntry(f"{path} is not an image that Pillow can read; fetch it anew", file=str(path)) from error
-    except Image.DecompressionBombError as error:
-        raise BadEntry(f"{path} is too large: {error}", file=str(path)) from error
-    except UserError as error:
-        raise BadEntry(str(error), file=str(path)) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise BadEntry(f"image {path} is damaged ({error}); fetch it anew", file=str(path)) from error
+def _to_bytes(grey: np.ndarray, path: Path) -> np.ndarray:
+    """Greys of more than 8 bits as uint8 [H, W].
 
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB with 8 bits; 16-bit greys are scaled, where Pillow's own conversion would clip them."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray((np.minimum(values, 65535) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    Their range is that of the smallest usual depth that holds them all (0 to 1 for fractions), or from the lowest to
+    the highest where no depth does.
+    """
+    values = grey.astype(np.float32)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(low + high):
+        raise BadEntry(f"{path} holds pixels that are not finite numbers", file=str(path))
+    if low < 0 or high >= 2 ** _DEPTHS[-1]:
+        floor, top = low, high
+    elif high <= 1 and grey.dtype.kind == "f":
+        floor, top = 0.0, 1.0
+    else:
+        floor, top = 0.0, next(2.0**depth - 1 for depth in _DEPTHS if high < 2**depth)
+    return np.rint((values - floor) * (255 / max(top - floor, 1e-30))).astype(np.uint8)

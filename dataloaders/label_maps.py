@@ -4,10 +4,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dataloaders.bad_samples import BadSamples
-from dataloaders.images import check_size, coco_number, list_stems, read_image
+from dataloaders.image_files import FACTOR, LOSSLESS, open_image
+from dataloaders.images import coco_number, list_stems, read_image
 from dataloaders.json_files import read_json, require_boolean, require_list, require_text
 from dataloaders.repairs import BadEntry
 from dataloaders.scenes import Scene
@@ -125,21 +125,16 @@ class Mapillary(LabelMaps):
 
 
 def read_label_map(path: Path) -> np.ndarray:
-    """The class numbers of a single-channel PNG, [H, W]; a palette is not applied."""
-    try:
-        with Image.open(path) as image:
-            check_size(image.height, image.width, str(path))
-            labels = np.array(image.convert("L") if image.mode == "1" else image)
-    except FileNotFoundError as error:
-        raise BadEntry(
-            f"label map {path} is missing; see dataloaders/README.md for where files go", file=str(path)
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise BadEntry(f"label map {path} is too large: {error}", file=str(path)) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise BadEntry(f"label map {path} is damaged ({error}); fetch it anew", file=str(path)) from error
+    """The class numbers of an image with a single channel and without loss, [H, W]; a palette is not applied."""
+    image = open_image(path, LOSSLESS)
+    labels = np.array(image)
+    if image.mode == "1":
+        labels = labels.astype(np.uint8)
+    elif image.mode == "L":
+        labels //= image.info[FACTOR]
     if labels.ndim != 2 or labels.dtype.kind not in "ui":
-        raise UserError(
-            f"label map {path} should have one channel of class numbers, it is {labels.dtype} {labels.shape}"
+        raise BadEntry(
+            f"label map {path} should have one channel of class numbers, it is {labels.dtype} {labels.shape}",
+            file=str(path),
         )
     return labels

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from dataloaders.bad_samples import BadSamples, settle
-from dataloaders.images import check_size, coco_number, read_image
+from dataloaders.image_files import check_size
+from dataloaders.images import coco_number, read_image
 from dataloaders.index_cache import open_index
 from dataloaders.json_files import (
     NOT_OFFICIAL,

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from dataloaders.families import look_up
-from dataloaders.images import check_size, coco_number
+from dataloaders.image_files import check_size
+from dataloaders.images import coco_number
 from dataloaders.index_cache import open_index
 from dataloaders.json_files import (
     NOT_OFFICIAL,

@@ -21,16 +21,19 @@ _CONTENTS = {
 }
 
 
-def read_bytes(path: Path, *, missing: str = "see dataloaders/README.md for where files go") -> bytes:
+def read_bytes(
+    path: Path, *, missing: str = "see dataloaders/README.md for where files go", megabytes: int = _DEFAULT_MEGABYTES
+) -> bytes:
     """The content of a regular file.
 
-    Raises `UserError` for what is no regular file, is larger than `UGROUND_MAX_FILE_MB` allows, or is known to be
-    something else, such as a Git LFS pointer. missing: what to say when there is no such file.
+    Raises `UserError` for what is no regular file, is too large, or is known to be something else, such as a Git LFS
+    pointer. missing: what to say when there is no such file. megabytes: how large it may be, unless
+    `UGROUND_MAX_FILE_MB` says so.
     """
     check_regular(path, missing=missing)
     try:
         with path.open("rb") as file:
-            _check_size(path, os.fstat(file.fileno()).st_size)
+            _check_size(path, os.fstat(file.fileno()).st_size, megabytes)
             content = file.read()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
@@ -49,7 +52,7 @@ def check_regular(path: Path, *, missing: str) -> None:
     except (OSError, ValueError) as error:  # a name that is too long, or has a NUL
         raise UserError(f"{path} cannot be read ({error})") from error
     if stat.S_ISDIR(mode):
-        raise UserError(f"{path} is a directory, not a file")
+        raise UserError(f"{path} is a folder, not a file")
     if not stat.S_ISREG(mode):
         raise UserError(f"{path} is a FIFO, a socket or a device, not a file")
 
@@ -60,8 +63,8 @@ def what_it_is(start: bytes) -> str | None:
     return next((what for beginning, what in _CONTENTS.items() if start.startswith(beginning)), None)
 
 
-def _check_size(path: Path, size: int) -> None:
-    text = os.environ.get(MAX_MEGABYTES, str(_DEFAULT_MEGABYTES))
+def _check_size(path: Path, size: int, megabytes: int) -> None:
+    text = os.environ.get(MAX_MEGABYTES, str(megabytes))
     if not text.isdecimal():
         raise UserError(f"{MAX_MEGABYTES}={text} should be a number of megabytes")
     if size > int(text) * 2**20:

@@ -124,7 +124,7 @@ def test_a_file_that_is_no_picture_is_refused_and_the_page_goes_on(screen, tmp_p
     screen.fill("#ground-prompt", "Where is it?")
     screen.page.wait_for_selector("#ground-picture img", state="attached")
     screen.page.click("#ground-ask")
-    screen.page.wait_for_selector("#ground-answer .problem >> text=not a picture that can be read")
+    screen.page.wait_for_selector("#ground-answer .problem >> text=not an image")
     screen.ask_about_example()
 
 
