@@ -73,7 +73,10 @@ def test_a_label_map_of_another_size_is_named(data_root, path):
         (lambda c: c["annotations"][0].update(image_id=77), "annotation 1 is about image 77"),
         (lambda c: c["annotations"][0].update(category_id=9), "annotation 1 has category 9"),
         (lambda c: c["annotations"][1].pop("segmentation"), "annotation 2 has no 'segmentation'"),
-        (lambda c: c["annotations"][0].update(segmentation=[[1, "2", 3, 4]]), "annotation 1: 'segmentation': a polygon is a flat"),
+        (
+            lambda c: c["annotations"][0].update(segmentation=[[1, "2", 3, 4]]),
+            "annotation 1: 'segmentation': a polygon is a flat",
+        ),
         (lambda c: c["images"][0].update(file_name="../x.jpg"), "image 5: the path '../x.jpg' leaves"),
         (lambda c: c["images"][0].update(height=10**6, width=10**6), "image 5 has 1000000 × 1000000 pixels"),
         (lambda c: c["images"][0].update(height="many"), "'height' is not a whole number but 'many'"),

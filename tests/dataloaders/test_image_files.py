@@ -124,6 +124,7 @@ def test_an_image_that_costs_too_much_is_refused(tmp_path, name):
     assert "photo.jpg" in message
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as the module does outside of tests
 def test_label_maps_have_the_same_limits(tmp_path):
     (tmp_path / "a.png").write_bytes(png(13000, 13000, kind=0))
 
