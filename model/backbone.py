@@ -4,6 +4,7 @@ Legend: I images, R rows, T tokens, P image tokens, D width of the LLM, V width 
 """
 
 import re
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from transformers import CLIPVisionModel, LlamaModel
 from dataloaders.batch import PADDING_BRANCH, PREFIX_BRANCH
 from utils.errors import UserError
 
+from .key_value_cache import RowCache, WrittenCache
 from .pixels import normalize_cropped, normalize_padded, picture_cells
 
 ATTENTIONS = ("sdpa", "flash_attention_2")  # others of transformers add a mask to the scores, ours says who may look
@@ -162,16 +164,23 @@ def flash_attention_rows(branches: Tensor, visible: Tensor | None, *, packed: bo
 
 
 def unroll(
-    language_model: LlamaModel, embeddings: Tensor, attention: Tensor, position_ids: Tensor
+    language_model: LlamaModel,
+    embeddings: Tensor,
+    attention: Tensor | None,
+    position_ids: Tensor,
+    cache: RowCache | WrittenCache | None = None,
+    **context: Any,
 ) -> tuple[Tensor, ...]:
     """The L+1 hidden states [R, T, D] of LLaMA: embeddings, every layer, the last one after the final norm.
 
     Each is the tensor that the next layer reads, and not a copy beside it, as hooks on the model's output would make
     of them (ZeRO 3): gradients of chosen states are added on their way through (`states.py`).
+    cache: takes the keys and values of every layer. context: what the attention in use needs besides.
     """
     positions = language_model.rotary_emb(embeddings, position_ids=position_ids)
     states = [embeddings]
     for layer in language_model.layers:
-        output = layer(states[-1], attention_mask=attention, position_ids=position_ids, position_embeddings=positions)
+        # Without names: the cache's is `past_key_values` in older versions of transformers and `cache` in newer ones.
+        output = layer(states[-1], attention, position_ids, cache, position_embeddings=positions, **context)
         states.append(output[0] if isinstance(output, tuple) else output)
     return *states[:-1], language_model.norm(states[-1])

@@ -77,6 +77,7 @@ class GroundingModel(PreTrainedModel):
             self.add_module(name, module)
         self.loss_weights = LossWeights()
         self.feature_caches: dict[str, EncoderFeatures] = {}  # by encoder, of those whose features are cached
+        self.prompts_at_a_time: int | None = None  # that memory sufficed for, once it has not for more
         self.post_init()
 
     def push_to_hub(self, repo_id: str, *, processor=None, **options) -> str:

@@ -1,4 +1,4 @@
-"""The cache with room: the same keys and values as transformers', which are not copied for every token."""
+"""The caches of generation: what is written lies beside the rest, which is not copied for every token."""
 
 import pytest
 import torch
@@ -6,33 +6,47 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache
 
 from model import key_value_cache
-from model.key_value_cache import give_room
+from model.key_value_cache import RowCache, WrittenCache
 
-ROWS, HEADS, WIDTH = 2, 3, 4
+ROWS, HEADS, WIDTH, LAYERS = 2, 3, 4, 2
 
 
-def caches() -> tuple[DynamicCache, DynamicCache]:
-    """Two with the same keys and values of five tokens in two layers; the second has room."""
+def states(tokens: int) -> torch.Tensor:
+    return torch.randn(2, ROWS, HEADS, tokens, WIDTH)
+
+
+def read_rows() -> tuple[DynamicCache, RowCache]:
+    """transformers' cache and ours, with the same keys and values of five tokens in two layers."""
     torch.manual_seed(0)
-    states = [(torch.randn(ROWS, HEADS, 5, WIDTH), torch.randn(ROWS, HEADS, 5, WIDTH)) for _ in range(2)]
-    both = DynamicCache(), DynamicCache()
-    for cache in both:
-        for number, layer in enumerate(states):
-            cache.update(*layer, number)
-    give_room(both[1])
+    both = DynamicCache(), RowCache()
+    for layer in range(LAYERS):
+        read = states(5)
+        for cache in both:
+            cache.update(*read, layer)
     return both
 
 
 @pytest.mark.parametrize("room", [1, 3, 100])
-def test_it_gives_the_keys_and_values_of_a_dynamic_cache(room, monkeypatch):
+def test_a_row_that_goes_on_gives_the_keys_and_values_of_a_dynamic_cache(room, monkeypatch):
     monkeypatch.setattr(key_value_cache, "ROOM", room)
-    plain, roomy = caches()
+    plain, rows = read_rows()
+    written = WrittenCache.continuing(rows)
     for tokens in (1, 1, 4, 1):
-        for layer in range(2):
-            new = torch.randn(2, ROWS, HEADS, tokens, WIDTH)
-            for expected, actual in zip(plain.update(*new, layer), roomy.update(*new, layer), strict=True):
+        for layer in range(LAYERS):
+            new = states(tokens)
+            for expected, actual in zip(plain.update(*new, layer), written.update(*new, layer), strict=True):
                 assert torch.equal(actual, expected)
-        assert roomy.get_seq_length() == plain.get_seq_length()
+
+
+@pytest.mark.parametrize("room", [1, 100])
+def test_beside_shared_rows_only_what_was_written_is_given(room, monkeypatch):
+    monkeypatch.setattr(key_value_cache, "ROOM", room)
+    written, expected = WrittenCache.beside(read_rows()[1], ROWS), DynamicCache()
+    for tokens in (1, 2, 1):
+        for layer in range(LAYERS):
+            new = states(tokens)
+            for other, actual in zip(expected.update(*new, layer), written.update(*new, layer), strict=True):
+                assert torch.equal(actual, other)
 
 
 class _Copied(TorchDispatchMode):
@@ -48,8 +62,8 @@ class _Copied(TorchDispatchMode):
 
 
 def test_a_token_copies_nothing_of_the_context():
-    _, cache = caches()
-    token = torch.randn(2, ROWS, HEADS, 1, WIDTH)
+    cache = WrittenCache.continuing(read_rows()[1])
+    token = states(1)
     cache.update(*token, 0)  # makes room
     with _Copied() as copied:
         cache.update(*token, 0)
