@@ -48,11 +48,15 @@ def launch(config: TrainingConfig, at_once: EndAtOnce, started_by: list[ProcessI
     if config.eval_only:
         evaluate_only(config, precision, world)
     else:
-        train_model(config, precision, world, started_by)
+        stopped = train_model(config, precision, world, started_by)
+        if stopped and started_by and world.is_main:
+            word = f"{stopped}. No process has failed: what the launcher says above is about the signal"
+            output.leave_last_word(word, started_by)
     world.close()
 
 
-def train_model(config: TrainingConfig, precision: str, world, started_by: list[ProcessId]) -> None:
+def train_model(config: TrainingConfig, precision: str, world, started_by: list[ProcessId]) -> str | None:
+    """Train as the flags say; returns a sentence where somebody asked to stop before the end."""
     from dataloaders.collate import Collator
     from model.compiling import compile_encoders
     from utils.seeding import preserved_random_state, seed_everything
@@ -152,7 +156,7 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
             say=say,
         )
         engine.destroy()
-        return
+        return None
 
     # Where to begin. Dropout and the policy draw differently on every process.
     seed_everything(config.seed + world.rank)
@@ -222,10 +226,12 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
     if records:
         records.close()
     engine.destroy()
-    if position.step < schedule.total_steps:
-        say(f"stopped after step {position.step}; the same command goes on from there")
-    else:
+    if position.step >= schedule.total_steps:
         say(f"done: {run_dir}")
+        return None
+    stopped = f"stopped after step {position.step}; the same command goes on from there"
+    say(stopped)
+    return stopped
 
 
 def evaluate_only(config: TrainingConfig, precision: str, world) -> None:

@@ -20,6 +20,7 @@ ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\
 BAR = re.compile(r"(\d+)%\|")
 LONGEST_LINE = 1 << 16
 CHUNK = 1 << 16
+LAUNCHER_SECONDS = 60.0
 
 
 class LineFilter:
@@ -120,8 +121,9 @@ def pump(outputs: dict[int, int], control: int) -> None:
     """Run until the other side says "end", or is gone.
 
     outputs: pipe -> where its bytes go on to. control: pipe of JSON lines: {"path", "prefix", "header"} names the log,
-    {"end": text} ends it.
+    {"end": text} ends it; {"word", "after": [[pid, start], …]} is said after that, and after the end of these processes.
     """
+    last_word = None
     log, filters = LogFile(), {source: LineFilter() for source in outputs}
     listening = dict.fromkeys(outputs, True)
     selector, commands, end = selectors.DefaultSelector(), b"", None
@@ -154,6 +156,8 @@ def pump(outputs: dict[int, int], control: int) -> None:
             for command in map(json.loads, lines):
                 if "path" in command:
                     log.open(command["path"], command["prefix"], command["header"])
+                elif "word" in command:
+                    last_word = command
                 else:
                     end = command["end"]
     for source in outputs:
@@ -161,6 +165,24 @@ def pump(outputs: dict[int, int], control: int) -> None:
             pass
         log.write(filters[source].finish())
     log.write([end] if end is not None else ["the process is gone without a word: killed, or out of memory?"])
+    if last_word is not None:
+        for pid, started in last_word["after"]:
+            _wait_for_end(pid, started)
+        _pass_on(next(iter(outputs.values())), f"{last_word['word']}\n".encode())
+
+
+def _wait_for_end(pid: int, started: int | None) -> None:
+    """Return when a process is gone, or nearly so (a zombie), or when it has had its time."""
+    deadline = time.monotonic() + LAUNCHER_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            return
+        if fields[0] in "ZX" or int(fields[19]) != started:
+            return
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.log_pump import pump
+from utils.processes import ProcessId
 
 if TYPE_CHECKING:
     from utils.distributed import World  # imports torch, which is to say its first words into the log
@@ -51,6 +52,7 @@ class OutputLog:
         self.control = control[1]
         self.command: dict | None = None
         self.ending = False
+        self.waits = True  # at the end, until all is written
         self.originals = (os.dup(1), os.dup(2))
         os.dup2(out[1], 1)
         os.dup2(err[1], 2)
@@ -68,6 +70,12 @@ class OutputLog:
         self.command = {"path": str(path.absolute()), "prefix": prefix, "header": list(header)}
         self._tell(self.command)
 
+    def leave_last_word(self, word: str, launchers: Sequence[ProcessId]) -> None:
+        """Say `word` when this process and then `launchers` have ended: they report a signal as an error of their own,
+        with a traceback, also where all processes have saved and ended well."""
+        self._tell({"word": word, "after": [[launcher.pid, launcher.started] for launcher in launchers]})
+        self.waits = False
+
     def close(self) -> None:
         """Give the streams back and wait until all is written. Also called when the process ends."""
         if self.ending or os.getpid() != self.process_id:
@@ -80,8 +88,9 @@ class OutputLog:
         seconds = round(time.monotonic() - self.started)
         self._tell({"end": f"ended after {seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"})
         os.close(self.control)
-        self.keeper.join(PATIENCE)
-        if self.keeper.is_alive():
+        if self.waits:
+            self.keeper.join(PATIENCE)
+        if self.waits and self.keeper.is_alive():
             print("the log is not complete: it is still being written", file=sys.stderr)
 
     def _tell(self, command: dict) -> None:

@@ -1,6 +1,7 @@
 """The log of a run, by processes that write, are killed, and share a file."""
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -167,6 +168,25 @@ def test_training_outlives_the_process_that_keeps_the_log_and_keeps_it_itself(tm
     logged = [line[15:] for line in (run_dir / "meta.log").read_text().splitlines()]
     assert [line for line in logged if line in expected] == expected
     assert logged[-1].startswith("ended after 0:00:")
+
+
+def test_the_last_word_comes_after_that_of_the_launcher(tmp_path):
+    script = write_script(
+        tmp_path,
+        """
+        from utils.processes import ProcessId
+        output.leave_last_word("all is saved", [ProcessId.of(int(sys.argv[1]))])
+        print("done")
+        """,
+    )
+    launcher = subprocess.Popen(["sleep", "60"])
+    process = subprocess.Popen([sys.executable, script, str(launcher.pid)], stdout=subprocess.PIPE, text=True)
+    assert process.wait(60) == 0
+    assert [process.stdout.readline() for _ in range(2)] == ["before the log has a name\n", "done\n"]
+    assert not select.select([process.stdout], [], [], 0.2)[0]
+    launcher.kill()
+    assert process.stdout.read() == "all is saved\n"
+    launcher.wait()
 
 
 @pytest.mark.parametrize("place", ["missing/run.log", "full"])
