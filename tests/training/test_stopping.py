@@ -17,33 +17,51 @@ from utils.processes import ProcessId
 from utils.training.checkpoints import LATEST, find_checkpoint, read_position
 from utils.training.stopping import StopRequest, launchers
 
-AT_ONCE = """
-import time
+SCRIPT = """
+import sys, time
 from utils.training.stopping import EndAtOnce, StopRequest
 with EndAtOnce() as at_once:
     at_once.at_end += [lambda: print("first", flush=True), lambda: print("last", flush=True)]
-    with StopRequest() as stop:
-        print("training", flush=True)
-        while not stop.asked:
-            time.sleep(0.01)
-    print("trained", flush=True)
-    time.sleep(60)
+    if "train" in sys.argv:
+        with StopRequest() as stop:
+            print("training", flush=True)
+            while not stop.asked:
+                time.sleep(0.01)
+    print("no step is under way", flush=True)
+    sys.stdin.read() if "train" in sys.argv else time.sleep(60)
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_outside_training_ends_at_once_and_one_inside_does_not(number, code):
-    process = subprocess.Popen(
-        [sys.executable, "-c", AT_ONCE], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+def start_script(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert process.stdout.readline() == "training\n"
-    process.send_signal(number)
-    assert process.stdout.readline() == f"{number.name}: saving at the end of this step, then stopping\n"
-    assert process.stdout.readline() == "trained\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_no_step_is_under_way_ends_at_once(number, code):
+    process = start_script()
+    assert process.stdout.readline() == "no step is under way\n"
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == code
     assert (out, err) == ("last\nfirst\n", f"{number.name}: ended; no step was under way\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_a_step_waits_for_its_end_and_a_repeated_one_does_not_spoil_it(number):
+    process = start_script("train")
+    assert process.stdout.readline() == "training\n"
+    process.send_signal(number)
+    assert process.stdout.readline() == f"{number.name}: saving at the end of this step, then stopping\n"
+    assert process.stdout.readline() == "no step is under way\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate("", timeout=30) == ("", "") and process.returncode == 0
 
 
 def test_a_launcher_that_is_gone_asks_training_to_stop_once():

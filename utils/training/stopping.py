@@ -42,7 +42,8 @@ class EndAtOnce:
 
     def __exit__(self, *_) -> None:
         for number, handler in self.before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is _leave_to_thread:
+                signal.signal(number, handler)
         signal.set_wakeup_fd(-1)
         os.close(self.writer)
 
@@ -81,6 +82,8 @@ class StopRequest:
     def __exit__(self, *_) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        if self.signalled:  # all is saved; a launcher may repeat itself while the process ends, which is to end well
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.set_wakeup_fd(self.wakeup)
 
     @property
