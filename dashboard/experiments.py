@@ -1,10 +1,12 @@
 """What experiments left on disk: the steps that they did, their scores, their curves."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from utils.errors import UserError
+from utils.reading import decode_json, read_json
 
 METRICS = "metrics.jsonl"
 SCORES = "scores.json"
@@ -53,10 +55,10 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     records = {}
     path = directory / METRICS
     if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
+                record = decode_json(line)
+            except ValueError:
                 continue
             if isinstance(record, dict) and isinstance(record.get("step"), int):
                 records[record["step"]] = records.get(record["step"], {}) | record
@@ -122,8 +124,8 @@ def _experiment(name: str, folder: Path) -> Experiment:
 def _read_json(path: Path) -> dict[str, Any]:
     """The object in a file; an empty one where there is none, or none that can be read yet."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        content = read_json(path, missing="nothing was scored")
+    except UserError:
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -1,6 +1,5 @@
 """Family `custom`: your own data, one JSON object a line. `README.md` describes the format."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from dataloaders.repairs import BadEntry
 from dataloaders.sample import REJ, SEG, Sample, Turn, refuse_targets
 from dataloaders.segmentations import NO_PIXEL, decode_segmentation
 from utils.errors import UserError, shown
+from utils.reading import parse_json, read_bytes
 
 _REMEDY = "dataloaders/README.md describes the format"
 
@@ -94,7 +94,7 @@ class CustomFile(Sequence):
         return CustomEntry(image, conversations, masks, record["ignore"], self.name, self._folder, where)
 
     def _parse(self) -> dict[str, Any]:
-        lines = decode_text(self.path.read_bytes(), self.path).split("\n")
+        lines = decode_text(read_bytes(self.path), self.path).split("\n")
         entries, problems = read_each(lines, self._read_line)
         return {"entries": entries, "problems": problems}
 
@@ -102,10 +102,7 @@ class CustomFile(Sequence):
         if not line.strip():
             return None
         where = f"{self.path}: line {number + 1}"
-        try:
-            item = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} is not valid JSON ({error}); {_REMEDY}") from error
+        item = parse_json(line, where, remedy=_REMEDY)
         image = require_path(item, "image", where, remedy=_REMEDY)
         conversations = require_list(item, "conversations", where, remedy=_REMEDY)
         conversations = [_read_turns(turns, where) for turns in conversations]

@@ -1,6 +1,5 @@
 """Reading JSON annotation files and what is in them, with errors that name the file and what to do."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -11,10 +10,10 @@ import numpy as np
 
 from dataloaders.repairs import BadEntry
 from utils.errors import UserError, shown
+from utils.reading import parse_json, read_bytes
 
 NOT_OFFICIAL = "the file is not the official one, or of another version"  # what to say of downloaded annotations
 MAX_NAME_BYTES = 255  # of a file, on all usual file systems
-LFS_HEAD = b"version https://git-lfs.github.com/spec/"
 _LARGEST = 2**63 - 1  # what an index can hold
 _BYTE_ORDER_MARKS = {"UTF-32": (b"\xff\xfe\0\0", b"\0\0\xfe\xff"), "UTF-16": (b"\xff\xfe", b"\xfe\xff")}
 # Accents and typographic quotes in English texts are lone bytes of Windows-1252; the encodings of Chinese, Japanese,
@@ -36,25 +35,8 @@ def read_json(path: Path, kind: type | None = None, *, windows_1252: bool = Fals
     kind: `list` or `dict`, where the file must hold one.
     windows_1252: the data set has files in this older encoding too.
     """
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"annotation file {path} is missing; see dataloaders/README.md for where files go") from error
-
-    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        record = dict(pairs)
-        if len(record) != len(pairs):
-            for key, value in pairs:
-                if record[key] != value:
-                    raise UserError(
-                        f"{path}: an object there has the key {shown(key)} twice, with different values; {NOT_OFFICIAL}"
-                    )
-        return record
-
-    try:
-        value = json.loads(decode_text(raw, path, windows_1252=windows_1252), object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); fetch it anew") from error
+    raw = read_bytes(path)
+    value = parse_json(decode_text(raw, path, windows_1252=windows_1252), str(path))
     if kind is not None and not isinstance(value, kind):
         raise UserError(f"{path} should hold a JSON {kind.__name__}, it holds a {type(value).__name__}")
     return value
@@ -62,7 +44,6 @@ def read_json(path: Path, kind: type | None = None, *, windows_1252: bool = Fals
 
 def decode_text(raw: bytes, path: Path, *, windows_1252: bool = False) -> str:
     """The text in the bytes of a UTF-8 file, with or without a byte order mark; see `read_json` for `windows_1252`."""
-    refuse_pointer(raw, path)
     for name, marks in _BYTE_ORDER_MARKS.items():
         if raw.startswith(marks):
             raise UserError(f"{path} is {name} text, not UTF-8; convert it: iconv -f {name} -t UTF-8 FILE > NEW")
@@ -78,12 +59,6 @@ def decode_text(raw: bytes, path: Path, *, windows_1252: bool = False) -> str:
             f"{path} is not {known} text: byte 0x{raw[error.start]:02X} at {error.start}. It may be {name}; "
             "convert it, such as: iconv -f GBK -t UTF-8 FILE > NEW"
         ) from error
-
-
-def refuse_pointer(head: bytes, path: Path) -> None:
-    """Refuse a file whose first bytes are those of a Git LFS pointer, which stands in for the file itself."""
-    if head.startswith(LFS_HEAD):
-        raise UserError(f"{path} is a Git LFS pointer, not the file itself; fetch its content with: git lfs pull")
 
 
 def _decode_windows_1252(raw: bytes) -> str | None:

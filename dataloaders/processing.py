@@ -17,6 +17,7 @@ from dataloaders.images import check_image
 from dataloaders.target_tokens import collapse_targets
 from dataloaders.tokenization import GroundingTokenizer
 from utils.errors import UserError
+from utils.reading import read_json
 
 if TYPE_CHECKING:
     from model.config import GroundingConfig
@@ -100,7 +101,7 @@ class GroundingProcessor:
         if not path.is_file():
             raise UserError(f"{directory} has no {SETTINGS_FILE}; it is not a directory that this program saved")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path, missing="it belongs to a model that this program saved")
             values.setdefault("conv_type", "llava_v1")  # directories of before there was a choice
             settings = ImageSettings(**{name: values[name] for name in ImageSettings.__dataclass_fields__})
         except (ValueError, KeyError, TypeError) as error:

@@ -17,6 +17,7 @@ from dataloaders.conversation import IM_END, IM_START
 from dataloaders.sample import REJ, SEG
 from dataloaders.target_tokens import target_tokens
 from utils.errors import UserError
+from utils.reading import read_json
 
 IMAGE_TOKEN_INDEX = -200
 IGNORE_INDEX = -100
@@ -280,10 +281,7 @@ def _read_object(path: Path) -> dict:
     """The object in a JSON file, empty where there is no file."""
     if not path.is_file():
         return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+    value = read_json(path, missing="it belongs to a tokenizer")
     if not isinstance(value, dict):
         raise UserError(f"{path} should hold a JSON object, it holds a {type(value).__name__}")
     return value

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_main
+from utils.reading import parse_json, read_json, read_lines
 
 from .ablation_rows import ANALYSED, QUICK, REFER_SETS, ROWS, SPLITS, Row
 from .programs import scoring_command, start, training_command
@@ -101,7 +102,7 @@ def run_one(row: Row, seed: int, directory: Path, options) -> None:
     start(f"training {name}", training)
     trained = time.monotonic()
     start(f"scoring {name}", scoring_command(options, run, report, splits="||".join(SPLITS.values())))
-    splits = json.loads(report.read_text(encoding="utf-8"))["splits"]
+    splits = read_json(report, missing="eval.py writes it")["splits"]
     result = {
         "row": row.name,
         "seed": seed,
@@ -120,7 +121,7 @@ def run_one(row: Row, seed: int, directory: Path, options) -> None:
 def history(metrics: Path) -> list[dict]:
     """The policy's numbers over training, one entry for each recorded step; losses alone where there is no policy."""
     kept = ("step", "train/loss", "policy/entropy", "policy/reward", "policy/layers")
-    lines = map(json.loads, metrics.read_text(encoding="utf-8").splitlines())
+    lines = [parse_json(text, str(metrics)) for _, text in read_lines(metrics, missing="train_ds.py writes it")]
     return [{name: line[name] for name in kept if name in line} for line in lines if "train/loss" in line]
 
 

@@ -1,11 +1,11 @@
 """Results of the ablation's runs, and what they say: means over seeds, and differences between rows."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
 from utils.errors import UserError
+from utils.reading import read_json
 
 from .ablation_rows import COMPARED, GENERALISED, ROWS
 
@@ -20,7 +20,7 @@ def read_results(directory: Path) -> Results:
     found: Results = {}
     limits: dict[int, Path] = {}
     for path in sorted(directory.glob("*.seed*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path, missing="run the ablation first")
         limits.setdefault(result["limit"], path)
         if len(limits) > 1:
             both = " and ".join(f"{file} on the first {limit} images" for limit, file in limits.items())

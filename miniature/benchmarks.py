@@ -6,13 +6,13 @@ The checkpoints are those that `miniature.compare` trained. Started again it goe
 """
 
 import argparse
-import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_main
 from utils.evaluation.menu import BENCHMARKS
+from utils.reading import read_json
 from utils.scoring.scores import kind_of
 from utils.systems import SYSTEMS
 
@@ -73,7 +73,7 @@ def score(system: str, run: Path, options) -> dict:
         code = subprocess.run(command, check=False).returncode
         if not report.exists():  # else a split could not be scored, and the report says why
             raise UserError(f"scoring {system} ended with code {code}; what it printed is above")
-    content = json.loads(report.read_text(encoding="utf-8"))
+    content = read_json(report, missing="eval.py writes it")
     made = {"--splits": "||".join(content["splits"]), "--dataset_dir": content["dataset_dir"]}
     asked = {"--splits": options.splits, "--dataset_dir": str(options.dataset_dir)}
     for flag, value in made.items():

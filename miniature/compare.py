@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_main
+from utils.reading import parse_json, read_json, read_lines
 from utils.systems import SYSTEMS
 
 from .programs import chosen_systems, scoring_command, start, training_command
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
             print(f"\n[compare] scoring {system}", flush=True)
             start(f"scoring {system}", scoring_command(options, run, report, splits=options.splits))
             _add_training(report, run, seconds, options)
-        results[system] = json.loads(report.read_text(encoding="utf-8"))
+        results[system] = read_json(report, missing="eval.py writes it")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(page(results, options), encoding="utf-8")
     print(table(results))
@@ -84,7 +85,7 @@ def _is_complete(report: Path, options) -> bool:
     """Whether a report is there, with training in it; raises `UserError` where it was made with other settings."""
     if not report.exists():
         return False
-    training = json.loads(report.read_text(encoding="utf-8")).get("training")
+    training = read_json(report, missing="eval.py writes it").get("training")
     if training is not None and training.get("settings") != settings(options):
         made = training.get("settings", "those of an older version")
         raise UserError(f"{report} was made with other settings ({made}); remove it, or name another --runs")
@@ -98,10 +99,11 @@ def settings(options) -> dict:
 
 def _add_training(report: Path, run: Path, seconds: float, options) -> None:
     """Put the loss at both ends of training, and the seconds of it, into a report."""
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    losses = [values["train/loss"] for values in map(json.loads, lines) if "train/loss" in values]
+    metrics = run / "metrics.jsonl"
+    lines = [parse_json(text, str(metrics)) for _, text in read_lines(metrics, missing="train_ds.py writes it")]
+    losses = [values["train/loss"] for values in lines if "train/loss" in values]
     ends = [sum(part) / len(part) for part in (losses[:SHOWN_LOSSES], losses[-SHOWN_LOSSES:])]
-    content = json.loads(report.read_text(encoding="utf-8"))
+    content = read_json(report, missing="eval.py writes it")
     content["training"] = {"first_loss": ends[0], "last_loss": ends[1], "seconds": round(seconds)}
     content["training"]["settings"] = settings(options)
     report.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

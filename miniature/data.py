@@ -11,6 +11,7 @@ from pathlib import Path
 
 from utils.errors import UserError, run_main
 from utils.flags import count
+from utils.reading import read_json
 
 MARKER = "miniature.json"
 
@@ -83,7 +84,7 @@ def write(out: Path, *, seed: int, scale: float, sets: Sequence[str] = tuple(COU
 
     content = {"seed": seed, "scale": scale, "counts": {name: COUNTS[name] for name in sets}, "plain": plain}
     if (out / MARKER).is_file():
-        if json.loads((out / MARKER).read_text()) == content:
+        if read_json(out / MARKER, missing="it marks a complete miniature") == content:
             print(f"[miniature] {out} is complete already")
             return
         raise UserError(f"{out} holds another miniature (seed, scale or sets); remove it or choose another --out")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_main
+from utils.reading import read_json
 
 PROTOCOLS = ("generated", "given")
 
@@ -44,10 +45,7 @@ def describe(report: dict) -> str:
 
 
 def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not a report of eval.py: {error}") from error
+    return read_json(path, missing="eval.py writes it")
 
 
 def _scores(report: dict) -> dict:

@@ -1,10 +1,10 @@
 """Questions for `chat.py --prompts`: a JSONL file with a picture and a question per line."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.reading import parse_json, read_lines
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,9 @@ def read_prompts(path: Path, default_image: Path | None) -> list[PromptLine]:
     A line is {"prompt": TEXT, "image": PATH, "id": TEXT}; without "image" it is about `default_image`. Empty lines are
     skipped.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text") from None
-    except FileNotFoundError:
-        raise UserError(f"--prompts {path}: there is no such file") from None
     found = [
         _parse(line, f"{path}, line {number}", number, path.parent, default_image)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
+        for number, line in read_lines(path, missing="--prompts names a file of questions")
     ]
     if not found:
         raise UserError(f"{path} has no questions; a line is {{'prompt': TEXT, 'image': PATH}}".replace("'", '"'))
@@ -40,10 +33,7 @@ def read_prompts(path: Path, default_image: Path | None) -> list[PromptLine]:
 
 
 def _parse(line: str, where: str, number: int, folder: Path, default_image: Path | None) -> PromptLine:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not JSON: {error}") from None
+    value = parse_json(line, where, remedy='a line is {"prompt": TEXT, "image": PATH}')
     if not isinstance(value, dict):
         raise UserError(f'{where} is not an object like {{"prompt": TEXT, "image": PATH}}')
     unknown = sorted(set(value) - {"prompt", "image", "id"})

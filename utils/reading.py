@@ -1,16 +1,24 @@
-"""Reading files that nobody vouches for: regular files only, up to a size, and named for what they are."""
+"""Reading files that nobody vouches for: regular files only, up to a size, and named for what they are.
 
+Every JSON file and every line of JSON in the project is read here, with the same care.
+"""
+
+import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 MAX_MEGABYTES = "UGROUND_MAX_FILE_MB"
 _DEFAULT_MEGABYTES = 4096  # the largest official annotation file, PACO's, has about 1200
+MAX_LINE_MEGABYTES = "UGROUND_MAX_LINE_MB"
+_DEFAULT_LINE_MEGABYTES = 64
 _START = 64
 _CONTENTS = {
-    b"version https://git-lfs": "is a pointer of Git LFS, not the file; run `git lfs pull` where it was cloned",
+    b"version https://git-lfs": "is a Git LFS pointer, not the file itself; fetch its content with: git lfs pull",
     b"<!doctype html": "is a web page that was downloaded instead of the file; fetch it anew",
     b"<html": "is a web page that was downloaded instead of the file; fetch it anew",
     b"\x1f\x8b": "is compressed by gzip; unpack it with gunzip first",
@@ -63,9 +71,88 @@ def what_it_is(start: bytes) -> str | None:
     return next((what for beginning, what in _CONTENTS.items() if start.startswith(beginning)), None)
 
 
+def read_json(path: Path, *, missing: str) -> Any:
+    """The value in a UTF-8 JSON file. missing: what to say when there is no such file."""
+    content = read_bytes(path, missing=missing)
+    try:
+        return parse_json(content.decode("utf-8-sig"), str(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error})") from error
+
+
+def read_lines(path: Path, *, missing: str) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file that hold something, and their numbers from 1. Only a newline ends a line."""
+    check_regular(path, missing=missing)
+    most = _megabytes(MAX_LINE_MEGABYTES, _DEFAULT_LINE_MEGABYTES) << 20
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(most + 1):
+            number += 1
+            if len(line) > most:
+                raise UserError(
+                    f"{path}: line {number} has more than {most >> 20} MB; {MAX_LINE_MEGABYTES}=N reads lines of N MB"
+                )
+            other = what_it_is(line[:_START]) if number == 1 else None
+            if other is not None:
+                raise UserError(f"{path} {other}")
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path} is not UTF-8 text: line {number}, byte {error.start}") from error
+            if text.strip():
+                yield number, text
+
+
+def parse_json(text: str, where: str, *, remedy: str = "fetch it anew") -> Any:
+    """The value of a JSON text. `UserError`, which names `where` it stands, for what is not strictly JSON (NaN and
+    Infinity are not), and for an object that has two values under one key."""
+    if not text.strip():
+        raise UserError(f"{where} is empty; {remedy}")
+    try:
+        return _decode(text, _STRICT)
+    except ValueError as error:
+        raise UserError(f"{where} is not valid JSON ({error}); {remedy}") from error
+
+
+def decode_json(text: str) -> Any:
+    """The value of a JSON text that this program may have written, in which losses can be NaN; ValueError where it is
+    none."""
+    return _decode(text, _WITH_NAN)
+
+
+def _decode(text: str, decoder: json.JSONDecoder) -> Any:
+    try:
+        return decoder.decode(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        for key, value in pairs:
+            if record[key] != value:
+                raise ValueError(f"an object has the key {shown(key)} twice, with different values")
+    return record
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+_WITH_NAN = json.JSONDecoder(object_pairs_hook=_unique_keys)
+
+
 def _check_size(path: Path, size: int, megabytes: int) -> None:
-    text = os.environ.get(MAX_MEGABYTES, str(megabytes))
+    most = _megabytes(MAX_MEGABYTES, megabytes)
+    if size > most << 20:
+        raise UserError(f"{path} has {size >> 20} MB, more than {most}; {MAX_MEGABYTES}=N reads files of up to N MB")
+
+
+def _megabytes(variable: str, usual: int) -> int:
+    """A limit that the environment may lift."""
+    text = os.environ.get(variable, str(usual))
     if not text.isdecimal():
-        raise UserError(f"{MAX_MEGABYTES}={text} should be a number of megabytes")
-    if size > int(text) * 2**20:
-        raise UserError(f"{path} has {size >> 20} MB, more than {text}; {MAX_MEGABYTES}=N reads files of up to N MB")
+        raise UserError(f"{variable}={text} should be a number of megabytes")
+    return int(text)

@@ -8,7 +8,6 @@ A shape is a function that complains about a value with `ShapeError`, naming whe
 `read_json` raises `DamagedFile`, one line for the user; who reads a file decides whether it is made anew or refused.
 """
 
-import json
 import math
 import os
 from collections.abc import Callable, Collection, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.reading import decode_json
 
 Shape = Callable[[Any, str], None]
 
@@ -36,7 +36,7 @@ def read_json(path: Path, shape: Shape) -> Any:
 def parse(content: bytes | str, shape: Shape, name: str) -> Any:
     """What a JSON text holds, of the declared shape; `name` is that of the file, for `DamagedFile`."""
     try:
-        value = json.loads(content)
+        value = decode_json(content.decode() if isinstance(content, bytes) else content)
         shape(value, "")
     except (ValueError, RecursionError) as error:
         raise DamagedFile(f"{name} is damaged ({str(error).splitlines()[0][:200]})") from error

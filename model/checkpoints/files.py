@@ -3,7 +3,6 @@
 Pickles are read with `weights_only=True`: a file that holds anything but tensors is refused.
 """
 
-import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from utils.errors import UserError, shown
+from utils.reading import read_json
 
 CONFIG_FILE = "config.json"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -191,12 +191,9 @@ def _open_directory(directory: Path) -> TensorFiles:
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path.parent} has no {path.name}; it is not the directory of a model") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error})") from error
+    if not path.exists():
+        raise UserError(f"{path.parent} has no {path.name}; it is not the directory of a model")
+    value = read_json(path, missing="it belongs to a model")
     if not isinstance(value, dict):
         raise UserError(f"{path} should hold a JSON object, it holds a {type(value).__name__}")
     return value

@@ -26,6 +26,7 @@ from urllib.parse import quote
 from dataloaders.processing import SETTINGS_FILE
 from dataloaders.tokenization import TOKENIZER_FILES
 from utils.errors import UserError
+from utils.reading import read_json
 
 from .files import (
     ADAPTER_CONFIG,
@@ -118,11 +119,11 @@ def local_copy(name: HubName) -> Path:
 def _noted_copy(name: HubName) -> Path | None:
     """The copy that the note tells of, None unless every file of it is there in its size."""
     try:
-        note = json.loads(name.note.read_text(encoding="utf-8"))
+        note = read_json(name.note, missing="nothing was noted")
         snapshot = name.storage / "snapshots" / note["commit"]
         sizes = {snapshot / file: size for file, size in note["files"].items()}
         whole = all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # no note, or none of ours: the hub is asked again
     return snapshot / name.inside if whole else None
 

@@ -60,7 +60,7 @@ def test_a_question_without_a_picture_is_about_the_given_one(folder):
 @pytest.mark.parametrize(
     "line,message",
     [
-        ("{", "line 1 is not JSON"),
+        ("{", "line 1 is not valid JSON"),
         ("[1]", "line 1 is not an object"),
         ({"prompt": " ", "image": "one.png"}, 'needs "prompt"'),
         ({"prompt": "x", "image": 3}, '"image" is the path'),

@@ -33,8 +33,8 @@ def test_a_small_picture_keeps_its_size(tmp_path):
     [
         (lambda folder: None, "choose a picture"),
         (lambda folder: str(folder / "gone.png"), "upload it again"),
-        (lambda folder: str(folder), "could not be read"),
-        (lambda folder: save(folder / "big.png", 200, 200), "200 × 200 pixels; at most"),
+        (lambda folder: str(folder), "is a folder"),
+        (lambda folder: save(folder / "big.png", 200, 200), "200 × 200 pixels, more than 10000"),
         (lambda folder: save(folder / "strip.png", 4000, 2), "strip"),
     ],
 )

@@ -216,7 +216,7 @@ def test_what_is_no_file_of_predictions_is_an_error(world, tmp_path, text, messa
 
 def test_a_missing_file_a_folder_and_bytes_are_errors(world, tmp_path):
     (tmp_path / "p.jsonl").write_bytes(b"\xff\xfe\x00{")
-    for path, message in (("none.jsonl", "no such file"), (".", "is a directory"), ("p.jsonl", "not UTF-8")):
+    for path, message in (("none.jsonl", "is missing"), (".", "is a folder"), ("p.jsonl", "not UTF-8")):
         with pytest.raises(UserError, match=message):
             scored(tmp_path / path, world, "refcoco|unc|val")
 

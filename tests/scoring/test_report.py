@@ -78,7 +78,7 @@ def test_missing_or_damaged_rows_are_an_error(tmp_path):
     path = written(tmp_path / "a.json", noisy_rows(1))
     lines = rows_path(path).read_text().splitlines()
     rows_path(path).write_text("\n".join([lines[0], lines[1][:-9]]))
-    with pytest.raises(UserError, match=r"a\.rows\.jsonl, line 2 is not a row"):
+    with pytest.raises(UserError, match=r"a\.rows\.jsonl, line 2 is not valid JSON"):
         read_rows(path)
     rows_path(path).unlink()
     with pytest.raises(UserError, match=r"a\.rows\.jsonl is missing"):

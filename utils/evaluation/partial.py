@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from utils.reading import decode_json
 from utils.scoring.counts import Row, row_from_dict
 
 
@@ -35,7 +36,7 @@ class ImageResult:
     @classmethod
     def from_line(cls, line: str) -> "ImageResult":
         """Raises ValueError, KeyError or TypeError where the line is none."""
-        content = json.loads(line)
+        content = decode_json(line)
         return cls(**content | {"rows": [row_from_dict(row) for row in content["rows"]]})
 
 

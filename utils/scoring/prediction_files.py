@@ -12,6 +12,7 @@ from typing import Any
 
 from dataloaders.json_files import require, require_integer, require_text
 from utils.errors import UserError, shown
+from utils.reading import parse_json, read_lines
 
 from .report import write_whole
 from .scores import kind_of
@@ -46,9 +47,7 @@ def read_predictions(
     """
     splits: dict[str, dict[tuple[str | int, int], Prediction]] = {}
     others: dict[str, int] = {}
-    for number, text in enumerate(_lines(path), start=1):
-        if not text.strip():
-            continue
+    for number, text in read_lines(path, missing="it is to hold predictions"):
         where = line_of(path, number)
         content, split = _read_line(text, where)
         if split not in wanted:
@@ -78,10 +77,7 @@ def write_predictions(path: Path, lines: Iterable[dict[str, Any]]) -> None:
 
 def _read_line(text: str, where: str) -> tuple[dict[str, Any], str]:
     """A line's object, and the split that it names."""
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not valid JSON ({error})") from error
+    content = parse_json(text, where, remedy=_REMEDY)
     return content, require_text(content, "split", where, remedy=_REMEDY)
 
 
@@ -115,15 +111,3 @@ def _place(content: dict, key: str, where: str) -> int:
     if value < 0 or isinstance(content[key], bool) or value != content[key]:
         raise UserError(f"{where}: {key!r} should be a number from 0, it is {shown(content[key])}")
     return value
-
-
-def _lines(path: Path) -> Iterable[str]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield from file
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file of predictions") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a directory, not a file of predictions") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error})") from error

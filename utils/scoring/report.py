@@ -11,6 +11,7 @@ from typing import Any
 
 from dataloaders.json_files import read_json
 from utils.errors import UserError
+from utils.reading import parse_json, read_lines
 
 from .counts import Row, row_from_dict
 
@@ -55,14 +56,13 @@ def read_rows(report: Path) -> dict[tuple[str, str], list[Row]]:
             f"{path} is missing: the rows of {report.name}, which eval.py writes beside it; keep them together"
         )
     found: dict[tuple[str, str], list[Row]] = {}
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                content = json.loads(line)
-                key = (content.pop("split"), content.pop("protocol"))
-                found.setdefault(key, []).append(row_from_dict(content))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(f"{path}, line {number} is not a row of a report ({error}); evaluate again") from error
+    for number, line in read_lines(path, missing="eval.py writes it beside its report"):
+        content = parse_json(line, f"{path}, line {number}", remedy="evaluate again")
+        try:
+            key = (content.pop("split"), content.pop("protocol"))
+            found.setdefault(key, []).append(row_from_dict(content))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}, line {number} is not a row of a report ({error}); evaluate again") from error
     return found
 
 

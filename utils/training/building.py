@@ -1,6 +1,5 @@
 """Flags -> model and data, each problem found before training starts."""
 
-import json
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from utils.distributed import World
 from utils.errors import UserError
+from utils.reading import read_json
 from utils.training.checkpoints import Position
 from utils.training.config import FLASH_ATTENTION, TrainingConfig
 from utils.training.loop import Schedule
@@ -159,7 +159,7 @@ def _check_model(model_config, config: TrainingConfig) -> None:
 
 def _preprocessor_size(path: Path) -> int:
     try:
-        size = json.loads(path.read_text(encoding="utf-8"))["size"]
+        size = read_json(path, missing="it belongs to a CLIP model")["size"]
         return int(size["shortest_edge"] if isinstance(size, dict) else size)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a CLIP image-processor file with a size ({error!r})") from None
