@@ -86,3 +86,15 @@ def test_a_value_in_a_message_costs_nothing_however_large_it_is():
     for value in (bomb, endless, 10**5000, b"x" * 10**7, "y" * 10**7, dict.fromkeys(range(1000), bomb)):
         assert 0 < len(shown(value)) <= 60
     assert shown(["a\n", 1, None, {"b": 2.5}]) == "['a\\n', 1, None, {'b': 2.5}]"
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_a_program_runs_without_its_streams(tmp_path, closed):
+    """And no file that it opens gets the number of one of them."""
+    main = "lambda arguments: print(open(arguments[0], 'w').fileno() > 2) or print('said', file=sys.stderr)"
+    script = f"import sys; from utils.errors import run_main; run_main({main}, sys.argv[1:])"
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -c "$1" "$2" {closed}', sys.executable, script, tmp_path / "file"],
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 0 and (tmp_path / "file").read_text() == ""

@@ -95,6 +95,7 @@ def run_main(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | 
     `MemoryError`: these end in one line that points to `--debug`, with which the traceback is shown.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may be no text at all
@@ -120,6 +121,18 @@ def run_main(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | 
         print("interrupted", file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+def _open_missing_streams() -> None:
+    """Give a process that was started without a stream (`>&-`) an empty one; else the next file would get its number,
+    and be written to."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))
 
 
 def _output_is_cut_off() -> bool:
