@@ -285,3 +285,31 @@ def test_two_processes_of_torchrun_report_what_one_does(checkpoint, data, tmp_pa
     for answer in ("given", "generated"):
         kept = [(tmp_path / f"{name}.{answer}.predictions.jsonl").read_text() for name in ("one", "two")]
         assert kept[0] == kept[1]
+
+
+def test_a_second_evaluation_of_the_same_report_ends_before_any_work(loaded, tmp_path, monkeypatch):
+    flags, _ = loaded
+    flags = [*flags, "--val_dataset", "a|val"]
+    output = ["--output", str(tmp_path / "report.json")]
+
+    def load_while_another_starts(_flags, _rank):
+        with pytest.raises(UserError, match=r"another evaluation is writing .*report\.json; .*--name"):
+            eval_script.main([*flags, *output])
+        raise UserError("enough")
+
+    monkeypatch.setattr("utils.evaluation.benchmarking.load_flagged_model", load_while_another_starts)
+    with pytest.raises(UserError, match="enough"):
+        eval_script.main([*flags, *output])
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_model_is_loaded(loaded, tmp_path, monkeypatch):
+    flags, _ = loaded
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("utils.evaluation.benchmarking.load_flagged_model", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(UserError, match="cannot be a directory for results"):
+        eval_script.main([*flags, "--val_dataset", "a|val", "--output", str(tmp_path / "file" / "report.json")])
+    monkeypatch.setattr(
+        "utils.saving.tempfile.TemporaryFile", lambda **_: (_ for _ in ()).throw(OSError(30, "Read-only"))
+    )
+    with pytest.raises(UserError, match=r"cannot be written \(Read-only\)"):
+        eval_script.main([*flags, "--val_dataset", "a|val", "--output", str(tmp_path / "report.json")])

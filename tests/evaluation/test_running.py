@@ -9,6 +9,7 @@ from tests.tiny import tiny_model, write_answer
 from utils.errors import UserError
 from utils.evaluation import Effort, Protocol, evaluate
 from utils.evaluation.partial import PartialResults, fingerprint, weights_hash
+from utils.evaluation.predicting import predict
 from utils.evaluation.progress import ProgressBar
 
 ITEMS = [item_of(0, 1, ignored=True), item_of(1, 5), item_of(2, 2, empty=1), item_of(3, 1)]
@@ -176,6 +177,73 @@ def test_a_fingerprint_tells_weights_and_protocols_apart():
 def test_weights_of_half_precision_have_a_hash():
     model, _ = tiny_model()
     assert weights_hash(model) != weights_hash(model.to(torch.bfloat16))
+
+
+def test_images_whose_annotations_changed_are_counted_anew(tmp_path, oracle, caplog):
+    partial = PartialResults(tmp_path, "abc")
+    whole = run(*oracle, partial=partial)
+    changed = [item_of(0, 1, ignored=True), item_of(1, 5), item_of(2, 2, empty=1), item_of(3, 1)]
+    changed[1].masks = changed[1].masks.copy()
+    changed[1].masks[0, :2] = 0
+    outcome = run(*oracle, items=changed, partial=partial)
+    assert outcome.resumed == 3 and "1 images or their annotations changed" in caplog.text
+    assert outcome.rows[0] == whole.rows[0] and outcome.rows[1].target_area != whole.rows[1].target_area
+    assert run(*oracle, items=changed, partial=partial).resumed == 4
+
+
+def test_another_fingerprint_of_the_same_key_is_removed_unless_it_is_in_use(tmp_path, oracle):
+    run(*oracle, partial=PartialResults(tmp_path, "old", "key"))
+    run(*oracle, partial=PartialResults(tmp_path, "other", "else"))
+    with PartialResults(tmp_path, "used", "key").open(0, 1):
+        run(*oracle, partial=PartialResults(tmp_path, "new", "key"))
+        assert {path.name for path in tmp_path.iterdir()} == {
+            "key-new.0.partial",
+            "key-used.0.partial",
+            "else-other.0.partial",
+        }
+
+
+def test_two_processes_do_not_write_to_one_file(tmp_path):
+    partial = PartialResults(tmp_path, "abc")
+    with partial.open(0, 1) as one, partial.open(0, 1) as other:
+        one.add([])
+        other.add([])
+        partial.remove()
+        assert len(list(tmp_path.iterdir())) == 2, "in use"
+    partial.remove()
+    assert not tmp_path.exists()
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", ["given", "generated"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_where_memory_ends_an_evaluation_goes_on_with_half_as_much(answer, workers, monkeypatch, caplog):
+    model, protocol = talkative(), Protocol(answer, "single", max_new_tokens=9)
+    whole = run(*model, protocol)
+    sizes = []
+
+    def predict_in_small_memory(model, work, *arguments):
+        sizes.append(sum(len(part.refs) for part in work.parts))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return predict(model, work, *arguments)
+
+    monkeypatch.setattr("utils.evaluation.running.predict", predict_in_small_memory)
+    outcome = run(*model, protocol, effort=Effort(images=4, expressions=8, workers=workers))
+    assert outcome.rows == whole.rows and outcome.layers == whole.layers
+    assert max(sizes) > 2 and sizes[-1] <= 2
+    assert caplog.text.count("balls|val: out of memory with 4 images and 8 expressions at a time") == 1
+
+
+def test_memory_that_does_not_suffice_for_one_expression_is_one_line(oracle, monkeypatch):
+    def no_memory(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.\nTraceback")
+
+    monkeypatch.setattr("utils.evaluation.running.predict", no_memory)
+    with pytest.raises(UserError, match=r"^out of memory even with one image and one expression at a time; [^\n]*$"):
+        run(*oracle)
 
 
 # --- progress --------------------------------------------------------------------------------------------------------

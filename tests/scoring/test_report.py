@@ -39,11 +39,16 @@ def test_a_report_holds_what_it_was_written_with(tmp_path):
     rows = [row(1, 2, 3, item=n) for n in range(3)]
     muse = [question([[1]], [1], [2], item=n) for n in range(2)]
     splits = {SPEC: score_split(SPEC, rows)}
-    write_report(tmp_path / "a.json", {"splits": splits}, "the table", [(SPEC, "given", rows), ("M|v", "given", muse)])
+    write_report(
+        tmp_path / "a.json",
+        {"splits": splits},
+        "the table",
+        [(SPEC, "given", rows), ("MultiReasonSeg|v", "given", muse)],
+    )
 
     assert read_report(tmp_path / "a.json") == {"splits": json.loads(json.dumps(splits))}
     assert (tmp_path / "a.md").read_text() == "# a\n\nthe table\n"
-    assert read_rows(tmp_path / "a.json") == {(SPEC, "given"): rows, ("M|v", "given"): muse}
+    assert read_rows(tmp_path / "a.json") == {(SPEC, "given"): rows, ("MultiReasonSeg|v", "given"): muse}
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", "a.md", "a.rows.jsonl"}
 
 

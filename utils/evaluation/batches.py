@@ -3,14 +3,17 @@
 Legend: I images, E expressions of an image, Q places of targets in given answers, H W pixels.
 """
 
-from collections.abc import Iterator, Sequence
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from dataloaders.batch import Batch
 from dataloaders.collate import Collator
@@ -30,7 +33,7 @@ class Part:
     image: its path; index: the entry's place in its file, where a picture may occur more than once.
     refs [E], exists [E]: as in `EvaluationItem`.
     truth bool [E, H, W]; for MUSE the targets of all questions, [ΣT, H, W], and `targets` [E] how many each has.
-    ignore: bool [H, W] or None.
+    ignore: bool [H, W] or None. data: see `digest_of`.
     """
 
     number: int
@@ -43,6 +46,7 @@ class Part:
     truth: Tensor
     targets: list[int]
     ignore: Tensor | None
+    data: str
 
     @property
     def name(self) -> str:
@@ -102,6 +106,15 @@ class Batches(IterableDataset):
             check_masks=False,
         )
 
+    def halved(self, done: Set[int]) -> "Batches | None":
+        """The images that are not done, half as many at a time; None where there is only one at a time already."""
+        if self.images == self.expressions == 1:
+            return None
+        smaller = copy.copy(self)
+        smaller.numbers = [number for number in self.numbers if number not in done]
+        smaller.images, smaller.expressions = -(-self.images // 2), -(-self.expressions // 2)
+        return smaller
+
     def __iter__(self) -> Iterator[Work]:
         worker = get_worker_info()
         numbers = self.numbers if worker is None else self.numbers[worker.id :: worker.num_workers]
@@ -146,6 +159,7 @@ class Batches(IterableDataset):
             truth=torch.from_numpy(truth != 0),
             targets=targets,
             ignore=None if item.ignore is None else torch.from_numpy(np.array(item.ignore, dtype=bool)),
+            data=digest_of(item),
         )
 
     def _work(self, samples: list[Sample], parts: list[Part]) -> Work:
@@ -159,6 +173,31 @@ class Batches(IterableDataset):
         if self.protocol.answer == "generated":
             return Work(batch, parts, torch.zeros(0, dtype=torch.int64))
         return _without_repeated_targets(batch, parts)
+
+
+class DigestedItems(Dataset):
+    """Pairs of number and digest of the items `numbers` of a split."""
+
+    def __init__(self, items: Sequence[EvaluationItem], numbers: Sequence[int]):
+        self.items, self.numbers = items, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> tuple[int, str]:
+        number = self.numbers[index]
+        return number, digest_of(self.items[number])
+
+
+def digest_of(item: EvaluationItem) -> str:
+    """A digest of what an item's counts depend on: the image, what is asked, and the true masks."""
+    digest = hashlib.blake2b(digest_size=16)
+    texts = [item.expressions, item.prompts, item.given_answers, item.joint_prompt, item.joint_answer]
+    digest.update(json.dumps([texts, [bool(each) for each in item.exists], item.image.shape]).encode())
+    digest.update(np.ascontiguousarray(item.image))
+    for masks in (item.masks, *(item.target_masks or ()), *(() if item.ignore is None else (item.ignore,))):
+        digest.update(np.packbits(masks != 0))
+    return digest.hexdigest()
 
 
 def check_item(item: EvaluationItem) -> None:

@@ -4,7 +4,8 @@ import atexit
 import datetime
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from dataloaders.evaluation import evaluation_sets
 from utils.distributed import adopt_slurm, choose_device
 from utils.errors import UserError
+from utils.file_locks import open_locked
 from utils.flags import is_training_checkpoint, load_flagged_model
 from utils.saving import make_directory
 
@@ -39,6 +41,11 @@ def evaluate_checkpoint(flags, argv: Sequence[str]) -> int:
         make_directory(flags.vis_save_path)
 
     _join_processes(flags)
+    with _locked(places.report):
+        return _evaluate_all(flags, argv, sets, places)
+
+
+def _evaluate_all(flags, argv: Sequence[str], sets: dict, places: Places) -> int:
     model, processor = load_flagged_model(flags, int(os.environ.get("LOCAL_RANK", flags.local_rank)))
     is_main = place()[0] == 0
     weights = weights_hash(model) if is_main else None
@@ -156,7 +163,32 @@ def _partial(places: Places, weights: str | None, flags, spec: str, images: int,
     shared = [own]
     if place()[1] > 1:
         torch.distributed.broadcast_object_list(shared, src=0)
-    return PartialResults(places.partial, shared[0])
+    return PartialResults(places.partial, shared[0], key=fingerprint(spec, protocol.answer)[:8])
+
+
+@contextmanager
+def _locked(report: Path) -> Iterator[None]:
+    """Inside the `with` block no other evaluation writes the report; `UserError` on all processes if one does."""
+    rank, world = place()
+    lock, problem = None, [None]
+    if rank == 0:
+        try:
+            lock = open_locked(report.with_name(f".{report.name}.lock"))
+        except OSError as error:
+            problem = [f"{report.parent} cannot be written ({error.strerror}); --output FILE.json names another place"]
+        else:
+            if lock is None:
+                problem = [f"another evaluation is writing {report}; wait for its end, or give this one a --name"]
+    if world > 1:
+        torch.distributed.broadcast_object_list(problem, src=0)
+    if problem[0] is not None:
+        raise UserError(problem[0])
+    try:
+        yield
+    finally:
+        if lock is not None:
+            Path(lock.name).unlink(missing_ok=True)
+            lock.close()
 
 
 def _join_processes(flags) -> None:

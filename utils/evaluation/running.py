@@ -4,6 +4,7 @@ items ─▶ batches ─▶ predict ─▶ count ─▶ ImageResult per image �
 """
 
 import contextlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -15,14 +16,19 @@ from torch.utils.data import DataLoader
 
 from dataloaders.evaluation import EvaluationItem, evaluation_set
 from utils.errors import UserError, message_of
+from utils.free_memory import is_out_of_memory, release_memory
 from utils.scoring.counts import Row, iou, scored_pairs
 
-from .batches import Batches, Part
+from .batches import Batches, DigestedItems, Part
 from .counting import Counted, count
-from .partial import ImageResult, PartialResults
+from .partial import ImageResult, PartialFile, PartialResults
 from .predicting import predict
 from .predictions import predictions_of
 from .protocol import Protocol
+
+NO_MEMORY = "out of memory even with one image and one expression at a time; --precision bf16 takes half of fp32"
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, float | None, float | None], None]
 
@@ -32,12 +38,13 @@ class Effort:
     """How an evaluation is run, which changes none of its numbers.
 
     images, expressions: at a time, at most; an image with more expressions is taken in parts.
-    workers: processes that read images ahead.
+    workers: processes that read images ahead; prepare: called in each of them with its number.
     """
 
     images: int = 8
     expressions: int = 64
     workers: int = 0
+    prepare: Callable[[int], None] | None = None
 
 
 @dataclass
@@ -87,7 +94,7 @@ def evaluate(
     if total == 0:
         raise UserError(f"{spec}: the split below {dataset_dir} holds no images")
     rank, world = place()
-    done = _read_once(partial, total)
+    done = _read_once(partial, items, total, effort.workers)
     left = [number for number in range(total) if number not in done]
     batches = Batches(
         items,
@@ -103,7 +110,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        error = counting.run(batches, effort.workers, partial)
+        error = counting.run(batches, effort, partial)
     finally:
         model.train(was_training)
     results = sorted([*done.values(), *_gather(counting.finished, error)], key=lambda result: result.item)
@@ -128,28 +135,57 @@ class _Counting:
         self.spec, self.model, self.decode, self.keep, self.running = spec, model, decode, keep, running
         self.finished: list[ImageResult] = []
         self._waiting: dict[int, list[tuple[Counted, list[dict]]]] = {}
+        self._halved = False  # memory did not suffice for whole batches
 
-    def run(self, batches: Batches, workers: int, partial: PartialResults | None) -> str | None:
+    def run(self, batches: Batches, effort: Effort, partial: PartialResults | None) -> str | None:
         """Count all batches; returns what stopped it, if anything did."""
+        with partial.open(*place()) if partial else contextlib.nullcontext() as file:
+            while True:
+                try:
+                    self._count_all(batches, effort, file)
+                    return None
+                except UserError as error:
+                    return message_of(error)
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    smaller = batches.halved(done={result.item for result in self.finished})
+                    if smaller is None:
+                        return f"{NO_MEMORY} ({str(error).splitlines()[0]})"
+                # Here nothing refers to the failed attempt any more, so that its memory can be used.
+                self._waiting.clear()
+                release_memory(self.model.device)
+                if not self._halved:
+                    logger.warning(
+                        "%s: out of memory with %d images and %d expressions at a time; going on with half as many, "
+                        "or fewer where need be",
+                        self.spec,
+                        batches.images,
+                        batches.expressions,
+                    )
+                self._halved, batches = True, smaller
+
+    def _count_all(self, batches: Batches, effort: Effort, file: PartialFile | None) -> None:
         device = self.model.device
-        loader = DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=device.type == "cuda")
-        with partial.open(place()[0]) if partial else contextlib.nullcontext() as file:
-            try:
-                for work in loader:
-                    predicted = predict(self.model, work.to(device), batches.protocol, self.decode)
-                    counted = count(work.parts, predicted)
-                    new = []
-                    for part, one, counts in zip(work.parts, predicted, counted, strict=True):
-                        kept = predictions_of(self.spec, part, one, counts.rows) if self.keep else []
-                        new += self._finish(part, counts, kept)
-                    if file:
-                        file.add(new)
-                    self.finished += new
-                    self.running.add(new)
-            except UserError as error:
-                return message_of(error)
+        loader = DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=effort.workers,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=effort.prepare,
+        )
+        for work in loader:
+            predicted = predict(self.model, work.to(device), batches.protocol, self.decode)
+            counted = count(work.parts, predicted)
+            new = []
+            for part, one, counts in zip(work.parts, predicted, counted, strict=True):
+                kept = predictions_of(self.spec, part, one, counts.rows) if self.keep else []
+                new += self._finish(part, counts, kept)
+            if file:
+                file.add(new)
+            self.finished += new
+            self.running.add(new)
         assert not self._waiting
-        return None
 
     def _finish(self, part: Part, counted: Counted, predictions: list[dict]) -> list[ImageResult]:
         """The image's result once all its parts are counted; until then they wait."""
@@ -165,6 +201,7 @@ class _Counting:
                 silent=sum(one.silent for one, _ in parts),
                 layers=[layer for one, _ in parts for layer in one.layers],
                 predictions=[line for _, lines in parts for line in lines],
+                data=part.data,
             )
         ]
 
@@ -205,15 +242,35 @@ def place() -> tuple[int, int]:
     return 0, 1
 
 
-def _read_once(partial: PartialResults | None, total: int) -> dict[int, ImageResult]:
-    """What earlier calls have finished of the first `total` images; read by one process, before any writes."""
+def _read_once(
+    partial: PartialResults | None, items: Sequence[EvaluationItem], total: int, workers: int
+) -> dict[int, ImageResult]:
+    """What earlier calls have finished of the first `total` images, if these are what they were.
+
+    Files are read by one process before any writes; all processes share reading the images.
+    """
     if partial is None:
         return {}
     rank, world = place()
-    done = [partial.read() if rank == 0 else None]
+    shared = [partial.read() if rank == 0 else None]
     if world > 1:
-        torch.distributed.broadcast_object_list(done, src=0)
-    return {number: result for number, result in done[0].items() if number < total}
+        torch.distributed.broadcast_object_list(shared, src=0)
+    done = {number: result for number, result in shared[0].items() if number < total}
+    numbers = sorted(done)[rank::world]
+    loader = DataLoader(DigestedItems(items, numbers), batch_size=None, num_workers=workers if numbers else 0)
+    changed = [number for number, data in loader if done[number].data != data]
+    gathered = [changed]
+    if world > 1:
+        gathered = [None] * world
+        torch.distributed.all_gather_object(gathered, changed)
+    for number in (number for of_rank in gathered for number in of_rank):
+        del done[number]
+    if rank == 0 and len(done) < len(shared[0]) and any(gathered):
+        logger.warning(
+            "%d images or their annotations changed since they were counted; these are counted anew",
+            sum(map(len, gathered)),
+        )
+    return done
 
 
 def _gather(results: list[ImageResult], error: str | None) -> list[ImageResult]:

@@ -77,7 +77,7 @@ def differences_between(a: Path, b: Path, *, samples: int = SAMPLES, seed: int =
     gres_reference = [bool(_protocol(read_report(path)).get("gres_reference")) for path in (a, b)]
     if gres_reference[0] != gres_reference[1]:
         raise UserError(f"{a} and {b} count differently: only one of them was made with --gres_reference")
-    rows = [read_rows(path) for path in (a, b)]
+    rows = [_rows_of_report(path) for path in (a, b)]
     found = []
     for key_a, key_b in _shared(*rows):
         some = rows[0][key_a], rows[1][key_b]
@@ -113,6 +113,24 @@ def _differences(
         p = _p_value(resampled[~np.isnan(resampled)])
         found.append(Difference(split, answer, name, value_a, value_b, *bounds, p, images))
     return found
+
+
+def _rows_of_report(path: Path) -> dict[tuple[str, str], list[Row]]:
+    """The rows beside a report, if they are those that its scores were computed from."""
+    report, rows = read_report(path), read_rows(path)
+    for (split, answer), some in rows.items():
+        scores = report["splits"].get(split, {})
+        scores = scores.get(answer, scores)  # by answer where a report has several
+        if scores.get("protocol", {}).get("answer", answer) != answer:
+            raise UserError(f"{path} and its rows do not belong together: the rows of {split} are of other answers")
+        said = scores.get("images"), scores.get("expressions")
+        counted = len({row.item for row in some}), len(some)
+        if said != counted:
+            raise UserError(
+                f"{path} and its rows do not belong together: {split} has {said[0]} images and {said[1]} expressions "
+                f"there, and {counted[0]} and {counted[1]} in the rows; evaluate again"
+            )
+    return rows
 
 
 def _p_value(differences: np.ndarray) -> float:

@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from utils.schema import ShapeError, flag, list_of, optional, record, text, whole
+
+MOST_PIXELS = 2**34  # of an image: far more than any has, and few enough that sums stay exact
+
 
 @dataclass(frozen=True)
 class ExpressionCounts:
@@ -37,13 +41,8 @@ class ExpressionCounts:
     answer: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Content for JSON; `from_dict` reads it back."""
+        """Content for JSON; `row_from_dict` reads it back."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "ExpressionCounts":
-        """Raises TypeError where keys are missing or unknown."""
-        return cls(**content)
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,8 @@ class QuestionCounts:
     answer: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Content for JSON; `from_dict` reads it back."""
+        """Content for JSON; `row_from_dict` reads it back."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "QuestionCounts":
-        """Raises TypeError where keys are missing or unknown."""
-        return cls(**content)
 
     def pairs(self) -> list["Pair"]:
         """Predictions assigned to targets so that the sum of IoU is largest; what is left over pairs with nothing.
@@ -103,10 +97,64 @@ class Pair:
         return iou(self.intersection, self.union) if self.matched else 0.0
 
 
+def _area(value: Any, where: str) -> None:
+    whole(0)(value, where)
+    if value > MOST_PIXELS:
+        raise ShapeError(f"{where} is larger than any image")
+
+
+_EXPRESSION = record(
+    {
+        "item": whole(0),
+        "image": text,
+        "expression": whole(0),
+        "ref": optional(whole(0)),
+        "exists": flag,
+        "present": flag,
+        "intersection": _area,
+        "union": _area,
+        "predicted_area": _area,
+        "target_area": _area,
+    },
+    {"answer": optional(text)},
+)
+_QUESTION = record(
+    {
+        "item": whole(0),
+        "image": text,
+        "intersections": list_of(list_of(_area)),
+        "predicted_areas": list_of(_area),
+        "target_areas": list_of(_area),
+    },
+    {"expression": whole(0), "answer": optional(text)},
+)
+
+
+def check_row(value: Any, where: str) -> None:
+    """The shape of a row in a file: its fields, and counts that can be those of two masks."""
+    if isinstance(value, dict) and "intersections" in value:
+        _QUESTION(value, where)
+        overlaps, predicted, targets = value["intersections"], value["predicted_areas"], value["target_areas"]
+        if len(overlaps) != len(predicted) or any(len(one) != len(targets) for one in overlaps):
+            raise ShapeError(f"{where}.intersections should have {len(predicted)} x {len(targets)} numbers")
+        pairs = [
+            (overlap, area, target)
+            for area, of_area in zip(predicted, overlaps, strict=True)
+            for target, overlap in zip(targets, of_area, strict=True)
+        ]
+    else:
+        _EXPRESSION(value, where)
+        overlap, area, target = value["intersection"], value["predicted_area"], value["target_area"]
+        if value["union"] != area + target - overlap:
+            raise ShapeError(f"{where}.union should be {area + target - overlap} for these areas and intersection")
+        pairs = [(overlap, area, target)]
+    if any(overlap > min(area, target) for overlap, area, target in pairs):
+        raise ShapeError(f"{where} has an intersection that is larger than the masks")
+
+
 def row_from_dict(content: dict[str, Any]) -> Row:
-    """The row that `to_dict` made; raises TypeError where `content` is none."""
-    kind = QuestionCounts if "intersections" in content else ExpressionCounts
-    return kind.from_dict(content)
+    """The row that `to_dict` made; `content` has passed `check_row`."""
+    return QuestionCounts(**content) if "intersections" in content else ExpressionCounts(**content)
 
 
 def iou(intersection: int, union: int) -> float:

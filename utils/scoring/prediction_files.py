@@ -95,6 +95,8 @@ def _read_prediction(content: dict[str, Any], split: str, number: int, where: st
     if several and not isinstance(masks, list):
         raise UserError(f"{where}: 'masks' should be a list of masks, it is {shown(masks)}")
     answer = content.get("answer")
+    if not isinstance(answer, str | None):
+        raise UserError(f"{where}: 'answer' should be text, it is {shown(answer)}")
     return Prediction(
         line=number,
         entry=image if index is None else index,
@@ -102,7 +104,7 @@ def _read_prediction(content: dict[str, Any], split: str, number: int, where: st
         expression=_place(content, "expression", where),
         present=present,
         masks=tuple(masks) if several else () if masks is None else (masks,),
-        answer=answer if isinstance(answer, str) else None,
+        answer=answer,
     )
 
 

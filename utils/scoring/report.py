@@ -5,15 +5,30 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dataloaders.json_files import read_json
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.reading import parse_json, read_lines
+from utils.schema import (
+    Shape,
+    ShapeError,
+    anything,
+    flag,
+    list_of,
+    mapping,
+    number,
+    optional,
+    text,
+    whole,
+)
 
-from .counts import Row, row_from_dict
+from .counts import Row, check_row, row_from_dict
+from .scores import INTERVAL, kind_of, metrics_of
+
+MOST_SECONDS = 2**32  # more than a century
 
 
 def rows_path(report: Path) -> Path:
@@ -39,36 +54,142 @@ def write_report(
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """The content of a report; raises `UserError` where the file is none."""
+    """The content of a report, of the declared shape; raises `UserError` where the file is none."""
     report = read_json(path, dict) if path.exists() else None
     if report is None:
         raise UserError(f"{path}: no such report")
     if not isinstance(report.get("splits"), dict):
         raise UserError(f"{path} is not a report of eval.py: it has no 'splits'")
+    try:
+        _with_known(_PARTS, report, "")
+        _finite(report, "")
+    except (ShapeError, RecursionError) as error:
+        raise UserError(f"{path} is not a report of eval.py ({error}); evaluate again") from error
     return report
 
 
 def read_rows(report: Path) -> dict[tuple[str, str], list[Row]]:
-    """The rows beside a report, by split and answer."""
+    """The rows beside a report, by split and answer; raises `UserError` for a line that is none.
+
+    A split has rows of one kind, and each expression once.
+    """
     path = rows_path(report)
-    if not path.is_file():
+    if not path.exists():
         raise UserError(
             f"{path} is missing: the rows of {report.name}, which eval.py writes beside it; keep them together"
         )
     found: dict[tuple[str, str], list[Row]] = {}
-    for number, line in read_lines(path, missing="eval.py writes it beside its report"):
-        content = parse_json(line, f"{path}, line {number}", remedy="evaluate again")
+    lines: dict[tuple[str, str, int, int], int] = {}
+    for place, line in read_lines(path, missing="eval.py writes it beside its report"):
+        where = f"{path}, line {place}"
+        content = parse_json(line, where, remedy="evaluate again")
         try:
-            key = (content.pop("split"), content.pop("protocol"))
-            found.setdefault(key, []).append(row_from_dict(content))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}, line {number} is not a row of a report ({error}); evaluate again") from error
+            _row_of_a_split(content, "")
+        except ShapeError as error:
+            raise UserError(f"{where} is not a row of a report ({error}); evaluate again") from error
+        key = (content.pop("split"), content.pop("protocol"))
+        row = row_from_dict(content)
+        before = lines.setdefault((*key, row.item, row.expression), place)
+        if before != place:
+            raise UserError(f"{where} is about the same expression as line {before}; evaluate again")
+        found.setdefault(key, []).append(row)
     return found
+
+
+def _row_of_a_split(value: Any, where: str) -> None:
+    """The shape of a line: a row, and the split and protocol that it belongs to."""
+    mapping(anything, at_least=("split", "protocol"))(value, where)
+    text(value["split"], "split")
+    text(value["protocol"], "protocol")
+    check_row({key: one for key, one in value.items() if key not in ("split", "protocol")}, where)
+    if ("intersections" in value) != (kind_of(value["split"]) == "muse"):
+        raise ShapeError(f"split {shown(value['split'])} has rows of another kind")
+
+
+def _share(value: Any, where: str) -> None:
+    number(value, where)
+    if not 0 <= value <= 1:
+        raise ShapeError(f"{where} is outside 0 to 1")
+
+
+def _scores(value: Any, where: str) -> None:
+    """The scores of a split under one protocol: counts, metrics from 0 to 1 or None, and their intervals."""
+    mapping(anything)(value, where)
+    for name, one in value.items():
+        if name.endswith(INTERVAL):
+            optional(list_of(_share))(one, f"{where}.{name}")
+        elif name in _METRICS:
+            optional(_share)(one, f"{where}.{name}")
+        elif name in _OTHER:
+            _OTHER[name](one, f"{where}.{name}")
+
+
+def _finite(value: Any, where: str) -> None:
+    """Numbers that were not declared are finite, too."""
+    if isinstance(value, dict):
+        mapping(_finite)(value, where)
+    elif isinstance(value, list):
+        list_of(_finite)(value, where)
+    elif isinstance(value, float):
+        number(value, where)
+
+
+_NAMED: dict[str, Shape] = {"answer": text, "expressions": optional(text), "layer": text, "gres_reference": flag}
+
+
+def _protocol(value: Any, where: str) -> None:
+    _with_known(_NAMED, value, where)
+
+
+def _seconds(value: Any, where: str) -> None:
+    number(value, where)
+    if not 0 <= value < MOST_SECONDS:
+        raise ShapeError(f"{where} is out of range")
+
+
+_COUNTS = ("images", "expressions", "empty_targets", "absent", "rejected", "predictions", "targets", "pairs", "silent")
+_METRICS = {name for spec in ("MultiReasonSeg|", "grefcoco|", "R-|") for name in metrics_of(spec)}
+_OTHER: dict[str, Shape] = {name: whole(0) for name in _COUNTS} | {
+    "protocol": _protocol,
+    "layers": mapping(whole(0)),
+    "seconds": _seconds,
+    "error": text,
+}
+
+
+def _split(value: Any, where: str) -> None:
+    """Scores, or with several protocols scores by answer."""
+    mapping(anything)(value, where)
+    (_scores if value.keys() & {"gIoU", "error"} else mapping(_scores))(value, where)
+
+
+def _with_known(known: Mapping[str, Shape], value: Any, where: str) -> None:
+    """An object whose known keys have their shapes; others may hold anything."""
+    mapping(anything)(value, where)
+    for name in value.keys() & known.keys():
+        known[name](value[name], f"{where}.{name}" if where else name)
+
+
+def _source(value: Any, where: str) -> None:
+    _with_known({"version": text, "file": text}, value, where)
+
+
+_PARTS: dict[str, Shape] = {
+    "splits": mapping(_split),
+    "protocol": _protocol,
+    "checkpoint": _source,
+    "predictions": _source,
+    "layers": mapping(whole(0)),
+}
 
 
 def write_whole(path: Path, pieces: Iterable[str]) -> None:
     """Write a text file whole or not at all; what UTF-8 cannot hold becomes "?"."""
     unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("w", encoding="utf-8", errors="replace") as file:
-        file.writelines(pieces)
-    os.replace(unfinished, path)
+    try:
+        with unfinished.open("w", encoding="utf-8", errors="replace") as file:
+            file.writelines(pieces)
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written ({error.strerror})") from error
