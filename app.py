@@ -19,6 +19,9 @@ def build_parser() -> FlagParser:
     group.add_argument("--runs_dir", default="runs", metavar="DIR", help="where experiments are (tab runs)")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on")
     group.add_argument("--port", type=positive, metavar="N", help="port (default: the first free one from 7860)")
+    group.add_argument(
+        "--root_path", metavar="PATH", help="where a proxy shows the page, such as /uground; needs --auth"
+    )
     group.add_argument("--share", action="store_true", help="open a public tunnel; needs --auth")
     group.add_argument("--auth", metavar="USER:PASS", help="ask visitors for this name and password")
     group.add_argument("--max_new_tokens", type=positive, default=256, metavar="N", help="longest answer")

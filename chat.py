@@ -55,7 +55,14 @@ def main(argv: Sequence[str]) -> int:
     from utils.chat_terminal import Chat
 
     model, processor = load_flagged_model(flags)
-    session = ChatSession(model, processor, layer=flags.layer, max_new_tokens=flags.max_new_tokens)
+    talks = lines is None and flags.prompt is None
+    session = ChatSession(
+        model,
+        processor,
+        layer=flags.layer,
+        max_new_tokens=flags.max_new_tokens,
+        too_long="Ask more briefly, or begin a new conversation with /reset" if talks else "Ask more briefly",
+    )
     if lines is not None:
         return 1 if answer_all(session, lines, flags.vis_save_path, sys.stdout, sys.stderr) else 0
     chat = Chat(session, flags.vis_save_path)

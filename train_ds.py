@@ -90,7 +90,7 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
 
     # Data and model; data first, for its errors come sooner
     say(f"\nreading {config.dataset_dir}, then {config.version}")
-    validation = None if config.no_eval else building.build_validation(config)
+    validation = None if config.no_eval else building.build_validation(config, world.device)
     mixture = building.build_data(config, schedule)
     model, processor, report = building.build_model(config, precision=precision)
     say(report.whole() if config.debug else report)
@@ -241,7 +241,7 @@ def evaluate_only(config: TrainingConfig, precision: str, world) -> None:
     from utils.training.scores import Scores
     from utils.training.validation import describe_scores
 
-    validation = building.build_validation(config)
+    validation = building.build_validation(config, world.device)
     if config.resume:
         model, processor, settings = load_trained(config.resume, precision=precision)
         report = settings["report"]

@@ -66,7 +66,10 @@ class Gate:
         if not _PAGES.fullmatch(scope["path"]) or ".." in scope["path"].split("/"):
             return 404, "There is nothing here."
         if self.hosts is not None and _name(headers.get(b"host", b"").decode("latin-1")) not in self.hosts:
-            return 403, "This server answers to its own address only; use http://127.0.0.1 with its port."
+            return 403, (
+                "This server answers to its own address only; use http://127.0.0.1 with its port. Behind a proxy, "
+                "start it with --auth USER:PASS, which lifts this, and with --root_path PATH if it is shown below one."
+            )
         if scope["method"] == "POST" and not scope["path"].endswith("/upload"):
             length = headers.get(b"content-length", b"")
             if not length.isdigit() or int(length) > _BODY:

@@ -65,7 +65,13 @@ def load_session(flags: Namespace, limits: Limits, tell: Callable[[str], None]) 
     tell("reading the weights")
     model, processor = load_flagged_model(flags)
     tell("ready")
-    return ChatSession(model, processor, layer=flags.layer, max_new_tokens=limits.answer)
+    return ChatSession(
+        model,
+        processor,
+        layer=flags.layer,
+        max_new_tokens=limits.answer,
+        too_long="Ask more briefly, or without follow-up, which begins a new conversation",
+    )
 
 
 class Server:
@@ -108,6 +114,7 @@ class Server:
             _, self.url, public = self.page.launch(
                 server_name=self.flags.host,
                 server_port=self.flags.port,
+                root_path=self.flags.root_path,
                 share=self.flags.share,
                 auth=self.auth,
                 theme=theme(),
@@ -127,8 +134,12 @@ class Server:
                 quiet=True,
                 prevent_thread_lock=True,
             )
-        except OSError as error:
-            raise UserError(f"no server on {self.flags.host}:{self.flags.port or '7860-7959'}: {error}") from None
+        except OSError:
+            port = self.flags.port
+            taken = (
+                "all ports from 7860 to 7959 are in use" if port is None else f"port {port} is in use or not allowed"
+            )
+            raise UserError(f"no server on {self.flags.host}: {taken}; --port N names another one") from None
         if self.context.model is not None:
             self.context.model.start()
         print(f"UGround runs on {self.url}  (Ctrl-C ends it)", flush=True)

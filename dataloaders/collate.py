@@ -85,6 +85,7 @@ class Collator:
         conversations leaves the batch.
     check_masks: a `[SEG]` needs a mask that is not empty and a `[REJ]` one that is. False where an evaluation asks for
         the mask of something absent.
+    too_long: what to do, in the program that collates, about text that does not fit into `max_length`.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Collator:
         padding_side: str = "right",
         max_length: int | None = 2048,
         check_masks: bool = True,
+        too_long: str = "Raise --model_max_length",
     ):
         if padding_side not in ("left", "right"):
             raise ValueError(f"padding_side is 'left' or 'right', not {padding_side!r}")
@@ -103,6 +105,7 @@ class Collator:
         self.padding_side = padding_side
         self.max_length = max_length
         self.check_masks = check_masks
+        self.too_long = too_long
         self._dropped = torch.zeros((), dtype=torch.int64).share_memory_()  # collation runs in worker processes
 
     @property
@@ -126,7 +129,7 @@ class Collator:
         if not kept:
             raise UserError(
                 f"no conversation fits into {self.max_length} tokens with its targets: "
-                f"{', '.join(map(_source, samples))}. Raise --model_max_length."
+                f"{', '.join(map(_source, samples))}. {self.too_long}."
             )
         sam_images, sam_sizes = zip(*(self.processor.sam_image(sample.image) for sample in kept))
         clip_images, clip_sizes = zip(*(self.processor.clip_image(sample.image) for sample in kept))
@@ -181,7 +184,7 @@ class Collator:
         if conversation.open or self.max_length <= len(conversation.prefix):
             raise UserError(
                 f"{_source(sample)}: the prompt has {len(conversation)} tokens, {len(conversation.prefix)} up to the "
-                f"image; the limit is {self.max_length}. Ask more briefly, or raise --model_max_length."
+                f"image; the limit is {self.max_length}. {self.too_long}."
             )
         cut = conversation.cut(self.max_length, self.processor.tokenizer.tokens_per_target)
         if cut is None:

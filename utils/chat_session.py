@@ -7,6 +7,7 @@
 A session keeps nothing between calls; the history belongs to the caller, so that one session serves many visitors.
 """
 
+import logging
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -19,9 +20,16 @@ from dataloaders.batch import Batch
 from dataloaders.collate import Collator
 from dataloaders.sample import Sample, Turn
 from model.generation import mask_scores
+from model.outputs import Answer
 from utils.errors import UserError
+from utils.free_memory import is_out_of_memory, release_memory
 from utils.reply import LayerChoice, Reply
 
+logger = logging.getLogger(__name__)
+
+NO_MEMORY = (
+    "out of memory: a smaller image or a shorter answer (--max_new_tokens) needs less, and so does --precision bf16"
+)
 _TARGET = re.compile(r"\[(?:SEG|REJ)\]")
 # A multi-token target of which the model wrote a part only.
 _BROKEN_TARGET = re.compile(r"\s*\[(?:SEG|REJ)\d+\]")
@@ -30,13 +38,24 @@ _UNFINISHED = re.compile(r"(?:\s*\[(?:SEG|REJ)\d+\])*\s*\ufffd*$")
 
 
 class ChatSession:
-    """Asks a model; `model` is a `GroundingModel` in evaluation mode, `processor` its `GroundingProcessor`."""
+    """Asks a model; `model` is a `GroundingModel` in evaluation mode, `processor` its `GroundingProcessor`.
 
-    def __init__(self, model, processor, *, layer: LayerChoice = None, max_new_tokens: int = 128):
+    too_long: what a user of this front end can do when the conversation is longer than the model reads.
+    """
+
+    def __init__(
+        self,
+        model,
+        processor,
+        *,
+        layer: LayerChoice = None,
+        max_new_tokens: int = 128,
+        too_long: str = "Ask more briefly",
+    ):
         self.model, self.processor = model, processor
         self.layer, self.max_new_tokens = layer, max_new_tokens
         longest = model.config.text_config.max_position_embeddings
-        self._collate = Collator(processor, packed=False, padding_side="left", max_length=longest, check_masks=False)
+        self._collate = Collator(processor, max_length=longest, check_masks=False, too_long=too_long)
 
     def ask(
         self,
@@ -53,9 +72,6 @@ class ChatSession:
         caller. `layer` overrides the session's. A turn of the history that got no answer is left out.
         """
         start = time.perf_counter()
-        if not prompt.strip():
-            raise UserError("the prompt is empty")
-        batch = self._batch(image, [*(turn for turn in history if turn.answer), Turn(prompt, None)])
         stream = TextStream(self.processor.decode)
 
         def on_token(row: int, token_id: int) -> None:
@@ -63,26 +79,67 @@ class ChatSession:
             if piece and on_text:
                 on_text(piece)
 
-        (answer,) = self.model.generate(
-            batch.to(self.model.device),
-            max_new_tokens=self.max_new_tokens,
-            layer=self.layer if layer is None else layer,
-            on_token=on_token,
-        )
-        text = _BROKEN_TARGET.sub("", self.processor.decode(answer.token_ids)).strip()
-        if on_text and text.startswith(stream.sent) and text != stream.sent:
-            on_text(text[len(stream.sent) :])
+        turns = [turn for turn in history if turn.answer]
+        (answer,) = self._generate(image, [[*turns, Turn(prompt, None)]], layer, on_token)
+        reply = self._reply(prompt, answer, time.perf_counter() - start)
+        if on_text and reply.text.startswith(stream.sent) and reply.text != stream.sent:
+            on_text(reply.text[len(stream.sent) :])
+        return reply
+
+    def ask_each(self, image: np.ndarray, prompts: Sequence[str]) -> list[Reply]:
+        """Answer prompts about one image at once, each as a conversation of its own; the image is read once.
+
+        Where memory does not suffice, half of them are answered at a time. The seconds of a reply are its share.
+        """
+        start = time.perf_counter()
+        try:
+            answers = self._generate(image, [[Turn(prompt, None)] for prompt in prompts])
+        except Exception as error:
+            if len(prompts) == 1 or not is_out_of_memory(error):
+                raise
+            answers = None
+        if answers is None:  # the failed attempt is over, so that its memory can be used
+            release_memory(self.model.device)
+            middle = len(prompts) // 2
+            logger.warning("out of memory with %d prompts at a time; going on with half as many", len(prompts))
+            return self.ask_each(image, prompts[:middle]) + self.ask_each(image, prompts[middle:])
+        seconds = (time.perf_counter() - start) / len(prompts)
+        return [self._reply(prompt, answer, seconds) for prompt, answer in zip(prompts, answers, strict=True)]
+
+    def _generate(
+        self,
+        image: np.ndarray,
+        conversations: Sequence[Sequence[Turn]],
+        layer: LayerChoice = None,
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> list[Answer]:
+        if not all(turns[-1].question.strip() for turns in conversations):
+            raise UserError("the prompt is empty")
+        try:
+            return self.model.generate(
+                self._batch(image, conversations).to(self.model.device),
+                max_new_tokens=self.max_new_tokens,
+                layer=self.layer if layer is None else layer,
+                on_token=on_token,
+            )
+        except Exception as error:
+            if len(conversations) > 1 or not is_out_of_memory(error):
+                raise
+        release_memory(self.model.device)
+        raise UserError(NO_MEMORY)
+
+    def _reply(self, prompt: str, answer: Answer, seconds: float) -> Reply:
         maps = answer.similarity_maps
         return Reply(
             prompt=prompt,
-            text=text,
+            text=_BROKEN_TARGET.sub("", self.processor.decode(answer.token_ids)).strip(),
             masks=(answer.mask_logits > 0).cpu().numpy(),
             scores=[float(score) for score in answer.mask_scores],
             layers=[int(layer) for layer in answer.layers],
             maps=None if maps is None else maps.float().cpu().numpy(),
             tokens=len(answer.token_ids),
             complete=len(answer.token_ids) < self.max_new_tokens,
-            seconds=time.perf_counter() - start,
+            seconds=seconds,
         )
 
     def segment_again(self, image: np.ndarray, history: Sequence[Turn], reply: Reply, layer: LayerChoice) -> Reply:
@@ -93,7 +150,7 @@ class ChatSession:
         layer = self.layer if layer is None else layer
         start = time.perf_counter()
         answered = [*(turn for turn in history if turn.answer), reply.turn]
-        found = self.model.segment(self._batch(image, answered).to(self.model.device), layer=layer)[0]
+        found = self.model.segment(self._batch(image, [answered]).to(self.model.device), layer=layer)[0]
         first = len(found.mask_logits) - len(reply.masks)  # the targets of earlier answers come before
         logits, maps = found.mask_logits[first:], found.similarity_maps
         return replace(
@@ -105,10 +162,12 @@ class ChatSession:
             seconds=time.perf_counter() - start,
         )
 
-    def _batch(self, image: np.ndarray, turns: Sequence[Turn]) -> Batch:
-        targets = sum(len(_TARGET.findall(turn.answer)) for turn in turns if turn.answer)
+    def _batch(self, image: np.ndarray, conversations: Sequence[Sequence[Turn]]) -> Batch:
+        answers = [turn.answer for turns in conversations for turn in turns if turn.answer]
+        targets = sum(len(_TARGET.findall(answer)) for answer in answers)
         unknown = np.zeros((targets, *image.shape[:2]), np.uint8)
-        sample = Sample(Path("the image"), image, [tuple(turns)], unknown, None, family="chat", dataset="chat")
+        conversations = [tuple(turns) for turns in conversations]
+        sample = Sample(Path("the image"), image, conversations, unknown, None, family="chat", dataset="chat")
         return self._collate([sample])
 
 

@@ -5,6 +5,7 @@ kite_1.json  kite_1_overlay.png  kite_1_mask_1.png  kite_1_mask_2.png …
 
 import json
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,15 @@ from utils.reply import Reply
 
 
 def make_directory(directory: Path) -> None:
-    """Make a directory for results, before any work is spent on them."""
+    """Make a directory for results that can be written, before any work is spent on them."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{directory} cannot be a directory for results: a file is in its place") from None
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written ({error.strerror}); choose another place for results") from None
 
 
 @dataclass
@@ -40,13 +45,18 @@ def save_reply(reply: Reply, image: np.ndarray, directory: Path, image_path: Pat
     make_directory(directory)
     record = _claim(directory, _stem(image_path))
     saved = SavedReply(record)
-    for number, mask in enumerate(reply.masks, start=1):
-        saved.masks.append(record.with_name(f"{record.stem}_mask_{number}.png"))
-        Image.fromarray(mask.astype(np.uint8) * 255).save(saved.masks[-1])
-    if reply.masks.any():
-        saved.overlay = record.with_name(f"{record.stem}_overlay.png")
-        Image.fromarray(overlay(image, reply.masks)).save(saved.overlay)
-    _write_json(record, reply_record(reply, image_path, saved))
+    try:
+        for number, mask in enumerate(reply.masks, start=1):
+            saved.masks.append(record.with_name(f"{record.stem}_mask_{number}.png"))
+            Image.fromarray(mask.astype(np.uint8) * 255).save(saved.masks[-1])
+        if reply.masks.any():
+            saved.overlay = record.with_name(f"{record.stem}_overlay.png")
+            Image.fromarray(overlay(image, reply.masks)).save(saved.overlay)
+        _write_json(record, reply_record(reply, image_path, saved))
+    except OSError as error:
+        for path in filter(None, (*saved.masks, saved.overlay, record)):
+            path.unlink(missing_ok=True)
+        raise UserError(f"{error.strerror or error}: the answer could not be kept in {directory}") from error
     return saved
 
 

@@ -227,8 +227,8 @@ def build_data(config: TrainingConfig, schedule: Schedule):
     )
 
 
-def build_validation(config: TrainingConfig):
-    """The validation splits, opened."""
+def build_validation(config: TrainingConfig, device: torch.device):
+    """The validation splits, opened; their images are read by as many processes as those of training."""
     from utils.training.validation import Validation
 
     return Validation(
@@ -238,6 +238,7 @@ def build_validation(config: TrainingConfig):
         layer=config.layer,
         batch_size=config.val_batch_size,
         limit=config.val_limit or None,
+        workers=worker_count(config.workers, device),
     )
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from utils.errors import UserError
 from utils.training.checkpoints import BEST, LATEST, Position, copy_checkpoint, save_checkpoint
 from utils.training.loop import Schedule
 from utils.training.progress import Progress, duration
+from utils.training.sampling import prepare_worker
 from utils.training.scores import Scores
+from utils.training.stopping import WorkersEnd
 from utils.training.tensorboard import Records
 from utils.training.zero3 import whole_weights
 
@@ -52,6 +55,7 @@ class Validation:
             "limit": limit,
             "workers": workers,
         }
+        self._prepare = partial(prepare_worker, end=WorkersEnd())
 
     @property
     def selecting(self) -> str:
@@ -90,7 +94,7 @@ class Validation:
                 self.dataset_dir,
                 Protocol(options["answer"], layer=options["layer"], limit=limit),
                 items=self.items[split],
-                effort=Effort(images=options["batch_size"], workers=options["workers"]),
+                effort=Effort(images=options["batch_size"], workers=options["workers"], prepare=self._prepare),
                 progress=progress,
             )
         return {"answer": options["answer"]} | score_split(split, outcome.rows)
