@@ -99,14 +99,11 @@ class KeyedRecords:
 Tables = Mapping[str, PackedRecords | KeyedRecords]
 
 
-def write_tables(path: Path, tables: Mapping[str, Iterable[Any] | Mapping[int, Any]], note: str) -> None:
-    """Write tables to one Arrow file: a mapping becomes `KeyedRecords`, anything else `PackedRecords`.
-
-    note: text kept in the file, see `read_tables`.
-    """
+def write_tables(path: Path, tables: Mapping[str, Iterable[Any] | Mapping[int, Any]]) -> None:
+    """Write tables to one Arrow file: a mapping becomes `KeyedRecords`, anything else `PackedRecords`."""
     packed = {name: _pack(values) for name, values in tables.items()}
     kinds = [[name, isinstance(records, KeyedRecords)] for name, records in packed.items()]
-    schema = pa.schema(_COLUMNS, metadata={"tables": json.dumps(kinds), "note": note})
+    schema = pa.schema(_COLUMNS, metadata={"tables": json.dumps(kinds)})
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for records in packed.values():
             batch = records.records.batch if isinstance(records, KeyedRecords) else records.batch
@@ -124,19 +121,19 @@ def pack_tables(tables: Mapping[str, Iterable[Any] | Mapping[int, Any]]) -> Tabl
     return {name: _pack(values) for name, values in tables.items()}
 
 
-def read_tables(path: Path) -> tuple[Tables, str]:
-    """The tables of a file, mapped into memory, and its note."""
+def read_tables(path: Path) -> Tables:
+    """The tables of a file, mapped into memory."""
     reader = pa.ipc.open_file(pa.memory_map(str(path)))
     metadata = reader.schema.metadata
     tables: dict[str, PackedRecords | KeyedRecords] = {}
     for number, (name, is_keyed) in enumerate(json.loads(metadata[b"tables"])):
         records = PackedRecords.of_batch(reader.get_batch(number), (path, name))
         tables[name] = KeyedRecords(records) if is_keyed else records
-    return tables, metadata[b"note"].decode()
+    return tables
 
 
 def _open_again(path: Path, name: str, rows: np.ndarray | None) -> PackedRecords:
-    table = read_tables(path)[0][name]
+    table = read_tables(path)[name]
     records = table.records if isinstance(table, KeyedRecords) else table
     return records if rows is None else records.take(rows)
 

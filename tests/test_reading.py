@@ -120,7 +120,7 @@ def test_a_line_of_a_gigabyte_takes_no_memory(tmp_path):
 
 # What is parsed elsewhere is no file: requests, orders through a pipe, records that this program packed itself.
 OTHERS = {"dashboard/gate.py", "utils/log_pump.py", "dataloaders/records.py"}
-OTHERS |= {"utils/training/scores.py", "utils/tracking/history.py", "dataloaders/index_cache.py"}  # not yet
+OTHERS |= {"utils/training/scores.py", "utils/tracking/history.py"}  # not yet
 OTHERS |= {"utils/training/tensorboard.py"}
 
 

@@ -105,6 +105,73 @@ def test_a_damaged_index_is_built_again(open_counted, tmp_path, damage):
     assert open_counted.built == 2
 
 
+@pytest.mark.parametrize("share", np.linspace(0, 0.999, 8))
+def test_one_flipped_bit_builds_the_index_again(open_counted, tmp_path, caplog, share):
+    open_counted()
+    (file,) = cache_directory(tmp_path).glob("*.arrow")
+    content = bytearray(file.read_bytes())
+    content[int(len(content) * share)] ^= 4
+    file.write_bytes(content)
+
+    assert list(open_counted()["texts"]) == ["one", "two"]
+    assert open_counted.built == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{file} is damaged: its content is not what was written; it is made anew"
+    ]
+
+
+def test_a_copied_index_is_read_once_and_then_trusted(open_counted, tmp_path):
+    open_counted()
+    (file,) = cache_directory(tmp_path).glob("*.arrow")
+    stamp = file.with_suffix(".json").read_bytes()
+    os.utime(file, ns=(1, 1))
+
+    open_counted()
+
+    assert open_counted.built == 1
+    assert file.with_suffix(".json").read_bytes() != stamp
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"[]", b'{"seal": 1, "stamp": {}}', b'{"seal": "' + "é".encode() + b'", "stamp": 1}', b"\xff"],
+)
+def test_a_damaged_stamp_builds_the_index_again(open_counted, tmp_path, content):
+    open_counted()
+    (stamp,) = cache_directory(tmp_path).glob("*.json")
+    stamp.write_bytes(content)
+
+    assert list(open_counted()["texts"]) == ["one", "two"]
+    assert open_counted.built == 2
+
+
+def test_an_index_that_came_with_a_data_set_is_not_read(open_counted, tmp_path, monkeypatch):
+    """Its author has written the same data with the same program, but with another key, and put other texts into it."""
+    monkeypatch.setenv("HOME", str(tmp_path / "author"))
+    open_counted()
+    (theirs,) = cache_directory(tmp_path).glob("*.arrow")
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    open_counted()
+    (ours,) = set(cache_directory(tmp_path).glob("*.arrow")) - {theirs}
+    assert open_counted.built == 2
+
+    for suffix in (".arrow", ".json"):  # and now under the name that ours has
+        os.replace(theirs.with_suffix(suffix), ours.with_suffix(suffix))
+
+    assert list(open_counted()["texts"]) == ["one", "two"]
+    assert open_counted.built == 3
+    assert (tmp_path / "user/.cache/uground/index.key").stat().st_mode & 0o077 == 0
+
+
+def test_a_link_in_the_cache_of_a_data_set_is_not_written_through(open_counted, tmp_path):
+    (tmp_path / ".uground_cache").mkdir()
+    (tmp_path / ".uground_cache/.gitignore").symlink_to(tmp_path / "elsewhere")
+
+    open_counted()
+
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_missing_source_is_named(tmp_path, open_counted, source):
     source.unlink()
 
