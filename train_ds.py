@@ -72,6 +72,7 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
         start_engine,
     )
     from utils.training.loop import train
+    from utils.training.memory import shared_memory_warning
     from utils.training.metering import StepMeter
     from utils.training.preflight import preflight
     from utils.training.scores import Scores
@@ -139,6 +140,9 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
     families = [family.name for family in mixture.families]
     meter = StepMeter(model.config.num_layers, world.device, families)
     workers = building.worker_count(config.workers, world.device)
+    read_ahead = workers * building.PREFETCHED * building.expected_batch_bytes(config, model.config)
+    for line in shared_memory_warning(read_ahead, processes=world.size_of_machine):
+        say(line)
     if config.dry_run:
         batches = building.build_batches(mixture, collator, schedule, schedule.position_at(0), world, workers)
         preflight(
@@ -152,6 +156,7 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
             meter=meter,
             precision=precision,
             zero_stage=config.zero_stage,
+            workers=workers,
             world=world,
             say=say,
         )

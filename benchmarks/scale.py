@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from utils.errors import run_main
+from utils.training.engine import BUCKET
 from utils.training.memory import GIB, estimate_memory
 
 GPUS_PER_NODE = 8
@@ -58,11 +59,18 @@ def predict(count, machine: Machine, *, gpus: int, zero_stage: int, images: int,
     times the tensors of a layer that its own backward pass needs.
     """
     estimate = estimate_memory(
-        total=count.total, trainable=count.trainable, precision="bf16", zero_stage=zero_stage, world_size=gpus
+        total=count.total,
+        trainable=count.trainable,
+        precision="bf16",
+        zero_stage=zero_stage,
+        world_size=gpus,
+        accumulation=10,
+        bucket=min(BUCKET, count.trainable),
+        overlap=True,
     )
     activations = count.kept_bytes * (1 + LAYER_TENSORS / layers)
     gathered = 2 * count.total * BF16_BYTES / layers if zero_stage == 3 and gpus > 1 else 0  # this layer and the next
-    memory = estimate.total + activations + gathered + machine.runtime_gb * GIB
+    memory = estimate.peak(activations + gathered) + machine.runtime_gb * GIB
     computing = count.flops / (machine.tflops * 1e12 * machine.utilisation)
     share = (gpus - 1) / gpus
     sent = 2 * share * count.trainable * BF16_BYTES  # gradients are reduced, weights come back

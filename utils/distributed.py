@@ -36,6 +36,11 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def size_of_machine(self) -> int:
+        """Processes on this machine: one for each GPU, or all of them."""
+        return min(self.size, torch.cuda.device_count()) if self.device.type == "cuda" else self.size
+
     def barrier(self) -> None:
         if self.size > 1:
             torch.distributed.barrier()

@@ -1,16 +1,22 @@
 """The dry run: its estimate, its search for the largest batch, what it says, and that it leaves nothing."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from dataloaders.collate import Collator
 from dataloaders.sample import Turn
+from model.checkpoints.loading import PRECISIONS
 from tests.tiny import tiny_model, tiny_samples
+from tests.training.test_processes import on_processes
+from utils.training import memory
+from utils.training.engine import build_optimizer, engine_config, start_engine
 from utils.training.loop import Schedule
-from utils.training.memory import estimate_memory, peak_memory, tensor_memory
+from utils.training.memory import batch_bytes, estimate_memory, peak_memory, shared_memory_warning, tensor_memory
 from utils.training.preflight import describe_time, find_largest_batch, time_steps
 
 BILLION = 10**9
@@ -27,7 +33,7 @@ def test_stages_share_what_they_say():
         one = estimate(zero_stage=stage, world_size=4)
         return [number / BILLION for number in (one.weights, one.gradients, one.float32_copy, one.adam_moments)]
 
-    assert parts(0) == [16, 2, 0, 4]  # no float32 copy: the moments are bf16
+    assert parts(0) == [16, 2, 4, 8]
     assert parts(1) == [16, 2, 1, 2]
     assert parts(2) == [16, 0.5, 1, 2]
     assert parts(3) == [4, 0.5, 1, 2]
@@ -36,11 +42,9 @@ def test_stages_share_what_they_say():
 def test_a_classic_example_of_the_zero_paper():
     # 7.5 B parameters, all trained in 16 bit with Adam: 120 GB alone; with 64 devices 31.4, 16.6 and 1.9 GB.
     def gigabytes(stage, world_size):
-        size = int(7.5 * BILLION)
-        return (
-            estimate_memory(total=size, trainable=size, precision="fp16", zero_stage=stage, world_size=world_size).total
-            / BILLION
-        )
+        size = {"total": int(7.5 * BILLION), "trainable": int(7.5 * BILLION)}
+        one = estimate_memory(**size, precision="fp16", zero_stage=stage, world_size=world_size)
+        return one.backward / BILLION
 
     assert gigabytes(0, 1) == pytest.approx(120)
     assert [round(gigabytes(stage, 64), 1) for stage in (1, 2, 3)] == [31.4, 16.6, 1.9]
@@ -50,8 +54,71 @@ def test_buffers_are_doubled_where_communication_is_hidden():
     assert estimate(world_size=2, bucket=100).buckets == 200
     assert estimate(world_size=2, bucket=100, overlap=True).buckets == 400
     assert estimate(world_size=2, bucket=100, zero_stage=0).buckets == 0
-    stage_3 = estimate(world_size=2, bucket=100, zero_stage=3, overlap=True)
-    assert (stage_3.buckets, stage_3.kept_bucket) == (0, 200)
+    assert estimate(world_size=2, bucket=100, zero_stage=3, overlap=True).buckets == 200
+
+
+def test_the_optimizer_s_step_can_need_more_than_the_backward_pass():
+    one = estimate(world_size=1, bucket=100)
+    assert one.step - one.backward == 4 * BILLION - 200  # gradients in float32, buckets gone
+    assert one.peak() == one.step and one.peak(8 * BILLION) == one.backward + 8 * BILLION
+
+
+def _compare_with_deepspeed(world, cases) -> None:
+    """Tensors of real engines: between steps, and while the optimizer works."""
+    cpu = torch.device("cpu")
+    for zero_stage, precision in cases:
+        before, at_step = tensor_memory(cpu), []
+        model = nn.Sequential(*(nn.Linear(500, 500, bias=False) for _ in range(5))).to(PRECISIONS[precision])
+        model[0].requires_grad_(False)
+        config = engine_config(
+            batch_size=1, accumulation=2, world_size=world.size, precision=precision, zero_stage=zero_stage, lr=1e-3,
+            warmup_min_lr=0.0, warmup_num_steps=1, total_steps=9, overlap=False, bucket=10**6,
+        )  # fmt: skip
+        optimizer = build_optimizer(model, lr=1e-3, betas=(0.9, 0.95))
+        optimizer.register_step_pre_hook(lambda *_, seen=at_step: seen.append(tensor_memory(cpu)))
+        engine = start_engine(model, optimizer, config, world)
+        for _ in range(4):
+            engine.backward(engine(torch.ones(1, 500, dtype=PRECISIONS[precision])).float().square().mean())
+            engine.step()
+        expected = estimate_memory(
+            total=5 * 250_000, trainable=10**6, precision=precision, zero_stage=zero_stage, world_size=world.size,
+            accumulation=2, bucket=10**6,
+        )  # fmt: skip
+        between = tensor_memory(cpu) - before
+        assert between == pytest.approx(expected.between_steps, rel=0.02), (zero_stage, precision)
+        measured = (at_step[-1] - before) / expected.step  # without gradients that are copied already, or of others
+        assert 1 - expected.gradients / expected.step - 0.02 < measured < 1.02, (zero_stage, precision)
+        engine.destroy()
+        del engine, optimizer, model
+
+
+def test_the_estimate_is_what_deepspeed_holds():
+    on_processes(_compare_with_deepspeed, [(0, "bf16"), (2, "bf16"), (3, "bf16")], number=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_estimate_is_what_deepspeed_holds_in_every_case(number):
+    cases = [(stage, precision) for stage in (0, 1, 2, 3) for precision in ("fp32", "bf16")]
+    on_processes(_compare_with_deepspeed, cases, number=number)
+
+
+def test_shared_memory_that_is_too_small_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
+    (line,) = shared_memory_warning(20 * 2**20, processes=4)
+    assert "64 MiB free" in line and "80 MiB" in line and "--shm-size" in line and "--workers" in line
+    assert shared_memory_warning(16 * 2**20, processes=4) == []
+    monkeypatch.setattr(memory, "SHARED_MEMORY", tmp_path / "not there")
+    assert shared_memory_warning(20 * 2**20, processes=4) == []
+
+
+def test_what_a_worker_hands_over_is_counted():
+    _, processor = tiny_model()
+    batch = Collator(processor)(tiny_samples())
+    masks = sum(mask.nbytes for mask in batch.masks) + batch.ignore[1].nbytes
+    images = batch.sam_images.nbytes + batch.clip_images.nbytes
+    assert masks + images < batch_bytes(batch) < masks + images + 50 * batch.input_ids.numel()
 
 
 def test_the_memory_of_tensors_is_counted_once_per_storage():

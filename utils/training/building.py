@@ -19,6 +19,9 @@ from utils.training.sampling import CounterSampler, prepare_worker
 from utils.training.stopping import WorkersEnd
 from utils.training.trainable import set_trainable, trainable_prefixes
 
+PREFETCHED = 2  # micro-batches that a worker reads ahead
+MEGAPIXEL = 10**6
+
 
 def check_paths(config: TrainingConfig) -> None:
     """Files and directories that the command line names."""
@@ -125,8 +128,8 @@ def _check_model(model_config, config: TrainingConfig) -> None:
     """Flags that repeat what the model says must agree with it, and its settings must allow what the flags ask for."""
     if config.attn_implementation == FLASH_ATTENTION and model_config.pad_train_clip_images:
         raise UserError(
-            f"--attn_implementation {FLASH_ATTENTION}: {config.version} pads its CLIP images, and flash-attn cannot mask "
-            "padding; leave it out, or pass --no_pad_train_clip_images"
+            f"--attn_implementation {FLASH_ATTENTION}: {config.version} pads its CLIP images, and flash-attn cannot "
+            "mask padding; leave it out, or pass --no_pad_train_clip_images"
         )
     if config.num_layers is not None and config.num_layers != model_config.num_layers:
         raise UserError(
@@ -246,6 +249,13 @@ def worker_count(workers: int | None, device: torch.device) -> int:
     return workers if workers is not None else (4 if device.type == "cuda" else 1)
 
 
+def expected_batch_bytes(config: TrainingConfig, model_config) -> int:
+    """Bytes of a micro-batch: the images, and masks of a megapixel for the expressions drawn for each of them."""
+    sides = (model_config.sam_config.vision_config.image_size, model_config.clip_image_size)
+    masks = MEGAPIXEL * config.num_classes_per_sample
+    return config.batch_size * (sum(3 * side**2 for side in sides) + masks)
+
+
 def build_batches(mixture, collator, schedule: Schedule, start: Position, world: World, workers: int) -> DataLoader:
     """The micro-batches of this process from `start` to the end of training, read ahead by `workers` processes."""
     sampler = CounterSampler(
@@ -261,6 +271,7 @@ def build_batches(mixture, collator, schedule: Schedule, start: Position, world:
         batch_sampler=sampler,
         collate_fn=collator,
         num_workers=workers,
+        prefetch_factor=PREFETCHED if workers else None,
         pin_memory=world.device.type == "cuda",
         persistent_workers=workers > 0,
         worker_init_fn=partial(prepare_worker, end=WorkersEnd()),

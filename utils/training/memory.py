@@ -1,15 +1,18 @@
 """How much memory training needs: an estimate from numbers alone, and what this process uses.
 
 The estimate counts what does not depend on the batch, as DeepSpeed keeps it (ZeRO, Rajbhandari et al. 2020, section
-3): the weights, the gradients, the float32 copy that the optimizer works on, and Adam's two moments. Activations depend
-on the batch and are measured instead (`preflight.py`).
+3): the weights, the gradients, the float32 copy that the optimizer works on, Adam's two moments, and buffers. Tests
+compare it with what DeepSpeed allocates on a CPU. Activations depend on the batch: `preflight.py` measures them,
+`benchmarks.scale` counts them.
 """
 
 import gc
 import os
 import resource
+import shutil
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch._subclasses import FakeTensor
@@ -18,27 +21,48 @@ MIB, GIB = 2**20, 2**30
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 FLOAT32 = 4
 MOMENTS = 2  # of Adam
+SUB_GROUP = 10**9  # elements that ZeRO 3 updates at a time (DeepSpeed's default)
+SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one device, by what they are for."""
+    """Bytes on one device, by what they are for.
+
+    gradients: summed up over the micro-batches of a step. new_gradients: those of one micro-batch until they are added
+    to them. buckets: what gradients are reduced through, during the backward pass. float32_gradients: their copy in the
+    optimizer's precision, during its step. gradients_stay: ZeRO 3 keeps gradients and bucket between steps.
+    """
 
     weights: int
-    gradients: int
     float32_copy: int
     adam_moments: int
+    gradients: int
+    new_gradients: int
     buckets: int
-    kept_bucket: int
+    float32_gradients: int
+    gradients_stay: bool
 
     @property
     def between_steps(self) -> int:
-        """What stays when gradients are gone."""
-        return self.weights + self.float32_copy + self.adam_moments + self.kept_bucket
+        """What stays when a step is done."""
+        stays = self.gradients + self.buckets if self.gradients_stay else 0
+        return self.weights + self.float32_copy + self.adam_moments + stays
 
     @property
-    def total(self) -> int:
-        return sum(getattr(self, item.name) for item in fields(self))
+    def backward(self) -> int:
+        """At the end of a backward pass, activations apart."""
+        states = self.weights + self.float32_copy + self.adam_moments
+        return states + self.gradients + self.new_gradients + self.buckets
+
+    @property
+    def step(self) -> int:
+        """While the optimizer works, when activations are gone."""
+        buckets = self.buckets if self.gradients_stay else 0
+        return self.backward - self.new_gradients - self.buckets + buckets + self.float32_gradients
+
+    def peak(self, activations: int = 0) -> int:
+        return max(self.backward + activations, self.step)
 
 
 def estimate_memory(
@@ -48,6 +72,7 @@ def estimate_memory(
     precision: str,
     zero_stage: int,
     world_size: int,
+    accumulation: int = 1,
     bucket: int = 0,
     overlap: bool = False,
 ) -> MemoryEstimate:
@@ -55,26 +80,49 @@ def estimate_memory(
 
     total, trainable: numbers of parameters. precision: fp32, bf16 or fp16, of weights and gradients.
     zero_stage: 0 nothing is shared, 1 optimizer, 2 gradients too, 3 weights too.
+    accumulation: micro-batches of a step.
     bucket: elements of the buffer through which ZeRO reduces gradients; stages 1 and 2 have two where `overlap` hides
-    communication behind the backward pass, stage 3 keeps its one between steps.
+    communication behind the backward pass. Weights that come back after a step are gathered in place.
     """
     size = BYTES[precision]
 
     def share(count: int, from_stage: int) -> int:
         return -(-count // world_size) if zero_stage >= from_stage else count
 
-    # ZeRO's optimizer has a float32 copy whatever the precision; without ZeRO only fp16 has one, and bf16 keeps its
-    # moments in bf16.
-    has_copy = zero_stage >= 1 or precision == "fp16"
-    moment_size = FLOAT32 if has_copy else size
+    # ZeRO's optimizer has a float32 copy whatever the precision, and without ZeRO half precision has one.
+    has_copy = zero_stage >= 1 or precision != "fp32"
+    # fp32 gradients need no copy at the step, but ZeRO 3 makes one.
+    copied = share(trainable, 1) if precision != "fp32" or zero_stage == 3 else 0
+    if zero_stage == 3:
+        copied = min(copied, SUB_GROUP)
     return MemoryEstimate(
         weights=share(total, 3) * size,
-        gradients=share(trainable, 2) * size,
         float32_copy=share(trainable, 1) * FLOAT32 if has_copy else 0,
-        adam_moments=share(trainable, 1) * moment_size * MOMENTS,
-        buckets=bucket * size * (2 if overlap else 1) if zero_stage in (1, 2) else 0,
-        kept_bucket=bucket * size if zero_stage == 3 else 0,
+        adam_moments=share(trainable, 1) * FLOAT32 * MOMENTS,
+        gradients=share(trainable, 2) * size,
+        new_gradients=share(trainable, 2) * size if zero_stage == 2 and accumulation > 1 else 0,
+        buckets=bucket * size * (2 if overlap and zero_stage < 3 else 1) if zero_stage else 0,
+        float32_gradients=copied * FLOAT32,
+        gradients_stay=zero_stage == 3,
     )
+
+
+def shared_memory_warning(read_ahead: int, *, processes: int) -> list[str]:
+    """A line where the bytes that the workers of each of `processes` read ahead do not fit into shared memory."""
+    needed = processes * read_ahead
+    if not SHARED_MEMORY.is_dir() or needed <= (free := shutil.disk_usage(SHARED_MEMORY).free):
+        return []
+    return [
+        f"{SHARED_MEMORY} has {free / MIB:,.0f} MiB free, but what workers read ahead takes some "
+        f"{needed / MIB:,.0f} MiB, and they die where it is full: enlarge it (docker run --shm-size=16g), or lower "
+        "--workers or --batch_size"
+    ]
+
+
+def batch_bytes(batch) -> int:
+    """Of all tensors of a batch, as a worker hands them over."""
+    values = [each for value in vars(batch).values() for each in (value if isinstance(value, list) else [value])]
+    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
 
 
 def tensor_memory(device: torch.device) -> int:

@@ -14,10 +14,21 @@ import torch
 from dataloaders.batch import Batch
 from utils.distributed import World
 from utils.errors import UserError
+from utils.training.building import PREFETCHED
 from utils.training.checkpoints import Position
 from utils.training.engine import BUCKET
 from utils.training.loop import Schedule, train
-from utils.training.memory import GIB, MIB, MemoryEstimate, device_memory, estimate_memory, peak_memory, tensor_memory
+from utils.training.memory import (
+    GIB,
+    MIB,
+    MemoryEstimate,
+    batch_bytes,
+    device_memory,
+    estimate_memory,
+    peak_memory,
+    shared_memory_warning,
+    tensor_memory,
+)
 from utils.training.metering import StepMeter
 from utils.training.progress import duration
 from utils.training.summaries import heading, pairs, table
@@ -93,10 +104,12 @@ def time_validation(validation, model, processor, world: World) -> float:
     return total
 
 
-def describe_memory(estimate: MemoryEstimate, *, held: int, peak: int, device: torch.device) -> list[str]:
+def describe_memory(
+    estimate: MemoryEstimate, *, held: int, peak: int, device: torch.device, read_ahead: int
+) -> list[str]:
     """Estimated and measured bytes of one process. held: of tensors after an optimizer step; peak: during it, of
-    tensors on a GPU and of the whole process on a CPU."""
-    unit, name = (GIB, "GiB") if max(peak, estimate.total) >= GIB else (MIB, "MiB")
+    tensors on a GPU and of the whole process on a CPU; read_ahead: of the batches that its workers keep ready."""
+    unit, name = (GIB, "GiB") if max(peak, estimate.peak()) >= GIB else (MIB, "MiB")
 
     def shown(count: int) -> str:
         return f"{count / unit:,.2f}"
@@ -105,16 +118,24 @@ def describe_memory(estimate: MemoryEstimate, *, held: int, peak: int, device: t
         return [(part.replace("_", " "), shown(count), "") for part, count in counts.items() if count]
 
     rows = parts(weights=estimate.weights, float32_copy=estimate.float32_copy, moments_of_Adam=estimate.adam_moments)
-    rows += parts(buffer_of_ZeRO=estimate.kept_bucket)
-    rows.append(("between steps", shown(estimate.between_steps), shown(held)))
-    rows += parts(gradients=estimate.gradients, buffers_of_ZeRO=estimate.buckets)
+    gradients = parts(
+        gradients=estimate.gradients,
+        gradients_of_one_micro_batch=estimate.new_gradients,
+        buffers_of_ZeRO=estimate.buckets,
+    )
+    between = ("between steps", shown(estimate.between_steps), shown(held))
+    rows += [*gradients, between] if estimate.gradients_stay else [between, *gradients]
+    rows.append(("backward pass, without activations", shown(estimate.backward), ""))
+    rows += parts(gradients_in_float32_at_the_step=estimate.float32_gradients)
+    rows.append(("optimizer step", shown(estimate.step), ""))
     if device.type == "cuda":
-        rows.append(("activations", "", shown(max(peak - held - estimate.gradients - estimate.buckets, 0))))
+        rows.append(("activations", "", shown(max(peak - estimate.backward, 0))))
     else:
         rows.append(("these, activations and Python", "", shown(peak - held)))
-    rows.append((f"peak, of {device_memory(device) / unit:,.0f}", "", shown(peak)))
+    rows.append((f"peak, of {device_memory(device) / unit:,.0f}", f"at least {shown(estimate.peak())}", shown(peak)))
     title = f"Memory of a process ({device.type}), {name}"
-    return [*heading(title), *table(("", "estimated", "measured"), rows, totals=1)]
+    lines = [*heading(title), *table(("", "estimated", "measured"), rows, totals=1)]
+    return [*lines, f"  and {read_ahead / unit:,.2f} {name} of shared memory for what its workers read ahead"]
 
 
 def describe_time(
@@ -162,6 +183,7 @@ def preflight(
     meter: StepMeter,
     precision: str,
     zero_stage: int,
+    workers: int,
     world: World,
     say: Callable[[str], None],
 ) -> None:
@@ -189,6 +211,7 @@ def preflight(
         precision=precision,
         zero_stage=zero_stage,
         world_size=world.size,
+        accumulation=schedule.accumulation,
         bucket=min(BUCKET, trainable),
         overlap=world.device.type == "cuda",
     )
@@ -199,11 +222,15 @@ def preflight(
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"the largest batch does not fit into {device_memory(world.device) / GIB:.1f} GiB: between steps alone "
-            f"{estimate.total / GIB:.1f} GiB are needed. Lower --batch_size (and raise --grad_accumulation_steps), "
-            "--num_classes_per_sample or --model_max_length, or share more with --zero_stage and more processes"
+            f"{estimate.between_steps / GIB:.1f} GiB are needed, and {estimate.peak() / GIB:.1f} during a step. Lower "
+            "--batch_size (and raise --grad_accumulation_steps), --num_classes_per_sample or --model_max_length, or "
+            "share more with --zero_stage and more processes"
         ) from error
     held, peak = tensor_memory(world.device), peak_memory(world.device)
-    say("\n".join(describe_memory(estimate, held=held, peak=peak, device=world.device)))
+    read_ahead = workers * PREFETCHED * batch_bytes(largest.batch)
+    say("\n".join(describe_memory(estimate, held=held, peak=peak, device=world.device, read_ahead=read_ahead)))
+    for line in shared_memory_warning(read_ahead, processes=world.size_of_machine):
+        say(line)
     seconds = time_steps(batches, schedule, run)
     validation_seconds = None
     if validation:
