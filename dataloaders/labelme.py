@@ -10,7 +10,7 @@ import numpy as np
 from dataloaders.json_files import read_json, require, require_list
 from dataloaders.repairs import BadEntry, note_repair
 from dataloaders.sample import refuse_targets
-from dataloaders.segmentations import cut_off_far, note_crop, refuse_fractions
+from dataloaders.segmentations import check_amount, cut_off_far, note_crop, refuse_fractions
 from utils.errors import UserError, shown
 
 _IGNORED = 255
@@ -43,7 +43,9 @@ def read_annotation(path: Path) -> ReasonAnnotation:
     for sentence in sentences:
         refuse_targets(sentence, str(path))
     shapes = []
-    for index, shape in enumerate(require_list(record, "shapes", str(path))):
+    listed = require_list(record, "shapes", str(path))
+    check_amount(len(listed), 0, str(path))
+    for index, shape in enumerate(listed):
         where = f"{path}: shape {index}"
         label = str(require(shape, "label", where))
         if label.lower() != "flag":

@@ -16,6 +16,9 @@ from utils.errors import UserError, shown
 # pycocotools walks along a polygon in steps of 1/5 pixel and keeps every one, in 32-bit integers.
 REACH = 4  # image sides outside the image, up to which a polygon is drawn as it is; what is farther is cut off before
 LONGEST_OUTLINE = 2**21  # pixels, most of a polygon's outline
+MOST_PARTS = 10_000  # of one mask; official sets have hundreds
+MOST_POINTS = 1_000_000
+_MOST_GROUPS = 7  # of five bits in a run length: more than any image has pixels
 
 NO_PIXEL = "encloses no pixel of the image (a polygon needs three points, and some area inside)"
 
@@ -30,21 +33,28 @@ def decode_segmentation(segmentation: Any, height: int, width: int, where: str) 
         segmentation = [segmentation]
     elif not isinstance(segmentation, list):
         raise UserError(f"{where}: a segmentation is a list or a dictionary, not {shown(segmentation)}")
+    numbers = sum(len(part) for part in segmentation if isinstance(part, list))
+    check_amount(len(segmentation), numbers // 2, where)
     parts = [part if isinstance(part, dict) else _corners(part, where) for part in segmentation]
     polygons = [part for part in parts if not isinstance(part, dict)]
     refuse_fractions(polygons, height, width, where)
     note_crop(polygons, height, width, where)
-    mask = np.zeros((height, width), np.uint8)
-    dropped = 0
-    for part in parts:
-        drawn = _draw(part, height, width, where)
-        if drawn is None or not drawn.any():
-            dropped += 1
-        else:
-            mask |= drawn
-    if 0 < dropped < len(parts):
+    drawn = [_encode(part, height, width, where) for part in parts]
+    filled = [rle for rle in drawn if rle is not None and coco_mask.area(rle)]
+    if not filled:
+        return np.zeros((height, width), np.uint8)
+    dropped = len(parts) - len(filled)
+    if dropped:
         note_repair(where, f"{dropped} of {len(parts)} parts dropped: fewer than three points, or not a pixel inside")
-    return mask
+    return np.ascontiguousarray(coco_mask.decode(coco_mask.merge(filled)))
+
+
+def check_amount(parts: int, points: int, where: str) -> None:
+    """Refuse a mask of so many parts or points that drawing it would take minutes."""
+    if parts > MOST_PARTS or points > MOST_POINTS:
+        raise BadEntry.at(
+            where, f"a mask of {parts} parts and {points} points; at most {MOST_PARTS} and {MOST_POINTS} are drawn"
+        )
 
 
 def refuse_fractions(polygons: Sequence[np.ndarray], height: int, width: int, where: str) -> None:
@@ -99,16 +109,16 @@ def _cut_off(points: np.ndarray, axis: int, sign: int, limit: float) -> np.ndarr
     return np.stack([crossing, points], axis=1).reshape(-1, 2)[kept]
 
 
-def _draw(part: dict | np.ndarray, height: int, width: int, where: str) -> np.ndarray | None:
-    """uint8 [height, width] of one part; None for a polygon without three points."""
+def _encode(part: dict | np.ndarray, height: int, width: int, where: str) -> dict | None:
+    """The compressed RLE of one part; None for a polygon without three points."""
     if isinstance(part, dict):
-        return coco_mask.decode(_run_lengths(part, height, width, where))
+        return _run_lengths(part, height, width, where)
     if len(part) < 3:
         return None
     part = cut_off_far(part, height, width, where)
     if len(part) < 3:
         return None
-    return coco_mask.decode(coco_mask.frPyObjects([part.reshape(-1).tolist()], height, width)[0])
+    return coco_mask.frPyObjects([part.reshape(-1).tolist()], height, width)[0]
 
 
 def _corners(values: Any, where: str) -> np.ndarray:
@@ -135,6 +145,8 @@ def _run_lengths(rle: dict, height: int, width: int, where: str) -> dict:
         raise BadEntry.at(where, f"an RLE for an image of {size} (height, width), the image has {[height, width]}")
     if isinstance(counts, str):
         counts = counts.encode("ascii", errors="replace")
+    if isinstance(counts, list | bytes) and len(counts) > _MOST_GROUPS * (height * width + 2):
+        raise BadEntry.at(where, f"an RLE of {len(counts)} counts for an image of {height * width} pixels")
     if isinstance(counts, list) and all(type(count) is int for count in counts):
         lengths = counts
     elif isinstance(counts, bytes):
@@ -142,7 +154,9 @@ def _run_lengths(rle: dict, height: int, width: int, where: str) -> dict:
     else:
         raise UserError(f"{where}: an RLE needs its 'counts', a list of whole numbers or text, not {shown(counts)}")
     if any(length < 0 for length in lengths):
-        raise BadEntry.at(where, f"a run of {min(lengths)} pixels; run lengths are 0 or more")
+        raise BadEntry.at(where, f"a run of {shown(min(lengths))} pixels; run lengths are 0 or more")
+    if any(length > height * width for length in lengths):
+        raise BadEntry.at(where, f"a run of {shown(max(lengths))} pixels, the image has {height * width}")
     if sum(lengths) != height * width:
         raise BadEntry.at(where, f"run lengths add up to {sum(lengths)} pixels, the image has {height * width}")
     # Its own reading of damaged text takes pycocotools beyond the end of the text: it is given the numbers instead.
@@ -161,6 +175,8 @@ def _uncompress(counts: bytes, where: str) -> list[int]:
         group = character - 48
         value |= (group & 31) << shift
         shift += 5
+        if shift > 5 * _MOST_GROUPS:
+            raise BadEntry.at(where, f"a run length of more than {_MOST_GROUPS} characters")
         if group & 32:
             continue
         if group & 16:
