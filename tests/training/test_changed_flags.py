@@ -87,7 +87,7 @@ def test_trained_weights_are_not_put_on_top_of_another_base(run, model):
     with torch.no_grad():
         other.get_parameter(name).flatten()[0] += 1
     assert frozen_digest(other) != frozen_digest(model) == run["frozen"]
-    with pytest.raises(UserError, match="other frozen weights.*start with --version .*clip.* --exp_name"):
+    with pytest.raises(UserError, match="other frozen weights.*start with --version .*clip.*their files.*--exp_name"):
         describe_changes(CHECKPOINT, run | {"frozen": frozen_digest(other)}, run)
 
 

@@ -58,7 +58,7 @@ def describe_changes(checkpoint: Path, before: Mapping[str, Any], now: Mapping[s
         was = ", ".join(_as_flag(name, value) for name, value in before["base"].items() if value)
         raise UserError(
             f"{checkpoint} was trained on top of other frozen weights than those of {_shown(new['version'])}: start "
-            f"with {was} as they were then, or start a run of its own with another --exp_name"
+            f"with {was}, their files as they were then, or start a run of its own with another --exp_name"
         )
     said = {name: f"{_shown(old[name])} → {_shown(new[name])}" for name in _changed(old, new, SAID, RANKING)}
     if before.get("world_size", now["world_size"]) != now["world_size"]:
