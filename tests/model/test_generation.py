@@ -106,6 +106,13 @@ def test_tokens_arrive_one_by_one():
     assert arrived == [(0, token) for token in answer.token_ids]
 
 
+def test_generation_uses_nothing_that_the_libraries_give_up(recwarn):
+    model, processor, _ = talkative_model("UGround")
+    for packed in (True, False):
+        model.generate(Collator(processor, packed=packed, padding_side="left")(prompts()), max_new_tokens=3)
+    assert not [one for one in recwarn if issubclass(one.category, FutureWarning | DeprecationWarning)]
+
+
 def test_no_target_gives_no_masks():
     model, processor = tiny_model("UGround")
     model.eval()
