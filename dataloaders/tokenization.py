@@ -16,7 +16,7 @@ import sentencepiece
 from dataloaders.conversation import IM_END, IM_START
 from dataloaders.sample import REJ, SEG
 from dataloaders.target_tokens import target_tokens
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.reading import read_json
 
 IMAGE_TOKEN_INDEX = -200
@@ -27,6 +27,15 @@ CONFIG_FILE = "tokenizer_config.json"
 ADDED_FILE = "added_tokens.json"
 SPECIAL_FILE = "special_tokens_map.json"
 TOKENIZER_FILES = (MODEL_FILE, CONFIG_FILE, ADDED_FILE, SPECIAL_FILE)
+LARGEST_ID = 10**7
+# Names of the LLaMA tokenizer in transformers 4 and 5.
+_CLASSES = (
+    "LlamaTokenizer",
+    "LlamaTokenizerFast",
+    "PreTrainedTokenizerFast",
+    "TokenizersBackend",
+    "GroundingTokenizer",
+)
 _CLOSING_MARKS = ".,;:!?)]}%'’”"
 
 
@@ -89,16 +98,19 @@ class GroundingTokenizer:
                 f"{directory} has no {MODEL_FILE}. A tokenizer is read from the SentencePiece model of the LLaMA; "
                 f"copy {MODEL_FILE} from the base model there (a tokenizer.json alone cannot replace it)."
             )
-        added = {}
         config = _read_object(directory / CONFIG_FILE)
-        for index, token in config.get("added_tokens_decoder", {}).items():
-            added[token["content"] if isinstance(token, dict) else token] = int(index)
+        _check_config(config, directory / CONFIG_FILE)
+        added = {}
+        for index, token in (config.get("added_tokens_decoder") or {}).items():
+            content = token.get("content") if isinstance(token, dict) else token
+            _add_token(added, content, index, directory / CONFIG_FILE)
         for token, index in _read_object(directory / ADDED_FILE).items():
-            if added.setdefault(token, int(index)) != int(index):
+            if added.get(token, index) != index:
                 raise UserError(
-                    f"{directory}: token {token} has id {added[token]} in tokenizer_config.json but {index} in "
-                    "added_tokens.json; delete the file that is out of date."
+                    f"{directory}: token {shown(token)} has id {added[token]} in {CONFIG_FILE} but {shown(index)} in "
+                    f"{ADDED_FILE}; delete the file that is out of date."
                 )
+            _add_token(added, token, index, directory / ADDED_FILE)
         try:
             tokenizer = cls(model_path.read_bytes(), None)
         except (RuntimeError, ValueError) as error:
@@ -275,6 +287,31 @@ class GroundingTokenizer:
                 joined += " "
             joined += text
         return joined
+
+
+def _add_token(added: dict[str, int], token: object, index: object, source: Path) -> None:
+    """Put a token of a file into `added`, or raise `UserError` for one that is not a text with an id."""
+    number = int(index) if isinstance(index, str) and re.fullmatch(r"[0-9]{1,8}", index) else index
+    if not isinstance(token, str) or not token or type(number) is not int or not 0 <= number < LARGEST_ID:
+        raise UserError(
+            f"{source}: token {shown(token)} has id {shown(index)}; a token is a text, and its id a number below "
+            f"{LARGEST_ID}. Copy the file anew."
+        )
+    added[token] = number
+
+
+def _check_config(config: Mapping, source: Path) -> None:
+    """Complain about settings of a tokenizer that are not those of a LLaMA's."""
+    if config.get("auto_map"):
+        raise UserError(f"{source}: auto_map names code of its own, and nothing of a checkpoint is run; remove the key")
+    kind = config.get("tokenizer_class")
+    if kind is not None and kind not in _CLASSES:
+        raise UserError(f"{source}: tokenizer_class is {shown(kind)}; only the tokenizer of a LLaMA is supported")
+    if not isinstance(config.get("added_tokens_decoder") or {}, dict):
+        raise UserError(f"{source}: added_tokens_decoder should be a dictionary; copy the file anew")
+    count = config.get("tokens_per_target")
+    if count is not None and (type(count) is not int or not 1 <= count <= 4096):
+        raise UserError(f"{source}: tokens_per_target should be a number from 1 to 4096, it is {shown(count)}")
 
 
 def _read_object(path: Path) -> dict:

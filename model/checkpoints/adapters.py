@@ -25,6 +25,7 @@ from ..config import GroundingConfig
 from ..grounding import GroundingModel
 from .adapting import ADDED_PARTS, EMBEDDINGS, merge_lora
 from .card import Scores, model_card
+from .config_checks import Rule, check_values, number, one_of, optional, own_config
 from .files import (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
@@ -41,6 +42,14 @@ from .writing import config_values, save_safetensors, write_json, written_beside
 
 BASE_FIELDS = ("version", "vision_tower", "vision_pretrained")
 _PEFT_PREFIX = "base_model.model."
+# What peft can add to a plain LoRA and is not merged here.
+_UNSUPPORTED = (
+    *("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "lora_bias", "layer_replication", "fan_in_fan_out"),
+    *("megatron_config", "use_qalora", "alora_invocation_tokens"),
+)
+_TEXT = Rule("a text", lambda value: isinstance(value, str) and value != "")
+_BASE_RULES = {"version": _TEXT, "vision_tower": optional(_TEXT), "vision_pretrained": optional(_TEXT)}
+_LORA_RULES = {"peft_type": one_of("LORA"), "lora_alpha": number(-1e6, 1e6), "bias": one_of("none")}
 # Fields of the configuration that are the base's own.
 _OF_THE_BASE = ("text_config", "vision_config", "sam_config")
 
@@ -110,10 +119,14 @@ class Adapter:
         if not (path / BASE_FILE).is_file():
             raise UserError(f"{path} is an adapter of another program: it has no {BASE_FILE}")
         base = {name: read_json_object(path / BASE_FILE).get(name) for name in BASE_FIELDS}
-        unknown = [name for name in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if lora.get(name)]
+        check_values(_BASE_RULES, base, str(path / BASE_FILE))
+        if "lora_alpha" not in lora:
+            raise UserError(f"{path / ADAPTER_CONFIG} has no lora_alpha")
+        check_values(_LORA_RULES, lora, str(path / ADAPTER_CONFIG))
+        unknown = [name for name in _UNSUPPORTED if lora.get(name)]
         if unknown:
             raise UserError(f"{path / ADAPTER_CONFIG}: {unknown[0]} is not supported")
-        return cls(path, GroundingConfig.from_dict(read_config(path)), base, float(lora["lora_alpha"]))
+        return cls(path, own_config(read_config(path), path / CONFIG_FILE), base, lora["lora_alpha"])
 
     @property
     def tokenizer(self) -> GroundingTokenizer:

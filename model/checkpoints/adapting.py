@@ -92,7 +92,10 @@ def merge_lora(weights: Weights, alpha: float, source: str) -> int:
         target = f"{module}.weight"
         if set(names) != {"A", "B"} or target not in weights:
             raise UserError(f"{source}: {module} has LoRA tensors, but not all of lora_A, lora_B and the weight")
-        rank = weights.shape(names["A"])[0]
+        down, up, shape = (weights.shape(name) for name in (names["A"], names["B"], target))
+        if not (len(down) == len(up) == len(shape) == 2 and down[0] == up[1] > 0 and (up[0], down[1]) == shape):
+            raise UserError(f"{source}: {module} is {shape}, which LoRA tensors of {down} and {up} do not fit")
+        rank = down[0]
         readers = [weights.reader(name) for name in (target, names["A"], names["B"])]
         weights.put(target, weights.shape(target), partial(_with_lora, *readers, scale=alpha / rank))
         weights.drop(tuple(names.values()))

@@ -8,37 +8,18 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig, SamConfig
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, SamConfig
 
 from utils.errors import UserError, shown
 from utils.systems import SYSTEMS
 
 from ..sam import DECODER_LAYER_NORM_EPS
-from .files import read_config
+from .config_checks import LLAMA_RULES, build_clip, build_llama, build_sam, check_values, own_rules
+from .files import CONFIG_FILE, read_config
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-LLAMA_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "hidden_act",
-    "max_position_embeddings",
-    "initializer_range",
-    "rms_norm_eps",
-    "rope_theta",
-    "rope_scaling",
-    "rope_parameters",
-    "attention_bias",
-    "mlp_bias",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-)
+LLAMA_FIELDS = tuple(LLAMA_RULES)
 # Original PixelLM fixes these in code, so its configurations do not name them.
 PIXELLM_ORIGINAL = {
     "pad_train_clip_images": True,
@@ -62,13 +43,14 @@ def llama_config(config: Mapping[str, Any], source: Path) -> LlamaConfig:
     kind = config.get("model_type", "llama")
     if kind not in ("llama", "llava", "llava_llama"):
         raise UserError(f"{source}: the language model is of type {shown(kind)}, only LLaMA is supported")
-    return LlamaConfig(**{name: config[name] for name in LLAMA_FIELDS if config.get(name) is not None})
+    return build_llama(config, str(source / CONFIG_FILE))
 
 
 def original_llava_fields(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
     """Fields of `GroundingConfig` from the `config.json` of an original LLaVA or of a reference checkpoint."""
-    if config.get("mm_vision_select_feature", "patch") != "patch":
-        raise UserError(f"{source}: mm_vision_select_feature {config['mm_vision_select_feature']!r} is not supported")
+    feature = config.get("mm_vision_select_feature", "patch")
+    if feature != "patch":
+        raise UserError(f"{source}: mm_vision_select_feature {shown(feature)} is not supported")
     return {
         "text_config": llama_config(config, source),
         "mm_projector_type": config.get("mm_projector_type") or "linear",
@@ -83,18 +65,25 @@ def is_llava_hf(config: Mapping[str, Any]) -> bool:
 
 def llava_hf_fields(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
     """Fields of `GroundingConfig` from the `config.json` of a llava-hf directory, CLIP included."""
-    defaults = LlavaConfig()
     if config.get("vision_feature_select_strategy", "default") != "default":
         raise UserError(f"{source}: only image tokens without the class token are supported")
-    vision = dict(config.get("vision_config") or defaults.vision_config.to_dict())
+    vision = _part(config, "vision_config", source) or LlavaConfig().vision_config.to_dict()
     if vision.get("model_type", "clip_vision_model") != "clip_vision_model":
-        raise UserError(f"{source}: the vision tower is of type {vision['model_type']!r}, only CLIP is supported")
+        raise UserError(f"{source}: the vision tower is of type {shown(vision['model_type'])}, only CLIP is supported")
     return {
-        "text_config": llama_config(config.get("text_config") or {}, source),
-        "vision_config": _clip_vision_config(vision),
+        "text_config": llama_config(_part(config, "text_config", source), source),
+        "vision_config": build_clip(vision, f"{source / CONFIG_FILE}: vision_config"),
         "mm_projector_type": "mlp2x_gelu",
         "mm_vision_select_layer": config.get("vision_feature_layer", -2),
     }
+
+
+def _part(config: Mapping[str, Any], name: str, source: Path) -> dict[str, Any]:
+    """A configuration inside another one, empty where there is none."""
+    part = config.get(name) or {}
+    if not isinstance(part, dict):
+        raise UserError(f"{source / CONFIG_FILE}: {name} should be a dictionary, it is {shown(part)}")
+    return part
 
 
 def clip_config(directory: Path) -> CLIPVisionConfig:
@@ -102,14 +91,10 @@ def clip_config(directory: Path) -> CLIPVisionConfig:
     config = read_config(directory)
     kind = config.get("model_type")
     if kind == "clip":
-        return CLIPConfig(**config).vision_config
+        return build_clip(_part(config, "vision_config", directory), f"{directory / CONFIG_FILE}: vision_config")
     if kind == "clip_vision_model":
-        return _clip_vision_config(config)
+        return build_clip(config, str(directory / CONFIG_FILE))
     raise UserError(f"{directory} holds a model of type {shown(kind)}, not CLIP")
-
-
-def _clip_vision_config(config: Mapping[str, Any]) -> CLIPVisionConfig:
-    return CLIPVisionConfig(**{name: value for name, value in config.items() if name != "model_type"})
 
 
 # --- SAM -------------------------------------------------------------------------------------------------------------
@@ -120,8 +105,8 @@ def sam_config(directory: Path) -> SamConfig:
     with: transformers saves its own default."""
     config = read_config(directory)
     if config.get("model_type") != "sam":
-        raise UserError(f"{directory} holds a model of type {config.get('model_type')!r}, not SAM")
-    result = SamConfig(**{name: value for name, value in config.items() if name != "model_type"})
+        raise UserError(f"{directory} holds a model of type {shown(config.get('model_type'))}, not SAM")
+    result = build_sam(config, str(directory / CONFIG_FILE))
     result.mask_decoder_config.layer_norm_eps = DECODER_LAYER_NORM_EPS
     return result
 
@@ -132,12 +117,14 @@ def sam_config_from_shapes(shapes: Shapes, source: Path) -> SamConfig:
     What leaves no trace in shapes is as in every published SAM: 8 decoder heads, epsilons, activations.
     """
     try:
-        return _sam_config_from_shapes(shapes)
+        return _sam_config_from_shapes(shapes, source)
     except KeyError as error:
         raise UserError(f"{source} is not a SAM: it has no tensor {error}") from None
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        raise UserError(f"{source} is not a SAM: its tensors have other shapes ({error})") from error
 
 
-def _sam_config_from_shapes(shapes: Shapes) -> SamConfig:
+def _sam_config_from_shapes(shapes: Shapes, source: Path) -> SamConfig:
     _, grid, _, width = shapes["vision_encoder.pos_embed"]
     _, channels, patch, _ = shapes["vision_encoder.patch_embed.projection.weight"]
     depth = _count(shapes, "vision_encoder.layers")
@@ -146,8 +133,8 @@ def _sam_config_from_shapes(shapes: Shapes) -> SamConfig:
     windows = {(length + 1) // 2 for length, everywhere in zip(lengths, is_global, strict=True) if not everywhere}
     decoder_width = shapes["mask_decoder.iou_token.weight"][1]
     attention_width = shapes["mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight"][0]
-    return SamConfig(
-        vision_config={
+    values = {
+        "vision_config": {
             "image_size": grid * patch,
             "patch_size": patch,
             "num_channels": channels,
@@ -162,14 +149,15 @@ def _sam_config_from_shapes(shapes: Shapes) -> SamConfig:
             "num_pos_feats": shapes["prompt_encoder.shared_embedding.positional_embedding"][1],
             "layer_norm_eps": 1e-6,
         },
-        prompt_encoder_config={
+        "prompt_encoder_config": {
             "hidden_size": shapes["prompt_encoder.no_mask_embed.weight"][1],
             "image_size": grid * patch,
             "patch_size": patch,
             "mask_input_channels": shapes["prompt_encoder.mask_embed.conv2.weight"][0],
+            "image_embedding_size": grid,
             "num_point_embeddings": _count(shapes, "prompt_encoder.point_embed"),
         },
-        mask_decoder_config={
+        "mask_decoder_config": {
             "hidden_size": decoder_width,
             "mlp_dim": shapes["mask_decoder.transformer.layers.0.mlp.lin1.weight"][0],
             "num_hidden_layers": _count(shapes, "mask_decoder.transformer.layers"),
@@ -179,7 +167,8 @@ def _sam_config_from_shapes(shapes: Shapes) -> SamConfig:
             "iou_head_hidden_dim": shapes["mask_decoder.iou_prediction_head.proj_in.weight"][0],
             "layer_norm_eps": DECODER_LAYER_NORM_EPS,
         },
-    )
+    }
+    return build_sam(values, str(source))
 
 
 def _count(names: Collection[str], prefix: str) -> int:
@@ -200,23 +189,31 @@ def is_reference(config: Mapping[str, Any]) -> bool:
 
 def reference_system(config: Mapping[str, Any]) -> str | None:
     """The system that a reference configuration names by its class, or None."""
-    named = config.get("architectures") or []
-    return next(
-        (system for name, system in PUBLISHED_CLASSES.items() if name in [each.lower() for each in named]), None
-    )
+    named = config.get("architectures")
+    classes = [each.lower() for each in named if isinstance(each, str)] if isinstance(named, list) else []
+    return next((system for name, system in PUBLISHED_CLASSES.items() if name in classes), None)
 
 
-def reference_fields(config: Mapping[str, Any], shapes: Shapes, source: Path) -> dict[str, Any]:
+def reference_fields(config: Mapping[str, Any], shapes: Shapes, *, directory: Path, source: Path) -> dict[str, Any]:
     """Fields of `GroundingConfig` for a reference checkpoint with tensors of these shapes (our names), but for the
     system, CLIP and SAM. What the shapes tell is not asked of the configuration.
 
-    config: the checkpoint's, or that of the LLaVA in either layout below a consolidated file.
+    config: the checkpoint's, or that of the LLaVA in either layout below a consolidated file; directory: where it is.
+    source: where the tensors are.
     """
-    fields = llava_hf_fields(config, source) if is_llava_hf(config) else original_llava_fields(config, source)
-    width = fields["text_config"].hidden_size
+    fields = llava_hf_fields(config, directory) if is_llava_hf(config) else original_llava_fields(config, directory)
+    try:
+        fields |= _fields_of_shapes(config, shapes, fields["text_config"].hidden_size, source)
+    except (IndexError, ZeroDivisionError, KeyError) as error:
+        raise UserError(f"{source} is not a grounding checkpoint: its tensors have other shapes ({error})") from error
+    check_values(own_rules(), fields, str(directory / CONFIG_FILE))
+    return fields
+
+
+def _fields_of_shapes(config: Mapping[str, Any], shapes: Shapes, width: int, source: Path) -> dict[str, Any]:
     decodes_from_clip = "mask_decoder.level_embed.weight" in shapes
     separate = "out_mm_projector.0.weight" in shapes
-    fields |= {
+    fields: dict[str, Any] = {
         "vision_tower_for_mask": decodes_from_clip,
         "separate_mm_projector": separate,
         "out_dim": _required(shapes, "text_hidden_fcs.2.weight", source)[0],

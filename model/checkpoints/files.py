@@ -15,6 +15,8 @@ from torch import Tensor
 from utils.errors import UserError, shown
 from utils.reading import read_json
 
+from .config_checks import refuse_foreign_parts
+
 CONFIG_FILE = "config.json"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 SAFETENSORS_FILE = "model.safetensors"
@@ -62,8 +64,8 @@ class _TorchReader:
         _check_readable(path)
         with path.open("rb") as file:
             is_archive = file.read(2) == b"PK"
-        if is_archive and not zipfile.is_zipfile(path):
-            raise UserError(f"{path} breaks off before its end; fetch it anew")
+        if is_archive:
+            _check_archive(path)
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
         except Exception as error:
@@ -82,6 +84,17 @@ class _TorchReader:
         return tuple(self._tensors[name].shape)
 
 
+def _check_archive(path: Path) -> None:
+    """Complain about an archive that is cut off, or that holds more than it is long, as torch never writes it."""
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} breaks off before its end; fetch it anew")
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise UserError(f"{path} is a compressed archive, which torch does not write; it is not read")
+
+
 def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
     """The tensors of a loaded pickle, unwrapped if they lie below one of the usual names."""
     for wrapper in WRAPPERS:
@@ -92,6 +105,13 @@ def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
     others = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise UserError(f"{path} should hold tensors by name, but {shown(others[0])} is no tensor")
+    strange = [
+        name
+        for name, tensor in content.items()
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized
+    ]
+    if strange:
+        raise UserError(f"{path}: {shown(strange[0])} is sparse, quantised or without values, not an ordinary tensor")
     return content
 
 
@@ -200,5 +220,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The `config.json` of a model's directory."""
-    return read_json_object(directory / CONFIG_FILE)
+    """The `config.json` of a model's directory, which may name nothing that is not ours to run."""
+    config = read_json_object(directory / CONFIG_FILE)
+    refuse_foreign_parts(config, directory / CONFIG_FILE)
+    return config

@@ -16,7 +16,7 @@ import torch
 from transformers.initialization import no_init_weights
 
 from dataloaders.processing import GroundingProcessor
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 from ..config import GroundingConfig
 from ..grounding import GroundingModel
@@ -25,16 +25,18 @@ from ..systems import build_system
 from .adapters import Adapter
 from .adapting import ADDED_PARTS, CLIP_PLACES, initialise, resize_clip_places, resize_vocabulary
 from .consolidated import find_weight
+from .files import CONFIG_FILE
 from .hub import find_model
 from .load_report import LoadReport
 from .names import to_reference
 from .ownership import check_digests
 from .quantizing import quantize
-from .sources import BASE, REFERENCE, Source, add_clip, add_sam, read_source
-from .weights import Weights, check_names, fill
+from .sources import BASE, OWN, REFERENCE, Source, add_clip, add_sam, read_source
+from .weights import Weights, check_names, check_shapes, fill
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+SPARE_TOKENS = 1000  # that the tokenizer of a base may have beyond its tables
 # Tensors of ours that checkpoints of the reference cannot have.
 NOT_IN_REFERENCE = ("policy.reward_mean", "fusion.")
 
@@ -143,6 +145,7 @@ def open_model(
         if resize_clip_places(source.weights, places, as_reference=source.kind == REFERENCE):
             report.notes.append(f"CLIP's positions interpolated to {config.clip_image_size} pixels")
 
+    _check_sizes(source)
     model = _build(source, stored, report, dtype=PRECISIONS[precision], seed=seed)
     report.read = len(source.weights)
     report.renamed = {name: theirs for name in source.weights if (theirs := source.weights.their_name(name)) != name}
@@ -182,6 +185,8 @@ def _check_prompt_width(config: GroundingConfig, overrides: Mapping[str, Any]) -
 def _add_tokens(source: Source, seed: int) -> int:
     """Complete the vocabulary, write its ids into the configuration, and make the tables fit; rows that are new."""
     config, tokenizer, weights = source.config, source.tokenizer, source.weights
+    _check_tables(source)
+    _check_vocabulary(source)
     added = tokenizer.add_grounding_tokens(config.tokens_per_target)
     config.seg_token_ids = list(tokenizer.seg_token_ids)
     config.rej_token_ids = list(tokenizer.rej_token_ids)
@@ -189,7 +194,6 @@ def _add_tokens(source: Source, seed: int) -> int:
     text = config.text_config
     text.bos_token_id, text.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     text.pad_token_id = tokenizer.pad_token_id
-    _check_tables(source)
     stored = weights.shape("lm_head.weight")[0]
     if source.kind == BASE:
         # A base may have more rows than tokens (llava-hf rounds up); none of them has learned anything.
@@ -205,6 +209,54 @@ def _check_tables(source: Source) -> None:
     rows = {source.weights.shape(name)[0] for name in tables}
     if len(rows) > 1:
         raise UserError(f"{source.path}: word embeddings and output head have {min(rows)} and {max(rows)} rows")
+
+
+def _check_vocabulary(source: Source) -> None:
+    """Complain about a tokenizer whose ids are not those of the weights."""
+    tokenizer, rows = source.tokenizer, source.weights.shape("lm_head.weight")[0]
+    spare = SPARE_TOKENS if source.kind == BASE else 0
+    if len(tokenizer) > rows + spare:
+        raise UserError(
+            f"{source.path}: the tokenizer has ids up to {len(tokenizer) - 1}, the weights have {rows} rows; it is the "
+            "tokenizer of another model, copy the right one there"
+        )
+    stored = [*source.config.seg_token_ids, *source.config.rej_token_ids]
+    if source.kind == OWN and stored != [*tokenizer.seg_token_ids, *tokenizer.rej_token_ids]:
+        raise UserError(
+            f"{source.path / CONFIG_FILE}: ids {shown(stored)} of [SEG] and [REJ] are not those of the tokenizer "
+            "beside it; one of the two files is of another model"
+        )
+
+
+def _check_sizes(source: Source) -> None:
+    """Compare the sizes in the configuration with the shapes of all tensors, before any memory is taken for them."""
+    _check_depths(source)
+    config_file = source.path / CONFIG_FILE
+    try:
+        with torch.device("meta"), no_init_weights():
+            places = GroundingModel(source.config).state_dict()
+    except (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{config_file} describes a model that cannot be built ({reason[:200]})") from error
+    check_shapes(source.weights, places, str(source.path))
+
+
+def _check_depths(source: Source) -> None:
+    """Complain about numbers of layers that are not those of the tensors, before so many layers are built."""
+    config = source.config
+    said = {
+        "language_model.layers": config.text_config.num_hidden_layers,
+        "vision_tower.encoder.layers": config.vision_config.num_hidden_layers,
+        "sam.vision_encoder.layers": config.sam_config.vision_config.num_hidden_layers,
+        "sam.mask_decoder.transformer.layers": config.sam_config.mask_decoder_config.num_hidden_layers,
+    }
+    for module, depth in said.items():
+        names = (name for name in source.weights if name.startswith(f"{module}."))
+        held = len({name.removeprefix(f"{module}.").partition(".")[0] for name in names})
+        if held not in (0, depth):
+            raise UserError(
+                f"{source.path} does not fit the model: {module} has {held} layers, where config.json says {depth}"
+            )
 
 
 def _drop_other_projector(source: Source) -> list[str]:

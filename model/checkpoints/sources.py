@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from dataloaders.tokenization import GroundingTokenizer
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 from ..config import GroundingConfig
 from . import architecture, names
 from .adapting import merge_lora
+from .config_checks import build_grounding, own_config
 from .files import CONFIG_FILE, TensorFiles, open_tensors, read_config
 from .hub import HubName, find_model
 from .vocabulary import tokenizer_of_training
@@ -52,7 +53,7 @@ def read_source(path: Path, *, system: str | None, weight: Path | None = None, l
         weights = Weights()
         weights.add(open_tensors(path), lambda name: (name,), str(path))
         _complete_frequencies(weights)
-        return Source(OWN, path, GroundingConfig.from_dict(config), tokenizer, weights, describes_clip=True)
+        return Source(OWN, path, own_config(config, path / CONFIG_FILE), tokenizer, weights, describes_clip=True)
     if architecture.is_reference(config):
         return _read_reference(path, config, open_tensors(path), tokenizer, system, lora_alpha)
     if system is None:
@@ -96,7 +97,7 @@ def _read_reference(
     merged = merge_lora(weights, lora_alpha, str(files.path))
     if merged:
         notes.append(f"LoRA merged into {merged} weights with alpha {lora_alpha:g}")
-    fields = architecture.reference_fields(config, weights.shapes(), files.path)
+    fields = architecture.reference_fields(config, weights.shapes(), directory=path, source=files.path)
     if weights.has("sam."):
         shapes = {name.removeprefix("sam."): shape for name, shape in weights.shapes().items()}
         fields["sam_config"] = architecture.sam_config_from_shapes(shapes, files.path)
@@ -112,7 +113,7 @@ def _read_reference(
     fields["seg_token_num"] = max(1, tokenizer.tokens_per_target // scales)
     if consolidated and "vision_config" in fields and not weights.has("vision_tower."):
         weights.add(open_tensors(path), names.clip_from_llava_hf, str(path))
-    model_config = GroundingConfig(system=named or system, **fields)
+    model_config = build_grounding({"system": named or system, **fields}, str(path / CONFIG_FILE))
     return Source(REFERENCE, path, model_config, tokenizer, weights, "vision_config" in fields, notes)
 
 
@@ -127,10 +128,11 @@ def _read_base(path: Path, config: dict[str, Any], tokenizer: GroundingTokenizer
         weights.add(files, names.from_reference, str(path))
     else:
         raise UserError(
-            f"{path} holds a model of type {config.get('model_type')!r}; expected a LLaVA (original or llava-hf), a "
-            "merged directory of this program, or a checkpoint of the reference implementation"
+            f"{path} holds a model of type {shown(config.get('model_type'))}; expected a LLaVA (original or llava-hf), "
+            "a merged directory of this program, or a checkpoint of the reference implementation"
         )
-    return Source(BASE, path, GroundingConfig(system=system, **fields), tokenizer, weights, "vision_config" in fields)
+    model_config = build_grounding({"system": system, **fields}, str(path / CONFIG_FILE))
+    return Source(BASE, path, model_config, tokenizer, weights, "vision_config" in fields)
 
 
 # --- CLIP and SAM ----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from utils.errors import UserError
 from .files import TensorFiles
 
 SHOWN = 10
+FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,11 @@ def check_names(missing: Collection[str], unexpected: Collection[str], source: s
 
 
 def check_shapes(weights: Weights, places: Mapping[str, Tensor], source: str) -> None:
-    """Complain about tensors that have another shape than the model's of their name."""
+    """Complain about tensors that have another shape than the model's of their name, where it has one."""
     wrong = [
         f"{weights.their_name(name)} is {weights.shape(name)}, not {tuple(places[name].shape)}"
         for name in weights
-        if weights.shape(name) != tuple(places[name].shape)
+        if name in places and weights.shape(name) != tuple(places[name].shape)
     ]
     if wrong:
         raise UserError(f"{source} does not fit the model; {len(wrong)} tensors differ in shape: {listed(wrong)}")
@@ -107,8 +108,26 @@ def check_shapes(weights: Weights, places: Mapping[str, Tensor], source: str) ->
 
 @torch.no_grad()
 def fill(model: nn.Module, weights: Weights, source: str) -> None:
-    """Copy every tensor into the parameter or buffer of its name, converted to its type and device."""
+    """Copy every tensor into the parameter or buffer of its name, converted to its type and device.
+
+    Raises `UserError` for numbers of another kind (quantised weights without their scales) and for NaN or infinity.
+    """
     places = model.state_dict(keep_vars=True)
     check_shapes(weights, places, source)
+    bad = []
     for name, tensor in weights.items():
-        places[name].copy_(tensor)
+        place = places[name]
+        if place.is_floating_point() and tensor.dtype not in FLOATING:
+            raise UserError(
+                f"{source}: {weights.their_name(name)} is of {str(tensor.dtype).removeprefix('torch.')}, not of fp64, "
+                "fp32, fp16 or bf16; quantised weights are not read, take the original ones"
+            )
+        place.copy_(tensor)
+        # A sum is the cheapest pass over the values; that of finite ones is hardly ever too large.
+        if place.is_floating_point() and not place.sum(dtype=torch.float32).isfinite() and not place.isfinite().all():
+            bad.append(weights.their_name(name))
+    if bad:
+        raise UserError(
+            f"{source}: {len(bad)} tensors hold NaN or infinity ({listed(bad)}); the training that wrote them "
+            "diverged, or they are too large for fp16 (then pass --precision bf16)"
+        )

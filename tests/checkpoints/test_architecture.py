@@ -50,7 +50,7 @@ SIZES = {
 @pytest.mark.parametrize("size", SIZES)
 def test_a_sam_of_any_size_is_recognised_by_its_shapes(size):
     expected = SIZES[size]
-    found = sam_config_from_shapes(shapes_of(expected), "sam.pth")
+    found = sam_config_from_shapes(shapes_of(expected), Path("sam.pth"))
     assert shapes_of(found) == shapes_of(expected)
     for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config"):
         ours, theirs = getattr(found, part).to_dict(), getattr(expected, part).to_dict()
@@ -66,27 +66,29 @@ def test_something_else_than_a_sam_is_named():
 
 
 def test_an_original_llava_without_projector_type_has_a_linear_one():
-    fields = original_llava_fields({"model_type": "llava", "hidden_size": 64, "num_attention_heads": 4}, "dir")
+    fields = original_llava_fields({"model_type": "llava", "hidden_size": 64, "num_attention_heads": 4}, Path("dir"))
     assert fields["mm_projector_type"] == "linear"
     assert fields["text_config"].hidden_size == 64
 
 
 def test_llava_hf_leaves_defaults_out_of_its_configuration():
-    fields = llava_hf_fields({"model_type": "llava", "text_config": {"vocab_size": 32064, "rms_norm_eps": 1e-5}}, "dir")
+    fields = llava_hf_fields(
+        {"model_type": "llava", "text_config": {"vocab_size": 32064, "rms_norm_eps": 1e-5}}, Path("dir")
+    )
     assert fields["text_config"].num_hidden_layers == LlamaConfig().num_hidden_layers
     assert fields["text_config"].rms_norm_eps == 1e-5
     assert (fields["vision_config"].hidden_size, fields["vision_config"].image_size) == (1024, 336)
 
 
 def test_rotary_settings_survive():
-    config = llama_config({"rope_theta": 5000.0, "rope_scaling": {"type": "linear", "factor": 2.0}}, "dir")
+    config = llama_config({"rope_theta": 5000.0, "rope_scaling": {"type": "linear", "factor": 2.0}}, Path("dir"))
     assert config.rope_parameters["rope_theta"] == 5000.0
     assert config.rope_parameters["factor"] == 2.0
 
 
 def test_another_language_model_is_refused():
     with pytest.raises(UserError, match="'mistral'"):
-        llava_hf_fields({"text_config": {"model_type": "mistral"}}, "dir")
+        llava_hf_fields({"text_config": {"model_type": "mistral"}}, Path("dir"))
 
 
 @pytest.mark.parametrize(
