@@ -14,13 +14,13 @@ from dataloaders.conversation import IMAGE_PLACEHOLDER
 from dataloaders.families import require_some, split_names
 from dataloaders.images import read_image
 from dataloaders.index_cache import open_index
-from dataloaders.json_files import check_segmentation, decode_text, read_each, require_list, require_path, require_text
+from dataloaders.json_files import check_segmentation, read_each, require_list, require_path, require_text
 from dataloaders.label_maps import read_label_map
 from dataloaders.repairs import BadEntry
 from dataloaders.sample import REJ, SEG, Sample, Turn, refuse_targets
 from dataloaders.segmentations import NO_PIXEL, decode_segmentation
 from utils.errors import UserError, shown
-from utils.reading import parse_json, read_bytes
+from utils.reading import parse_json, read_lines
 
 _REMEDY = "dataloaders/README.md describes the format"
 
@@ -94,14 +94,12 @@ class CustomFile(Sequence):
         return CustomEntry(image, conversations, masks, record["ignore"], self.name, self._folder, where)
 
     def _parse(self) -> dict[str, Any]:
-        lines = decode_text(read_bytes(self.path), self.path).split("\n")
-        entries, problems = read_each(lines, self._read_line)
+        lines = read_lines(self.path, missing=_REMEDY)
+        entries, problems = read_each(lines, lambda numbered, _: self._read_line(*numbered))
         return {"entries": entries, "problems": problems}
 
-    def _read_line(self, line: str, number: int) -> dict | None:
-        if not line.strip():
-            return None
-        where = f"{self.path}: line {number + 1}"
+    def _read_line(self, number: int, line: str) -> dict:
+        where = f"{self.path}: line {number}"
         item = parse_json(line, where, remedy=_REMEDY)
         image = require_path(item, "image", where, remedy=_REMEDY)
         conversations = require_list(item, "conversations", where, remedy=_REMEDY)
@@ -115,7 +113,7 @@ class CustomFile(Sequence):
             raise BadEntry.at(where, f"the answers hold {targets} {SEG}, but there are {len(masks)} masks; {_REMEDY}")
         ignore = item.get("ignore")
         return {
-            "line": number + 1,
+            "line": number,
             "image": image,
             "conversations": conversations,
             "masks": masks,

@@ -31,7 +31,7 @@ import pyarrow as pa
 
 from dataloaders.records import Tables, pack_tables, read_tables, write_tables
 from utils.errors import UserError
-from utils.reading import decode_json, read_bytes
+from utils.reading import check_regular, decode_json, read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,7 @@ def open_index(dataset_dir: Path, name: str, sources: Sequence[Path], build: Bui
     build: parses the sources. Its module's text is part of what the index depends on.
     """
     for source in sources:
-        if not source.is_file():
-            raise UserError(f"annotation file {source} is missing; see dataloaders/README.md for where files go")
+        check_regular(source, missing="see dataloaders/README.md for where files go")
     folder, key = cache_directory(dataset_dir), _user_key()
     if folder is None or key is None:
         return pack_tables(build())

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from utils.errors import UserError, shown
 from utils.reading import read_json
+from utils.torch_files import load_plain
 
 from .config_checks import refuse_foreign_parts
 
@@ -67,7 +67,7 @@ class _TorchReader:
         if is_archive:
             _check_archive(path)
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+            content = load_plain(path)
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(

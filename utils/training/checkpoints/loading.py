@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from utils.distributed import World
 from utils.errors import UserError
 from utils.seeding import restore_random_state
+from utils.torch_files import load_plain
 from utils.training.engine import optimizer_of
 
 from .finding import read_position, read_settings
@@ -41,7 +42,7 @@ def resume(engine, checkpoint: Path, world: World) -> Position:
         group.update(ours)  # the checkpoint's would replace what the command line says
     engine.lr_scheduler.step(engine.lr_scheduler.last_batch_iteration)
     if world.rank < written.world_size:  # a process that is new draws from its seed
-        restore_random_state(torch.load(checkpoint / random_state_file(world.rank), weights_only=True))
+        restore_random_state(load_plain(checkpoint / random_state_file(world.rank)))
     return written
 
 

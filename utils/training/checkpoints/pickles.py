@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from utils.errors import UserError
+from utils.torch_files import load_plain
 
 
 def read_states(file: Path) -> Any:
@@ -22,7 +23,7 @@ def read_states(file: Path) -> Any:
 
     try:
         with torch.serialization.safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]):
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            return load_plain(file)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{file} holds more than DeepSpeed writes, and reading it could run foreign code; take checkpoints only "
