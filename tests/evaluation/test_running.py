@@ -11,6 +11,7 @@ from utils.evaluation import Effort, Protocol, evaluate
 from utils.evaluation.partial import PartialResults, fingerprint, weights_hash
 from utils.evaluation.predicting import predict
 from utils.evaluation.progress import ProgressBar
+from utils.training.validation import Validation
 
 ITEMS = [item_of(0, 1, ignored=True), item_of(1, 5), item_of(2, 2, empty=1), item_of(3, 1)]
 ONE_TARGET = "Sure, [SEG]."
@@ -74,6 +75,16 @@ def test_a_limit_scores_the_first_images_only(oracle):
 
 def test_reading_ahead_changes_nothing(oracle):
     assert run(*oracle).rows == run(*oracle, effort=Effort(workers=2)).rows
+
+
+def test_validation_reads_images_in_processes_and_scores_the_same(monkeypatch):
+    monkeypatch.setattr("dataloaders.evaluation.evaluation_set", lambda *_: ITEMS)
+    model, processor = tiny_model()
+    scores = []
+    for workers in (0, 2):
+        validation = Validation(["a|val"], "nowhere", answer="given", layer=None, batch_size=2, workers=workers)
+        scores.append(validation.score("a|val", model, processor))
+    assert scores[0] == scores[1] and scores[0]["images"] == 4
 
 
 def test_the_layer_is_passed_on():
