@@ -7,20 +7,26 @@ from pathlib import Path
 
 from dataloaders.bad_samples import BadSamples
 from dataloaders.custom import CustomFile
-from dataloaders.images import read_image
+from dataloaders.image_files import read_sizes
+from dataloaders.images import list_images, list_names, read_image
+from dataloaders.json_files import BrokenFile
 from dataloaders.label_maps import Ade20k, CocoStuff, LabelMaps, Mapillary
 from dataloaders.labelme import read_annotation
-from dataloaders.multi_reason_seg import MuseFile
+from dataloaders.multi_reason_seg import MUSE_SPLITS, MuseFile
 from dataloaders.part_annotations import PacoLvis, PascalPart
-from dataloaders.reason_seg import list_images, read_explanations
+from dataloaders.reason_seg import list_split, read_explanations
 from dataloaders.reason_seg_plus import SUBSETS, ReasonSegPlus
 from dataloaders.refer_files import CORRECTED, FALSE_PREMISE_SETS, REFER_SETS, ReferFiles, ReferTables
 from dataloaders.refer_index import ReferIndex
+from dataloaders.repairs import BadEntry
 from dataloaders.vqa import Vqa
 from utils.errors import UserError
+from utils.reading import what_it_is
 
-MUSE_SPLITS = ("train", "val", "test_less", "test_many")
 REASON_SPLITS = ("train", "val", "test")
+NAMED = 3  # of files that are missing, say
+# How images begin whose format keeps every number, as masks and label maps need: PNG, BMP, GIF, TIFF.
+_LOSSLESS = (b"\x89PNG", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 
 # Where a user gets the files.
 ORIGINS = {
@@ -49,7 +55,7 @@ class SetReport:
 
     expected: files and folders that it needs, first its own. shared: how many at the end others need as well, so that
         their being there says nothing about this one. counts: entries per split.
-    problems: what is wrong, each with its remedy.
+    problems: what is wrong, each with its remedy. notes: what is odd and yet in order.
     """
 
     family: str
@@ -58,6 +64,7 @@ class SetReport:
     shared: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def found(self) -> list[Path]:
@@ -81,11 +88,34 @@ class SetReport:
 
 
 class _Findings(BadSamples):
-    """Notes all bad entries of annotation files, whatever their share."""
+    """Notes all bad entries of annotation files, whatever their share.
+
+    problems: bad entries. broken: what is not built as it should be, or not there. notes: what is odd, yet in order.
+    """
 
     def __init__(self):
         super().__init__(0.5)
         self.problems: list[str] = []
+        self.broken: list[str] = []
+        self.notes: list[str] = []
+
+    def note_error(self, error: UserError) -> None:
+        (self.problems if isinstance(error, BadEntry) else self.broken).append(str(error))
+
+    def note_incomplete(self, what: str, lacking: Sequence[Path], total: int) -> None:
+        """`lacking` are those files of `total` of which `what` is true."""
+        if lacking:
+            self.broken.append(_count(what, lacking, total))
+
+    def look_at(self, path: Path, starts: tuple[bytes, ...] = (b"",)) -> None:
+        """Note a file whose first bytes are known to be something else's, or none of `starts`."""
+        with path.open("rb") as file:
+            begin = file.read(64)
+        other = what_it_is(begin) if begin else "is empty"
+        if other is None and not begin.startswith(starts):
+            other = "is no PNG file; masks and label maps are PNG, since JPEG and its like change their numbers"
+        if other is not None:
+            self.broken.append(f"{path} {other}")
 
     def skip_entries(self, source: str, problems: Sequence[str], good: int) -> None:
         self.problems += problems
@@ -118,9 +148,14 @@ def _check_set(report: SetReport, read: Reader, decode: bool) -> None:
         for split, pictures in read(findings):
             pictures = list(pictures)
             report.counts[split] = len(pictures)
-            _check_pictures(report, split, pictures, decode)
+            _check_pictures(report, findings, split, pictures, decode)
+    except BrokenFile as error:
+        findings.broken += error.problems
     except UserError as error:
-        report.problems.append((str(error), f"fetch the file anew: {report.origin}"))
+        findings.broken.append(str(error))
+    mend = "correct it: dataloaders/README.md" if report.family == "custom" else f"fetch it anew: {report.origin}"
+    report.problems += [(problem, mend) for problem in dict.fromkeys(findings.broken)]
+    report.notes = findings.notes
     remedy = "fetch the file anew, or pass over such entries: --skip_bad_samples"
     report.problems += [(problem, remedy) for problem in dict.fromkeys(findings.problems)]
 
@@ -167,9 +202,19 @@ def _known_sets(root: Path) -> Iterator[tuple[str, str, list[Path], list[Path], 
 def _label_maps(root: Path, kind: type[LabelMaps]) -> Reader:
     def read(findings: _Findings) -> Iterator[tuple[str, Pictures]]:
         pairs = kind(root).pairs()
-        for image, labels in pairs:
-            if labels.name not in _names_in(labels.parent):
-                findings.problems.append(f"label map {labels} of {image} is missing")
+        images, labels = (pairs[0][side].parent for side in (0, 1))
+        stems = {Path(name).stem: name for name in list_names(labels)}
+        if kind is not CocoStuff:  # whose images are in a folder that other sets use too
+            of_images = list_images(images)
+            lacking = [images / name for stem, name in of_images.items() if f"{stem}.png" not in _names_in(labels)]
+            findings.note_incomplete("images have no label map", lacking, len(of_images))
+            lacking = [labels / name for stem, name in stems.items() if f"{stem}.jpg" not in _names_in(images)]
+            findings.note_incomplete("label maps have no image", lacking, len(stems))
+        odd = [labels / name for name in stems.values() if not name.endswith(".png")]
+        findings.note_incomplete("files beside the label maps are no .png", odd, len(stems))
+        for _, path in pairs:
+            if path.name in _names_in(labels):
+                findings.look_at(path, _LOSSLESS)
         yield "train", [image for image, _ in pairs]
 
     return read
@@ -202,13 +247,21 @@ def _vqa(root: Path, name: str) -> Reader:
 
 def _reason(root: Path, split: str) -> Reader:
     def read(findings: _Findings) -> Iterator[tuple[str, Pictures]]:
-        images = list_images(root, "ReasonSeg", split)
-        for image in images:
+        images = list_split(root, "ReasonSeg", split)
+        names = _names_in(images[0].parent)
+        lacking = [image for image in images if image.with_suffix(".json").name not in names]
+        findings.note_incomplete("images have no annotation", lacking, len(images))
+        lacking = [image.with_suffix(".json") for image in images if image.name not in names]
+        findings.note_incomplete("annotations have no image", lacking, len(images))
+        paired = [image for image in images if {image.name, image.with_suffix(".json").name} <= names]
+        for image in paired:
             try:
-                read_annotation(image.with_suffix(".json"))
+                annotation = read_annotation(image.with_suffix(".json"))
+                if annotation.size is not None and annotation.size not in read_sizes(image):
+                    read_image(image, size=annotation.size)
             except UserError as error:
-                findings.problems.append(str(error))
-        yield split, images
+                findings.note_error(error)
+        yield split, paired
         if split == "train":
             read_explanations(root, "ReasonSeg")
 
@@ -227,7 +280,28 @@ def _muse(root: Path, split: str) -> Reader:
 
 
 def _custom(root: Path, name: str) -> Reader:
-    return lambda findings: iter([(name, [entry.path for entry in CustomFile(root, name, bad_samples=findings)])])
+    def read(findings: _Findings) -> Iterator[tuple[str, Pictures]]:
+        entries = list(CustomFile(root, name, bad_samples=findings))
+        specs = [(entry, spec) for entry in entries for spec in (*entry.mask_specs, entry.ignore_spec)]
+        masks = dict.fromkeys(entry.folder / spec for entry, spec in specs if isinstance(spec, str))
+        findings.note_incomplete("masks are missing", [path for path in masks if not path.is_file()], len(masks))
+        for path in masks:
+            if path.is_file():
+                findings.look_at(path, _LOSSLESS)
+        used = {*masks, *(entry.path for entry in entries)}
+        for folder in sorted({entry.path.parent for entry in entries}):
+            present = [folder / file for file in list_images(folder).values()] if folder.is_dir() else []
+            unused = [path for path in present if path not in used]
+            if unused:
+                findings.notes.append(_count(f"images are in no line of {name}.jsonl", unused, len(present)))
+        yield name, [entry.path for entry in entries]
+
+    return read
+
+
+def _count(what: str, paths: Sequence[Path], total: int) -> str:
+    names = ", ".join(map(str, paths[:NAMED]))
+    return f"{len(paths)} of {total} {what}: {names}{', …' if len(paths) > NAMED else ''}"
 
 
 @cache
@@ -236,19 +310,22 @@ def _names_in(folder: Path) -> frozenset[str]:
     return frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
 
 
-def _check_pictures(report: SetReport, split: str, pictures: list[Path], decode: bool) -> None:
+def _check_pictures(report: SetReport, findings: _Findings, split: str, pictures: list[Path], decode: bool) -> None:
     distinct = list(dict.fromkeys(pictures))
     missing = [path for path in distinct if path.name not in _names_in(path.parent)]
     if missing:
         report.problems.append(
             (
-                f"{split}: {len(missing)} of {len(distinct)} pictures are missing, the first is {missing[0]}",
+                f"{split}: {_count('images are missing', missing, len(distinct))}",
                 f"fetch them: {report.origin}",
             )
         )
+    present = sorted(set(distinct) - set(missing))
     if not decode:
+        for path in present:
+            findings.look_at(path)
         return
-    for path in sorted(set(distinct) - set(missing)):
+    for path in present:
         try:
             read_image(path)
         except UserError as error:

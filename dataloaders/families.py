@@ -1,5 +1,6 @@
 """What a family of data sets is, and how one is looked up by name."""
 
+import difflib
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
@@ -33,8 +34,15 @@ def split_names(names: str) -> list[str]:
 def look_up(name: str, known: dict[str, T], kind: str) -> T:
     """`known[name]`, or an error that lists what there is."""
     if name not in known:
-        raise UserError(f"unknown {kind} {name!r}; known are {', '.join(sorted(known))}")
+        raise UserError(f"unknown {kind} {name!r}; known are {', '.join(sorted(known))}{did_you_mean(name, known)}")
     return known[name]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown name: the nearest of those that there are, if it is near enough."""
+    folded = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(name.lower(), folded, n=1)
+    return f". Did you mean {folded[near[0]]!r}?" if near else ""
 
 
 def draw_until(attempt: Callable[[], T | None], what: str) -> T:

@@ -54,15 +54,18 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # ou
 warnings.filterwarnings("ignore", message=".*EXIF data", module=r"PIL\.")
 
 
-def open_image(path: Path, formats: Sequence[str] = FORMATS, *, pixels: int | None = None) -> Image.Image:
+def open_image(
+    path: Path, formats: Sequence[str] = FORMATS, *, pixels: int | None = None, content: bytes | None = None
+) -> Image.Image:
     """The decoded image in a file, its first frame, neither rotated nor converted.
 
     `info[FACTOR]` of the image is what Pillow has multiplied the greys of a file of 2 or 4 bits by.
     formats: those of `FORMATS` that it may have. pixels: how many it may have; None: what `UGROUND_MAX_PIXELS` says.
+    content: the bytes of an image that is written within the file, in base64 for example.
     Every way in which a file can be bad is a `BadEntry` that names it.
     """
     with _naming(path):
-        data = read_bytes(path, missing="see dataloaders/README.md for where images go", megabytes=_MEGABYTES)
+        data = _read(path) if content is None else content
         _check_metadata(data)
         image = _open(data, path, formats, pixels)
         factor = _FACTORS.get(_raw_mode(image), 1)
@@ -80,9 +83,27 @@ def open_image(path: Path, formats: Sequence[str] = FORMATS, *, pixels: int | No
 def upright(image: Image.Image, path: Path) -> Image.Image:
     """The image turned as its EXIF orientation says. path: its file, for errors."""
     with _naming(path):
-        _check_tags(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = _TURNS.get(_orientation(image))
         return image if turn is None else image.transpose(turn)
+
+
+def read_sizes(path: Path) -> set[tuple[int, int]]:
+    """(height, width) of an image as it is stored and as it is upright, without decoding it."""
+    with _naming(path):
+        data = _read(path)
+        _check_metadata(data)
+        image = _open(data, path, FORMATS, None)
+        stored = (image.height, image.width)
+        return {stored, stored[::-1] if _orientation(image) in (5, 6, 7, 8) else stored}
+
+
+def _read(path: Path) -> bytes:
+    return read_bytes(path, missing="see dataloaders/README.md for where images go", megabytes=_MEGABYTES)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    _check_tags(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
+    return image.getexif().get(ExifTags.Base.Orientation)
 
 
 def check_size(height: int, width: int, source: str, *, pixels: int | None = None) -> None:

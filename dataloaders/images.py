@@ -11,6 +11,7 @@ from dataloaders.image_files import check_size, open_image, upright
 from dataloaders.repairs import BadEntry
 from utils.errors import UserError
 
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 _DEPTHS = (8, 10, 12, 14, 16)  # bits of sensors and scanners
 
 
@@ -44,14 +45,30 @@ def coco_number(file_name: str) -> int:
 
 def list_stems(folder: Path, suffix: str) -> np.ndarray:
     """The names without suffix of a folder's files, sorted; an error where there are none."""
-    try:
-        names = os.listdir(folder)
-    except OSError as error:
-        raise UserError(f"{folder} is missing; see dataloaders/README.md for where files go") from error
-    stems = sorted(name.removesuffix(suffix) for name in names if name.endswith(suffix))
+    stems = sorted(name.removesuffix(suffix) for name in list_names(folder) if name.endswith(suffix))
     if not stems:
         raise UserError(f"{folder}/*{suffix}: nothing there; see dataloaders/README.md for where files go")
     return np.array(stems)
+
+
+def list_images(folder: Path) -> dict[str, str]:
+    """The names of a folder's image files by their stems, sorted."""
+    images: dict[str, str] = {}
+    for name in sorted(list_names(folder)):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in SUFFIXES:
+            if stem in images:
+                raise UserError(f"{folder} has two images {images[stem]} and {name} of one name; remove one of them")
+            images[stem] = name
+    return images
+
+
+def list_names(folder: Path) -> list[str]:
+    """The names in a folder, but none that begins with a dot: other programs leave such files (macOS ._x.jpg)."""
+    try:
+        return [name for name in os.listdir(folder) if not name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{folder} is missing; see dataloaders/README.md for where files go") from error
 
 
 def check_image(rgb: np.ndarray, source: str = "the image") -> None:

@@ -95,6 +95,7 @@ def describe_report(report: SetReport, root: Path) -> dict[str, Any]:
         "found": [_relative(path, root) for path in report.found],
         "counts": report.counts,
         "problems": [{"problem": problem, "remedy": remedy} for problem, remedy in report.problems],
+        "notes": report.notes,
         "origin": report.origin,
     }
 
@@ -107,6 +108,8 @@ def _report_lines(report: SetReport, root: Path) -> Iterator[str]:
         yield f"         from: {report.origin}"
     for problem, remedy in report.problems[:SHOWN_PROBLEMS]:
         yield textwrap.indent(f"{problem}\n  remedy: {remedy}", " " * 9)
+    for note in report.notes:
+        yield f"         note: {note}"
     if len(report.problems) > SHOWN_PROBLEMS:
         yield f"         and {len(report.problems) - SHOWN_PROBLEMS} more problems; --jsonl FILE lists all"
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import ConcatDataset
 
 from dataloaders.bad_samples import BadSamples, settle
-from dataloaders.families import draw_until, require_some
+from dataloaders.families import did_you_mean, draw_until, require_some
 from dataloaders.image_files import check_size
 from dataloaders.images import coco_number, read_image
 from dataloaders.index_cache import open_index
@@ -33,6 +33,7 @@ from dataloaders.wording import join_names
 from utils.errors import UserError, shown
 
 PLACEHOLDER = "{seg}"
+MUSE_SPLITS = ("train", "val", "test_less", "test_many")
 _REPHRASED = 0.9  # how often a target is called by the description that was written for it
 
 
@@ -268,13 +269,16 @@ class MultiReasonSeg:
 
 def split_muse(splits: str) -> list[str]:
     """The files of a split: "test" is test_less and test_many, "train_val" is two."""
-    if splits in ("train", "val", "test_less", "test_many"):
+    if splits in MUSE_SPLITS:
         return [splits]
     files: list[str] = []
     for name in splits.replace("test_less", "less").replace("test_many", "many").split("_"):
         known = {"train": ["train"], "val": ["val"], "less": ["test_less"], "many": ["test_many"]}
         known["test"] = known["less"] + known["many"]
         if name not in known:
-            raise UserError(f"unknown split {splits!r} of MUSE; known are train, val, test, test_less and test_many")
+            raise UserError(
+                f"unknown split {splits!r}; MUSE has train, val, test, test_less, test_many"
+                f"{did_you_mean(splits, MUSE_SPLITS)}"
+            )
         files += known[name]
     return files

@@ -1,20 +1,26 @@
 """Family `reason_seg`: sentences that take thought to find their target, some with an explanation in words."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
-from dataloaders.images import list_stems, read_image
-from dataloaders.json_files import read_json, require
+from dataloaders.families import did_you_mean
+from dataloaders.images import list_images, list_stems, read_image
+from dataloaders.json_files import NOT_OFFICIAL, check_text, read_each, read_json, require_path, require_text
 from dataloaders.labelme import ReasonAnnotation, draw_regions, read_annotation
-from dataloaders.sample import SEG, Sample, Turn
+from dataloaders.sample import SEG, Sample, Turn, refuse_targets
 from dataloaders.templates import fill, pick, read_pool
 from dataloaders.wording import choose
-from utils.errors import UserError
+from utils.errors import UserError, shown
 
 
-def list_images(dataset_dir: Path, name: str, split: str) -> list[Path]:
-    """The pictures of a split in the order of their names; the annotation of each has the same stem."""
+def list_split(dataset_dir: Path, name: str, split: str) -> list[Path]:
+    """The images of a split in the order of their names; the annotation of each has the same stem.
+
+    An image whose annotation lacks and an annotation whose image lacks (it gets the name that it should have) are among
+    them: what is missing is told where it is read.
+    """
     if not {name, split}.isdisjoint({"", ".", ".."}) or "/" in name + split:
         raise UserError(f"ReasonSeg's splits are folders of reason_seg/NAME, which {name}|{split} is not")
     folder = dataset_dir / "reason_seg" / name / split
@@ -23,8 +29,11 @@ def list_images(dataset_dir: Path, name: str, split: str) -> list[Path]:
         raise UserError(
             f"{folder} is missing; "
             + (f"its siblings are {', '.join(known)}" if known else "see dataloaders/README.md")
+            + did_you_mean(split, known)
         )
-    return [folder / f"{stem}.jpg" for stem in list_stems(folder, ".jpg").tolist()]
+    images = list_images(folder)
+    stems = sorted({*images, *list_stems(folder, ".json").tolist()})
+    return [folder / images.get(stem, f"{stem}.jpg") for stem in stems]
 
 
 class ReasonSeg:
@@ -52,7 +61,7 @@ class ReasonSeg:
         if len(parts) != 2 or not all(parts):
             raise UserError(f"--reason_seg_data is a name and splits, such as ReasonSeg|train_val, not {names!r}")
         self._dataset, splits = parts
-        self._images = [path for split in splits.split("_") for path in list_images(dataset_dir, self._dataset, split)]
+        self._images = [path for split in splits.split("_") for path in list_split(dataset_dir, self._dataset, split)]
         self._num_sentences = num_sentences
         self._explanatory = explanatory
         self._explanations: dict[str, str] = {}
@@ -72,7 +81,7 @@ class ReasonSeg:
     def draw(self, rng: np.random.Generator) -> Sample:
         path = self._images[int(rng.integers(len(self._images)))]
         annotation = read_annotation(path.with_suffix(".json"))
-        image = read_image(path)
+        image = read_image(path, size=annotation.size)
         target, ignore = draw_regions(annotation, *image.shape[:2])
         sentences = [annotation.sentences[i] for i in choose(rng, len(annotation.sentences), self._num_sentences)]
         explanation = self._explanations.get(path.name)
@@ -115,8 +124,19 @@ def read_explanations(dataset_dir: Path, name: str) -> dict[str, str]:
     path = dataset_dir / "reason_seg" / name / "explanatory" / "train.json"
     if not path.is_file():
         raise UserError(f"{path} is missing; fetch it, or train without explanations: --explanatory -1")
-    explanations = {}
-    for number, item in enumerate(read_json(path, list)):
+    explanations: dict[str, str] = {}
+    questions: dict[tuple[str, Any], str] = {}
+
+    def read(item: Any, number: int) -> None:
         where = f"{path}: item {number}"
-        explanations[Path(str(require(item, "image", where))).name] = str(require(item, "outputs", where))
+        image = PurePosixPath(require_path(item, "image", where)).name
+        explanation = refuse_targets(require_text(item, "outputs", where), where)
+        query = item.get("query")
+        if query is not None:
+            check_text(query, f"{where}: 'query'")
+        if questions.setdefault((image, query), explanation) != explanation:
+            raise UserError(f"{where}: {shown(image)} has another explanation of the same question; {NOT_OFFICIAL}")
+        explanations[image] = explanation
+
+    read_each(read_json(path, list), read)
     return explanations

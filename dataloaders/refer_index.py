@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dataloaders.bad_samples import BadSamples, settle
-from dataloaders.families import look_up, require_some
+from dataloaders.families import did_you_mean, look_up, require_some
 from dataloaders.refer_files import REFER_SETS, ReferFiles, ReferTables
 from dataloaders.repairs import BadEntry, note_repair
 from dataloaders.segmentations import NO_PIXEL, decode_segmentation
@@ -141,7 +141,10 @@ def _chosen_splits(tables: ReferTables, split: str) -> list[str]:
     chosen = [name for name in tables.splits if belongs(name)]
     if not chosen or not (tables.files.exact_splits or split in _LETTERED):
         available = ", ".join(sorted(tables.splits))
-        raise UserError(f"{tables.refs_path} has no refs of split {split!r}; its splits are {available}")
+        raise UserError(
+            f"{tables.refs_path} has no refs of split {split!r}; its splits are {available}"
+            f"{did_you_mean(split, tables.splits)}"
+        )
     return chosen
 
 

@@ -2,7 +2,7 @@
 
 "ReasonSeg|val"            name and split; also test_overall, test_shortquery and test_longquery
 "fpReasonSeg|val"          the same pictures, each with a second question about what is not there
-"refcoco|unc|testA"        name, annotator (not read: each set has one) and split; also refzom|final|test, grefcoco|…
+"refcoco|unc|testA"        name, annotator (each set has one) and split; also refzom|final|test, grefcoco|…
 "multirefcoco|unc|testA"   the same expressions, to be asked for all together
 "fprefcoco|val"            false premises: fprefcoco(+/g), R-refcoco(+/g); and plain refcoco(+/g) without their pictures
 "MultiReasonSeg|test"      MUSE: val, test_less, test_many, and test for both

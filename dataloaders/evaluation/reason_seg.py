@@ -7,7 +7,7 @@ import numpy as np
 
 from dataloaders.images import read_image
 from dataloaders.labelme import draw_regions, read_annotation
-from dataloaders.reason_seg import list_images
+from dataloaders.reason_seg import list_split
 from dataloaders.sample import REJ, SEG
 from utils.errors import UserError
 
@@ -23,7 +23,7 @@ class ReasonSegEvaluation(Sequence):
             raise UserError(f"unknown part {kind!r} of split {folder}; known are overall, shortquery and longquery")
         self.name = name
         self.split = split
-        self.images = list_images(dataset_dir, name, folder)
+        self.images = list_split(dataset_dir, name, folder)
         if kind in ("shortquery", "longquery"):
             long = kind == "longquery"
             self.images = [p for p in self.images if read_annotation(p.with_suffix(".json")).is_sentence is long]
@@ -36,7 +36,7 @@ class ReasonSegEvaluation(Sequence):
     def __getitem__(self, index: int) -> EvaluationItem:
         path = self.images[index]
         annotation = read_annotation(path.with_suffix(".json"))
-        image = read_image(path)
+        image = read_image(path, size=annotation.size)
         mask, ignore = draw_regions(annotation, *image.shape[:2])
         sentence = annotation.sentences[0]
         if annotation.is_sentence:

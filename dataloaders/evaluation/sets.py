@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataloaders.families import split_names
+from dataloaders.families import did_you_mean, split_names
 from dataloaders.refer_files import FALSE_PREMISE_SETS, REFER_SETS
 from utils.errors import UserError
 
@@ -33,19 +33,34 @@ def evaluation_set(spec: str, dataset_dir: str | Path) -> Sequence[EvaluationIte
     elif name.startswith("MultiReasonSeg") and len(parts) == 1:
         return MuseEvaluation(root, name, split)
     elif name.startswith("multi") and plain in MULTI_SETS and len(parts) == 2:
+        _check_annotator(spec, name, REFER_SETS[plain].annotator)
         return ReferEvaluation(root, plain, split, together=True)
     elif name in REFER_SETS and len(parts) == 2:
+        _check_annotator(spec, name, REFER_SETS[name].annotator)
         return ReferEvaluation(root, name, split)
     elif name in TWO_PART_SETS:
+        if len(parts) == 2:
+            _check_annotator(spec, name, FALSE_PREMISE_SETS[name].annotator)
         return FalsePremiseEvaluation(root, name, split)
-    elif len(parts) == 1 and name not in REFER_SETS and not name.startswith("multi"):
+    elif len(parts) == 1 and (name == "ReasonSeg" or (root / "reason_seg" / name).is_dir()):
         return ReasonSegEvaluation(root, name, split)
     annotated = [*REFER_SETS, *(f"multi{name}" for name in MULTI_SETS)]
+    names = [*annotated, *TWO_PART_SETS, "ReasonSeg", "fpReasonSeg", "MultiReasonSeg", "custom"]
     raise UserError(
         f"unknown evaluation set {spec!r}; known are ReasonSeg|SPLIT, fpReasonSeg|SPLIT, MultiReasonSeg|SPLIT, "
         f"custom|NAME, NAME|ANNOTATOR|SPLIT with NAME one of {', '.join(annotated)}, and NAME|SPLIT with NAME one of "
-        f"{', '.join(TWO_PART_SETS)}"
+        f"{', '.join(TWO_PART_SETS)}{did_you_mean(name, names) if name not in names else ''}"
     )
+
+
+def _check_annotator(spec: str, name: str, annotator: str) -> None:
+    """Refuse an annotator whose refs are not those that are read."""
+    _, given, split = (part.strip() for part in spec.split("|"))
+    if given != annotator:
+        raise UserError(
+            f"evaluation set {spec!r}: the refs of {name} that are read are those of {annotator!r}, not of {given!r}; "
+            f"write {name}|{annotator}|{split}"
+        )
 
 
 def evaluation_sets(specs: str, dataset_dir: str | Path) -> dict[str, Sequence[EvaluationItem]]:

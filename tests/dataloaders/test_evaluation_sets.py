@@ -36,7 +36,7 @@ def test_reason_seg_splits_by_kind_of_question(data_root, split, stems):
     assert [item.image_path.stem for item in evaluation_set(f"ReasonSeg|{split}", data_root)] == stems
 
 
-@pytest.mark.parametrize("spec", ["refcoco|unc|val", "refcocog|umd|val", "refclef|unc|testA", "refcoco+|anything|test"])
+@pytest.mark.parametrize("spec", ["refcoco|unc|val", "refcocog|umd|val", "refclef|unc|testA", "refcoco+|unc|test"])
 def test_referring_sets_ask_one_by_one_and_for_all_at_once(data_root, spec):
     (item,) = evaluation_set(spec, data_root)
 
@@ -89,7 +89,7 @@ def test_refzom_pictures_are_found_in_either_folder(data_root):
     assert item.masks[1].sum() == 64 + 144
 
 
-@pytest.mark.parametrize("spec", ["fprefcoco|val", "R-refcocog|val", "R-refcoco+|umd|testA"])
+@pytest.mark.parametrize("spec", ["fprefcoco|val", "R-refcocog|val", "R-refcoco+|unc|testA"])
 def test_false_premises_have_no_mask_though_their_ref_has_one(data_root, spec):
     (item,) = evaluation_set(spec, data_root)
 
@@ -167,9 +167,15 @@ def test_several_sets_are_named_by_their_specs(data_root):
         ("coco", "unknown evaluation set 'coco'; known are"),
         ("refcoco|val", r"refs\(unc_exclude_unified\)\.p is missing"),
         ("refclef|testA", r"set 'refclef\|testA'; .* NAME\|SPLIT with NAME one of refcoco, refcoco\+"),
+        ("refcoco|google|val", r"'unc', not of 'google'; write refcoco\|unc\|val"),
+        ("refcocog|unc|val", r"'umd', not of 'unc'; write refcocog\|umd\|val"),
+        ("multirefcocog|google|val", r"write multirefcocog\|umd\|val"),
+        ("fprefcoco|unc|val", r"write fprefcoco\|berkeley\|val"),
+        ("ReasonSg|val", "Did you mean 'ReasonSeg'"),
+        ("grefcoco|unc|testa", "Did you mean 'testA'"),
         ("multirefclef|unc|val", "known are"),
         ("multirefcoco|val", "known are"),
-        ("MultiReasonSeg|testA", "known are train, val, test"),
+        ("MultiReasonSeg|testA", "MUSE has train, val, test"),
         ("fpReasonSeg|val", "false_premise_QA"),
         ("ReasonSeg|..", "which ReasonSeg|.. is not"),
         ("custom|theirs", r"theirs\.jsonl is missing"),
