@@ -262,6 +262,7 @@ def test_shared_containers_are_read():
 
 @pytest.mark.slow
 def test_random_programs_end_in_plain_data_or_an_error():
+    pytest.importorskip("hypothesis", reason="requirements-dev.txt has it")
     from hypothesis import given, settings
     from hypothesis import strategies as st
 
