@@ -121,7 +121,7 @@ def pump(outputs: dict[int, int], control: int) -> None:
     """Run until the other side says "end", or is gone.
 
     outputs: pipe -> where its bytes go on to. control: pipe of JSON lines: {"path", "prefix", "header"} names the log,
-    {"end": text} ends it; {"word", "after": [[pid, start], …]} is said after that, and after the end of these processes.
+    {"end": text} ends it; {"word", "after": [[pid, start], …]} is said after that, and after these processes' end.
     """
     last_word = None
     log, filters = LogFile(), {source: LineFilter() for source in outputs}
