@@ -62,7 +62,7 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
     from utils.seeding import preserved_random_state, seed_everything
     from utils.training import building
     from utils.training.changed_flags import describe_changes, describe_global_batch, keep_best_apart
-    from utils.training.checkpoints import BEST, read_settings, resume
+    from utils.training.checkpoints import BEST, Saver, read_settings, resume
     from utils.training.engine import (
         BUCKET,
         build_optimizer,
@@ -75,7 +75,7 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
     from utils.training.memory import shared_memory_warning
     from utils.training.metering import StepMeter
     from utils.training.preflight import preflight
-    from utils.training.scores import Scores
+    from utils.training.scores import open_scores
     from utils.training.settings import checkpoint_to_resume, describe_run, keep_gate
     from utils.training.summaries import describe_data, describe_parameters, describe_training
     from utils.training.tensorboard import Records
@@ -179,7 +179,7 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
     def prepare(step: int) -> None:
         model.loss_weights.entropy = config.entropy_weight_at(step)
 
-    scores = Scores(run_dir)
+    scores = open_scores(run_dir, checkpoint, world)
     scores.go_back_to(start.step)
     apart = keep_best_apart(run_dir, settings, world) if checkpoint is not None and validation is not None else None
     if apart is not None:
@@ -192,22 +192,23 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
     title = f"{config.model_key} · {Path(config.version).name}"
     progress = new_progress(schedule, world, style=config.print_style, title=title, scores=scores)
     records = Records(run_dir, first_step=start.step) if world.is_main else None
+    saver = Saver(engine, world, settings)
     keeper = Keeper(
-        engine=engine,
+        saver=saver,
         processor=processor,
         run_dir=run_dir,
         schedule=schedule,
         world=world,
         validation=validation,
-        settings=settings,
         keep=config.keep,
         save_latest=config.save_ckpt or config.no_eval,
+        save_seconds=60 * config.save_minutes,
         scores=scores,
         dropped=lambda: collator.dropped,
         say=progress.message if progress else say,
         records=records,
     )
-    with StopRequest(keeper.say, started_by) as stop:
+    with StopRequest(keeper.say, started_by) as stop, saver:
         if checkpoint is not None and schedule.pauses_after(start.step) and not scores.has(start.step):
             with preserved_random_state():
                 keeper.validate(start, checkpoint)
@@ -222,7 +223,7 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
             progress=progress,
             records=records,
             pause=keeper.pause,
-            save=keeper.save,
+            saving=keeper,
             prepare=prepare,
             stop=stop,
             skip_nonfinite=config.skip_nonfinite,

@@ -18,6 +18,7 @@ _INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\
 
 def escape(text: str) -> str:
     """`text` as HTML that shows exactly these characters, template marks of the front end included."""
+    text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be sent
     shown = _escape(_INVISIBLE.sub("", text), quote=True)
     return shown.replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;").replace("`", "&#96;")
 

@@ -95,6 +95,7 @@ def _listing(experiments: list[Experiment], runs) -> str:
     for experiment in experiments:
         best = experiment.best or {}
         score = f"gIoU {best['gIoU']:.4f} · cIoU {best['cIoU']:.4f}" if _scored(best) else "not validated"
+        score = experiment.problem or score
         where = f"{best.get('split')}, step {best.get('step')}" if _scored(best) else ""
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(experiment.changed))
         step = "none" if experiment.step is None else str(experiment.step)
@@ -103,7 +104,7 @@ def _listing(experiments: list[Experiment], runs) -> str:
 
 
 def _scored(best: dict) -> bool:
-    return all(isinstance(best.get(name), float) for name in ("gIoU", "cIoU"))
+    return all(isinstance(best.get(name), int | float) for name in ("gIoU", "cIoU"))
 
 
 def _scores(folders: dict[str, Path]) -> str:

@@ -153,7 +153,7 @@ def claim_log(run_dir: Path) -> Path:
 def newest_launch(run_dir: Path) -> int:
     """The highest number of a launch that left something; 0 for none."""
     names = [path.name.removesuffix(".log").removeprefix("meta_") for path in (run_dir / META).glob("meta_*")]
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    return max((int(name) for name in names if name.isdecimal() and len(name) < 10), default=0)
 
 
 def add_memo(run_dir: Path, launch: int, text: str) -> None:

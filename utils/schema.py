@@ -10,6 +10,7 @@ A shape is a function that complains about a value with `ShapeError`, naming whe
 
 import math
 import os
+import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class DamagedFile(UserError):
 
 def read_json(path: Path, shape: Shape) -> Any:
     """What a JSON file holds, of the declared shape. `DamagedFile` where it is not; no file is `FileNotFoundError`."""
+    if path.exists() and not path.is_file():
+        raise DamagedFile(f"{path} is damaged (it is no file)")
     return parse(path.read_bytes(), shape, str(path))
 
 
@@ -74,8 +77,10 @@ def number(value: Any, where: str) -> None:
     """A finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         _fail(where, "a number", value)
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ShapeError(f"{where} is not finite")
+    if abs(value) > sys.float_info.max:
+        raise ShapeError(f"{where} is out of range")
 
 
 def anything(value: Any, where: str) -> None:

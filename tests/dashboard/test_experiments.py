@@ -3,7 +3,10 @@
 import json
 import os
 
+import pytest
+
 from dashboard.experiments import curve, find_experiments, read_metrics, read_reports, read_scores, scalar_names
+from dashboard.runs import _listing, _scores
 
 
 def write_run(folder, records, scores=None, changed=1_000_000):
@@ -77,3 +80,47 @@ def test_reports_of_one_and_of_two_protocols_are_a_row_for_each_score(tmp_path):
         ["both", "ReasonSeg|val", "generated", "0.5000", "none", "24"],
         ["trained", "refcoco|unc|val", "given", "0.5000", "0.2500", "24"],
     ]
+
+
+DAMAGES = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b"\xff\xfe\x00",
+    b"[" * 100_000,
+    b'{"best": [], "evaluations": {}}',
+    b'{"best": {"step": 1, "split": "a", "gIoU": "x", "cIoU": 0.5}, "evaluations": []}',
+    b'{"best": null, "evaluations": [{"step": 1, "epoch": 0, "splits": {"a": 3}}]}',
+    b'{"step": true}\n{"step": "x"}\n{"step": 2, "a": 1' + b"0" * 400 + b"}",
+    b'{"step": 1, "\\ud800": 1.0}',
+    b'{"splits": {"a": {"protocol": "x", "gIoU": []}}, "protocol": {}}',
+]
+
+
+@pytest.mark.parametrize("content", DAMAGES)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "scores.json", "eval/report.json"])
+def test_no_damaged_file_takes_the_tab_with_it(tmp_path, name, content):
+    write_run(tmp_path / "good", [{"step": 5, "train/loss": 1.0}])
+    (tmp_path / "bad/eval").mkdir(parents=True)
+    (tmp_path / "bad" / name).write_bytes(content)
+    experiments = find_experiments(tmp_path)
+    assert {experiment.name for experiment in experiments} == {"good", "bad"}
+    page = _listing(experiments, tmp_path) + _scores({one.name: one.directory for one in experiments})
+    records = read_metrics(tmp_path / "bad")
+    json.dumps([scalar_names(records), [curve(records, one) for one in scalar_names(records)], page]).encode("ascii")
+    page.encode("utf-8")
+    assert ("scores.json is damaged" in page) == (name == "scores.json")
+
+
+def test_what_is_no_file_and_names_that_are_no_text_are_passed_over(tmp_path):
+    write_run(tmp_path / "good", [{"step": 5, "train/loss": 1.0}])
+    os.mkfifo(tmp_path / "good/scores.json")
+    (tmp_path / "good/eval").mkdir()
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff")
+    os.mkdir(odd)
+    with open(f"{odd}/metrics.jsonl", "w") as file:
+        file.write('{"step": 1}')
+    experiments = find_experiments(tmp_path)
+    assert sorted(experiment.name for experiment in experiments) == ["good", "odd?"]
+    _listing(experiments, tmp_path).encode("utf-8")

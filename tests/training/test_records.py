@@ -182,3 +182,23 @@ def test_processes_share_the_counter_by_micro_batches_and_epochs_restart_the_ite
         [[(0, 4), (0, 5)], [(1, 2), (1, 3)]],
         [[(1, 0), (1, 1)], [(1, 4), (1, 5)]],
     ]
+
+
+@pytest.mark.parametrize(
+    "damage", [b"\xff\xfe", b"[]", b"null", b'{"step": "1"}', b'{"step": 1e999}', b"{}", b"[" * 10**5]
+)
+def test_damaged_records_never_stop_a_run_and_are_kept(tmp_path, capsys, damage):
+    good = b'{"step": 1, "a": 2.0}\n'
+    (tmp_path / METRICS_FILE).write_bytes(good + damage + b"\n" + good.replace(b"1", b"2") + b'{"step": 3, "a"')
+    Records(tmp_path, first_step=5).close()
+    assert (tmp_path / METRICS_FILE).read_bytes() == good + good.replace(b"1", b"2")
+    assert damage in (tmp_path / f"{METRICS_FILE}.damaged").read_bytes()
+    said = capsys.readouterr().err
+    assert "metrics.jsonl, line 2, is damaged" in said and said.count("\n") == 1
+
+
+def test_a_line_cut_short_by_a_kill_is_dropped_without_a_word(tmp_path, capsys):
+    (tmp_path / METRICS_FILE).write_bytes(b'{"step": 1}\n{"st')
+    Records(tmp_path, first_step=5).close()
+    assert (tmp_path / METRICS_FILE).read_bytes() == b'{"step": 1}\n'
+    assert capsys.readouterr().err == "" and not list(tmp_path.glob("*.damaged"))

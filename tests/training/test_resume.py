@@ -21,8 +21,8 @@ CASES = [(1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (2, 2), (2, 3)]
 def test_a_run_that_is_killed_and_goes_on_equals_one_that_is_not(tmp_path, processes, zero_stage):
     options = {"processes": processes, "zero_stage": zero_stage}
     whole = toy_run(tmp_path / "whole", **options)
-    # Step 2 is saved; the kill comes in the middle of step 3.
-    codes, _ = start_toy(tmp_path / "cut", trouble=[processes - 1, 3, "die"], **options).finish()
+    # The kill comes in the middle of step 4: step 2 is saved, step 3 is being written.
+    codes, _ = start_toy(tmp_path / "cut", trouble=[processes - 1, 4, "die"], **options).finish()
     assert codes[-1] == -9 and 0 not in codes
     rest = toy_run(tmp_path / "cut", resume=True, **options)
     for seen, all_seen in zip(rest.pop("seen"), whole.pop("seen"), strict=True):
@@ -31,13 +31,13 @@ def test_a_run_that_is_killed_and_goes_on_equals_one_that_is_not(tmp_path, proce
 
 
 def test_saves_inside_an_epoch_are_gone_on_from(tmp_path):
-    options = {"epochs": 1, "steps_per_epoch": 5, "save_interval": 2}
+    options = {"epochs": 1, "steps_per_epoch": 6, "save_interval": 2}
     whole = toy_run(tmp_path / "whole", **options)
-    codes, (output,) = start_toy(tmp_path / "cut", trouble=[0, 4, "die"], **options).finish()
+    codes, (output,) = start_toy(tmp_path / "cut", trouble=[0, 5, "die"], **options).finish()
     assert codes == [-9] and re.findall(r"SAVED (\d+)", output) == ["2"]
     toy = start_toy(tmp_path / "cut", resume=True, **options)
     codes, (output,) = toy.finish()
-    assert codes == [0] and re.findall(r"SAVED (\d+)", output) == ["4", "5"]
+    assert codes == [0] and re.findall(r"SAVED (\d+)", output) == ["4", "6"]
     rest = result_of(output)
     assert rest.pop("seen")[0] == whole.pop("seen")[0][8:]
     assert rest == whole
@@ -60,7 +60,17 @@ def test_train_ds_killed_in_the_middle_of_a_step_ends_where_it_would_have(tmp_pa
     write_reason_seg(tmp_path / "dataset")
     save_model(*tiny_model(), tmp_path / "base")
     flags = ["--version", tmp_path / "base", "--dataset_dir", tmp_path / "dataset", "--log_base_dir", tmp_path]
-    flags += [*TRAINING, "--zero_stage", zero_stage, "--lora_dropout", "0.1", "--steps_per_epoch", "3"]
+    flags += [
+        *TRAINING,
+        "--zero_stage",
+        zero_stage,
+        "--lora_dropout",
+        "0.1",
+        "--steps_per_epoch",
+        "3",
+        "--save_interval",
+        "3",
+    ]
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]

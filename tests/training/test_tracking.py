@@ -183,5 +183,5 @@ def test_a_manifest_that_a_crash_left_empty_does_not_keep_a_run_from_starting(pr
     (launch_directory(run_dir, 1) / MANIFEST).write_text("")
     record(run_dir, project, 2)
     assert restore(run_dir, 2, tmp_path / "back") == 2
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is damaged"):
         restore(run_dir, 1, tmp_path / "broken")

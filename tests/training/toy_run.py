@@ -19,7 +19,7 @@ from model.outputs import GroundingOutput
 from utils.distributed import World, join_world
 from utils.seeding import random_state, seed_everything
 from utils.training.building import build_batches
-from utils.training.checkpoints import BEST, LATEST, copy_checkpoint, find_checkpoint, resume, save_checkpoint
+from utils.training.checkpoints import BEST, LATEST, Saver, copy_checkpoint, find_checkpoint, resume
 from utils.training.engine import build_optimizer, engine_config, optimizer_of, start_engine
 from utils.training.loop import Schedule, train
 from utils.training.metering import StepMeter
@@ -171,25 +171,36 @@ def run(run_dir: Path, options: Options, world: World) -> dict:
         if step == at and ours in ("SIGTERM", "SIGINT", "SIGSTOP"):
             os.kill(os.getpid(), getattr(signal, ours))
 
-    def save(position) -> None:
-        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        if position.step == at and ours == "no space":
-            forbid_writing()
-        saved = save_checkpoint(
-            engine,
-            run_dir / LATEST,
-            position=position,
-            settings={"flags": {}, "model": {"system": "toy"}, "base": {}, "trained": names, "precision": "fp32"},
-            keep=options.keep,
-            world=world,
-        )
-        if world.is_main:
-            print(f"SAVED {position.step}", flush=True)
-        copy_checkpoint(saved, run_dir / BEST, keep=1, world=world)
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    settings = {"flags": {}, "model": {"system": "toy"}, "base": {}, "trained": names, "precision": "fp32"}
+    saver = Saver(engine, world, settings)
+
+    class Saves:
+        """Saves without waiting, and keeps a copy as the best; with no `save_interval` after every step."""
+
+        is_due = property(lambda self: not options.save_interval)
+        is_writing = property(lambda self: saver.is_writing)
+        finish = staticmethod(saver.finish)
+
+        def save(self, position) -> None:
+            if position.step == at and ours == "no space":
+                forbid_writing()
+
+            def done() -> None:
+                if world.is_main:
+                    print(f"SAVED {position.step}", flush=True)
+                copy_checkpoint(target, run_dir / BEST, keep=1, world=world)
+
+            target = run_dir / LATEST / f"global_step{position.step}"
+            saver.start(run_dir / LATEST, position=position, keep=options.keep, done=done)
+
+        ends = save
+
+    def pause(position) -> None:
         torch.rand(3)  # as a validation might
 
     position = None
-    with StopRequest() as stop:
+    with StopRequest() as stop, saver:
         position = train(
             engine,
             build_batches(
@@ -208,8 +219,8 @@ def run(run_dir: Path, options: Options, world: World) -> dict:
             if world.is_main
             else None,
             records=Records(run_dir, first_step=start.step) if world.is_main else None,
-            pause=save,
-            save=save,
+            pause=pause,
+            saving=Saves(),
             prepare=prepare,
             stop=stop,
             skip_nonfinite=options.skip,

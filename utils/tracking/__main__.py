@@ -7,13 +7,12 @@ python -m utils.tracking restore 2 --to old        the code of launch 2 into a n
 """
 
 import argparse
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_main
-from utils.tracking.history import META, describe, difference, launches, read_manifest, restore
+from utils.tracking.history import META, describe, difference, earlier_manifests, launches, read_manifest, restore
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,13 +42,19 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"{run_dir}: no launch was recorded there; --run names the directory of a run")
     if flags.command == "show" and flags.launch is None:
         print(f"{run_dir}: {len(numbers)} launches")
-        for before, number in itertools.pairwise([None, *numbers]):
-            previous = None if before is None else read_manifest(run_dir, before)
-            print("\n".join(["", *describe(read_manifest(run_dir, number), previous)]))
+        previous = None
+        for number in numbers:
+            try:
+                manifest = read_manifest(run_dir, number)
+            except UserError as problem:
+                print(f"\nlaunch {number} is passed over: {problem}")
+                continue
+            print("\n".join(["", *describe(manifest, previous)]))
+            previous = manifest
     elif flags.command == "show":
         manifest = read_manifest(run_dir, flags.launch)
-        earlier = [number for number in numbers if number < flags.launch]
-        print("\n".join(describe(manifest, read_manifest(run_dir, earlier[-1]) if earlier else None)))
+        earlier = earlier_manifests(run_dir, flags.launch)
+        print("\n".join(describe(manifest, earlier[-1] if earlier else None)))
         for title in ("settings", "packages"):
             print(f"\n{title}")
             for name, value in manifest[title].items():

@@ -6,15 +6,52 @@ A run directory may have come from elsewhere: paths in it are checked, and nothi
 import contextlib
 import difflib
 import hashlib
-import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from utils.errors import UserError
+from utils.schema import (
+    DamagedFile,
+    anything,
+    list_of,
+    mapping,
+    one_of,
+    optional,
+    read_json,
+    record,
+    text,
+    whole,
+)
 
+_FILE = record({"sha256": text, "bytes": whole(0), "launch": whole(1), "stored_as": text})
+_GIT = record({"commit": text, "branch": text, "uncommitted": list_of(text)})
+_MACHINE = record(
+    {
+        **dict.fromkeys(("host", "system", "python", "executable"), text),
+        "cpus": optional(whole(1)),
+        "gpus": list_of(text),
+        "cuda": optional(text),
+        "environment": mapping(text),
+    }
+)
+_MANIFEST = record(
+    {
+        "format": one_of(1),
+        "launch": whole(1),
+        "time": text,
+        "command": text,
+        "settings": mapping(anything),
+        "world_size": whole(1),
+        "git": optional(_GIT),
+        "machine": _MACHINE,
+        "packages": mapping(text),
+        "files": mapping(_FILE),
+    }
+)
 META = "meta"
 MANIFEST = "manifest.json"
 FILES = "files"
@@ -27,29 +64,42 @@ def launch_directory(run_dir: Path, launch: int) -> Path:
 def launches(run_dir: Path) -> list[int]:
     """Numbers of the launches that were recorded, oldest first."""
     found = (path.parent.name.removeprefix("meta_") for path in (run_dir / META).glob(f"meta_*/{MANIFEST}"))
-    return sorted(int(name) for name in found if name.isdecimal())
+    return sorted(int(name) for name in found if re.fullmatch(r"[1-9][0-9]{0,8}", name))
 
 
 def read_manifest(run_dir: Path, launch: int) -> dict[str, Any]:
+    """What a launch recorded; `UserError` where there is nothing, or it is damaged."""
     path = launch_directory(run_dir, launch) / MANIFEST
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path, _MANIFEST)
     except FileNotFoundError:
         known = ", ".join(map(str, launches(run_dir))) or "none"
         raise UserError(f"{run_dir}: launch {launch} was not recorded; recorded are: {known}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+    if manifest["launch"] != launch:
+        raise DamagedFile(f"{path} is damaged (launch is {manifest['launch']})")
+    return manifest
 
 
 def earlier_manifests(run_dir: Path, launch: int) -> list[dict[str, Any]]:
-    """What the launches before `launch` recorded, oldest first. One that a crash of the machine has left unreadable is
-    passed over: it must not keep a run from starting again."""
+    """What the launches before `launch` recorded, oldest first. One that is damaged is passed over, and said by
+    `damaged_launches`: it must not keep a run from starting again."""
     manifests = []
     for number in launches(run_dir):
         if number < launch:
             with contextlib.suppress(UserError):
                 manifests.append(read_manifest(run_dir, number))
     return manifests
+
+
+def damaged_launches(run_dir: Path) -> list[str]:
+    """A line for every launch whose record cannot be read."""
+    problems = []
+    for number in launches(run_dir):
+        try:
+            read_manifest(run_dir, number)
+        except UserError as problem:
+            problems.append(str(problem))
+    return problems
 
 
 def read_file(run_dir: Path, manifest: Mapping[str, Any], path: str) -> bytes:
@@ -89,6 +139,8 @@ def _inside(path: str) -> PurePosixPath:
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\\" in path or "\0" in path:
         raise UserError(f"the manifest names the path {path!r}, which leads out of its folder; it is not written")
+    if any(part.lower().rstrip(". ") == ".git" for part in pure.parts):
+        raise UserError(f"the manifest names {path!r}, a file of git itself, which git may run; it is not written")
     return pure
 
 

@@ -50,7 +50,7 @@ def check(config: TrainingConfig) -> None:
         )
     if config.attn_implementation == FLASH_ATTENTION:
         _check_flash_attention(config)
-    for name in ("eval_interval", "save_interval", "skip_nonfinite"):
+    for name in ("eval_interval", "save_interval", "save_minutes", "skip_nonfinite"):
         _at_least(config, name, 0)
     if config.save_interval and not config.save_ckpt:
         raise UserError("--save_interval is about the latest checkpoint, which --no_save_ckpt leaves out")

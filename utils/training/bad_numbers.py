@@ -1,7 +1,8 @@
 """Losses and gradients that are not finite: found without waiting for the device, traced to their term and samples.
 
 Every micro-batch leaves its flags on the device; they are read once, before the optimizer's step, together with
-whether somebody asked to stop. What is bad never reaches the weights: training ends there, or the step is left out.
+whether somebody asked to stop, or a checkpoint is due. What is bad never reaches the weights: training ends there, or
+the step is left out.
 """
 
 from collections.abc import Callable
@@ -83,11 +84,13 @@ class NumberWatch:
         self.parts.append(output.loss_parts)
         self.sums = []
 
-    def check(self, step: int, asked_to_stop: bool) -> bool:
-        """The gradients of step number `step` are there, the optimizer has not seen them. True where any process was
-        asked to stop. Where numbers are bad the step will change nothing; beyond the budget a `UserError` says why."""
-        asked = self.bad.new_full((1,), float(asked_to_stop))
-        *bad, asked = self.world.sum(torch.cat([self.bad.flatten(), asked])).tolist()
+    def check(self, step: int, *asked: bool) -> list[bool]:
+        """The gradients of step number `step` are there, the optimizer has not seen them. For each of `asked`, whether
+        it is true on any process. Where numbers are bad the step will change nothing; beyond the budget a `UserError`
+        says why."""
+        told = self.bad.new_tensor(asked)
+        found = self.world.sum(torch.cat([self.bad.flatten(), told])).tolist()
+        bad, told = found[: self.bad.numel()], found[self.bad.numel() :]
         if any(bad):
             self.skipped += 1
             report = self._report(step, torch.tensor(bad).view_as(self.bad.cpu()))
@@ -97,7 +100,7 @@ class NumberWatch:
             for buffer, value in zip(self.moving, self.before, strict=True):
                 buffer.copy_(value)
             self.optimizer.skip = True
-        return asked > 0
+        return [value > 0 for value in told]
 
     def after_step(self, step: int) -> None:
         """DeepSpeed's step is done. One that changed nothing has its place in the schedule of the learning rate."""

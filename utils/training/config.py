@@ -322,13 +322,14 @@ class TrainingConfig:
         on_resume=FREE,
     )
     save_ckpt: bool = option(True, "run", "keep the latest checkpoint beside the best", on_resume=FREE)
-    save_interval: int = option(
-        0,
+    save_minutes: float = option(
+        15.0,
         "run",
-        "optimizer steps between checkpoints inside an epoch: what is killed loses at most so many (0: saved at the "
-        "end of an epoch and whenever evaluated)",
+        "minutes between latest checkpoints, written while training goes on: what is killed loses about so many (0: "
+        "only every --save_interval steps, when asked to stop, and at the end)",
         on_resume=FREE,
     )
+    save_interval: int = option(0, "run", "also save every so many optimizer steps", on_resume=FREE)
     keep: int = option(1, "run", "latest checkpoints to keep", on_resume=FREE)
     resume: str = option("", "run", "checkpoint directory to go on from", on_resume=FREE)
     auto_resume: bool = option(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from utils.distributed import World
 from utils.logging import OutputLog, add_memo, keep_log
-from utils.tracking.history import changes, describe_surroundings, earlier_manifests
+from utils.tracking.history import changes, damaged_launches, describe_surroundings, earlier_manifests
 from utils.tracking.snapshot import record_launch
 from utils.training.config import TrainingConfig
 from utils.training.earlier_run import move_earlier_run
@@ -28,6 +28,8 @@ def begin_launch(config: TrainingConfig, output: OutputLog, world: World) -> Run
         return lock
     if config.memo:
         add_memo(run_dir, number, config.memo)
+    for problem in damaged_launches(run_dir):
+        print(f"passed over: {problem}", file=sys.stderr)
     earlier = earlier_manifests(run_dir, number)
     manifest = record_launch(run_dir, number, ROOT, command=command, settings=config.to_dict(), world_size=world.size)
     print("\n".join([*_describe(run_dir, number, manifest, earlier), *describe_flags(config)]))

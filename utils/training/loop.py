@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
@@ -59,12 +60,28 @@ class Schedule:
         return inside == 0 or (self.eval_interval > 0 and inside % self.eval_interval == 0)
 
     def saves_after(self, step: int) -> bool:
-        """Every `save_interval` steps inside an epoch, besides what a pause saves."""
-        return self.save_interval > 0 and step % self.steps_per_epoch % self.save_interval == 0
+        """Every `save_interval` steps."""
+        return self.save_interval > 0 and step % self.save_interval == 0
 
     def epoch_of(self, step: int) -> int:
         """The epoch, counted from 0, that step number `step` (from 1) belongs to."""
         return (step - 1) // self.steps_per_epoch
+
+
+class Saving(Protocol):
+    """What saves while training goes on; `validation.Keeper` is one. All processes make the same calls."""
+
+    is_due: bool
+    is_writing: bool
+
+    def save(self, position: Position) -> None:
+        """Begin to save."""
+
+    def ends(self, position: Position) -> None:
+        """The last step is done."""
+
+    def finish(self) -> None:
+        """Wait until what was begun is there."""
 
 
 def train(
@@ -79,7 +96,7 @@ def train(
     progress: Progress | None,
     records: Records | None,
     pause: Callable[[Position], None],
-    save: Callable[[Position], None] = lambda position: None,
+    saving: Saving | None = None,
     prepare: Callable[[int], None] = lambda step: None,
     stop: StopRequest | None = None,
     skip_nonfinite: int = 0,
@@ -88,10 +105,10 @@ def train(
     """Train from `start` to the end of `schedule`, or until somebody asks to stop; returns where training stands then.
 
     batches: the micro-batches of this process, from `start` on. progress, records: None except on the main process.
-    pause: called where the schedule pauses, with the position; saves and validates.
-    save: called with the position where the schedule saves without pausing, and where `stop` was asked for on any
-        process, which ends training. What these two draw from the random generators is not missed afterwards, so that
-        a run that goes on from there draws as this one does.
+    pause: called where the schedule pauses, with the position; validates.
+    saving: called where the schedule saves, where it is due on any process, after the last step, and where `stop` was
+        asked for on any process, which ends training. What these two draw from the random generators is not missed
+        afterwards, so that a run that goes on from there draws as this one does.
     prepare: called before every optimizer step with its number, from 1; sets what is on a schedule.
     skip_nonfinite: steps of the run whose numbers may be bad; see `bad_numbers.py`.
     timeout: seconds after which a step that does not move is given up.
@@ -128,7 +145,12 @@ def train(
                 watch.take(output)
                 if number == schedule.accumulation:
                     watchdog.beat(f"step {step}, optimizer")
-                    stopping = watch.check(step, stop is not None and stop.asked)
+                    stopping, due, writing = watch.check(
+                        step,
+                        stop is not None and stop.asked,
+                        saving is not None and saving.is_due,
+                        saving is not None and saving.is_writing,
+                    )
                     if watch.skipping:
                         meter.clear()
                 engine.step()
@@ -155,23 +177,29 @@ def train(
                         memory=peak_memory(world.device),
                     )
                 data_seconds, last_read = 0.0, step
-            if stopping or (schedule.saves_after(step) and not pausing):
-                watchdog.beat(f"step {step}, saving")
+            if saving and not writing:
+                saving.finish()  # every process has written what was begun at an earlier step
+            last = step == schedule.total_steps
+            if saving and (stopping or due or last or schedule.saves_after(step)):
+                watchdog.rest(f"step {step}, saving")
                 with preserved_random_state():
-                    save(position)
-                if stopping:
-                    return position
+                    saving.ends(position) if last and not stopping else saving.save(position)
                 if progress:
                     progress.start(step)
+            if stopping:
+                break
             if pausing:
-                watchdog.rest(f"step {step}, saving and validating")
+                watchdog.rest(f"step {step}, validating")
                 with preserved_random_state():
                     pause(position)
                 engine.train()
                 if progress:
                     progress.start(step)
                 if stop is not None and world.any(stop.asked):
-                    return position
+                    break
+        if saving:
+            watchdog.rest(f"step {position.step}, waiting until the checkpoint is written")
+            saving.finish()
     return position
 
 

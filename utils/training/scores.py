@@ -1,23 +1,34 @@
-"""runs/<exp>/scores.json: every evaluation of a run, and the best of them."""
+"""runs/<exp>/scores.json: every evaluation of a run, and the best of them.
 
-import json
+Every checkpoint holds the same content as it was then. So a lost file is made anew from the checkpoint that training
+goes on from, and what the best checkpoint scored is always known: it says it itself.
+"""
+
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from utils.training.checkpoints import read_position
+from utils.distributed import World
+from utils.schema import DamagedFile, read_json, set_aside
+from utils.training.checkpoints import BEST, SCORES, candidates_in, find_checkpoint, read_position
 from utils.training.checkpoints.layout import write_json
+from utils.training.record_shapes import RANKED, SCORES_SHAPE
 
-SCORES = "scores.json"
+Say = Callable[[str], None]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 class Scores:
-    """Every evaluation of a run, and the best by cIoU (ties by gIoU), in `scores.json`."""
+    """Every evaluation of a run, and the best by cIoU (ties by gIoU); `content` is what the file holds."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, content: dict[str, Any] | None = None):
         self.path = directory / SCORES
-        self.content: dict[str, Any] = {"best": None, "evaluations": []}
-        if self.path.exists():
-            self.content = json.loads(self.path.read_text())
+        self.content = content or {"best": None, "evaluations": []}
 
     def go_back_to(self, step: int) -> None:
         """Training goes on from `step`: drop what was scored beyond it. The best checkpoint outlives an interruption,
@@ -47,13 +58,73 @@ class Scores:
         write_json(self.path, self.content)
 
 
+def open_scores(run_dir: Path, checkpoint: Path | None, world: World, say: Say = _say) -> Scores:
+    """The scores of a run that goes on from `checkpoint`; the main process reads them, all get them.
+
+    A damaged file is moved aside and said. The best is what the best checkpoint says of itself.
+    """
+    content = None
+    if world.is_main:
+        content = _read_own(run_dir, say) or _read_stored(checkpoint) or {"best": None, "evaluations": []}
+        content["best"] = _best_of(run_dir, content, say)
+    return Scores(run_dir, world.broadcast(content))
+
+
+def _read_own(run_dir: Path, say: Say) -> dict[str, Any] | None:
+    try:
+        return read_json(run_dir / SCORES, SCORES_SHAPE)
+    except FileNotFoundError:
+        return None
+    except DamagedFile as error:
+        say(f"{error}; it is kept as {set_aside(run_dir / SCORES).name}, and made anew from the checkpoint")
+        return None
+
+
+def _read_stored(checkpoint: Path | None) -> dict[str, Any] | None:
+    """The scores inside a checkpoint, None where it has none: one of before, or nothing was scored."""
+    try:
+        return None if checkpoint is None else read_json(checkpoint / SCORES, SCORES_SHAPE)
+    except (FileNotFoundError, DamagedFile):
+        return None
+
+
+def _best_of(run_dir: Path, content: dict[str, Any], say: Say) -> dict[str, Any] | None:
+    """What the best checkpoint of a run scored; None where there is none. One whose scores are not known any more is
+    moved aside, since the next one would replace it."""
+    directory = run_dir / BEST
+    best = find_checkpoint(directory)
+    if best is None and not candidates_in(directory):
+        return None
+    stored, listed = _read_stored(best), content["best"]
+    if stored is not None and stored["best"] is not None:
+        return stored["best"]
+    if best is not None and listed is not None and read_position(best).step == listed["step"]:
+        return listed
+    number = 1
+    while os.path.lexists(f"{directory}.{number}"):
+        number += 1
+    os.rename(directory, f"{directory}.{number}")
+    say(f"{directory}: what it scored is not known; it is kept as {BEST}.{number}, and a new best is chosen")
+    return None
+
+
 def scores_at(checkpoint: Path) -> dict[str, dict[str, float | None]] | None:
     """What a run scored at a checkpoint: split -> metric -> value; None where it was not evaluated there."""
-    scores, step = Scores(checkpoint.parent.parent), read_position(checkpoint).step
-    found = [entry["splits"] for entry in scores.content["evaluations"] if entry["step"] == step]
-    return found[-1] if found else None
+    step = read_position(checkpoint).step
+    try:
+        content = read_json(checkpoint.parent.parent / SCORES, SCORES_SHAPE)
+    except FileNotFoundError:
+        content = None
+    except DamagedFile as error:
+        _say(f"passed over: {error}")
+        content = None
+    for known in (content, _read_stored(checkpoint)):
+        found = [entry["splits"] for entry in (known or {"evaluations": []})["evaluations"] if entry["step"] == step]
+        if found:
+            return found[-1]
+    return None
 
 
-def _rank(scores: dict[str, float | None]) -> tuple[float, float]:
+def _rank(scores: dict[str, float | None]) -> tuple[float, ...]:
     """By cIoU, then gIoU; a score that nothing was there for is the worst."""
-    return tuple(-1.0 if scores[name] is None else scores[name] for name in ("cIoU", "gIoU"))
+    return tuple(-1.0 if scores[name] is None else scores[name] for name in RANKED)

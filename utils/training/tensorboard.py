@@ -15,10 +15,15 @@ x is the number of optimizer steps done. metrics.jsonl has a line per reported s
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from utils.errors import UserError
+from utils.schema import DamagedFile, parse, set_aside
+from utils.training.record_shapes import metrics_line
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -113,17 +118,26 @@ def tag_of(name: str) -> str:
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
-    """Remove what an interrupted run recorded beyond the step that is gone back to, and a line cut short."""
+    """Remove what an interrupted run recorded beyond the step that is gone back to, and a line cut short. Where other
+    lines are damaged, the file as it was is kept and said."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
+    if not path.is_file():
+        raise UserError(f"{path} is no file; move it away, and the run goes on with new records")
+    kept, problems = [], []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
             continue
-        if record["step"] <= step:
-            kept.append(line + "\n")
+        try:
+            if parse(line, metrics_line, f"{path}, line {number},")["step"] <= step:
+                kept.append(line + b"\n")
+        except DamagedFile as problem:
+            if number < len(lines):
+                problems.append(str(problem))
     beside = path.with_suffix(".writing")
-    beside.write_text("".join(kept), encoding="utf-8")
+    beside.write_bytes(b"".join(kept))
+    if problems:
+        more = f", and {len(problems) - 1} more lines" if len(problems) > 1 else ""
+        print(f"{problems[0]}{more}; the file as it was is kept as {set_aside(path).name}", file=sys.stderr)
     os.replace(beside, path)

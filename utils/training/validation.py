@@ -1,9 +1,9 @@
-"""What happens when training pauses: save, score every validation split, keep the best."""
+"""What happens besides training: save now and then, score every validation split, keep the best."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 
 from utils.distributed import World
 from utils.errors import UserError
-from utils.training.checkpoints import BEST, LATEST, Position, copy_checkpoint, save_checkpoint
+from utils.training.checkpoints import BEST, LATEST, Position, Saver, copy_checkpoint
+from utils.training.checkpoints.layout import tag_of
 from utils.training.loop import Schedule
 from utils.training.progress import Progress, duration
 from utils.training.sampling import prepare_worker
@@ -158,69 +159,102 @@ def _percent(value: float | None) -> str:
 
 @dataclass
 class Keeper:
-    """Saves and validates at a pause.
+    """Saves and validates while training goes on; all processes call it alike.
 
-    validation: None with `--no_eval`. save_latest: False keeps the best checkpoint only.
-    settings: what a checkpoint records of its run. dropped: conversations that did not fit into a row so far.
+    validation: None with `--no_eval`. save_latest: False keeps the best checkpoint only. save_seconds: between two
+    latest checkpoints, by the clock of the main process; 0 leaves them to `--save_interval`.
+    dropped: conversations that did not fit into a row so far.
     say: prints a line; records: None except on the main process.
     """
 
-    engine: Any
+    saver: Saver
     processor: Any
     run_dir: Path
     schedule: Schedule
     world: World
     validation: Validation | None
-    settings: dict[str, Any]
     keep: int
     save_latest: bool
+    save_seconds: float
     scores: Scores
     dropped: Callable[[], int]
     say: Callable[[str], None]
     records: Records | None
+    saved_at: float = field(default_factory=time.monotonic)
 
-    def pause(self, position: Position) -> None:
-        """The latest checkpoint comes first: a crash while validating costs nothing."""
-        if self.dropped():
-            self.say(f"{self.dropped()} conversations dropped so far: too long for --model_max_length")
-        saved = None
-        if self.save_latest:
-            saved = self._save(position, self.run_dir / LATEST, self.keep)
-            self.say(f"step {position.step}: saved {saved}")
-        self.validate(position, saved)
+    @property
+    def is_due(self) -> bool:
+        """Whether the latest checkpoint is old enough for a new one; True on the main process alone."""
+        late = self.save_seconds > 0 and time.monotonic() - self.saved_at >= self.save_seconds
+        return late and self.save_latest and self.world.is_main
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether this process still writes a checkpoint."""
+        return self.saver.is_writing
+
+    def finish(self) -> None:
+        """Wait until the checkpoint that is being written, if any, is there."""
+        self.saver.finish()
 
     def save(self, position: Position) -> None:
-        """The latest checkpoint and no more: training stops here, or goes on after it."""
-        self.say(f"step {position.step}: saved {self._save(position, self.run_dir / LATEST, self.keep)}")
+        """Begin to save the latest checkpoint."""
+        self.saved_at = time.monotonic()
+        self._start(position, self.run_dir / LATEST, self.keep)
+
+    def ends(self, position: Position) -> None:
+        """Training has done its last step: save, unless only the best is kept."""
+        if self.save_latest:
+            self.save(position)
+
+    def pause(self, position: Position) -> None:
+        """Validate at a pause of the schedule, and keep the best."""
+        if self.dropped():
+            self.say(f"{self.dropped()} conversations dropped so far: too long for --model_max_length")
+        latest = self.run_dir / LATEST / tag_of(position.step)
+        self.validate(position, latest if self.saver.started == latest else None)
 
     def validate(self, position: Position, saved: Path | None) -> None:
+        """saved: a checkpoint of this position, which is there or is being written; None where there is none."""
         if self.validation is None:
             return
-        model, started = self.engine.module, time.monotonic()
-        with whole_weights(self.engine):
+        model, started = self.saver.engine.module, time.monotonic()
+        with whole_weights(self.saver.engine):
             results = self.validation.run(model, self.processor, say=self.say)
             pictures = self.validation.pictures(model, self.processor)
+        if self.saver.is_pending(self.run_dir / BEST):
+            self.finish()  # a best must be there before its score is recorded
         epoch = self.schedule.epoch_of(position.step)
         is_best = self.scores.add(position.step, epoch, results, self.validation.selecting)
         seconds = duration(time.monotonic() - started)
         verdict = f"the best by {self.validation.selecting} so far" if is_best else _describe_best(self.scores)
         self.say(f"step {position.step}: validated in {seconds}, {verdict}\n{describe_scores(results, indent='  ')}")
         if is_best and saved is not None:
-            copy_checkpoint(saved, self.run_dir / BEST, keep=1, world=self.world)
+            self.finish()
+            copy_checkpoint(saved, self.run_dir / BEST, keep=1, world=self.world, scores=self.scores.content)
+            self._record_scores()
         elif is_best:
-            self._save(position, self.run_dir / BEST, 1)
-        if self.world.is_main:
-            self.scores.save()
+            self._start(position, self.run_dir / BEST, 1, done=self._record_scores)
+        else:
+            self._record_scores()
         if self.records:
             for split, values in results.items():
                 numbers = {name: values[name] for name in ("gIoU", "cIoU") if values[name] is not None}
                 self.records.evaluation(position.step, split, numbers, selects=split == self.validation.selecting)
                 self.records.pictures(position.step, split, pictures[split])
 
-    def _save(self, position: Position, directory: Path, keep: int) -> Path:
-        return save_checkpoint(
-            self.engine, directory, position=position, settings=self.settings, keep=keep, world=self.world
-        )
+    def _start(self, position: Position, directory: Path, keep: int, done: Callable[[], None] = lambda: None) -> None:
+        target = directory / tag_of(position.step)
+
+        def published() -> None:
+            self.say(f"step {position.step}: saved {target}")
+            done()
+
+        self.saver.start(directory, position=position, keep=keep, scores=self.scores.content, done=published)
+
+    def _record_scores(self) -> None:
+        if self.world.is_main:
+            self.scores.save()
 
 
 def new_progress(

@@ -4,13 +4,15 @@
         mp_rank_00_model_states.pt, …         DeepSpeed: trained weights, optimizer, schedule (frozen weights are not
                                               stored, `settings.json` says where they are)
         random_state_rank_<r>.pt              generators of every process
+        scores.json                           scores of the run so far, and the best of them
         settings.json                         flags, model configuration, base paths: all that merging needs
         complete.json                         position in training, number of the save, and every file with its size
                                               and digest, and its own digest; written last
     runs/<exp>/ckpt_model/latest              name of the newest, for people and for DeepSpeed's tools
 
-A checkpoint is written beside under a name that nobody reads (`saving.py`), and renamed when it is complete. The
-newest is the complete one with the highest number of save (`finding.py`). `loading.py` reads one.
+A checkpoint is copied to memory (`snapshots.py`), written beside by a thread under a name that nobody reads
+(`saving.py`), and renamed when it is complete. The newest is the complete one with the highest number of save
+(`finding.py`). `loading.py` reads one.
 """
 
 from .finding import (
@@ -24,16 +26,18 @@ from .finding import (
     resolve_checkpoint,
     verify_checkpoint,
 )
-from .layout import BEST, LATEST, LATEST_FILE, MARKER, Position
+from .layout import BEST, LATEST, LATEST_FILE, MARKER, SCORES, Position
 from .loading import load_trained_weights, resume, trained_weights
-from .saving import copy_checkpoint, save_checkpoint
+from .saving import Saver, copy_checkpoint, save_checkpoint
 
 __all__ = [
     "BEST",
     "LATEST",
     "LATEST_FILE",
     "MARKER",
+    "SCORES",
     "Position",
+    "Saver",
     "candidates_in",
     "checkpoints_in",
     "copy_checkpoint",

@@ -12,6 +12,7 @@ BEST = "best_ckpt_model"
 LATEST_FILE = "latest"
 MARKER = "complete.json"
 SETTINGS = "settings.json"
+SCORES = "scores.json"
 WRITING = ".writing-"
 REPLACED = ".replaced-"
 
@@ -59,11 +60,16 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
+def sync(path: Path) -> None:
+    """Ask the system to write a file or the names in a directory to disk before what follows."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_directory(path: Path) -> None:
-    """Ask the system to write a directory and its files to disk before what follows."""
+    """The same for a directory and its files."""
     for entry in [*(child for child in path.iterdir() if child.is_file()), path]:
-        descriptor = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(entry)
