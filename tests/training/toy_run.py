@@ -35,7 +35,8 @@ POLICY_LR = 5e-2
 
 @dataclass
 class Options:
-    """save_interval: 0 pauses, and so saves, after every step. seconds: that every step takes at least.
+    """save_interval: 0 saves after every step. wait: for every save, instead of training meanwhile. seconds: that every
+    step takes at least.
 
     bad: [number, "loss" or "gradient"], the sample whose numbers are not finite. skip: such steps that are left out.
     trouble: [rank, step, what], what being one of "die", "hang", "no space", "worker dies", "SIGTERM", "SIGINT",
@@ -45,6 +46,7 @@ class Options:
     epochs: int = 2
     steps_per_epoch: int = 2
     save_interval: int = 0
+    wait: bool = False
     precision: str = "fp32"
     zero_stage: int = 2
     keep: int = 1
@@ -193,6 +195,8 @@ def run(run_dir: Path, options: Options, world: World) -> dict:
 
             target = run_dir / LATEST / f"global_step{position.step}"
             saver.start(run_dir / LATEST, position=position, keep=options.keep, done=done)
+            if options.wait:
+                saver.finish()
 
         ends = save
 
