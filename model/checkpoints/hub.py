@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 from dataloaders.processing import SETTINGS_FILE
 from dataloaders.tokenization import TOKENIZER_FILES
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.reading import read_json
 
 from .files import (
@@ -94,8 +94,12 @@ def find_model(name: str | Path, flag: str) -> Path:
 
     flag: what the user wrote `name` after, for the error.
     """
-    path = Path(name).expanduser()
-    if path.exists():
+    try:
+        path = Path(name).expanduser()
+        is_here = path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, NUL in it, an unknown ~user
+        raise UserError(f"{flag} {shown(str(name))} is no path: {error}") from error
+    if is_here:
         return path
     hub_name = HubName.parse(str(name))
     is_path = hub_name is None or (hub_name.inside and path.parts and Path(path.parts[0]).is_dir())

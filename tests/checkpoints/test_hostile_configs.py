@@ -129,8 +129,10 @@ def test_some_fields_with_hostile_values(models, published, kind, file):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind, file", FILES)
-def test_every_field_with_every_hostile_value(models, published, kind, file):
-    run(models, published, kind, file, attacks_on(models, kind, file))
+def test_many_fields_with_hostile_values(models, published, kind, file):
+    """300 attacks a file; all 22,000 would take an hour."""
+    attacks = attacks_on(models, kind, file)
+    run(models, published, kind, file, random.Random(2).sample(attacks, min(300, len(attacks))))
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,12 @@ def test_a_mistyped_path_is_not_looked_for_on_the_hub(hub, tmp_path):
         find_model("runs/quickstart/hf", "--version")
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "~nobody-of-this-name/model"])
+def test_what_is_no_path_at_all(name):
+    with pytest.raises(UserError, match="--vision_tower .* (is no path|no such file)"):
+        find_model(name, "--vision_tower")
+
+
 def test_every_part_of_a_model_may_lie_on_the_hub(hub, published):
     hub.files = files_below(published.original, "llava") | files_below(published.clip, "clip")
     hub.files["sam.pth"] = published.sam.read_bytes()
