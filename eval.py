@@ -11,6 +11,7 @@ Without `--val_dataset` a terminal shows a menu. Several processes share the ima
 from collections.abc import Sequence
 from pathlib import Path
 
+from dataloaders.repairs import DEFAULT_SHARE
 from utils.errors import run_main
 from utils.flags import FlagParser, add_model_flags, count, positive
 
@@ -30,6 +31,14 @@ def build_parser() -> FlagParser:
         "ReasonSeg|val elsewhere)",
     )
     group.add_argument("--limit", type=positive, metavar="N", help="score the first N images of each split only")
+    group.add_argument(
+        "--skip_bad_samples",
+        type=float,
+        default=DEFAULT_SHARE,
+        metavar="R",
+        help="share of entries without a usable image or mask to leave out and list beside the report; 0 stops at the "
+        "first (default: %(default)s)",
+    )
     group = parser.add_argument_group("protocol")
     group.add_argument(
         "--answer",

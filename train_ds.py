@@ -57,6 +57,7 @@ def launch(config: TrainingConfig, at_once: EndAtOnce, started_by: list[ProcessI
 
 def train_model(config: TrainingConfig, precision: str, world, started_by: list[ProcessId]) -> str | None:
     """Train as the flags say; returns a sentence where somebody asked to stop before the end."""
+    from dataloaders.bad_samples import describe_bad_samples
     from dataloaders.collate import Collator
     from model.compiling import compile_encoders
     from utils.seeding import preserved_random_state, seed_everything
@@ -232,6 +233,8 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
     if records:
         records.close()
     engine.destroy()
+    if told := describe_bad_samples(config.bad_samples_file):
+        say(f"bad samples: {told}")
     if position.step >= schedule.total_steps:
         say(f"done: {run_dir}")
         return None
@@ -242,6 +245,7 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
 
 def evaluate_only(config: TrainingConfig, precision: str, world) -> None:
     """Score a model without training it: `--version`, or the checkpoint that `--resume` names."""
+    from dataloaders.bad_samples import describe_bad_samples
     from utils.training import building
     from utils.training.restoring import load_trained
     from utils.training.scores import Scores
@@ -264,6 +268,8 @@ def evaluate_only(config: TrainingConfig, precision: str, world) -> None:
         scores.save()
         print(describe_scores(results))
         print(f"scores: {scores.path}")
+        if told := describe_bad_samples(config.bad_samples_file):
+            print(f"bad samples: {told}")
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ class SampleBrowser:
             explanatory=0.1 if (self.root / "reason_seg/ReasonSeg/explanatory/train.json").exists() else -1.0,
             seed=draw.seed,
             samples_per_epoch=draw.count,
+            skip_bad_samples=0.0,  # a visitor is told what is wrong, not shown another sample
             **{f"{family}_data": "||".join(names) for family, names in chosen.items()},
         )
 

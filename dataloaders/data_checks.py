@@ -18,7 +18,7 @@ from dataloaders.reason_seg import list_split, read_explanations
 from dataloaders.reason_seg_plus import SUBSETS, ReasonSegPlus
 from dataloaders.refer_files import CORRECTED, FALSE_PREMISE_SETS, REFER_SETS, ReferFiles, ReferTables
 from dataloaders.refer_index import ReferIndex
-from dataloaders.repairs import BadEntry
+from dataloaders.repairs import BadEntry, Tolerance
 from dataloaders.vqa import Vqa
 from utils.errors import UserError
 from utils.reading import what_it_is
@@ -94,7 +94,7 @@ class _Findings(BadSamples):
     """
 
     def __init__(self):
-        super().__init__(0.5)
+        super().__init__(Tolerance(0.5))
         self.problems: list[str] = []
         self.broken: list[str] = []
         self.notes: list[str] = []

@@ -29,7 +29,7 @@ from utils.errors import UserError, run_main
 
 SHOWN_PROBLEMS = 5
 SHEET_ROWS = 60
-_OWN = ("dataset_dir", "dataset", "sample_rates", "seed", "samples_per_epoch")
+_OWN = ("dataset_dir", "dataset", "sample_rates", "seed", "samples_per_epoch", "skip_bad_samples")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,6 +43,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--sample_rates", metavar="RATES", help="one for each family (default: all alike)")
     parser.add_argument("--seed", type=int, default=42, metavar="S", help="of the draws (default: 42)")
     parser.add_argument("--val_dataset", metavar="SPLITS", help="evaluation sets, joined by ||")
+    parser.add_argument(
+        "--skip_bad_samples",
+        type=float,
+        default=0.0,
+        metavar="R",
+        help="of the draws or items: leave out bad ones up to this share and tell them (default: 0)",
+    )
     parser.add_argument("--jsonl", type=Path, metavar="FILE", help="write one JSON object per sample, item or set")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw a contact sheet (PNG)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -53,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         if parameter.default is False:
             group.add_argument(f"--{name}", action="store_true")
         else:
-            kind = str if isinstance(parameter.default, str) else type(parameter.default)
+            kind = str if parameter.default is None else type(parameter.default)
             group.add_argument(
                 f"--{name}", type=kind, default=parameter.default, help=f"(default: {parameter.default})"
             )
@@ -168,6 +175,7 @@ def _drawn(flags: argparse.Namespace) -> Iterator[Shown]:
         sample_rates=rates,
         seed=flags.seed,
         samples_per_epoch=flags.draw,
+        skip_bad_samples=flags.skip_bad_samples,
         **chosen,
     )
     for sample in mixture:

@@ -14,13 +14,14 @@ from torch.utils.data import Dataset
 from dataloaders.bad_samples import BadSamples
 from dataloaders.custom import Custom
 from dataloaders.false_premise_seg import FalsePremiseSeg
-from dataloaders.families import Family, look_up, split_names
+from dataloaders.families import MAX_TRIES, Family, look_up, split_names
 from dataloaders.multi_reason_seg import MultiReasonSeg
 from dataloaders.reason_seg import ReasonSeg
 from dataloaders.reason_seg_plus import ReasonSegPlus
 from dataloaders.refer_files import FALSE_PREMISE_SETS, REFER_SETS
 from dataloaders.refer_index import held_out_pictures
 from dataloaders.refer_seg import ReferSeg
+from dataloaders.repairs import DEFAULT_SHARE, Tolerance, noting_repairs
 from dataloaders.sample import Sample
 from dataloaders.sem_seg import SemSeg
 from dataloaders.vqa import Vqa
@@ -36,7 +37,8 @@ class Mixture(Dataset):
 
     families, rates: what to draw from and how often; rates need not add up to one.
 
-    bad_samples: lets a few bad draws pass; another sample is drawn in the place of each. None stops at the first.
+    bad_samples: lets a few bad draws pass; another sample is drawn in the place of each. None stops at the first and
+        records no repair.
 
     `mixture[i]` is item i of the current epoch (`set_epoch`); `mixture[epoch, i]` is item i of the epoch that is named,
     for samplers that count epochs themselves.
@@ -76,14 +78,17 @@ class Mixture(Dataset):
 
     def _draw_leniently(self, family: Family, rng: np.random.Generator) -> Sample:
         """Draw from the family until a sample is good; what is drawn still depends on `rng` only."""
-        while True:
+        for _ in range(MAX_TRIES):
             try:
-                sample = family.draw(rng)
+                with noting_repairs() as repairs:
+                    sample = family.draw(rng)
             except UserError as error:
-                self.bad_samples.skip_draw(family.name, error)
+                self.bad_samples.skip_draw(family.name, error, sum(family.sizes().values()))
+                last = error
             else:
-                self.bad_samples.count_draw()
+                self.bad_samples.count_draw(family.name, repairs)
                 return sample
+        raise UserError(f"{family.name}: {MAX_TRIES} draws in a row were bad. The last one: {last}") from last
 
 
 def normalised_rates(rates: Sequence[float], count: int) -> np.ndarray:
@@ -128,8 +133,8 @@ def build_mixture(
     negative_sampling_weight: float = -1.0,
     use_expand_question_list: bool = False,
     exclude_val: bool = False,
-    skip_bad_samples: float = 0.0,
-    bad_samples_file: str | Path = "bad_samples.jsonl",
+    skip_bad_samples: float = DEFAULT_SHARE,
+    bad_samples_file: Path | None = None,
     seed: int = 42,
     samples_per_epoch: int = 10_000,
 ) -> Mixture:
@@ -137,7 +142,8 @@ def build_mixture(
 
     exclude_val: leave out the pictures that the referring sets in use have in their other splits, under any name that
         COCO gives them and in every family.
-    skip_bad_samples: the share of bad entries that is passed over; they are listed in `bad_samples_file`.
+    skip_bad_samples: the share of bad entries that is left out, see `Tolerance`.
+    bad_samples_file: lists what was left out or repaired; None keeps no record.
 
     A family whose rate is 0 is known by name and otherwise left alone: its files need not exist.
     """
@@ -148,7 +154,7 @@ def build_mixture(
     }.items():
         if value < 1:
             raise UserError(f"{flag} is at least 1, not {value}")
-    bad_samples = BadSamples(skip_bad_samples, bad_samples_file) if skip_bad_samples else None
+    bad_samples = BadSamples(Tolerance(skip_bad_samples), bad_samples_file)
     lenient = {"bad_samples": bad_samples}
     per_sample = {
         "num_classes_per_sample": num_classes_per_sample,

@@ -3,7 +3,7 @@
     with noting_repairs() as repairs:
         item = items[3]         # whatever is read in here may call `note_repair`
 
-A repair leaves a usable entry and is counted. A `BadEntry` is left out, up to a share (`bad_samples.py`). Any other
+A repair leaves a usable entry and is counted. A `BadEntry` is left out, up to a share (`--skip_bad_samples`). Any other
 `UserError` says that a file is not what it should be: it stops the program.
 """
 
@@ -13,6 +13,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from utils.errors import UserError
+
+DEFAULT_SHARE = 0.01  # the official sets need less, and a set without a part of its images has more
+FEW = 3  # bad entries that are let pass whatever their share, of a set that is at least four times as large
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,46 @@ class BadEntry(UserError):
         self.file = file
         self.entry = entry
 
+    def to_dict(self) -> dict[str, str]:
+        return {"file": self.file, "id": self.entry, "reason": str(self)}
+
     @classmethod
     def at(cls, where: str, reason: str) -> "BadEntry":
         """where: file and entry, as in "instances.json: annotation 17"."""
         file, _, entry = where.partition(": ")
         return cls(f"{where}: {reason}", file=file, entry=entry)
 
+    @classmethod
+    def of_text(cls, message: str) -> "BadEntry":
+        """The entry again of which an index has kept the message, made by `at`."""
+        file, entry, *_ = [*message.split(": ", 2), ""]
+        return cls(message, file=file, entry=entry)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How many bad entries may be left out, as a share of the entries of a set; with 0 the first one stops."""
+
+    share: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.share < 1:
+            raise UserError(f"--skip_bad_samples {self.share}: a share from 0 up to 1")
+
+    def permits(self, error: UserError) -> bool:
+        """Whether an entry with this error may be left out, if there are not too many."""
+        return self.share > 0 and isinstance(error, BadEntry)
+
+    def few(self, total: int) -> int:
+        """How many of `total` entries may be left out whatever their share."""
+        return min(FEW, total // 4) if self.share else 0
+
+    def most(self, total: int) -> int:
+        """How many of `total` entries may be left out."""
+        return max(int(self.share * total), self.few(total))
+
+
+STRICT = Tolerance()
 
 _noted: ContextVar[dict[Repair, None] | None] = ContextVar("repairs", default=None)
 

@@ -9,7 +9,18 @@
 "custom|name"              custom/<name>.jsonl
 """
 
-from .item import EvaluationItem
+from .item import EvaluationItem, EvaluationSet
+from .left_out import LeftOut, read_item, spread_items, too_many, unnumbered_entries
 from .sets import evaluation_set, evaluation_sets
 
-__all__ = ["EvaluationItem", "evaluation_set", "evaluation_sets"]
+__all__ = [
+    "EvaluationItem",
+    "EvaluationSet",
+    "LeftOut",
+    "evaluation_set",
+    "evaluation_sets",
+    "unnumbered_entries",
+    "read_item",
+    "spread_items",
+    "too_many",
+]

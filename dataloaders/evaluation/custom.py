@@ -1,29 +1,32 @@
 """Your own data for evaluation."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
+from dataloaders.bad_samples import BadSamples
 from dataloaders.custom import CustomEntry, CustomFile, targets_in
 from dataloaders.images import read_image
 from dataloaders.sample import REJ, SEG
 from utils.errors import UserError
 
-from .item import EvaluationItem, unions
+from .item import EvaluationItem, EvaluationSet, unions
 
 
-class CustomEvaluation(Sequence):
+class CustomEvaluation(EvaluationSet):
     """Every entry of a custom file; its questions that are answered with targets are the expressions."""
 
-    def __init__(self, dataset_dir: Path, name: str):
+    def __init__(self, dataset_dir: Path, name: str, bad_samples: BadSamples | None = None):
         self.name = "custom"
         self.split = name
-        self._file = CustomFile(dataset_dir, name)
+        self._file = CustomFile(dataset_dir, name, bad_samples=bad_samples)
         self._rows = [row for row in range(len(self._file)) if len(targets_in(self._file[row].conversations))]
         if not self._rows:
             raise UserError(f"{self._file.path}: no answer there has {SEG} or {REJ}")
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def entry(self, number: int) -> tuple[Path, int | None]:
+        return self._file[self._rows[number]].path, self._rows[number]
 
     def __getitem__(self, index: int) -> EvaluationItem:
         entry: CustomEntry = self._file[self._rows[index]]

@@ -1,10 +1,13 @@
 """One picture of an evaluation set with everything that is asked about it."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from dataloaders.repairs import BadEntry, Repair
 
 
 @dataclass
@@ -26,6 +29,7 @@ class EvaluationItem:
         the order of the `[SEG]` in its given answer; `masks` are their unions. None elsewhere.
     index: the entry's place in its file, where a picture may occur more than once; None elsewhere.
     together: the set is about asking for all expressions at once.
+    repairs: what was mended to make it, see `left_out.read_item`.
 
     Questions are without the image placeholder; conversation texts put it before them.
     """
@@ -47,11 +51,31 @@ class EvaluationItem:
     index: int | None = None
     together: bool = False
     may_be_absent: bool = False
+    repairs: tuple[Repair, ...] = ()
 
     def path_below(self, root: Path) -> str:
-        """Where the picture lies from the data root `root`, with "/" on every system: its name in reports."""
-        path = self.image_path
-        return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+        """The name of the image in reports."""
+        return path_below(root, self.image_path)
+
+
+class EvaluationSet(Sequence[EvaluationItem]):
+    """The images of a split in a fixed order; an item is decoded when it is asked for.
+
+    unnumbered: the entries that were left out when the split was opened.
+    """
+
+    name: str
+    split: str
+    unnumbered: tuple[BadEntry, ...] = ()
+
+    @abstractmethod
+    def entry(self, number: int) -> tuple[Path, int | None]:
+        """The image and the `index` of an item, which need not be readable."""
+
+
+def path_below(root: Path, path: Path) -> str:
+    """Where an image lies from the data root, with "/" on every system."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def unions(targets: Sequence[np.ndarray]) -> np.ndarray:

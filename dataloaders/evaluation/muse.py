@@ -1,32 +1,38 @@
 """MUSE for evaluation."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from torch.utils.data import ConcatDataset
 
+from dataloaders.bad_samples import BadSamples
 from dataloaders.images import read_image
 from dataloaders.multi_reason_seg import PLACEHOLDER, MuseEntry, MuseFile, split_muse
 from dataloaders.sample import SEG
 from dataloaders.templates import fill, pick, read_pool
 from dataloaders.wording import join_names
 
-from .item import EvaluationItem, unions
+from .item import EvaluationItem, EvaluationSet, unions
 from .refer import PROMPT_SEED
 
 
-class MuseEvaluation(Sequence):
+class MuseEvaluation(EvaluationSet):
     """Every entry of a MUSE split; its questions are the expressions."""
 
-    def __init__(self, dataset_dir: Path, name: str, split: str):
+    def __init__(self, dataset_dir: Path, name: str, split: str, bad_samples: BadSamples | None = None):
         self.name = name
         self.split = split
-        self._entries = ConcatDataset([MuseFile(dataset_dir, name, file) for file in split_muse(split)])
+        files = split_muse(split)
+        self._entries = ConcatDataset([MuseFile(dataset_dir, name, file, bad_samples=bad_samples) for file in files])
         self._questions = read_pool("long_questions", ("{sent}",))
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def entry(self, number: int) -> tuple[Path, int | None]:
+        entry: MuseEntry = self._entries[number]
+        # Where files are joined, the entries of the second are counted on from those of the first.
+        return entry.path, number if len(self._entries.datasets) > 1 else entry.number
 
     def __getitem__(self, index: int) -> EvaluationItem:
         entry: MuseEntry = self._entries[index]
@@ -53,6 +59,5 @@ class MuseEvaluation(Sequence):
             split=self.split,
             ref_ids=[-1] * len(targets),
             target_masks=targets,
-            # Where files are joined, the entries of the second are counted on from those of the first.
-            index=index if len(self._entries.datasets) > 1 else entry.number,
+            index=self.entry(index)[1],
         )

@@ -1,6 +1,5 @@
 """ReasonSeg for evaluation, plain and with SESAME's false premises."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,10 @@ from dataloaders.reason_seg import list_split
 from dataloaders.sample import REJ, SEG
 from utils.errors import UserError
 
-from .item import EvaluationItem
+from .item import EvaluationItem, EvaluationSet
 
 
-class ReasonSegEvaluation(Sequence):
+class ReasonSegEvaluation(EvaluationSet):
     """The first sentence of every picture of a ReasonSeg split."""
 
     def __init__(self, dataset_dir: Path, name: str, split: str):
@@ -32,6 +31,9 @@ class ReasonSegEvaluation(Sequence):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def entry(self, number: int) -> tuple[Path, int | None]:
+        return self.images[number], None
 
     def __getitem__(self, index: int) -> EvaluationItem:
         path = self.images[index]
@@ -61,7 +63,7 @@ class ReasonSegEvaluation(Sequence):
         )
 
 
-class FalsePremiseReasonSegEvaluation(Sequence):
+class FalsePremiseReasonSegEvaluation(EvaluationSet):
     """A ReasonSeg split in SESAME's version: the first sentence of a picture, and one with a false premise."""
 
     name = "fpReasonSeg"
@@ -78,6 +80,9 @@ class FalsePremiseReasonSegEvaluation(Sequence):
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def entry(self, number: int) -> tuple[Path, int | None]:
+        return self._items.entry(number)
 
     def __getitem__(self, index: int) -> EvaluationItem:
         item = self._items[index]

@@ -1,10 +1,10 @@
 """The referring data sets for evaluation, with and without expressions that mean nothing."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from dataloaders.bad_samples import BadSamples
 from dataloaders.images import read_image
 from dataloaders.refer_files import FALSE_PREMISE_SETS
 from dataloaders.refer_index import ReferIndex
@@ -12,37 +12,48 @@ from dataloaders.refer_seg import clean
 from dataloaders.sample import REJ, SEG
 from dataloaders.templates import fill, pick, read_pool
 
-from .item import EvaluationItem
+from .item import EvaluationItem, EvaluationSet
 
 PROMPT_SEED = 42  # of the questions that are taken from a pool
 SETS_WITH_ABSENCE = ("grefcoco", "refzom")
 
 
-class ReferEvaluation(Sequence):
+class ReferEvaluation(EvaluationSet):
     """All expressions of every picture of a referring data set's split.
 
     together: what is scored is asking for all of them at once.
     """
 
-    def __init__(self, dataset_dir: Path, name: str, split: str, *, together: bool = False):
+    def __init__(
+        self,
+        dataset_dir: Path,
+        name: str,
+        split: str,
+        bad_samples: BadSamples | None = None,
+        *,
+        together: bool = False,
+    ):
         self.name = f"multi{name}" if together else name
         self.split = split
         self._together = together
-        self._index = self._open(dataset_dir, name, split)
+        self._index = self._open(dataset_dir, name, split, bad_samples)
 
     @property
     def has_absent(self) -> bool:
         """Whether there are expressions that mean nothing in their picture."""
         return self.name in SETS_WITH_ABSENCE
 
-    def _open(self, dataset_dir: Path, name: str, split: str) -> ReferIndex:
-        return ReferIndex(dataset_dir, name, split)
+    def _open(self, dataset_dir: Path, name: str, split: str, bad_samples: BadSamples | None) -> ReferIndex:
+        return ReferIndex(dataset_dir, name, split, bad_samples=bad_samples)
 
     def _prompt(self, text: str, index: int, place: int) -> str:
         return f"What is {text} in this image? Please output segmentation mask."
 
     def __len__(self) -> int:
         return len(self._index)
+
+    def entry(self, number: int) -> tuple[Path, int | None]:
+        return self._index[number].path, None
 
     def __getitem__(self, index: int) -> EvaluationItem:
         image = self._index[index]
@@ -77,9 +88,9 @@ class FalsePremiseEvaluation(ReferEvaluation):
 
     has_absent = True
 
-    def _open(self, dataset_dir: Path, name: str, split: str) -> ReferIndex:
+    def _open(self, dataset_dir: Path, name: str, split: str, bad_samples: BadSamples | None) -> ReferIndex:
         self._questions = read_pool("conditional_short_questions", ("{class_name}",))
-        return ReferIndex(dataset_dir, name, split, sets=FALSE_PREMISE_SETS)
+        return ReferIndex(dataset_dir, name, split, sets=FALSE_PREMISE_SETS, bad_samples=bad_samples)
 
     def _prompt(self, text: str, index: int, place: int) -> str:
         rng = np.random.default_rng([PROMPT_SEED, index, place])

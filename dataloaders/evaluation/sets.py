@@ -1,14 +1,15 @@
 """The evaluation sets by their specs: "<name>|<split>" or "<name>|<annotator>|<split>"."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
+from dataloaders.bad_samples import BadSamples
 from dataloaders.families import did_you_mean, split_names
 from dataloaders.refer_files import FALSE_PREMISE_SETS, REFER_SETS
+from dataloaders.repairs import STRICT, Tolerance
 from utils.errors import UserError
 
 from .custom import CustomEvaluation
-from .item import EvaluationItem
+from .item import EvaluationSet
 from .muse import MuseEvaluation
 from .reason_seg import FalsePremiseReasonSegEvaluation, ReasonSegEvaluation
 from .refer import FalsePremiseEvaluation, ReferEvaluation
@@ -18,8 +19,18 @@ MULTI_SETS = ("refcoco", "refcoco+", "refcocog")
 TWO_PART_SETS = tuple(name for name, files in FALSE_PREMISE_SETS.items() if files != REFER_SETS.get(name))
 
 
-def evaluation_set(spec: str, dataset_dir: str | Path) -> Sequence[EvaluationItem]:
-    """The set that `spec` names; its items are decoded when they are asked for."""
+def evaluation_set(spec: str, dataset_dir: str | Path, tolerance: Tolerance = STRICT) -> EvaluationSet:
+    """The set that `spec` names; its items are decoded when they are asked for.
+
+    tolerance: which entries may be left out that are known to be bad before an item is read.
+    """
+    bad_samples = BadSamples(tolerance)
+    items = _open(spec, dataset_dir, bad_samples)
+    items.unnumbered = tuple(bad_samples.unnumbered)
+    return items
+
+
+def _open(spec: str, dataset_dir: str | Path, bad_samples: BadSamples) -> EvaluationSet:
     name, *parts = (part.strip() for part in spec.split("|"))
     root = Path(dataset_dir)
     split = parts[-1] if parts else ""
@@ -27,21 +38,21 @@ def evaluation_set(spec: str, dataset_dir: str | Path) -> Sequence[EvaluationIte
     if not name or not split or len(parts) > 2:
         pass
     elif name == "custom" and len(parts) == 1:
-        return CustomEvaluation(root, split)
+        return CustomEvaluation(root, split, bad_samples)
     elif name == "fpReasonSeg" and len(parts) == 1:
         return FalsePremiseReasonSegEvaluation(root, split)
     elif name.startswith("MultiReasonSeg") and len(parts) == 1:
-        return MuseEvaluation(root, name, split)
+        return MuseEvaluation(root, name, split, bad_samples)
     elif name.startswith("multi") and plain in MULTI_SETS and len(parts) == 2:
         _check_annotator(spec, name, REFER_SETS[plain].annotator)
-        return ReferEvaluation(root, plain, split, together=True)
+        return ReferEvaluation(root, plain, split, bad_samples, together=True)
     elif name in REFER_SETS and len(parts) == 2:
         _check_annotator(spec, name, REFER_SETS[name].annotator)
-        return ReferEvaluation(root, name, split)
+        return ReferEvaluation(root, name, split, bad_samples)
     elif name in TWO_PART_SETS:
         if len(parts) == 2:
             _check_annotator(spec, name, FALSE_PREMISE_SETS[name].annotator)
-        return FalsePremiseEvaluation(root, name, split)
+        return FalsePremiseEvaluation(root, name, split, bad_samples)
     elif len(parts) == 1 and (name == "ReasonSeg" or (root / "reason_seg" / name).is_dir()):
         return ReasonSegEvaluation(root, name, split)
     annotated = [*REFER_SETS, *(f"multi{name}" for name in MULTI_SETS)]
@@ -63,9 +74,9 @@ def _check_annotator(spec: str, name: str, annotator: str) -> None:
         )
 
 
-def evaluation_sets(specs: str, dataset_dir: str | Path) -> dict[str, Sequence[EvaluationItem]]:
+def evaluation_sets(specs: str, dataset_dir: str | Path, tolerance: Tolerance = STRICT) -> dict[str, EvaluationSet]:
     """The sets of a list joined by "||", by their specs, in that order."""
     names = split_names(specs)
     if not names:
         raise UserError("no evaluation set is named; for example: ReasonSeg|val")
-    return {name: evaluation_set(name, dataset_dir) for name in names}
+    return {name: evaluation_set(name, dataset_dir, tolerance) for name in names}

@@ -1,11 +1,14 @@
 """Items of a mixture depend on seed, epoch and number; names and rates are checked."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from torch.utils.data import DataLoader
 
+from dataloaders.bad_samples import describe_bad_samples
 from dataloaders.mixture import ALL_FAMILIES, Mixture, build_mixture
 from utils.errors import UserError
 
@@ -112,15 +115,18 @@ def test_bad_draws_are_skipped_and_recorded_until_they_are_too_many(tmp_path, da
     settings = {"dataset": "sem_seg", "sample_rates": "1", "sem_seg_data": "ade20k", "samples_per_epoch": 40}
     record = tmp_path / "runs/bad_samples.jsonl"
 
-    with pytest.raises(UserError, match="ADE_train_00000001.jpg is not an image"):
-        list(build_mixture(data_root, **settings))
+    for strict in ({}, {"skip_bad_samples": 0.0}):
+        with pytest.raises(UserError, match="ADE_train_00000001.jpg is not an image"):
+            list(build_mixture(data_root, **settings, **strict))
     lenient = build_mixture(data_root, **settings, skip_bad_samples=0.9, bad_samples_file=record)
     samples = list(lenient)
     (line,) = record.read_text().splitlines()
 
     assert {sample.image_path.name for sample in samples} == {"ADE_train_00000002.jpg"}
-    assert "ADE_train_00000001.jpg" in json.loads(line)["problem"]
-    assert json.loads(line)["source"] == "sem_seg"
+    entry = json.loads(line)
+    assert (entry["kind"], entry["source"]) == ("left_out", "sem_seg")
+    assert Path(entry["file"]).name == "ADE_train_00000001.jpg"
+    assert "is not an image" in entry["reason"]
     assert lenient.bad_samples.skipped > 5
     with pytest.raises(UserError, match="more than --skip_bad_samples 0.05 allows"):
         list(build_mixture(data_root, **settings, skip_bad_samples=0.05, bad_samples_file=record))
@@ -140,6 +146,71 @@ def test_bad_entries_of_an_annotation_file_are_skipped_and_recorded(tmp_path, da
         build_mixture(data_root, **settings, skip_bad_samples=0.1, bad_samples_file=record)
     assert len(list(build_mixture(data_root, **settings, skip_bad_samples=0.5, bad_samples_file=record))) == 5
     assert "entry 0, question 0" in record.read_text()
+
+
+def read_lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write_custom(root, masks: list) -> dict:
+    """Own data with an image for each of `masks`; returns the settings to draw from it."""
+    folder = root / "custom"
+    folder.mkdir(exist_ok=True)
+    lines = []
+    for number, mask in enumerate(masks):
+        Image.fromarray(np.full((20, 30, 3), number, np.uint8)).save(folder / f"{number}.png")
+        turn = {"question": "Where?", "answer": "[SEG]"}
+        lines.append(json.dumps({"image": f"{number}.png", "conversations": [[turn]], "masks": [{"polygons": mask}]}))
+    (folder / "own.jsonl").write_text("\n".join(lines))
+    return {"dataset": "custom", "custom_data": "own", "sample_rates": "1", "samples_per_epoch": 40}
+
+
+GOOD, TWO_POINTS, OUTSIDE = [[5, 5, 15, 5, 15, 15]], [[1, 1, 5, 5]], [[5, 5, 45, 5, 15, 15], [1, 1, 5, 5]]
+
+
+def test_worker_processes_list_every_bad_entry_and_repair_once(tmp_path, data_root):
+    settings = write_custom(data_root, [GOOD] * 6 + [TWO_POINTS, OUTSIDE])
+    record = tmp_path / "run/bad_samples.jsonl"
+
+    for _ in range(2):  # a run that goes on lists nothing again
+        mixture = build_mixture(data_root, **settings, bad_samples_file=record)
+        samples = list(DataLoader(mixture, batch_size=None, num_workers=2))
+        assert mixture.bad_samples.skipped > 2
+
+    assert all(sample.masks[0].any() for sample in samples)
+    listed = sorted((entry["kind"], entry["id"], entry["reason"].split(":")[0]) for entry in read_lines(record))
+    assert [one[:2] for one in listed] == [
+        ("left_out", "line 7, mask 0"),
+        ("repaired", "line 8, mask 0"),
+        ("repaired", "line 8, mask 0"),
+    ]
+    assert [one[2] for one in listed[1:]] == ["1 of 2 parts dropped", "cropped to the image of 30 × 20"]
+    assert describe_bad_samples(record) == f"1 entries left out, 2 repaired, all listed in {record}"
+
+
+def test_what_is_drawn_instead_of_a_bad_entry_depends_on_seed_and_place_alone(data_root):
+    settings = write_custom(data_root, [GOOD] * 7 + [TWO_POINTS])
+
+    whole = [sample.image_path for sample in build_mixture(data_root, **settings)]
+    mixture = build_mixture(data_root, **settings)
+
+    assert mixture[0, 30].image_path == whole[30]
+    assert [mixture[item].image_path for item in reversed(range(40))] == whole[::-1]
+
+
+@pytest.mark.parametrize("bad", [4, 8], ids=["half", "all"])
+def test_a_wrong_download_stops_by_default(data_root, bad):
+    settings = write_custom(data_root, [GOOD] * (8 - bad) + [TWO_POINTS] * bad)
+
+    with pytest.raises(UserError, match="draws were bad.* encloses no pixel"):
+        list(build_mixture(data_root, **settings))
+
+
+def test_zero_stops_at_the_first_bad_entry(data_root):
+    settings = write_custom(data_root, [GOOD] * 7 + [TWO_POINTS])
+
+    with pytest.raises(UserError, match="own.jsonl: line 8, mask 0: encloses no pixel"):
+        list(build_mixture(data_root, **settings, skip_bad_samples=0.0))
 
 
 def test_files_that_are_not_built_as_they_should_be_are_never_skipped(data_root):
@@ -170,7 +241,7 @@ def test_files_that_are_not_built_as_they_should_be_are_never_skipped(data_root)
         ({"dataset": "custom", "sample_rates": "1"}, "--custom_data"),
         ({"dataset": "custom", "sample_rates": "1", "custom_data": "../x"}, "names files of"),
         ({"dataset": "vqa", "sample_rates": "1", "vqa_data": "../x"}, "one file"),
-        ({"dataset": "vqa", "sample_rates": "1", "skip_bad_samples": 1.5}, "--skip_bad_samples is a share"),
+        ({"dataset": "vqa", "sample_rates": "1", "skip_bad_samples": 1.5}, "--skip_bad_samples 1.5: a share"),
         ({"dataset": "reason_seg_plus", "sample_rates": "1", "reason_seg_plus_data": "cots"}, "known are .*cot"),
     ],
 )

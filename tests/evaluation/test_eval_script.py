@@ -30,7 +30,7 @@ def loaded(monkeypatch, tmp_path):
     sets = {}
     monkeypatch.setattr(
         "utils.evaluation.benchmarking.evaluation_sets",
-        lambda specs, root: {spec: sets.get(spec, ITEMS) for spec in specs.split("||")},
+        lambda specs, root, tolerance: {spec: sets.get(spec, ITEMS) for spec in specs.split("||")},
     )
     flags = ["--version", "some/checkpoint", "--dataset_dir", str(tmp_path), "--log_base_dir", str(tmp_path / "runs")]
     return [*flags, "--bootstrap", "0"], sets

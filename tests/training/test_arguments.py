@@ -97,7 +97,7 @@ def test_defaults_of_the_data_are_the_reference_s_and_those_of_the_mixture():
     assert config.sem_seg_data.split("||") == ["ade20k", "cocostuff", "pascal_part", "paco_lvis", "mapillary"]
     assert (config.num_classes_per_sample, config.num_classes_per_question) == (3, 1)
     assert (config.explanatory, config.negative_sampling_weight) == (0.1, -1.0)
-    assert (config.exclude_val, config.use_expand_question_list, config.skip_bad_samples) == (False, False, 0.0)
+    assert (config.exclude_val, config.use_expand_question_list, config.skip_bad_samples) == (False, False, 0.01)
 
 
 def test_own_data_is_a_family():

@@ -130,7 +130,7 @@ def test_own_data_trains_and_what_is_bad_in_it_is_listed(world, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "step 2/2" in done.stdout
     listed = [json.loads(line) for line in (runs / "own/bad_samples.jsonl").read_text().splitlines()]
-    assert ["shapes.jsonl: line 11" in entry["problem"] for entry in listed] == [True]
+    assert ["shapes.jsonl: line 11" in entry["reason"] for entry in listed] == [True]
 
 
 def test_a_checkpoint_gives_back_the_model_that_was_trained(world):

@@ -17,7 +17,8 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from dataloaders.batch import Batch
 from dataloaders.collate import Collator
-from dataloaders.evaluation import EvaluationItem
+from dataloaders.evaluation import EvaluationItem, LeftOut, read_item
+from dataloaders.repairs import Repair, Tolerance
 from dataloaders.sample import Sample
 from utils.errors import UserError
 
@@ -33,7 +34,7 @@ class Part:
     image: its path; index: the entry's place in its file, where a picture may occur more than once.
     refs [E], exists [E]: as in `EvaluationItem`.
     truth bool [E, H, W]; for MUSE the targets of all questions, [ΣT, H, W], and `targets` [E] how many each has.
-    ignore: bool [H, W] or None. data: see `digest_of`.
+    ignore: bool [H, W] or None. data: see `digest_of`. repairs: of the item.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Part:
     targets: list[int]
     ignore: Tensor | None
     data: str
+    repairs: tuple[Repair, ...] = ()
 
     @property
     def name(self) -> str:
@@ -79,6 +81,7 @@ class Work:
 class Batches(IterableDataset):
     """Batches of the images `numbers` of a split; with several workers each takes a share of them.
 
+    tolerance: which items may be left out; each comes as a `LeftOut` of its own, among the batches.
     images: most images of a batch. expressions: most expressions of a batch; an image with more is taken in parts,
     unless one question asks for all of them. context: the longest conversation that the model reads, in tokens.
     """
@@ -91,12 +94,13 @@ class Batches(IterableDataset):
         protocol: Protocol,
         *,
         root: Path,
+        tolerance: Tolerance,
         images: int,
         expressions: int,
         context: int,
     ):
         self.items, self.numbers, self.protocol, self.root = items, numbers, protocol, root
-        self.context = context
+        self.context, self.tolerance = context, tolerance
         self.images, self.expressions = images, expressions
         # Every expression counts: none is dropped for its length, none refused for a mask that training would not take.
         self.collate = Collator(
@@ -115,14 +119,17 @@ class Batches(IterableDataset):
         smaller.images, smaller.expressions = -(-self.images // 2), -(-self.expressions // 2)
         return smaller
 
-    def __iter__(self) -> Iterator[Work]:
+    def __iter__(self) -> Iterator[Work | LeftOut]:
         worker = get_worker_info()
         numbers = self.numbers if worker is None else self.numbers[worker.id :: worker.num_workers]
         samples: list[Sample] = []
         parts: list[Part] = []
         rows = 0
         for number in numbers:
-            item = self.items[number]
+            item = read_item(self.items, number, self.tolerance, self.root)
+            if isinstance(item, LeftOut):
+                yield item
+                continue
             check_item(item)
             for expressions in self._chunks(item):
                 if samples and (len(samples) >= self.images or rows + len(expressions) > self.expressions):
@@ -160,6 +167,7 @@ class Batches(IterableDataset):
             targets=targets,
             ignore=None if item.ignore is None else torch.from_numpy(np.array(item.ignore, dtype=bool)),
             data=digest_of(item),
+            repairs=item.repairs,
         )
 
     def _work(self, samples: list[Sample], parts: list[Part]) -> Work:
@@ -176,17 +184,17 @@ class Batches(IterableDataset):
 
 
 class DigestedItems(Dataset):
-    """Pairs of number and digest of the items `numbers` of a split."""
+    """Pairs of number and digest of the items of a split; the digest of an item that is left out is empty."""
 
-    def __init__(self, items: Sequence[EvaluationItem], numbers: Sequence[int]):
-        self.items, self.numbers = items, numbers
+    def __init__(self, items: Sequence[EvaluationItem], tolerance: Tolerance, root: Path):
+        self.items, self.tolerance, self.root = items, tolerance, root
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.items)
 
-    def __getitem__(self, index: int) -> tuple[int, str]:
-        number = self.numbers[index]
-        return number, digest_of(self.items[number])
+    def __getitem__(self, number: int) -> tuple[int, str]:
+        item = read_item(self.items, number, self.tolerance, self.root)
+        return number, "" if isinstance(item, LeftOut) else digest_of(item)
 
 
 def digest_of(item: EvaluationItem) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from dataloaders.evaluation import evaluation_sets
+from dataloaders.repairs import Tolerance
 from utils.distributed import adopt_slurm, choose_device
 from utils.errors import UserError
 from utils.file_locks import open_locked
@@ -30,7 +31,8 @@ def evaluate_checkpoint(flags, argv: Sequence[str]) -> int:
     """Evaluate what `flags` name and write the results; 1 where a split could not be scored, else 0."""
     _check(flags)
     adopt_slurm()
-    sets = evaluation_sets(flags.val_dataset or _ask_for_benchmarks(), flags.dataset_dir)
+    tolerance = Tolerance(flags.skip_bad_samples)
+    sets = evaluation_sets(flags.val_dataset or _ask_for_benchmarks(), flags.dataset_dir, tolerance)
     for spec, items in sets.items():
         if len(items) == 0:
             raise UserError(f"{spec}: the split below {flags.dataset_dir} holds no images")
@@ -46,6 +48,7 @@ def evaluate_checkpoint(flags, argv: Sequence[str]) -> int:
 
 
 def _evaluate_all(flags, argv: Sequence[str], sets: dict, places: Places) -> int:
+    tolerance = Tolerance(flags.skip_bad_samples)
     model, processor = load_flagged_model(flags, int(os.environ.get("LOCAL_RANK", flags.local_rank)))
     is_main = place()[0] == 0
     weights = weights_hash(model) if is_main else None
@@ -65,6 +68,7 @@ def _evaluate_all(flags, argv: Sequence[str], sets: dict, places: Places) -> int
                     protocol,
                     items=items,
                     effort=_effort(flags, model.device),
+                    tolerance=tolerance,
                     keep_predictions=flags.save_predictions or flags.gallery,
                     partial=partial,
                     progress=ProgressBar(f"{spec} {answer}") if is_main else None,
@@ -81,7 +85,7 @@ def _evaluate_all(flags, argv: Sequence[str], sets: dict, places: Places) -> int
         _write(results, flags, places, sets)
         for partial in partials:
             partial.remove()
-        draw(flags, model, processor, sets)
+        draw(flags, model, processor, sets, tolerance)
     return int(results.failed)
 
 
@@ -95,7 +99,7 @@ def _write(results: Results, flags, places: Places, sets: dict) -> None:
     results.write(places)
 
 
-def draw(flags, model, processor, sets: dict) -> None:
+def draw(flags, model, processor, sets: dict, tolerance: Tolerance) -> None:
     """The contact sheet and the single pictures that the flags ask for."""
     if not flags.sheet and not flags.vis:
         return
@@ -109,13 +113,13 @@ def draw(flags, model, processor, sets: dict) -> None:
         rows = []
         for number, (split, items) in enumerate(sets.items()):
             share = flags.sheet_samples // len(sets) + (number < flags.sheet_samples % len(sets))
-            rows += sample_rows(session, split, items, share)
+            rows += sample_rows(session, split, items, share, tolerance)
         contact_sheet(rows).save(flags.sheet, format="PNG")
         print(f"contact sheet: {flags.sheet}")
     for split, items in sets.items() if flags.vis else ():
         directory = flags.vis_save_path / split.replace("|", "_")
         directory.mkdir(parents=True, exist_ok=True)
-        for number, row in enumerate(sample_rows(session, split, items, flags.vis), start=1):
+        for number, row in enumerate(sample_rows(session, split, items, flags.vis, tolerance), start=1):
             contact_sheet([row]).save(directory / f"{number:04d}.png")
         print(f"pictures: {directory}")
 

@@ -27,6 +27,7 @@ _RESULT = record(
         "layers": list_of(whole(0)),
         "predictions": list_of(mapping(anything)),
         "data": text,
+        "repaired": list_of(mapping(anything)),
     }
 )
 
@@ -38,6 +39,7 @@ class ImageResult:
     item: its place in the split. rows: one per expression. silent: as in `Predicted`.
     layers: which hidden state prompted each mask. predictions: what `--save_predictions` writes of it.
     data: digest of the image and its annotations, see `batches.digest_of`.
+    repaired: what was mended to read it, as `Repair.to_dict` with "item" and "image".
     """
 
     item: int
@@ -46,6 +48,7 @@ class ImageResult:
     layers: list[int] = field(default_factory=list)
     predictions: list[dict] = field(default_factory=list)
     data: str = ""
+    repaired: list[dict] = field(default_factory=list)
 
     def to_line(self) -> str:
         return json.dumps(vars(self) | {"rows": [row.to_dict() for row in self.rows]}) + "\n"

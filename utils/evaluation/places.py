@@ -30,6 +30,11 @@ class Places:
         return self.report.with_suffix(f".{answer}.predictions.jsonl" if answer else ".predictions.jsonl")
 
     @property
+    def bad_samples(self) -> Path:
+        """What was left out or repaired; there is none where nothing was."""
+        return self.report.with_suffix(".bad_samples.jsonl")
+
+    @property
     def gallery(self) -> Path:
         return self.report.with_suffix(".html")
 

@@ -7,9 +7,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dataloaders.evaluation import EvaluationItem
+from dataloaders.bad_samples import describe_bad_samples, list_bad_samples
+from dataloaders.evaluation import EvaluationItem, LeftOut
 from utils.scoring.counts import Row
 from utils.scoring.gallery import Section, write_gallery
+from utils.scoring.left_out import left_out_note
 from utils.scoring.prediction_files import write_predictions
 from utils.scoring.report import write_report
 from utils.scoring.scores import score_split
@@ -24,13 +26,18 @@ PACKAGES = ("torch", "transformers", "numpy")
 
 @dataclass(frozen=True)
 class Entry:
-    """What one split was scored from: rows and, where they were kept, the run lengths of each row's masks."""
+    """What one split was scored from: rows and, where they were kept, the run lengths of each row's masks.
+
+    left_out: entries that have no row. repaired: what was mended in the others.
+    """
 
     spec: str
     protocol: dict[str, Any]
     rows: list[Row]
     masks: list[Sequence[Any]]
     predictions: list[dict] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    repaired: list[dict] = field(default_factory=list)
 
 
 @dataclass
@@ -60,6 +67,8 @@ class Results:
                 outcome.rows,
                 [_masks(line) for line in outcome.predictions],
                 outcome.predictions,
+                outcome.left_out,
+                outcome.repaired,
             ),
             silent=outcome.silent,
             layers={str(layer): times for layer, times in outcome.layers.items()},
@@ -69,6 +78,9 @@ class Results:
     def add_rows(self, entry: Entry, **beside: Any) -> None:
         """Score rows; `beside` stands beside their scores."""
         scores = score_split(entry.spec, entry.rows, gres_reference=self.gres_reference, bootstrap=self.bootstrap)
+        left_out = [one.to_dict() for one in entry.left_out]
+        scores |= {"left_out": len(left_out), "repaired": len(entry.repaired)}
+        scores |= {"left_out_entries": left_out, "repaired_entries": entry.repaired}
         self._put(entry.spec, scores | {"protocol": entry.protocol} | beside)
         self.entries.append(entry)
 
@@ -76,6 +88,10 @@ class Results:
         """A row that says why a split has no scores."""
         self.failed = True
         self._put(spec, {"error": reason, "protocol": protocol.to_dict()})
+
+    def _scores_of(self, entry: Entry) -> dict:
+        scores = self.splits[entry.spec]
+        return scores[entry.protocol["answer"]] if self.nested else scores
 
     def _put(self, spec: str, scores: dict) -> None:
         if self.nested:
@@ -95,6 +111,15 @@ class Results:
         rows = ((entry.spec, entry.protocol["answer"], entry.rows) for entry in self.entries)
         write_report(places.report, self.to_dict(), shown, rows)
         print(f"report: {places.report}")
+        self._list_bad_samples(places.bad_samples)
+
+    def _list_bad_samples(self, path: Path) -> None:
+        """Write what was left out or repaired, if anything was, and say so."""
+        path.unlink(missing_ok=True)
+        for entry in self.entries:
+            list_bad_samples(path, entry.spec, [one.to_dict() for one in entry.left_out], entry.repaired)
+        if told := describe_bad_samples(path):
+            print(f"bad samples: {told}")
 
     def write_predictions(self, places: Places) -> None:
         """One file of saved predictions for each answer."""
@@ -112,6 +137,7 @@ class Results:
                 items=sets[entry.spec],
                 rows=entry.rows,
                 masks=entry.masks,
+                note=left_out_note(self._scores_of(entry)),
             )
             for entry in self.entries
         )

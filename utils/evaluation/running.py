@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from dataloaders.evaluation import EvaluationItem, evaluation_set
+from dataloaders.evaluation import EvaluationItem, LeftOut, evaluation_set, too_many, unnumbered_entries
+from dataloaders.repairs import STRICT, Tolerance
 from utils.errors import UserError, message_of
 from utils.free_memory import is_out_of_memory, release_memory
 from utils.scoring.counts import Row, iou, scored_pairs
@@ -52,7 +53,8 @@ class Outcome:
     """What was counted on one split.
 
     rows: `ExpressionCounts`, or `QuestionCounts` for MUSE, ordered as in the split.
-    images: how many were scored. silent: expressions whose generated answer named no target.
+    images: how many were scored. left_out: those that were not, since they cannot be used; repaired: what was mended in
+    those that were, each once. silent: expressions whose generated answer named no target.
     layers: how many masks were prompted from each hidden state.
     predictions: one object per expression, where they were asked for. resumed: images that an earlier call had done.
     """
@@ -66,6 +68,8 @@ class Outcome:
     seconds: float
     predictions: list[dict] = field(default_factory=list)
     resumed: int = 0
+    left_out: list[LeftOut] = field(default_factory=list)
+    repaired: list[dict] = field(default_factory=list)
 
 
 def evaluate(
@@ -77,24 +81,26 @@ def evaluate(
     *,
     items: Sequence[EvaluationItem] | None = None,
     effort: Effort = Effort(),
+    tolerance: Tolerance = STRICT,
     keep_predictions: bool = False,
     partial: PartialResults | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Count `model` on the split `spec` below `dataset_dir`.
 
-    items: the split, where the caller has opened it already. keep_predictions: masks come back from the device too.
-    partial: where finished images are kept, and found again. progress: see `ProgressBar`.
+    items: the split, where the caller has opened it already. tolerance: which entries may be left out.
+    keep_predictions: masks come back from the device too. partial: where finished images are kept, and found again.
+    progress: see `ProgressBar`.
     Under torch.distributed every process takes its share of the images and all return the same outcome.
-    Raises `UserError`, on all processes, where an image or a mask cannot be scored on any of them.
+    Raises `UserError`, on all processes, where more than `tolerance` permits cannot be scored.
     """
     start = time.perf_counter()
-    items = evaluation_set(spec, dataset_dir) if items is None else items
+    items = evaluation_set(spec, dataset_dir, tolerance) if items is None else items
     total = len(items) if protocol.limit is None else min(protocol.limit, len(items))
     if total == 0:
         raise UserError(f"{spec}: the split below {dataset_dir} holds no images")
     rank, world = place()
-    done = _read_once(partial, items, total, effort.workers)
+    done = _read_once(partial, DigestedItems(items, tolerance, Path(dataset_dir)), total, effort.workers)
     left = [number for number in range(total) if number not in done]
     batches = Batches(
         items,
@@ -102,38 +108,52 @@ def evaluate(
         processor,
         protocol,
         root=Path(dataset_dir),
+        tolerance=tolerance,
         images=effort.images,
         expressions=effort.expressions,
         context=model.config.text_config.max_position_embeddings,
     )
-    counting = _Counting(spec, model, processor.decode, keep_predictions, _Running(done.values(), batches, progress))
+    running = _Running(done.values(), batches, progress)
+    counting = _Counting(spec, model, processor.decode, keep_predictions, running, tolerance.most(total))
     was_training = model.training
     model.eval()
     try:
         error = counting.run(batches, effort, partial)
     finally:
         model.train(was_training)
-    results = sorted([*done.values(), *_gather(counting.finished, error)], key=lambda result: result.item)
-    assert [result.item for result in results] == list(range(total))
+    finished, left_out = _gather(counting.finished, counting.left_out, error)
+    if len(left_out) > tolerance.most(total):
+        raise UserError(too_many(left_out))
+    results = sorted([*done.values(), *finished], key=lambda result: result.item)
+    assert sorted(one.item for one in [*results, *left_out]) == list(range(total))
     return Outcome(
         spec=spec,
         protocol=protocol,
         rows=[row for result in results for row in result.rows],
-        images=total,
+        images=len(results),
         silent=sum(result.silent for result in results),
         layers=dict(sorted(Counter(layer for result in results for layer in result.layers).items())),
         seconds=time.perf_counter() - start,
         predictions=[one for result in results for one in result.predictions],
         resumed=len(done),
+        left_out=[*unnumbered_entries(items), *sorted(left_out, key=lambda one: one.item)],
+        repaired=[one for result in results for one in result.repaired],
     )
 
 
 class _Counting:
-    """This process's share: batches are predicted and counted, images finished one by one."""
+    """This process's share: batches are predicted and counted, images finished one by one.
 
-    def __init__(self, spec: str, model, decode: Callable[[list[int]], str], keep: bool, running: "_Running"):
+    most: how many items may be left out.
+    """
+
+    def __init__(
+        self, spec: str, model, decode: Callable[[list[int]], str], keep: bool, running: "_Running", most: int
+    ):
         self.spec, self.model, self.decode, self.keep, self.running = spec, model, decode, keep, running
+        self.most = most
         self.finished: list[ImageResult] = []
+        self.left_out: list[LeftOut] = []
         self._waiting: dict[int, list[tuple[Counted, list[dict]]]] = {}
         self._halved = False  # memory did not suffice for whole batches
 
@@ -149,7 +169,7 @@ class _Counting:
                 except Exception as error:
                     if not is_out_of_memory(error):
                         raise
-                    smaller = batches.halved(done={result.item for result in self.finished})
+                    smaller = batches.halved(done={one.item for one in [*self.finished, *self.left_out]})
                     if smaller is None:
                         return f"{NO_MEMORY} ({str(error).splitlines()[0]})"
                 # Here nothing refers to the failed attempt any more, so that its memory can be used.
@@ -175,6 +195,9 @@ class _Counting:
             worker_init_fn=effort.prepare,
         )
         for work in loader:
+            if isinstance(work, LeftOut):
+                self._leave_out(work)
+                continue
             predicted = predict(self.model, work.to(device), batches.protocol, self.decode)
             counted = count(work.parts, predicted)
             new = []
@@ -186,6 +209,12 @@ class _Counting:
             self.finished += new
             self.running.add(new)
         assert not self._waiting
+
+    def _leave_out(self, item: LeftOut) -> None:
+        self.left_out.append(item)
+        self.running.total -= 1
+        if len(self.left_out) > self.most:
+            raise UserError(too_many(self.left_out))
 
     def _finish(self, part: Part, counted: Counted, predictions: list[dict]) -> list[ImageResult]:
         """The image's result once all its parts are counted; until then they wait."""
@@ -202,6 +231,7 @@ class _Counting:
                 layers=[layer for one, _ in parts for layer in one.layers],
                 predictions=[line for _, lines in parts for line in lines],
                 data=part.data,
+                repaired=[{"item": part.number, "image": part.image, **one.to_dict()} for one in part.repairs],
             )
         ]
 
@@ -243,7 +273,7 @@ def place() -> tuple[int, int]:
 
 
 def _read_once(
-    partial: PartialResults | None, items: Sequence[EvaluationItem], total: int, workers: int
+    partial: PartialResults | None, items: DigestedItems, total: int, workers: int
 ) -> dict[int, ImageResult]:
     """What earlier calls have finished of the first `total` images, if these are what they were.
 
@@ -257,7 +287,7 @@ def _read_once(
         torch.distributed.broadcast_object_list(shared, src=0)
     done = {number: result for number, result in shared[0].items() if number < total}
     numbers = sorted(done)[rank::world]
-    loader = DataLoader(DigestedItems(items, numbers), batch_size=None, num_workers=workers if numbers else 0)
+    loader = DataLoader(items, batch_size=None, sampler=numbers, num_workers=workers if numbers else 0)
     changed = [number for number, data in loader if done[number].data != data]
     gathered = [changed]
     if world > 1:
@@ -273,14 +303,16 @@ def _read_once(
     return done
 
 
-def _gather(results: list[ImageResult], error: str | None) -> list[ImageResult]:
-    """The results of all processes; an error of any of them is raised on all."""
-    gathered = [(results, error)]
+def _gather(
+    results: list[ImageResult], left_out: list[LeftOut], error: str | None
+) -> tuple[list[ImageResult], list[LeftOut]]:
+    """What all processes have finished and left out; an error of any of them is raised on all."""
+    gathered = [(results, left_out, error)]
     _, world = place()
     if world > 1:
         gathered = [None] * world
-        torch.distributed.all_gather_object(gathered, (results, error))
-    errors = [message for _, message in gathered if message]
+        torch.distributed.all_gather_object(gathered, (results, left_out, error))
+    errors = [message for _, _, message in gathered if message]
     if errors:
         raise UserError(errors[0])
-    return [result for own, _ in gathered for result in own]
+    return [result for own, _, _ in gathered for result in own], [one for _, own, _ in gathered for one in own]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataloaders.evaluation import evaluation_sets
+from dataloaders.repairs import Tolerance
 from utils.errors import UserError
 from utils.saving import make_directory
 from utils.scoring.compare import compare_reports
@@ -23,7 +24,8 @@ def evaluate_predictions(flags, argv: Sequence[str]) -> int:
     for name in ("save_predictions", "sheet", "vis"):
         if getattr(flags, name):
             raise UserError(f"--{name} goes with a checkpoint, not with --predictions; --gallery draws these")
-    sets = evaluation_sets(flags.val_dataset, flags.dataset_dir)
+    tolerance = Tolerance(flags.skip_bad_samples)
+    sets = evaluation_sets(flags.val_dataset, flags.dataset_dir, tolerance)
     places = choose_places(flags, list(sets))
     make_directory(places.report.parent)
     bars = {spec: ProgressBar(spec) for spec in sets}
@@ -32,6 +34,7 @@ def evaluate_predictions(flags, argv: Sequence[str]) -> int:
         flags.dataset_dir,
         sets,
         limit=flags.limit,
+        tolerance=tolerance,
         progress=lambda spec, done, total: bars[spec](done, total, None, None),
     )
     protocol = {"answer": "predicted", "expressions": None}
@@ -40,7 +43,7 @@ def evaluate_predictions(flags, argv: Sequence[str]) -> int:
     header["predictions"] = {"file": str(flags.predictions)}
     results = Results(header, False, flags.gres_reference, flags.bootstrap)
     for spec, one in counted.items():
-        results.add_rows(Entry(spec, protocol, one.rows, one.masks))
+        results.add_rows(Entry(spec, protocol, one.rows, one.masks, left_out=one.left_out, repaired=one.repaired))
     if flags.gallery:
         results.write_gallery(places, sets)
     if places.tensorboard:

@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 
-from dataloaders.evaluation import EvaluationItem
+from dataloaders.evaluation import EvaluationItem, spread_items
+from dataloaders.repairs import Tolerance
 from utils.chat_session import ChatSession
 from utils.contact_sheet import SheetRow
 from utils.scoring.counts import expression_counts, iou
 
 
-def sample_rows(session: ChatSession, spec: str, items: Sequence[EvaluationItem], count: int) -> list[SheetRow]:
+def sample_rows(
+    session: ChatSession, spec: str, items: Sequence[EvaluationItem], count: int, tolerance: Tolerance
+) -> list[SheetRow]:
     """`count` expressions, spread evenly over the split, answered by the model and laid out for a contact sheet."""
     rows = []
-    count = min(count, len(items))
-    for number in range(count):
-        item = items[(2 * number + 1) * len(items) // (2 * count)]
+    for number, item in enumerate(spread_items(items, count, tolerance)):
         which = number % len(item.prompts)
         reply = session.ask(item.image, (), item.prompts[which])
         truth = item.masks[which] != 0

@@ -15,6 +15,7 @@ from utils.errors import UserError
 
 from .bootstrap import interval, resample, sums_by_image, values_of
 from .counts import Row
+from .left_out import left_out_note
 from .report import read_report, read_rows
 from .scores import metrics_of, table_of
 from .tabulating import markdown_table
@@ -53,6 +54,12 @@ def compare_reports(a: Path, b: Path, *, samples: int = SAMPLES, seed: int = 0) 
     reports = [read_report(path) for path in (a, b)]
     differences = differences_between(a, b, samples=samples, seed=seed)
     heads = [f"- {letter}: {path} ({_source(report)})" for letter, path, report in zip("AB", (a, b), reports)]
+    heads += [
+        f"- {letter}, {split}: {note}"
+        for letter, report in zip("AB", reports)
+        for split in dict.fromkeys(one.split for one in differences)
+        for note in _left_out_notes(report["splits"].get(split))
+    ]
     rows = [["split", "answer", "metric", "A", "B", "B - A", "95 % interval", "p", "images"]]
     for one in differences:
         rows.append(
@@ -156,8 +163,17 @@ def _check_same(split: str, a: list[Row], b: list[Row]) -> None:
         item, image, expression = min(names_a ^ names_b)
         raise UserError(
             f"{split}: the reports scored different expressions ({len(names_a)} and {len(names_b)}), such as "
-            f"expression {expression} of {image}; evaluate both on the same data and with the same --limit"
+            f"expression {expression} of {image}; evaluate both on the same data and with the same --limit, and mend "
+            "what was left out of one of them"
         )
+
+
+def _left_out_notes(scores: Any) -> list[str]:
+    """What is left out of a split's scores, or of those of each answer, every note once."""
+    if not isinstance(scores, dict):
+        return []
+    each = [scores] if "protocol" in scores else [one for one in scores.values() if isinstance(one, dict)]
+    return list(dict.fromkeys(note for note in map(left_out_note, each) if note))
 
 
 def _ordered(rows: list[Row]) -> list[Row]:

@@ -52,13 +52,14 @@ class Section:
     """What is shown of one split.
 
     title: the split and how it was asked. rows: of all expressions; masks: of each row the run lengths of its masks.
-    items: the split, from which pictures and truth are read again.
+    items: the split, from which pictures and truth are read again. note: what must be known of it besides.
     """
 
     title: str
     items: Sequence[EvaluationItem]
     rows: Sequence[Row]
     masks: Sequence[Sequence[Any]]
+    note: str = ""
 
 
 def write_gallery(path: Path, title: str, sections: Iterable[Section], *, cases: int = CASES, seed: int = 0) -> None:
@@ -123,6 +124,8 @@ def _page(title: str, sections: Iterable[Section], cases: int, seed: int) -> Ite
     )
     for section in sections:
         yield f"<section>\n<h2>{html.escape(section.title)}</h2>\n"
+        if section.note:
+            yield f"<p><strong>{html.escape(section.note)}</strong></p>\n"
         for choice, places in choose_cases(section.rows, cases, seed).items():
             if places:
                 yield f'<h3>{choice}</h3>\n<div class="cases">\n'

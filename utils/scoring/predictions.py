@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dataloaders.evaluation import EvaluationItem, evaluation_set
+from dataloaders.evaluation import EvaluationItem, LeftOut, evaluation_set, read_item, too_many, unnumbered_entries
+from dataloaders.repairs import STRICT, Tolerance
 from utils.errors import UserError
 
 from .counts import ExpressionCounts, QuestionCounts, Row, expression_counts, question_counts
@@ -22,10 +23,15 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class Counted:
-    """A split's rows, and of each the run lengths of the masks that it was counted from."""
+    """A split's rows, and of each the run lengths of the masks that it was counted from.
+
+    left_out, repaired: as in `utils.evaluation.Outcome`.
+    """
 
     rows: list[Row] = field(default_factory=list)
     masks: list[tuple[Any, ...]] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    repaired: list[dict] = field(default_factory=list)
 
 
 def score_predictions(
@@ -34,12 +40,14 @@ def score_predictions(
     sets: Mapping[str, Sequence[EvaluationItem]],
     *,
     limit: int | None = None,
+    tolerance: Tolerance = STRICT,
     progress: Progress | None = None,
 ) -> dict[str, Counted]:
     """Count saved predictions for every split of `sets`, by their specs; `scores.score_split` makes scores of the rows.
 
-    limit: read the first so many pictures of each split only. progress: called with split, pictures done and in all;
-    first before any is done. Lines of other splits must belong to splits that exist, and are not read further.
+    limit: read the first so many images of each split only. tolerance: which entries may be left out.
+    progress: called with split, images done and in all; first before any is done.
+    Lines of other splits must belong to splits that exist, and are not read further.
     Raises `UserError` naming file and line where a prediction is malformed, missing, repeated or about nothing, or
     where its mask has not the size of its picture.
     """
@@ -52,26 +60,41 @@ def score_predictions(
         has = ", ".join([*saved, *others])
         raise UserError(f"{path} has no prediction for {', '.join(missing)}; it has some for {has}")
     return {
-        spec: _count(_Matching(path, spec, root, saved[spec]), items, limit, progress) for spec, items in sets.items()
+        spec: _count(_Matching(path, spec, root, saved[spec]), items, limit, tolerance, progress)
+        for spec, items in sets.items()
     }
 
 
 def _count(
-    matching: "_Matching", items: Sequence[EvaluationItem], limit: int | None, progress: Progress | None
+    matching: "_Matching",
+    items: Sequence[EvaluationItem],
+    limit: int | None,
+    tolerance: Tolerance,
+    progress: Progress | None,
 ) -> Counted:
-    counted = Counted()
+    counted = Counted(left_out=unnumbered_entries(items))
     total = len(items) if limit is None else min(limit, len(items))
+    left_out = 0
     if progress:
         progress(matching.spec, 0, total)
     for number in range(total):
-        item = items[number]
+        item = read_item(items, number, tolerance, matching.root)
+        if isinstance(item, LeftOut):
+            counted.left_out.append(item)
+            left_out += 1
+            if left_out > tolerance.most(total):
+                raise UserError(too_many(counted.left_out))
+            matching.leave_out(item)
+            continue
+        image = item.path_below(matching.root)
+        counted.repaired += [{"item": number, "image": image, **one.to_dict()} for one in item.repairs]
         predictions = matching.take(item)
         if not matching.missing:  # to be told of all that is missing, no more is counted
             counted.rows += matching.rows(number, item, predictions)
             counted.masks += [prediction.masks for prediction in predictions]
         if progress:
             progress(matching.spec, number + 1, total)
-    if total == len(items):
+    if total == len(items) and not unnumbered_entries(items):  # whose predictions cannot be told from mistakes
         matching.check_left()
     matching.check_missing()
     return counted
@@ -100,6 +123,12 @@ class _Matching:
             else:
                 predictions.append(found)
         return predictions
+
+    def leave_out(self, item: LeftOut) -> None:
+        """Forget the predictions about an item that is not scored."""
+        by_index = any(entry == item.index for entry, _ in self.left)
+        key = item.index if by_index else item.image
+        self.left = {which: one for which, one in self.left.items() if which[0] != key}
 
     def rows(self, number: int, item: EvaluationItem, predictions: list[Prediction]) -> list[Row]:
         """Counts of an item's predictions, one for each expression."""

@@ -147,13 +147,20 @@ def _seconds(value: Any, where: str) -> None:
         raise ShapeError(f"{where} is out of range")
 
 
+def _left_out(value: Any, where: str) -> None:
+    mapping(anything, at_least=("image", "reason"))(value, where)
+    _with_known({"image": text, "reason": text}, value, where)
+
+
 _COUNTS = ("images", "expressions", "empty_targets", "absent", "rejected", "predictions", "targets", "pairs", "silent")
+_COUNTS += ("left_out", "repaired")
 _METRICS = {name for spec in ("MultiReasonSeg|", "grefcoco|", "R-|") for name in metrics_of(spec)}
 _OTHER: dict[str, Shape] = {name: whole(0) for name in _COUNTS} | {
     "protocol": _protocol,
     "layers": mapping(whole(0)),
     "seconds": _seconds,
     "error": text,
+    "left_out_entries": list_of(_left_out),
 }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .left_out import left_out_note
 from .scores import INTERVAL, kind_of
 
 # What a table shows of each kind of split, and its heading.
@@ -26,6 +27,11 @@ def table(splits: Mapping[str, dict[str, Any]], *, nested: bool = False, explain
         chosen = [entry for entry in entries if kind_of(entry[0]) == kind]
         if chosen:
             parts.append(f"**{heading}**\n\n{_table_of(chosen, names)}")
+    parts += [
+        f"**{split} ({scores['protocol']['answer']}): {note}**"
+        for split, scores in entries
+        if (note := left_out_note(scores))
+    ]
     used = dict.fromkeys(
         str(scores["protocol"].get(name)) for _, scores in entries for name in ("answer", "expressions")
     )
@@ -59,6 +65,7 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 
 def _table_of(entries: Sequence[tuple[str, dict[str, Any]]], names: Sequence[str]) -> str:
     counted = [name for name in ("images", "expressions", "silent") if any(name in scores for _, scores in entries)]
+    counted += [name for name in ("left_out", "repaired") if any(scores.get(name) for _, scores in entries)]
     layers = any(scores.get("layers") for _, scores in entries)
     rows = [["split", "answer", "asked", *names, *counted, *(["layers"] if layers else [])]]
     for split, scores in entries:

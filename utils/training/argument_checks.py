@@ -7,6 +7,7 @@ import math
 from dataclasses import fields
 from pathlib import PurePath
 
+from dataloaders.repairs import Tolerance
 from utils.errors import UserError
 from utils.training.config import FLASH_ATTENTION, UNFREEZABLE, TrainingConfig, split_list
 
@@ -72,8 +73,7 @@ def check(config: TrainingConfig) -> None:
             raise UserError(f"--{name} {getattr(config, name)}: must be at least 0 and below 1")
     if config.cache_limit_gb <= 0:
         raise UserError(f"--cache_limit_gb {config.cache_limit_gb}: must be above 0")
-    if not 0 <= config.skip_bad_samples < 1:
-        raise UserError(f"--skip_bad_samples {config.skip_bad_samples}: a share from 0 up to 1")
+    Tolerance(config.skip_bad_samples)
     if "custom" in config.families and not split_list(config.custom_data):
         raise UserError("--dataset custom needs --custom_data: for custom/pets.jsonl it is --custom_data pets")
     if config.explanatory > 1:

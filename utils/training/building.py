@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
+from dataloaders.repairs import Tolerance
 from utils.distributed import World
 from utils.errors import UserError
 from utils.reading import read_json
@@ -226,7 +227,7 @@ def build_data(config: TrainingConfig, schedule: Schedule):
         config.dataset_dir,
         **{name: getattr(config, name) for name in DATA_FLAGS},
         samples_per_epoch=schedule.samples_per_epoch,
-        bad_samples_file=Path(config.log_base_dir) / config.run_name / "bad_samples.jsonl",
+        bad_samples_file=None if config.dry_run else config.bad_samples_file,
     )
 
 
@@ -242,6 +243,8 @@ def build_validation(config: TrainingConfig, device: torch.device):
         batch_size=config.val_batch_size,
         limit=config.val_limit or None,
         workers=worker_count(config.workers, device),
+        tolerance=Tolerance(config.skip_bad_samples),
+        bad_samples_file=None if config.dry_run else config.bad_samples_file,
     )
 
 

@@ -220,7 +220,10 @@ class TrainingConfig:
         "leave out the pictures that the referring sets in use have in other splits, in every family",
     )
     skip_bad_samples: float = option(
-        0.0, "data", "share of bad entries to pass over and list in bad_samples.jsonl of the run; 0 stops at the first"
+        0.01,
+        "data",
+        "share of entries without a usable image or mask to leave out and list in the run's bad_samples.jsonl; 0 stops "
+        "at the first",
     )
     pack: bool = option(
         True, "data", "conversations about one image share a row, or have a row each", names=("pack", "plain_rows")
@@ -371,6 +374,10 @@ class TrainingConfig:
     def log_dir(self) -> Path:
         """Where this launch writes: the run, or with `--eval_only` a directory in it."""
         return self.run_dir / "eval" if self.eval_only else self.run_dir
+
+    @property
+    def bad_samples_file(self) -> Path:
+        return self.log_dir / "bad_samples.jsonl"
 
     @property
     def families(self) -> list[str]:

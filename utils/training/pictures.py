@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from dataloaders.collate import Collator
-from dataloaders.evaluation import EvaluationItem
+from dataloaders.evaluation import EvaluationItem, spread_items
+from dataloaders.repairs import STRICT, Tolerance
 from dataloaders.sample import Sample, Turn
 from utils.contact_sheet import SheetRow, contact_sheet
 
@@ -17,11 +18,16 @@ CELL = 256  # pixels
 
 
 def validation_pictures(
-    model, processor, items: Sequence[EvaluationItem], *, count: int, layer: int | str | None
+    model,
+    processor,
+    items: Sequence[EvaluationItem],
+    *,
+    count: int,
+    layer: int | str | None,
+    tolerance: Tolerance = STRICT,
 ) -> list[np.ndarray]:
     """`count` pictures uint8 [h, w, 3], of images spread evenly over the split. layer: see `GroundingModel.segment`."""
-    count = min(count, len(items))
-    chosen = [items[(2 * number + 1) * len(items) // (2 * count)] for number in range(count)]
+    chosen = spread_items(items, count, tolerance)
     collate = Collator(processor, max_length=None, check_masks=False)
     was_training = model.training
     model.eval()

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from dataloaders.bad_samples import list_bad_samples
+from dataloaders.repairs import STRICT, Tolerance
 from utils.distributed import World
 from utils.errors import UserError
 from utils.training.checkpoints import BEST, LATEST, Position, Saver, copy_checkpoint
@@ -41,11 +43,14 @@ class Validation:
         batch_size: int,
         limit: int | None = None,
         workers: int = 0,
+        tolerance: Tolerance = STRICT,
+        bad_samples_file: Path | None = None,
     ):
         from dataloaders.evaluation import evaluation_set
 
         self.dataset_dir = dataset_dir
-        self.items = {split: evaluation_set(split, dataset_dir) for split in splits}
+        self.tolerance, self.bad_samples_file = tolerance, bad_samples_file
+        self.items = {split: evaluation_set(split, dataset_dir, tolerance) for split in splits}
         for split, items in self.items.items():
             if len(items) == 0:
                 raise UserError(f"--val_dataset {split}: no images below {dataset_dir}")
@@ -83,6 +88,7 @@ class Validation:
     ) -> dict[str, Any]:
         """The scores of one split; `limit` overrides that of the command line."""
         from utils.evaluation import Effort, Protocol, evaluate
+        from utils.evaluation.running import place
         from utils.scoring.scores import score_split
 
         options = self.options
@@ -96,9 +102,15 @@ class Validation:
                 Protocol(options["answer"], layer=options["layer"], limit=limit),
                 items=self.items[split],
                 effort=Effort(images=options["batch_size"], workers=options["workers"], prepare=self._prepare),
+                tolerance=self.tolerance,
                 progress=progress,
             )
-        return {"answer": options["answer"]} | score_split(split, outcome.rows)
+        if self.bad_samples_file and place()[0] == 0:
+            list_bad_samples(
+                self.bad_samples_file, split, [one.to_dict() for one in outcome.left_out], outcome.repaired
+            )
+        counts = {"left_out": len(outcome.left_out), "repaired": len(outcome.repaired)}
+        return {"answer": options["answer"]} | score_split(split, outcome.rows) | counts
 
     def pictures(self, model, processor) -> dict[str, list[np.ndarray]]:
         """For each split the same few images every time, drawn with masks and similarity maps; see `pictures.py`."""
@@ -106,7 +118,7 @@ class Validation:
 
         layer = self.options["layer"]
         return {
-            split: validation_pictures(model, processor, items, count=PICTURES, layer=layer)
+            split: validation_pictures(model, processor, items, count=PICTURES, layer=layer, tolerance=self.tolerance)
             for split, items in self.items.items()
         }
 
@@ -142,9 +154,15 @@ def describe_scores(scores: dict[str, dict[str, Any]], *, indent: str = "") -> s
     width = max(map(len, scores))
     return "\n".join(
         f"{indent}{split:<{width}}  {values['answer']} answers  gIoU {_percent(values['gIoU'])}  "
-        f"cIoU {_percent(values['cIoU'])}"
+        f"cIoU {_percent(values['cIoU'])}{_left_out(values)}"
         for split, values in scores.items()
     )
+
+
+def _left_out(values: dict[str, Any]) -> str:
+    """What must not be overlooked beside the scores: they are not those of the whole split."""
+    count = values.get("left_out", 0)
+    return f"  ({count} bad {'entry' if count == 1 else 'entries'} left out)" if count else ""
 
 
 def _describe_best(scores: Scores) -> str:
