@@ -15,7 +15,7 @@ from dataloaders.families import require_some, split_names
 from dataloaders.images import read_image
 from dataloaders.index_cache import open_index
 from dataloaders.json_files import check_segmentation, read_each, require_list, require_path, require_text
-from dataloaders.label_maps import read_label_map
+from dataloaders.label_maps import read_mask
 from dataloaders.repairs import BadEntry
 from dataloaders.sample import REJ, SEG, Sample, Turn, refuse_targets
 from dataloaders.segmentations import NO_PIXEL, decode_segmentation
@@ -61,10 +61,10 @@ class CustomEntry:
 
     def _draw(self, mask: Any, height: int, width: int, where: str) -> np.ndarray:
         if isinstance(mask, str):
-            values = read_label_map(self.folder / mask)
-            if values.shape != (height, width):
-                raise BadEntry.at(where, f"{mask} is {values.shape} (height, width), the image is {(height, width)}")
-            return (values != 0).astype(np.uint8)
+            drawn = read_mask(self.folder / mask)
+            if drawn.shape != (height, width):
+                raise BadEntry.at(where, f"{mask} is {drawn.shape} (height, width), the image is {(height, width)}")
+            return drawn
         return decode_segmentation(mask.get("polygons", mask), height, width, where)
 
 

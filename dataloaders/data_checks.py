@@ -1,6 +1,6 @@
 """Is a data folder complete? One report for every data set that the families know, see `inspect.py`."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from dataloaders.refer_index import ReferIndex
 from dataloaders.repairs import BadEntry, Tolerance
 from dataloaders.vqa import Vqa
 from utils.errors import UserError
-from utils.reading import what_it_is
+from utils.reading import MISSING, check_regular, what_it_is
 
 REASON_SPLITS = ("train", "val", "test")
 NAMED = 3  # of files that are missing, say
@@ -107,8 +107,18 @@ class _Findings(BadSamples):
         if lacking:
             self.broken.append(_count(what, lacking, total))
 
+    def note_unused(self, what: str, unused: Sequence[Path], total: int) -> None:
+        """The same of files that need not be used, as in the folder of another set."""
+        if unused:
+            self.notes.append(_count(what, unused, total))
+
     def look_at(self, path: Path, starts: tuple[bytes, ...] = (b"",)) -> None:
         """Note a file whose first bytes are known to be something else's, or none of `starts`."""
+        try:
+            check_regular(path, missing=MISSING)
+        except UserError as error:
+            self.broken.append(str(error))
+            return
         with path.open("rb") as file:
             begin = file.read(64)
         other = what_it_is(begin) if begin else "is empty"
@@ -204,9 +214,11 @@ def _label_maps(root: Path, kind: type[LabelMaps]) -> Reader:
         pairs = kind(root).pairs()
         images, labels = (pairs[0][side].parent for side in (0, 1))
         stems = {Path(name).stem: name for name in list_names(labels)}
-        if kind is not CocoStuff:  # whose images are in a folder that other sets use too
-            of_images = list_images(images)
-            lacking = [images / name for stem, name in of_images.items() if f"{stem}.png" not in _names_in(labels)]
+        of_images = list_images(images)
+        lacking = [images / name for stem, name in of_images.items() if f"{stem}.png" not in _names_in(labels)]
+        if kind is CocoStuff:  # whose images are in a folder that other sets use too
+            findings.note_unused("images have no label map", lacking, len(of_images))
+        else:
             findings.note_incomplete("images have no label map", lacking, len(of_images))
             lacking = [labels / name for stem, name in stems.items() if f"{stem}.jpg" not in _names_in(images)]
             findings.note_incomplete("label maps have no image", lacking, len(stems))
@@ -221,7 +233,23 @@ def _label_maps(root: Path, kind: type[LabelMaps]) -> Reader:
 
 
 def _parts(root: Path, kind: type) -> Reader:
-    return lambda findings: iter([("train", kind(root, bad_samples=findings).paths())])
+    def read(findings: _Findings) -> Iterator[tuple[str, Pictures]]:
+        parts = kind(root, bad_samples=findings)
+        paths = parts.paths()
+        total = len(paths) + len(parts.unannotated)
+        findings.note_unused("images of the file have no annotation", parts.unannotated, total)
+        if kind is PascalPart:  # COCO's folder has other sets' images too
+            _note_unlisted(findings, {*paths, *parts.unannotated}, "images are not in the file")
+        yield "train", paths
+
+    return read
+
+
+def _note_unlisted(findings: _Findings, listed: Collection[Path], what: str) -> None:
+    """Note the images that lie beside `listed`, and are none of them."""
+    for folder in sorted({path.parent for path in listed}):
+        present = [folder / name for name in sorted(list_images(folder).values())] if folder.is_dir() else []
+        findings.note_unused(what, [path for path in present if path not in listed], len(present))
 
 
 def _refer_paths(root: Path, name: str, files: ReferFiles) -> tuple[list[Path], list[Path]]:
@@ -284,16 +312,12 @@ def _custom(root: Path, name: str) -> Reader:
         entries = list(CustomFile(root, name, bad_samples=findings))
         specs = [(entry, spec) for entry in entries for spec in (*entry.mask_specs, entry.ignore_spec)]
         masks = dict.fromkeys(entry.folder / spec for entry, spec in specs if isinstance(spec, str))
-        findings.note_incomplete("masks are missing", [path for path in masks if not path.is_file()], len(masks))
+        findings.note_incomplete("masks are missing", [path for path in masks if not path.exists()], len(masks))
         for path in masks:
-            if path.is_file():
+            if path.exists():
                 findings.look_at(path, _LOSSLESS)
         used = {*masks, *(entry.path for entry in entries)}
-        for folder in sorted({entry.path.parent for entry in entries}):
-            present = [folder / file for file in list_images(folder).values()] if folder.is_dir() else []
-            unused = [path for path in present if path not in used]
-            if unused:
-                findings.notes.append(_count(f"images are in no line of {name}.jsonl", unused, len(present)))
+        _note_unlisted(findings, used, f"images are in no line of {name}.jsonl")
         yield name, [entry.path for entry in entries]
 
     return read

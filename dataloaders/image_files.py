@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dataloaders.repairs import BadEntry, note_repair
@@ -30,6 +32,10 @@ _MAX_SCANS = 32  # of a JPEG; encoders write about ten
 _MAX_EXIF_SEGMENTS = 16
 _MAX_COMMENT = 2**20
 
+_DEPTHS = (8, 10, 12, 14, 16)  # bits of sensors and scanners
+_PHOTOMETRIC, _SUBSAMPLING = 262, 530  # tags of TIFF
+_YCBCR, _HALVED = 6, (2, 2)  # a photometric interpretation, and the subsampling where none is stated
+
 FACTOR = "factor"
 _FACTORS = {"L;2": 85, "L;4": 17}
 
@@ -44,6 +50,7 @@ _TURNS = {
 }
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])", re.DOTALL)  # of a segment, or the end
 _SCAN, _END, _EXIF = 0xDA, 0xD9, 0xE1
+_FRAMES = (0xC0, 0xC1, 0xC2)  # sequential and progressive; their segments name the components
 _END_MARKER = b"\xff\xd9"
 _TAG_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}  # how TIFF files and EXIF data begin, and their byte orders
 _TAG_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4)  # bytes of a value, by type
@@ -57,7 +64,8 @@ warnings.filterwarnings("ignore", message=".*EXIF data", module=r"PIL\.")
 def open_image(
     path: Path, formats: Sequence[str] = FORMATS, *, pixels: int | None = None, content: bytes | None = None
 ) -> Image.Image:
-    """The decoded image in a file, its first frame, neither rotated nor converted.
+    """The decoded image in a file, its first frame, neither rotated nor converted; colours of 16 bits have 8, by the
+    depth that they fill (`usual_top`).
 
     `info[FACTOR]` of the image is what Pillow has multiplied the greys of a file of 2 or 4 bits by.
     formats: those of `FORMATS` that it may have. pixels: how many it may have; None: what `UGROUND_MAX_PIXELS` says.
@@ -68,14 +76,19 @@ def open_image(
         data = _read(path) if content is None else content
         _check_metadata(data)
         image = _open(data, path, formats, pixels)
-        factor = _FACTORS.get(_raw_mode(image), 1)
+        raw_mode = _raw_mode(image)
+        factor = _FACTORS.get(raw_mode, 1)
         try:
+            if _is_plain_ycbcr(image):
+                _load_plain_ycbcr(image)
             image.load()
         except OSError:
             if image.format != "JPEG" or _END_MARKER in data[-16:]:
                 raise
             image = _without_end(data)
             note_repair(str(path), "the JPEG lacks its end marker")
+        if ";16" in raw_mode and image.mode in ("RGB", "RGBA"):
+            _keep_low_bits(image, data)
         image.info[FACTOR] = factor
         return image
 
@@ -159,7 +172,40 @@ def _open(data: bytes, path: Path, formats: Sequence[str], pixels: int | None) -
 def _raw_mode(image: Image.Image) -> str:
     """How the pixels lie in the file, in Pillow's words."""
     arguments = image.tile[0].args if image.tile else ""
-    return arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def usual_top(highest: float) -> float:
+    """The largest value of the smallest usual depth that holds whole numbers up to `highest`."""
+    return 2.0 ** next(depth for depth in _DEPTHS if highest < 2**depth) - 1
+
+
+def _keep_low_bits(image: Image.Image, data: bytes) -> None:
+    """Pillow keeps the upper 8 of 16 bits a colour, of which cameras of 10 to 14 bits leave some at 0."""
+    upper = image.getextrema()[:3]
+    if max(high for _, high in upper) >= 2 ** (_DEPTHS[-2] - 8):
+        return
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.shape != (image.height, image.width, len(image.mode)):
+        raise OSError("its colours of 16 bits use the lowest bits only; save it with 8 bits a colour")
+    order = (2, 1, 0, 3)[: len(image.mode)]
+    tops = np.array([usual_top(values[..., :3].max())] * 3 + [usual_top(values[..., -1].max())])[: len(order)]
+    image.paste(Image.fromarray(np.rint(values[..., order] * (255 / tops)).astype(np.uint8)))
+
+
+def _is_plain_ycbcr(image: Image.Image) -> bool:
+    """Whether it is an uncompressed TIFF of YCbCr, in which Pillow expects four bytes a pixel."""
+    plain = image.format == "TIFF" and bool(image.tile) and image.tile[0].codec_name == "raw"
+    return plain and image.tag_v2.get(_PHOTOMETRIC) == _YCBCR
+
+
+def _load_plain_ycbcr(image: Image.Image) -> None:
+    """Decode it as RGB."""
+    if image.tag_v2.get(_SUBSAMPLING, _HALVED) != (1, 1):
+        raise OSError("it is an uncompressed TIFF of subsampled YCbCr, which is not read; save it as RGB or PNG")
+    image.tile = [tile._replace(args=("RGB", *tile.args[1:])) for tile in image.tile]
+    image.load()
+    image.paste(Image.merge("YCbCr", image.split()).convert("RGB"))
 
 
 def _what_else(data: bytes, formats: Sequence[str]) -> str:
@@ -184,9 +230,27 @@ def _without_end(data: bytes) -> Image.Image:
     first, second = (Image.open(io.BytesIO(data + end + _END_MARKER), formats=["JPEG"]) for end in ends)
     first.load()
     second.load()
-    if first.tobytes() != second.tobytes():
+    if first.tobytes() != second.tobytes() or not _has_all_scans(data):
         raise OSError("it is cut off")
     return first
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """Whether the scans of a JPEG hold every bit of every coefficient; a progressive one has about ten scans, and
+    looks whole, if coarse, where it ends between two of them."""
+    missing: set[tuple[int, int]] = set()  # (component, coefficient)
+    for marker, start, end in _jpeg_segments(data):
+        content = data[start + 2 : end]
+        if marker in _FRAMES:
+            missing = {(component, k) for component in content[6::3] for k in range(64)}
+        elif marker == _SCAN:
+            count = content[0]
+            first, last, bits = content[1 + 2 * count : 4 + 2 * count]
+            if bits & 15 == 0:  # the lowest bit is in this scan
+                missing -= {
+                    (component, k) for component in content[1 : 1 + 2 * count : 2] for k in range(first, last + 1)
+                }
+    return not missing
 
 
 def _check_metadata(data: bytes) -> None:
@@ -206,19 +270,26 @@ def _check_metadata(data: bytes) -> None:
 
 def _check_jpeg(data: bytes) -> None:
     """Every scan of a JPEG goes over the whole image."""
-    at, scans, exif = 2, 0, []
-    while (found := _JPEG_MARKER.search(data, at)) and found[1][0] != _END:
-        start = found.end()
-        at = start + max(2, int.from_bytes(data[start : start + 2]))
-        if found[1][0] == _EXIF and data.startswith(b"Exif\0\0", start + 2):
-            exif.append(data[start + 8 : at])
-        if found[1][0] == _SCAN:
+    scans, exif = 0, []
+    for marker, start, end in _jpeg_segments(data):
+        if marker == _EXIF and data.startswith(b"Exif\0\0", start + 2):
+            exif.append(data[start + 8 : end])
+        if marker == _SCAN:
             scans += 1
-            if data.count(b"\xff\xda", at) < _MAX_SCANS:
+            if data.count(b"\xff\xda", end) < _MAX_SCANS:
                 break  # the usual case; where there are more, some may lie behind the end of the image
     if scans > _MAX_SCANS or len(exif) > _MAX_EXIF_SEGMENTS:
         raise UserError(f"it has {scans} scans and {len(exif)} segments of EXIF data; encoders write about ten and one")
     _check_tags(b"".join(exif))
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The segments of a JPEG up to its end: the marker, and where the segment's length and what follows it begin."""
+    at = 2
+    while (found := _JPEG_MARKER.search(data, at)) and found[1][0] != _END:
+        start = found.end()
+        at = start + max(2, int.from_bytes(data[start : start + 2]))
+        yield found[1][0], start, at
 
 
 def _check_gif(data: bytes) -> None:

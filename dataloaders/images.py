@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataloaders.image_files import check_size, open_image, upright
+from dataloaders.image_files import check_size, open_image, upright, usual_top
 from dataloaders.repairs import BadEntry
 from utils.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-_DEPTHS = (8, 10, 12, 14, 16)  # bits of sensors and scanners
 
 
 def read_image(path: str | Path, *, size: tuple[int, int] | None = None, pixels: int | None = None) -> np.ndarray:
@@ -100,10 +99,10 @@ def _to_bytes(grey: np.ndarray, path: Path) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(low + high):
         raise BadEntry(f"{path} holds pixels that are not finite numbers", file=str(path))
-    if low < 0 or high >= 2 ** _DEPTHS[-1]:
+    if low < 0 or high >= 2**16:
         floor, top = low, high
     elif high <= 1 and grey.dtype.kind == "f":
         floor, top = 0.0, 1.0
     else:
-        floor, top = 0.0, next(2.0**depth - 1 for depth in _DEPTHS if high < 2**depth)
+        floor, top = 0.0, usual_top(high)
     return np.rint((values - floor) * (255 / max(top - floor, 1e-30))).astype(np.uint8)

@@ -36,7 +36,7 @@ from utils.reading import check_regular, decode_json, read_bytes
 logger = logging.getLogger(__name__)
 
 ENVIRONMENT = "UGROUND_CACHE_DIR"
-FORMAT = 2  # to be raised when the layout of the files changes
+FORMAT = 3  # to be raised when the layout of the files changes, or what is accepted as their content
 
 Build = Callable[[], Mapping[str, Iterable[Any] | Mapping[int, Any]]]
 

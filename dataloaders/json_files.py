@@ -10,7 +10,7 @@ import numpy as np
 
 from dataloaders.repairs import BadEntry
 from utils.errors import UserError, shown
-from utils.reading import parse_json, read_bytes
+from utils.reading import MISSING, parse_json, read_bytes
 
 NOT_OFFICIAL = "the file is not the official one, or of another version"  # what to say of downloaded annotations
 MAX_NAME_BYTES = 255  # of a file, on all usual file systems
@@ -29,13 +29,14 @@ class BrokenFile(UserError):
         self.problems = list(problems)
 
 
-def read_json(path: Path, kind: type | None = None, *, windows_1252: bool = False) -> Any:
+def read_json(path: Path, kind: type | None = None, *, windows_1252: bool = False, missing: str = MISSING) -> Any:
     """The value in a UTF-8 JSON file.
 
     kind: `list` or `dict`, where the file must hold one.
     windows_1252: the data set has files in this older encoding too.
+    missing: what to say when there is no such file.
     """
-    raw = read_bytes(path)
+    raw = read_bytes(path, missing=missing)
     value = parse_json(decode_text(raw, path, windows_1252=windows_1252), str(path))
     if kind is not None and not isinstance(value, kind):
         raise UserError(f"{path} should hold a JSON {kind.__name__}, it holds a {type(value).__name__}")
@@ -102,6 +103,8 @@ def require_text(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIA
 
 def check_text(value: Any, where: str, *, remedy: str = NOT_OFFICIAL, empty: bool = False) -> str:
     """`value`, which must be text that can be written; empty: it may be empty."""
+    if isinstance(value, bytes):  # of Python 2, see `python2_text`
+        raise UserError(f"{where} should be UTF-8 text, it is the bytes {shown(value)}; {remedy}")
     if not isinstance(value, str) or not (empty or value.strip()):
         raise UserError(f"{where} should be text, it is {shown(value)}; {remedy}")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):

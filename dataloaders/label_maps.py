@@ -9,7 +9,7 @@ from dataloaders.bad_samples import BadSamples
 from dataloaders.image_files import FACTOR, LOSSLESS, open_image
 from dataloaders.images import coco_number, list_stems, read_image
 from dataloaders.json_files import read_json, require_boolean, require_list, require_text
-from dataloaders.repairs import BadEntry
+from dataloaders.repairs import BadEntry, note_repair
 from dataloaders.scenes import Scene
 from dataloaders.wording import choose
 from utils.errors import UserError
@@ -126,6 +126,32 @@ class Mapillary(LabelMaps):
 
 def read_label_map(path: Path) -> np.ndarray:
     """The class numbers of an image with a single channel and without loss, [H, W]; a palette is not applied."""
+    return _read_channel(path)[0]
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """The mask in such an image, uint8 [H, W] in {0, 1}: all but 0.
+
+    A grey mask with soft edges, that is, with more pixels of the highest value than between 0 and it, counts from half
+    of that value on. Raises `BadEntry` where there are fewer, since it may mean anything.
+    """
+    values, mode = _read_channel(path)
+    top = np.iinfo(values.dtype).max
+    full, between = int((values == top).sum()), int(((values > 0) & (values < top)).sum())
+    if mode == "P" or not full or not between:
+        return (values != 0).astype(np.uint8)
+    if between >= full:
+        raise BadEntry(
+            f"mask {path} has {full} pixels of {top}, but {between} between 0 and {top}; write 0 for what is not "
+            f"meant, and {top} for what is",
+            file=str(path),
+        )
+    note_repair(str(path), f"the mask has soft edges; what is more than half of {top} counts")
+    return (values > top // 2).astype(np.uint8)
+
+
+def _read_channel(path: Path) -> tuple[np.ndarray, str]:
+    """Its values, whole numbers [H, W], and its mode."""
     image = open_image(path, LOSSLESS)
     labels = np.array(image)
     if image.mode == "1":
@@ -137,4 +163,4 @@ def read_label_map(path: Path) -> np.ndarray:
             f"label map {path} should have one channel of class numbers, it is {labels.dtype} {labels.shape}",
             file=str(path),
         )
-    return labels
+    return labels, image.mode

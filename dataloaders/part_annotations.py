@@ -34,6 +34,7 @@ class PartAnnotations:
     its name means.
 
     annotations: the JSON file. images: the folder that its file names start from.
+    unannotated: images in the file that have no annotation, and are not drawn from.
     """
 
     name: str
@@ -51,6 +52,7 @@ class PartAnnotations:
         self._images = images
         tables = open_index(dataset_dir, f"sem_seg/{self.name}", [annotations], self._parse)
         settle(f"sem_seg/{self.name}", list(tables["problems"]), len(tables["pictures"]), bad_samples)
+        self.unannotated = [self._images / name for name in tables["unannotated"]]
         self._pictures = tables["pictures"].without(excluded)
         self._names: list[list[str]] = list(tables["categories"])
         if not self._pictures:
@@ -62,7 +64,7 @@ class PartAnnotations:
 
     def _parse(self) -> dict[str, Any]:
         """pictures: [file name, height, width, [[category, id, segmentation], …]], by COCO number;
-        categories: the pieces of their names.
+        unannotated: names of those without an annotation; categories: the pieces of their names.
         """
         where = str(self._path)
         content = read_json(self._path, dict)
@@ -101,6 +103,7 @@ class PartAnnotations:
         annotated = sorted((picture for picture in pictures.values() if picture[-1]), key=lambda picture: picture[0])
         return {
             "pictures": PackedRecords(annotated, [coco_number(picture[0]) for picture in annotated]),
+            "unannotated": sorted(picture[0] for picture in pictures.values() if not picture[-1]),
             "categories": names,
             "problems": bad_pictures + bad_annotations,
         }

@@ -48,10 +48,10 @@ class TypeString:
         self._order = ">" if order == ">" else "<"
 
     def read(self, raw: Any, count: int) -> np.ndarray:
-        """`count` values of their bytes, which Python 2 may have written as text."""
+        """`count` values of their bytes, which `python2_text` may have read as text."""
         kind = np.dtype(self._order + self._code)
         if type(raw) is str:
-            raw = _python2_bytes(raw, count * kind.itemsize)
+            raw = raw.encode()
         if type(raw) not in (bytes, bytearray) or len(raw) != count * kind.itemsize:
             raise ValueError("numpy values that do not fill their bytes")
         return np.frombuffer(raw, kind)
@@ -66,12 +66,15 @@ class ArrayValues(list):
         self.extend(_nested_lists(raw, kind, shape, "F" if by_columns else "C"))
 
 
-def python2_text(raw: bytes) -> str:
-    """Text of Python 2, which does not tell its encoding: UTF-8, or else Latin-1."""
+def python2_text(raw: bytes) -> str | bytes:
+    """A string of Python 2, which does not tell its encoding: UTF-8 text, or the bytes themselves.
+
+    The official files have no other text; what is not UTF-8 are the bytes of numpy values, or text to be refused.
+    """
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        return raw.decode("latin-1")
+        return raw
 
 
 def check_keys(keys: list[Any]) -> list[Any]:
@@ -80,12 +83,6 @@ def check_keys(keys: list[Any]) -> list[Any]:
         if type(key) not in _KEYS:
             raise Refused(f"a {type(key).__name__} is used as a key")
     return keys
-
-
-def _python2_bytes(text: str, size: int) -> bytes:
-    """The bytes that `python2_text` read a text from. Where it could have been either encoding, the sizes differ."""
-    raw = text.encode()
-    return raw if len(raw) == size else text.encode("latin-1")
 
 
 def _nested_lists(raw: Any, kind: Any, shape: Any, order: str) -> list:

@@ -1,5 +1,6 @@
 """Family `reason_seg`: sentences that take thought to find their target, some with an explanation in words."""
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,6 +37,14 @@ def list_split(dataset_dir: Path, name: str, split: str) -> list[Path]:
     return [folder / images.get(stem, f"{stem}.jpg") for stem in stems]
 
 
+def read_split(images: Sequence[Path]) -> tuple[list[tuple[Path, ReasonAnnotation]], list[str]]:
+    """The images of a split with their annotations, and what is wrong with the bad entries among them.
+
+    Raises one `BrokenFile` for all annotation files that are not built as they should be.
+    """
+    return read_each(images, lambda image, _: (image, read_annotation(image.with_suffix(".json"))))
+
+
 class ReasonSeg:
     """Draws sentences about a picture; every sentence is a conversation with the same target.
 
@@ -62,6 +71,7 @@ class ReasonSeg:
             raise UserError(f"--reason_seg_data is a name and splits, such as ReasonSeg|train_val, not {names!r}")
         self._dataset, splits = parts
         self._images = [path for split in splits.split("_") for path in list_split(dataset_dir, self._dataset, split)]
+        read_split(self._images)  # structural faults stop here; bad entries are told when they are drawn
         self._num_sentences = num_sentences
         self._explanatory = explanatory
         self._explanations: dict[str, str] = {}
@@ -122,8 +132,6 @@ class ReasonSeg:
 def read_explanations(dataset_dir: Path, name: str) -> dict[str, str]:
     """Explanations by the file name of their picture."""
     path = dataset_dir / "reason_seg" / name / "explanatory" / "train.json"
-    if not path.is_file():
-        raise UserError(f"{path} is missing; fetch it, or train without explanations: --explanatory -1")
     explanations: dict[str, str] = {}
     questions: dict[tuple[str, Any], str] = {}
 
@@ -138,5 +146,6 @@ def read_explanations(dataset_dir: Path, name: str) -> dict[str, str]:
             raise UserError(f"{where}: {shown(image)} has another explanation of the same question; {NOT_OFFICIAL}")
         explanations[image] = explanation
 
-    read_each(read_json(path, list), read)
+    missing = "fetch it, or train without explanations: --explanatory -1"
+    read_each(read_json(path, list, missing=missing), read)
     return explanations

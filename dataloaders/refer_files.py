@@ -173,7 +173,7 @@ class ReferTables:
 
 def _first_existing(paths: list[Path]) -> Path:
     for path in paths:
-        if path.is_file():
+        if path.exists():
             return path
     names = " or ".join(map(str, paths))
     raise UserError(f"annotation file {names} is missing; see dataloaders/README.md for where files go")

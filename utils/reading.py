@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from utils.errors import UserError, shown
 
+MISSING = "see dataloaders/README.md for where files go"
 MAX_MEGABYTES = "UGROUND_MAX_FILE_MB"
 _DEFAULT_MEGABYTES = 4096  # the largest official annotation file, PACO's, has about 1200
 MAX_LINE_MEGABYTES = "UGROUND_MAX_LINE_MB"
@@ -29,9 +30,7 @@ _CONTENTS = {
 }
 
 
-def read_bytes(
-    path: Path, *, missing: str = "see dataloaders/README.md for where files go", megabytes: int = _DEFAULT_MEGABYTES
-) -> bytes:
+def read_bytes(path: Path, *, missing: str = MISSING, megabytes: int = _DEFAULT_MEGABYTES) -> bytes:
     """The content of a regular file.
 
     Raises `UserError` for what is no regular file, is too large, or is known to be something else, such as a Git LFS

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dataloaders.bad_samples import BadSamples, settle
 from dataloaders.images import read_image
 from dataloaders.labelme import draw_regions, read_annotation
-from dataloaders.reason_seg import list_split
+from dataloaders.reason_seg import list_split, read_split
 from dataloaders.sample import REJ, SEG
 from utils.errors import UserError
 
@@ -16,16 +17,19 @@ from .item import EvaluationItem, EvaluationSet
 class ReasonSegEvaluation(EvaluationSet):
     """The first sentence of every picture of a ReasonSeg split."""
 
-    def __init__(self, dataset_dir: Path, name: str, split: str):
+    def __init__(self, dataset_dir: Path, name: str, split: str, bad_samples: BadSamples | None = None):
         folder, _, kind = split.partition("_")
         if kind not in ("", "overall", "shortquery", "longquery"):
             raise UserError(f"unknown part {kind!r} of split {folder}; known are overall, shortquery and longquery")
         self.name = name
         self.split = split
         self.images = list_split(dataset_dir, name, folder)
+        annotated, problems = read_split(self.images)
+        self.has_false_premises = any(annotation.false_premise for _, annotation in annotated)
         if kind in ("shortquery", "longquery"):
+            settle(f"{name}|{split}", problems, len(annotated), bad_samples)  # nobody knows which part they are of
             long = kind == "longquery"
-            self.images = [p for p in self.images if read_annotation(p.with_suffix(".json")).is_sentence is long]
+            self.images = [image for image, annotation in annotated if annotation.is_sentence is long]
             if not self.images:
                 raise UserError(f"{name}|{split}: no annotation there has is_sentence {str(long).lower()}")
 
@@ -68,14 +72,13 @@ class FalsePremiseReasonSegEvaluation(EvaluationSet):
 
     name = "fpReasonSeg"
 
-    def __init__(self, dataset_dir: Path, split: str):
+    def __init__(self, dataset_dir: Path, split: str, bad_samples: BadSamples | None = None):
         self.split = split
-        self._items = ReasonSegEvaluation(dataset_dir, "ReasonSeg", split)
-        paths = [path.with_suffix(".json") for path in self._items.images]
-        if not any(read_annotation(path).false_premise for path in paths):
+        self._items = ReasonSegEvaluation(dataset_dir, "ReasonSeg", split, bad_samples)
+        if not self._items.has_false_premises:
             raise UserError(
-                f"fpReasonSeg|{split}: no annotation in {paths[0].parent} has 'false_premise_QA'; SESAME's version of "
-                "ReasonSeg has it"
+                f"fpReasonSeg|{split}: no annotation in {self._items.images[0].parent} has 'false_premise_QA'; "
+                "SESAME's version of ReasonSeg has it"
             )
 
     def __len__(self) -> int:

@@ -40,7 +40,7 @@ def _open(spec: str, dataset_dir: str | Path, bad_samples: BadSamples) -> Evalua
     elif name == "custom" and len(parts) == 1:
         return CustomEvaluation(root, split, bad_samples)
     elif name == "fpReasonSeg" and len(parts) == 1:
-        return FalsePremiseReasonSegEvaluation(root, split)
+        return FalsePremiseReasonSegEvaluation(root, split, bad_samples)
     elif name.startswith("MultiReasonSeg") and len(parts) == 1:
         return MuseEvaluation(root, name, split, bad_samples)
     elif name.startswith("multi") and plain in MULTI_SETS and len(parts) == 2:
@@ -54,7 +54,7 @@ def _open(spec: str, dataset_dir: str | Path, bad_samples: BadSamples) -> Evalua
             _check_annotator(spec, name, FALSE_PREMISE_SETS[name].annotator)
         return FalsePremiseEvaluation(root, name, split, bad_samples)
     elif len(parts) == 1 and (name == "ReasonSeg" or (root / "reason_seg" / name).is_dir()):
-        return ReasonSegEvaluation(root, name, split)
+        return ReasonSegEvaluation(root, name, split, bad_samples)
     annotated = [*REFER_SETS, *(f"multi{name}" for name in MULTI_SETS)]
     names = [*annotated, *TWO_PART_SETS, "ReasonSeg", "fpReasonSeg", "MultiReasonSeg", "custom"]
     raise UserError(

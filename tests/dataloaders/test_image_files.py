@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import socket
 import struct
 import zlib
@@ -13,7 +14,7 @@ from PIL import Image, ImageCms
 
 from dataloaders.image_files import open_image
 from dataloaders.images import read_image
-from dataloaders.label_maps import read_label_map
+from dataloaders.label_maps import read_label_map, read_mask
 from dataloaders.repairs import BadEntry, noting_repairs
 from tests.bounded import ROOT, run_bounded
 
@@ -234,11 +235,29 @@ def test_a_grey_png_of_12_bits_keeps_its_range(tmp_path):
     assert np.abs(read_image(tmp_path / "a.png")[:, :, 0] - RAMP * 255).max() <= 1
 
 
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_12_bits_in_16_keep_their_range(tmp_path, kind, channels):
+    values = np.random.default_rng(0).integers(0, 4096, (24, 32, channels)).astype(np.uint16)
+    values[..., 3:] = 65535  # opaque
+    cv2.imwrite(str(tmp_path / f"camera.{kind}"), values)
+
+    read = read_image(tmp_path / f"camera.{kind}")
+
+    assert np.abs(read - values[..., 2::-1] * (255 / 4095)).max() <= 0.5
+
+
 def test_pixels_that_are_no_numbers_are_refused(tmp_path):
     (tmp_path / "a.tif").write_bytes(encode(np.full((9, 9), np.nan, np.float32), "TIFF"))
 
     with pytest.raises(BadEntry, match="not finite"):
         read_image(tmp_path / "a.tif")
+
+
+def test_an_uncompressed_tiff_of_ycbcr_keeps_its_colours(tmp_path):
+    Image.fromarray(COLOURS).convert("YCbCr").save(tmp_path / "video.tif")
+
+    assert np.abs(read_image(tmp_path / "video.tif").astype(int) - COLOURS).max() <= 4
 
 
 def to_lab(image: Image.Image) -> Image.Image:
@@ -277,6 +296,24 @@ def test_label_maps_of_few_bits_keep_their_numbers(tmp_path, bits):
     assert read_image(tmp_path / "a.png").max() == 255
 
 
+def test_of_a_mask_with_soft_edges_counts_half(tmp_path):
+    soft = np.zeros((SIDE, SIDE), np.uint8)
+    soft[8:24, 8:24] = 255
+    soft[7, 8:24], soft[24, 8:24] = 100, 200
+    Image.fromarray(soft).save(tmp_path / "soft.png")
+    Image.fromarray(soft // 2).save(tmp_path / "numbers.png")
+    blurred = np.where(soft == 255, 90, soft)
+    blurred[0, 0] = 255
+    Image.fromarray(blurred).save(tmp_path / "blurred.png")
+
+    with noting_repairs() as repairs:
+        assert read_mask(tmp_path / "soft.png").sum() == 17 * 16
+    assert "soft edges" in str(*repairs)
+    assert read_mask(tmp_path / "numbers.png").sum() == 18 * 16
+    with pytest.raises(BadEntry, match="between 0 and 255"):
+        read_mask(tmp_path / "blurred.png")
+
+
 def test_label_maps_with_a_palette_or_16_bits_keep_their_numbers(tmp_path):
     Image.fromarray((NUMBERS % 256).astype(np.uint8)).convert("P").save(tmp_path / "palette.png")
     Image.fromarray(NUMBERS.astype(np.uint16)).save(tmp_path / "deep.png")
@@ -311,6 +348,18 @@ def test_a_jpeg_without_its_end_marker_is_whole(tmp_path, progressive):
         (tmp_path / "a.jpg").write_bytes(data[:-missing])
         with pytest.raises(BadEntry, match="damaged"):
             read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_progressive_jpeg_that_ends_between_two_scans_is_cut_off(tmp_path, mode):
+    data = encode(Image.fromarray(COLOURS).convert(mode), "JPEG", progressive=True)
+    starts = [found.start() for found in re.finditer(b"\xff\xda", data)]
+    path = tmp_path / "cut.jpg"
+    for start in starts[1:]:
+        path.write_bytes(data[:start])
+
+        with pytest.raises(BadEntry, match="cut off"):
+            read_image(path)
 
 
 def test_a_photograph_of_a_phone_is_read(tmp_path):

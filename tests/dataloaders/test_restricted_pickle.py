@@ -81,7 +81,7 @@ def test_pickles_of_python_2_are_read():
 
     read = unpickle_plain(b"(lp0\n" + ref + b"S'id'\n" + number + b"sa.")
 
-    assert read == [{"sent": 'café "x"', "old": "café", "rawé": 12, "id": 255}]
+    assert read == [{"sent": 'café "x"', "old": b"caf\xe9", "rawé": 12, "id": 255}]
 
 
 @pytest.mark.parametrize("value", [RunsCommand(), ReadsAttribute(), np.array([RunsCommand()], dtype=object)])

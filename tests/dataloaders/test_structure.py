@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import pickle
 
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import Image
 
 from dataloaders.data_checks import check_data
 from dataloaders.evaluation import evaluation_set
+from dataloaders.mixture import build_mixture
+from utils.errors import UserError
 
 COCO = "refer_seg/refcoco/instances.json"
 REFS = "refer_seg/refcoco/refs(unc).p"
@@ -264,3 +267,48 @@ def test_images_of_any_suffix_are_listed_and_hidden_files_are_not(data_root):
     items = list(evaluation_set("ReasonSeg|val", data_root))
 
     assert [item.image_path.name for item in items] == ["a_short.JPG", "b_long.jpeg"]
+
+
+def test_text_of_python_2_in_another_encoding_is_named(data_root):
+    content = pickle.dumps(read(data_root / REFS), protocol=0).replace(b"Vright one\n", b"S'caf\\xe9'\n")
+    assert b"\\xe9" in content
+    (data_root / REFS).write_bytes(content)
+
+    problems = problems_of(data_root, bad="refcoco")
+
+    assert all("'sent' should be UTF-8 text, it is the bytes b'caf\\xe9'" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [REFS, COCO, GREFS, PARTS, MUSE, COT, DIALOGUES, REASON, EXPLANATIONS, STREETS, "custom/masks/stripe.png"],
+)
+def test_a_fifo_in_place_of_a_file_is_called_one(data_root, file):
+    (data_root / file).unlink()
+    os.mkfifo(data_root / file)
+
+    told = [problem for report in check_data(data_root) for problem, _ in report.problems]
+
+    assert any(f"{data_root / file} is a FIFO" in problem for problem in told), told
+
+
+def test_structural_faults_of_reason_seg_stop_before_anything_is_drawn(data_root):
+    annotation = next((data_root / "reason_seg/ReasonSeg/train").glob("*.json"))
+    write(annotation, twin(read(annotation), is_sentence="False"))
+
+    with pytest.raises(UserError, match=f"{annotation.name}: 'is_sentence' should be true or false"):
+        build_mixture(data_root, dataset="reason_seg", sample_rates="1")
+
+
+def test_images_that_no_part_annotation_is_about_are_noted(data_root):
+    content = read(data_root / PARTS)
+    content["images"].append(twin(content["images"][0], id=99, file_name="unannotated.jpg"))
+    write(data_root / PARTS, content)
+    folder = data_root / "vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages"
+    Image.new("RGB", (8, 8)).save(folder / "stray.jpg")
+
+    (report,) = [report for report in check_data(data_root) if report.name == "pascal_part"]
+
+    assert report.state == "present"
+    assert any("images of the file have no annotation" in note and "unannotated.jpg" in note for note in report.notes)
+    assert any("images are not in the file" in note and "stray.jpg" in note for note in report.notes)
