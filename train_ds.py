@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
 def launch(config: TrainingConfig, at_once: EndAtOnce, started_by: list[ProcessId]) -> None:
     from utils.distributed import join_world
     from utils.logging import OutputLog
-    from utils.seeding import seed_everything
+    from utils.seeding import seed_everything, use_deterministic_algorithms
     from utils.training import building
     from utils.training.launch import begin_launch
     from utils.training.run_lock import RunLock
@@ -36,6 +36,8 @@ def launch(config: TrainingConfig, at_once: EndAtOnce, started_by: list[ProcessI
     building.check_paths(config)
     if not config.dry_run:
         RunLock(config.log_dir).refuse_second_launch()
+    if config.deterministic:
+        use_deterministic_algorithms()
     output = None if config.dry_run else OutputLog()
     world = join_world(config.device, config.local_rank, timeout=config.collective_timeout)
     precision = building.choose_precision(config.precision, world.device)

@@ -84,15 +84,18 @@ SIZES = {
 
 
 def bench_model(
-    shape: BenchShape, system: str = "UGround", *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    shape: BenchShape, system: str = "UGround", *, dtype: torch.dtype = torch.float32, device: str = "cpu", **settings
 ) -> GroundingModel:
-    """The bench model with random weights, in training mode; CLIP, the projector and SAM's encoder are frozen."""
+    """The bench model with random weights, in training mode; CLIP, the projector and SAM's encoder are frozen.
+
+    settings: fields of `GroundingConfig` that differ from the yardstick's.
+    """
     torch.manual_seed(0)
     usual = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
-            model = GroundingModel(bench_config(shape, system))
+            model = GroundingModel(bench_config(shape, system, **settings))
     finally:
         torch.set_default_dtype(usual)
     model.train()
@@ -120,8 +123,9 @@ def adapt(model: GroundingModel, *, lora_r: int, checkpointing: bool) -> Groundi
     return model
 
 
-def bench_config(shape: BenchShape, system: str = "UGround") -> GroundingConfig:
+def bench_config(shape: BenchShape, system: str = "UGround", **settings) -> GroundingConfig:
     grid = shape.sam_image_size // 16
+    yardstick = {"mode": 3, "estimator": "sample", "baseline_type": "ema"}
     return GroundingConfig(
         text_config={
             "vocab_size": shape.vocabulary,
@@ -158,11 +162,9 @@ def bench_config(shape: BenchShape, system: str = "UGround") -> GroundingConfig:
         system=system,
         mm_vision_select_layer=-2,
         mm_projector_type="mlp2x_gelu",
-        mode=3,
-        estimator="sample",
-        baseline_type="ema",
         seg_token_ids=[SEG_ID],
         rej_token_ids=[REJ_ID],
+        **(yardstick | settings),
     )
 
 

@@ -24,7 +24,7 @@ from dataloaders.evaluation import EvaluationItem, evaluation_sets
 from dataloaders.families import split_names
 from dataloaders.mixture import build_mixture
 from dataloaders.sample import Sample
-from utils.contact_sheet import SheetRow, contact_sheet
+from utils.contact_sheet import SheetRow, contact_sheet, save_sheet
 from utils.errors import UserError, run_main
 
 SHOWN_PROBLEMS = 5
@@ -212,7 +212,7 @@ def _show(flags: argparse.Namespace, shown: Iterable[Shown]) -> int:
         if not rows:
             raise UserError("nothing was drawn, so there is nothing for --sheet")
         flags.sheet.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(rows[:SHEET_ROWS]).save(flags.sheet)
+        save_sheet(contact_sheet(rows[:SHEET_ROWS]), flags.sheet)
         print(f"contact sheet: {flags.sheet}")
     return 0
 

@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from miniature.language import pick_referring, reasoning
 from miniature.scenes import Scene, random_scene
+from utils.contact_sheet import save_sheet
 from utils.drawing import overlay
 
 COLUMNS, ROWS = 4, 3
@@ -22,7 +23,7 @@ def draw_sheet(path: Path, *, seed: int) -> None:
         cell = _cell(random_scene(int(rng.integers(2**31))), rng)
         sheet.paste(cell, (GAP + column * (CELL + GAP), GAP + row * (CELL + TEXT + GAP)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    save_sheet(sheet, path)
 
 
 def _cell(scene: Scene, rng: np.random.Generator) -> Image.Image:

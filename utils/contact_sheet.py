@@ -7,11 +7,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from utils.drawing import IGNORE_COLOUR, Colour, colour_of, heat_map, overlay, split_targets
+from utils.errors import UserError
+
+SOFTWARE = "UGround contact sheet"  # what our PNG files say that they were made by
 
 INK: Colour = (28, 30, 34)
 SOFT: Colour = (112, 118, 128)
@@ -228,3 +233,22 @@ def _words(row: SheetRow, width: int) -> _Text:
     elif not len(row.masks):
         text.add([("nothing was segmented", None)], FONT_SIZE, SOFT)
     return text
+
+
+def save_sheet(sheet: Image.Image, path: Path) -> None:
+    """Write a PNG that says that it is ours; see `refuse_foreign_image`."""
+    refuse_foreign_image(path)
+    note = PngInfo()
+    note.add_text("Software", SOFTWARE)
+    sheet.save(path, format="PNG", pnginfo=note)
+
+
+def refuse_foreign_image(path: Path) -> None:
+    """Raise `UserError` where a file is there that is not a sheet of ours: only those are replaced."""
+    if not path.exists():
+        return
+    if path.is_file():
+        with path.open("rb") as file:
+            if SOFTWARE.encode() in file.read(256):  # right behind the header
+                return
+    raise UserError(f"{path} exists and is no contact sheet of this program; name another file")

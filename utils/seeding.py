@@ -1,5 +1,6 @@
 """Seeds of the random generators that training uses."""
 
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,16 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def use_deterministic_algorithms() -> None:
+    """Ask torch for algorithms that give the same bits every time, for the rest of this process; to be called before
+    CUDA starts. Operations that have none on a GPU warn, once each, and go on.
+    """
+    # cuBLAS reads it when CUDA starts: work spaces of a fixed size, so that sums have one order.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
 
 
 def random_state() -> dict:

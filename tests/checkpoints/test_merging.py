@@ -116,8 +116,6 @@ def test_a_run_of_the_time_when_the_gate_had_one_form_keeps_it(published, tmp_pa
     assert kept.gate == "reference" and kept.policy_lr is None
     with pytest.raises(UserError, match="--gate normalized: .* has reference"):
         keep_gate(parse_arguments(["--gate", "normalized"]), resolve_checkpoint(run))
-    with pytest.raises(UserError, match="--policy_lr: .* without it"):
-        keep_gate(parse_arguments(["--policy_lr", "0.1"]), resolve_checkpoint(run))
 
 
 def test_a_run_without_lora(tmp_path):

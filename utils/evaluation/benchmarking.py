@@ -12,11 +12,13 @@ import torch
 
 from dataloaders.evaluation import evaluation_sets
 from dataloaders.repairs import Tolerance
+from utils.contact_sheet import refuse_foreign_image
 from utils.distributed import adopt_slurm, choose_device
 from utils.errors import UserError
 from utils.file_locks import open_locked
 from utils.flags import is_training_checkpoint, load_flagged_model
 from utils.saving import make_directory
+from utils.scoring.report import refuse_foreign_report
 
 from .menu import choose_benchmarks
 from .partial import PartialResults, fingerprint, weights_hash
@@ -37,6 +39,9 @@ def evaluate_checkpoint(flags, argv: Sequence[str]) -> int:
         if len(items) == 0:
             raise UserError(f"{spec}: the split below {flags.dataset_dir} holds no images")
     places = choose_places(flags, list(sets))
+    refuse_foreign_report(places.report)
+    if flags.sheet:
+        refuse_foreign_image(flags.sheet)
     for path in filter(None, (places.report, flags.sheet)):
         make_directory(path.parent)
     if flags.vis:
@@ -104,7 +109,7 @@ def draw(flags, model, processor, sets: dict, tolerance: Tolerance) -> None:
     if not flags.sheet and not flags.vis:
         return
     from utils.chat_session import ChatSession
-    from utils.contact_sheet import contact_sheet
+    from utils.contact_sheet import contact_sheet, save_sheet
 
     from .sheets import sample_rows
 
@@ -114,13 +119,13 @@ def draw(flags, model, processor, sets: dict, tolerance: Tolerance) -> None:
         for number, (split, items) in enumerate(sets.items()):
             share = flags.sheet_samples // len(sets) + (number < flags.sheet_samples % len(sets))
             rows += sample_rows(session, split, items, share, tolerance)
-        contact_sheet(rows).save(flags.sheet, format="PNG")
+        save_sheet(contact_sheet(rows), flags.sheet)
         print(f"contact sheet: {flags.sheet}")
     for split, items in sets.items() if flags.vis else ():
         directory = flags.vis_save_path / split.replace("|", "_")
         directory.mkdir(parents=True, exist_ok=True)
         for number, row in enumerate(sample_rows(session, split, items, flags.vis, tolerance), start=1):
-            contact_sheet([row]).save(directory / f"{number:04d}.png")
+            save_sheet(contact_sheet([row]), directory / f"{number:04d}.png")
         print(f"pictures: {directory}")
 
 

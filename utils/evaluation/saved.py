@@ -9,6 +9,7 @@ from utils.errors import UserError
 from utils.saving import make_directory
 from utils.scoring.compare import compare_reports
 from utils.scoring.predictions import score_predictions
+from utils.scoring.report import refuse_foreign_report
 
 from .places import choose_places
 from .progress import ProgressBar
@@ -27,6 +28,7 @@ def evaluate_predictions(flags, argv: Sequence[str]) -> int:
     tolerance = Tolerance(flags.skip_bad_samples)
     sets = evaluation_sets(flags.val_dataset, flags.dataset_dir, tolerance)
     places = choose_places(flags, list(sets))
+    refuse_foreign_report(places.report)
     make_directory(places.report.parent)
     bars = {spec: ProgressBar(spec) for spec in sets}
     counted = score_predictions(

@@ -53,6 +53,22 @@ def write_report(
     write_whole(path, [json.dumps(report, indent=2, allow_nan=False) + "\n"])
 
 
+def refuse_foreign_report(path: Path) -> None:
+    """Raise `UserError` where writing a report would replace a file that eval.py has not written."""
+    table = path.with_suffix(".md")
+    if path.exists():
+        try:
+            ours = {"splits", "protocol"} <= read_json(path, dict).keys()
+        except UserError:
+            ours = False
+        if not ours:
+            raise UserError(f"{path} exists and is no report of eval.py, which would replace it; name another file")
+    elif table.exists():  # an evaluation that was killed may have left its table without the report
+        with table.open(encoding="utf-8", errors="replace") as file:
+            if file.readline().rstrip("\n") != f"# {path.stem}":
+                raise UserError(f"{table} exists, and the report's table would replace it; name another file")
+
+
 def read_report(path: Path) -> dict[str, Any]:
     """The content of a report, of the declared shape; raises `UserError` where the file is none."""
     report = read_json(path, dict) if path.exists() else None

@@ -349,6 +349,12 @@ class TrainingConfig:
         names=("resume_from_best",),
         on_resume=FREE,
     )
+    deterministic: bool = option(
+        False,
+        "run",
+        "torch's deterministic algorithms: slower on a GPU, with the same numbers every time; a CPU has them anyway",
+        names=("deterministic",),
+    )
     skip_nonfinite: int = option(
         0, "run", "steps of the run that may be left out because a loss or gradient is not finite; 0 stops at the first"
     )

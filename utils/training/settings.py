@@ -91,19 +91,11 @@ def _choose_checkpoint(config: TrainingConfig, run_dir: Path) -> Path | None:
 def keep_gate(config: TrainingConfig, checkpoint: Path) -> TrainingConfig:
     """The flags with the form of the policy's gate that this run began with.
 
-    Raises `UserError` for flags that ask for another form, or give the gate a learning rate that it had not: the
-    weights mean something else then, and the optimizer has other groups.
+    Raises `UserError` for a flag that asks for another form: the weights would mean something else.
     """
-    settings = read_settings(checkpoint)
-    gate = settings["model"].get("gate", REFERENCE_GATE)
+    gate = read_settings(checkpoint)["model"].get("gate", REFERENCE_GATE)
     if config.gate not in (None, gate):
         raise UserError(f"--gate {config.gate}: {checkpoint} has {gate}; leave the flag out, or pass --no_resume")
-    had = settings["flags"].get("policy_lr") is not None
-    if gate == REFERENCE_GATE and had != (config.policy_lr is not None):
-        raise UserError(
-            f"--policy_lr: {checkpoint} was trained {'with' if had else 'without'} it, and its optimizer's groups "
-            "stay; use the flags of that run, or pass --no_resume"
-        )
     return replace(config, gate=gate)
 
 

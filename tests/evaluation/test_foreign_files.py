@@ -1,0 +1,50 @@
+"""Files of a user in the place of results are never replaced."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.contact_sheet import refuse_foreign_image, save_sheet
+from utils.errors import UserError
+from utils.scoring.report import refuse_foreign_report
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "notes", '{"images": [], "annotations": []}'])
+def test_a_json_file_that_is_no_report_is_refused(tmp_path, content):
+    path = tmp_path / "instances.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match="instances.json exists and is no report"):
+        refuse_foreign_report(path)
+
+
+def test_a_report_and_what_a_killed_evaluation_left_are_replaced(tmp_path):
+    path = tmp_path / "report.json"
+    refuse_foreign_report(path)
+    path.with_suffix(".md").write_text("# report\n\n| a |\n")
+    refuse_foreign_report(path)
+    path.write_text(json.dumps({"splits": {}, "protocol": {}}))
+    refuse_foreign_report(path)
+
+
+def test_a_page_of_a_user_beside_the_report_is_refused(tmp_path):
+    (tmp_path / "README.md").write_text("# My project\n")
+    with pytest.raises(UserError, match="README.md exists"):
+        refuse_foreign_report(tmp_path / "README.json")
+
+
+def test_a_sheet_replaces_a_sheet_and_no_other_image(tmp_path):
+    sheet, path = Image.fromarray(np.zeros((4, 4, 3), np.uint8)), tmp_path / "sheet.png"
+    for _ in range(2):
+        save_sheet(sheet, path)
+    assert Image.open(path).size == (4, 4)
+    photo = Path(tmp_path / "photo.png")
+    sheet.save(photo)
+    before = photo.read_bytes()
+    with pytest.raises(UserError, match="photo.png exists and is no contact sheet"):
+        save_sheet(sheet, photo)
+    with pytest.raises(UserError, match="photo.png exists"):
+        refuse_foreign_image(photo)
+    assert photo.read_bytes() == before
