@@ -180,7 +180,7 @@ def _found(inspection: Inspection) -> str:
     there, missing = [], []
     for report in inspection.reports:
         counts = ", ".join(f"{split} {count}" for split, count in report.counts.items())
-        problems = " ".join(f"{problem} ({remedy})." for problem, remedy in report.problems[:3])
+        problems = " ".join(f"{one.text} ({one.remedy})." for one in report.problems[:3])
         if report.state == "missing":
             missing.append([report.family, report.name, report.origin])
         else:

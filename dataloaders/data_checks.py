@@ -1,24 +1,24 @@
 """Is a data folder complete? One report for every data set that the families know, see `inspect.py`."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from dataloaders.bad_samples import BadSamples
-from dataloaders.custom import CustomFile
+from dataloaders.custom import CustomEntry, CustomFile
 from dataloaders.image_files import read_sizes
 from dataloaders.images import list_images, list_names, read_image
 from dataloaders.json_files import BrokenFile
 from dataloaders.label_maps import Ade20k, CocoStuff, LabelMaps, Mapillary
-from dataloaders.labelme import read_annotation
-from dataloaders.multi_reason_seg import MUSE_SPLITS, MuseFile
+from dataloaders.labelme import draw_regions, read_annotation
+from dataloaders.multi_reason_seg import MUSE_SPLITS, MuseEntry, MuseFile
 from dataloaders.part_annotations import PacoLvis, PascalPart
 from dataloaders.reason_seg import list_split, read_explanations
 from dataloaders.reason_seg_plus import SUBSETS, ReasonSegPlus
 from dataloaders.refer_files import CORRECTED, FALSE_PREMISE_SETS, REFER_SETS, ReferFiles, ReferTables
-from dataloaders.refer_index import ReferIndex
-from dataloaders.repairs import BadEntry, Tolerance
+from dataloaders.refer_index import ReferImage, ReferIndex
+from dataloaders.repairs import BadEntry, Repair, Tolerance, noting_repairs
 from dataloaders.vqa import Vqa
 from utils.errors import UserError
 from utils.reading import MISSING, check_regular, what_it_is
@@ -49,13 +49,26 @@ ORIGINS = {
 }
 
 
+@dataclass(frozen=True)
+class Problem:
+    """text: what is wrong. remedy: what to do about it.
+
+    kind: "bad", entries without a usable image or mask; "broken", a file that is not built as it should be;
+        "incomplete", files that are missing.
+    """
+
+    kind: str
+    text: str
+    remedy: str
+
+
 @dataclass
 class SetReport:
     """What there is of a data set.
 
     expected: files and folders that it needs, first its own. shared: how many at the end others need as well, so that
         their being there says nothing about this one. counts: entries per split.
-    problems: what is wrong, each with its remedy. notes: what is odd and yet in order.
+    problems: what is wrong. notes: what is odd and yet in order. repairs: what is mended while the set is read.
     """
 
     family: str
@@ -63,8 +76,9 @@ class SetReport:
     expected: list[Path]
     shared: int = 0
     counts: dict[str, int] = field(default_factory=dict)
-    problems: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    repairs: list[Repair] = field(default_factory=list)
 
     @property
     def found(self) -> list[Path]:
@@ -78,6 +92,10 @@ class SetReport:
             return "missing"
         return "bad" if self.problems else "present"
 
+    def count(self, kind: str) -> int:
+        """How many problems there are of a kind."""
+        return sum(problem.kind == kind for problem in self.problems)
+
     @property
     def origin(self) -> str:
         name, *split = self.name.split("|")
@@ -90,22 +108,24 @@ class SetReport:
 class _Findings(BadSamples):
     """Notes all bad entries of annotation files, whatever their share.
 
-    problems: bad entries. broken: what is not built as it should be, or not there. notes: what is odd, yet in order.
+    bad, broken, incomplete: as in `Problem`. notes: what is odd, yet in order. repairs: as the keys of a dictionary.
     """
 
     def __init__(self):
         super().__init__(Tolerance(0.5))
-        self.problems: list[str] = []
+        self.bad: list[str] = []
         self.broken: list[str] = []
+        self.incomplete: list[str] = []
         self.notes: list[str] = []
+        self.repairs: dict[Repair, None] = {}
 
     def note_error(self, error: UserError) -> None:
-        (self.problems if isinstance(error, BadEntry) else self.broken).append(str(error))
+        (self.bad if isinstance(error, BadEntry) else self.broken).append(str(error))
 
     def note_incomplete(self, what: str, lacking: Sequence[Path], total: int) -> None:
         """`lacking` are those files of `total` of which `what` is true."""
         if lacking:
-            self.broken.append(_count(what, lacking, total))
+            self.incomplete.append(_count(what, lacking, total))
 
     def note_unused(self, what: str, unused: Sequence[Path], total: int) -> None:
         """The same of files that need not be used, as in the folder of another set."""
@@ -128,16 +148,37 @@ class _Findings(BadSamples):
             self.broken.append(f"{path} {other}")
 
     def skip_entries(self, source: str, problems: Sequence[str], good: int) -> None:
-        self.problems += problems
+        self.bad += problems
+
+    def draw(self, entry: "Entry") -> None:
+        """Read the image of an entry and draw all its masks."""
+        for step in entry.steps:
+            try:
+                with noting_repairs() as repairs:
+                    step()
+            except UserError as error:
+                self.note_error(error)
+            self.repairs |= repairs
 
 
-Pictures = Iterable[Path]
-Reader = Callable[[_Findings], Iterator[tuple[str, Pictures]]]
+@dataclass(frozen=True)
+class Entry:
+    """An image of a set. steps: read it and draw its masks, each by itself for the errors and repairs in it."""
+
+    path: Path
+    steps: tuple[Callable[[], object], ...]
+
+    @classmethod
+    def of(cls, path: Path, *steps: Callable[[], object]) -> "Entry":
+        return cls(path, steps)
+
+
+Reader = Callable[[_Findings], Iterator[tuple[str, Sequence[Entry]]]]
 
 
 def check_data(root: Path, *, decode: bool = False) -> Iterator[SetReport]:
     """A report for every known set, and for every file of `custom/`, each as soon as it is done. decode: open every
-    picture too."""
+    image and draw every mask too."""
     for family, name, own, shared, read in _known_sets(root):
         expected = [*own, *shared]
         report = SetReport(family, name, expected, len(shared))
@@ -150,24 +191,25 @@ def _check_set(report: SetReport, read: Reader, decode: bool) -> None:
     """Fill in counts and problems of a set that is there, at least in part."""
     missing = [path for path in report.expected if not path.exists()]
     for path in missing:
-        report.problems.append((f"{path} is missing", f"fetch it: {report.origin}"))
+        report.problems.append(Problem("incomplete", f"{path} is missing", f"fetch it: {report.origin}"))
     if missing:
         return
     findings = _Findings()
     try:
-        for split, pictures in read(findings):
-            pictures = list(pictures)
-            report.counts[split] = len(pictures)
-            _check_pictures(report, findings, split, pictures, decode)
+        for split, entries in read(findings):
+            report.counts[split] = len(entries)
+            _check_entries(findings, split, entries, decode)
     except BrokenFile as error:
         findings.broken += error.problems
     except UserError as error:
         findings.broken.append(str(error))
     mend = "correct it: dataloaders/README.md" if report.family == "custom" else f"fetch it anew: {report.origin}"
-    report.problems += [(problem, mend) for problem in dict.fromkeys(findings.broken)]
-    report.notes = findings.notes
-    remedy = "fetch the file anew, or pass over such entries: --skip_bad_samples"
-    report.problems += [(problem, remedy) for problem in dict.fromkeys(findings.problems)]
+    report.problems += [Problem("broken", text, mend) for text in dict.fromkeys(findings.broken)]
+    fetch = f"fetch them: {report.origin}"
+    report.problems += [Problem("incomplete", text, fetch) for text in dict.fromkeys(findings.incomplete)]
+    leave_out = f"{mend}; train_ds.py and eval.py leave such entries out up to --skip_bad_samples"
+    report.problems += [Problem("bad", text, leave_out) for text in dict.fromkeys(findings.bad)]
+    report.notes, report.repairs = findings.notes, list(findings.repairs)
 
 
 def _known_sets(root: Path) -> Iterator[tuple[str, str, list[Path], list[Path], Reader]]:
@@ -210,8 +252,9 @@ def _known_sets(root: Path) -> Iterator[tuple[str, str, list[Path], list[Path], 
 
 
 def _label_maps(root: Path, kind: type[LabelMaps]) -> Reader:
-    def read(findings: _Findings) -> Iterator[tuple[str, Pictures]]:
-        pairs = kind(root).pairs()
+    def read(findings: _Findings) -> Iterator[tuple[str, Sequence[Entry]]]:
+        maps = kind(root)
+        pairs = maps.pairs()
         images, labels = (pairs[0][side].parent for side in (0, 1))
         stems = {Path(name).stem: name for name in list_names(labels)}
         of_images = list_images(images)
@@ -227,20 +270,20 @@ def _label_maps(root: Path, kind: type[LabelMaps]) -> Reader:
         for _, path in pairs:
             if path.name in _names_in(labels):
                 findings.look_at(path, _LOSSLESS)
-        yield "train", [image for image, _ in pairs]
+        yield "train", [Entry.of(image, partial(maps.read, image.stem)) for image, _ in pairs]
 
     return read
 
 
 def _parts(root: Path, kind: type) -> Reader:
-    def read(findings: _Findings) -> Iterator[tuple[str, Pictures]]:
+    def read(findings: _Findings) -> Iterator[tuple[str, Sequence[Entry]]]:
         parts = kind(root, bad_samples=findings)
         paths = parts.paths()
         total = len(paths) + len(parts.unannotated)
         findings.note_unused("images of the file have no annotation", parts.unannotated, total)
         if kind is PascalPart:  # COCO's folder has other sets' images too
             _note_unlisted(findings, {*paths, *parts.unannotated}, "images are not in the file")
-        yield "train", paths
+        yield "train", [Entry.of(path, partial(parts.draw_all, number)) for number, path in enumerate(paths)]
 
     return read
 
@@ -261,20 +304,30 @@ def _refer_paths(root: Path, name: str, files: ReferFiles) -> tuple[list[Path], 
 
 
 def _refer(root: Path, name: str, sets: dict[str, ReferFiles], *, without: str = "") -> Reader:
-    def read(findings: _Findings) -> Iterator[tuple[str, Pictures]]:
+    def read(findings: _Findings) -> Iterator[tuple[str, Sequence[Entry]]]:
         for split in sorted(ReferTables(root, name, sets).splits.keys() - {without}):
             index = ReferIndex(root, name, split, sets=sets, bad_samples=findings)
-            yield split, [image.path for image in index]
+            yield split, [Entry.of(image.path, *_refer_steps(index, image)) for image in index]
 
     return read
 
 
+def _refer_steps(index: ReferIndex, image: ReferImage) -> Iterator[Callable[[], object]]:
+    yield partial(read_image, image.path, size=(image.height, image.width))
+    for expression in image.expressions:
+        yield partial(index.mask, image, expression)
+
+
 def _vqa(root: Path, name: str) -> Reader:
-    return lambda findings: iter([("train", Vqa(root, name, bad_samples=findings).paths())])
+    def read(findings: _Findings) -> Iterator[tuple[str, Sequence[Entry]]]:
+        paths = dict.fromkeys(Vqa(root, name, bad_samples=findings).paths())
+        yield "train", [Entry.of(path, partial(read_image, path)) for path in paths]
+
+    return read
 
 
 def _reason(root: Path, split: str) -> Reader:
-    def read(findings: _Findings) -> Iterator[tuple[str, Pictures]]:
+    def read(findings: _Findings) -> Iterator[tuple[str, Sequence[Entry]]]:
         images = list_split(root, "ReasonSeg", split)
         names = _names_in(images[0].parent)
         lacking = [image for image in images if image.with_suffix(".json").name not in names]
@@ -289,26 +342,42 @@ def _reason(root: Path, split: str) -> Reader:
                     read_image(image, size=annotation.size)
             except UserError as error:
                 findings.note_error(error)
-        yield split, paired
+        yield split, [Entry.of(image, partial(_draw_reason, image)) for image in paired]
         if split == "train":
             read_explanations(root, "ReasonSeg")
 
     return read
 
 
+def _draw_reason(image: Path) -> None:
+    annotation = read_annotation(image.with_suffix(".json"))
+    draw_regions(annotation, *read_image(image, size=annotation.size).shape[:2])
+
+
 def _plus(root: Path, name: str) -> Reader:
-    return lambda findings: iter([("train", ReasonSegPlus(root, name, bad_samples=findings).paths())])
-
-
-def _muse(root: Path, split: str) -> Reader:
-    def read(findings: _Findings) -> Iterator[tuple[str, Pictures]]:
-        yield split, [entry.path for entry in MuseFile(root, "MultiReasonSeg", split, bad_samples=findings)]
+    def read(findings: _Findings) -> Iterator[tuple[str, Sequence[Entry]]]:
+        subset = ReasonSegPlus(root, name, bad_samples=findings)
+        yield "train", [Entry.of(path, partial(subset.draw_all, name, n)) for n, path in enumerate(subset.paths())]
 
     return read
 
 
+def _muse(root: Path, split: str) -> Reader:
+    def read(findings: _Findings) -> Iterator[tuple[str, Sequence[Entry]]]:
+        file = MuseFile(root, "MultiReasonSeg", split, bad_samples=findings)
+        yield split, [Entry.of(entry.path, *_muse_steps(entry)) for entry in file]
+
+    return read
+
+
+def _muse_steps(entry: MuseEntry) -> Iterator[Callable[[], object]]:
+    yield partial(read_image, entry.path, size=(entry.height, entry.width))
+    for question in entry.questions:
+        yield partial(entry.masks, question)
+
+
 def _custom(root: Path, name: str) -> Reader:
-    def read(findings: _Findings) -> Iterator[tuple[str, Pictures]]:
+    def read(findings: _Findings) -> Iterator[tuple[str, Sequence[Entry]]]:
         entries = list(CustomFile(root, name, bad_samples=findings))
         specs = [(entry, spec) for entry in entries for spec in (*entry.mask_specs, entry.ignore_spec)]
         masks = dict.fromkeys(entry.folder / spec for entry, spec in specs if isinstance(spec, str))
@@ -318,9 +387,13 @@ def _custom(root: Path, name: str) -> Reader:
                 findings.look_at(path, _LOSSLESS)
         used = {*masks, *(entry.path for entry in entries)}
         _note_unlisted(findings, used, f"images are in no line of {name}.jsonl")
-        yield name, [entry.path for entry in entries]
+        yield name, [Entry.of(entry.path, partial(_draw_custom, entry)) for entry in entries]
 
     return read
+
+
+def _draw_custom(entry: CustomEntry) -> None:
+    entry.regions(*read_image(entry.path).shape[:2])
 
 
 def _count(what: str, paths: Sequence[Path], total: int) -> str:
@@ -334,23 +407,17 @@ def _names_in(folder: Path) -> frozenset[str]:
     return frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
 
 
-def _check_pictures(report: SetReport, findings: _Findings, split: str, pictures: list[Path], decode: bool) -> None:
-    distinct = list(dict.fromkeys(pictures))
-    missing = [path for path in distinct if path.name not in _names_in(path.parent)]
+def _check_entries(findings: _Findings, split: str, entries: Sequence[Entry], decode: bool) -> None:
+    """Look for the images of a split, or with `decode` draw all that are there."""
+    paths = list(dict.fromkeys(entry.path for entry in entries))
+    missing = {path for path in paths if path.name not in _names_in(path.parent)}
     if missing:
-        report.problems.append(
-            (
-                f"{split}: {_count('images are missing', missing, len(distinct))}",
-                f"fetch them: {report.origin}",
-            )
-        )
-    present = sorted(set(distinct) - set(missing))
-    if not decode:
-        for path in present:
-            findings.look_at(path)
+        lacking = [path for path in paths if path in missing]
+        findings.incomplete.append(f"{split}: {_count('images are missing', lacking, len(paths))}")
+    if decode:
+        for entry in entries:
+            if entry.path not in missing:
+                findings.draw(entry)
         return
-    for path in present:
-        try:
-            read_image(path)
-        except UserError as error:
-            report.problems.append((f"{split}: {error}", f"fetch it anew: {report.origin}"))
+    for path in sorted(set(paths) - missing):
+        findings.look_at(path)

@@ -28,6 +28,7 @@ from utils.contact_sheet import SheetRow, contact_sheet, save_sheet
 from utils.errors import UserError, run_main
 
 SHOWN_PROBLEMS = 5
+KINDS = ("bad", "broken", "incomplete")  # see `Problem`
 SHEET_ROWS = 60
 _OWN = ("dataset_dir", "dataset", "sample_rates", "seed", "samples_per_epoch", "skip_bad_samples")
 
@@ -37,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m dataloaders.inspect", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--dataset_dir", default="./dataset", type=Path, metavar="DIR", help="root of all data sets")
-    parser.add_argument("--decode", action="store_true", help="when checking, open every picture: slow, but certain")
+    parser.add_argument("--decode", action="store_true", help="when checking, open every image and draw every mask")
     parser.add_argument("--draw", type=int, metavar="N", help="draw N training samples")
     parser.add_argument("--dataset", metavar="NAMES", help="families to draw from, joined by ||")
     parser.add_argument("--sample_rates", metavar="RATES", help="one for each family (default: all alike)")
@@ -86,6 +87,7 @@ def main(argv: Sequence[str]) -> int:
         _write_lines(flags.jsonl, (describe_report(report, root) for report in reports))
     bad = [report for report in reports if report.state == "bad"]
     present = sum(report.state == "present" for report in reports)
+    print("\n".join(_summary(reports, decode=flags.decode)))
     print(f"\n{present} sets are present, {len(bad)} bad, {len(reports) - present - len(bad)} missing")
     return 1 if bad else 0
 
@@ -101,7 +103,10 @@ def describe_report(report: SetReport, root: Path) -> dict[str, Any]:
         "expected": [_relative(path, root) for path in report.expected],
         "found": [_relative(path, root) for path in report.found],
         "counts": report.counts,
-        "problems": [{"problem": problem, "remedy": remedy} for problem, remedy in report.problems],
+        "repaired": len(report.repairs),
+        **{kind: report.count(kind) for kind in KINDS},
+        "problems": [{"kind": one.kind, "problem": one.text, "remedy": one.remedy} for one in report.problems],
+        "repairs": [repair.to_dict() for repair in report.repairs],
         "notes": report.notes,
         "origin": report.origin,
     }
@@ -113,12 +118,25 @@ def _report_lines(report: SetReport, root: Path) -> Iterator[str]:
     if report.state == "missing":
         yield f"         expected {', '.join(_relative(path, root) for path in report.expected)}"
         yield f"         from: {report.origin}"
-    for problem, remedy in report.problems[:SHOWN_PROBLEMS]:
-        yield textwrap.indent(f"{problem}\n  remedy: {remedy}", " " * 9)
+    for problem in report.problems[:SHOWN_PROBLEMS]:
+        yield textwrap.indent(f"{problem.kind}: {problem.text}\n  remedy: {problem.remedy}", " " * 9)
     for note in report.notes:
         yield f"         note: {note}"
     if len(report.problems) > SHOWN_PROBLEMS:
         yield f"         and {len(report.problems) - SHOWN_PROBLEMS} more problems; --jsonl FILE lists all"
+
+
+def _summary(reports: Sequence[SetReport], *, decode: bool) -> list[str]:
+    """A table of the sets that are there: entries, repairs, and problems of each kind."""
+    rows = [("set", "entries", "repaired", *KINDS)]
+    for report in reports:
+        if report.state != "missing":
+            repaired = len(report.repairs) if decode else "-"
+            counts = [sum(report.counts.values()), repaired, *map(report.count, KINDS)]
+            rows.append((f"{report.family}/{report.name}", *map(str, counts)))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return ["", *lines, *([] if decode else ["Masks are not drawn: --decode finds what is repaired or bad in them."])]
 
 
 # --- samples and items -----------------------------------------------------------------------------------------------

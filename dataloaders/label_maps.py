@@ -46,13 +46,9 @@ class LabelMaps:
 
     def draw_scene(self, rng: np.random.Generator, limit: int) -> Scene | None:
         stem = str(self._stems[int(rng.integers(len(self._stems)))])
-        path = self._labels / f"{stem}.png"
-        labels = self._class_indices(read_label_map(path))
-        present = [index for index in np.unique(labels).tolist() if index != UNLABELLED and index not in self._ignored]
+        labels, present = self._read_labels(stem)
         if not present:
             return None
-        if present[-1] >= len(self._classes):
-            raise UserError(f"label map {path} has class {present[-1]}, but there are {len(self._classes)} classes")
         chosen = [present[index] for index in choose(rng, len(present), limit)]
         image_path = self._images / f"{stem}.jpg"
         seen = self._ignored | set(present)
@@ -63,6 +59,20 @@ class LabelMaps:
             masks=np.stack([labels == index for index in chosen]).astype(np.uint8),
             absent=[name for index, name in enumerate(self._classes) if index not in seen],
         )
+
+    def read(self, stem: str) -> None:
+        """Read an image and its label map, for the errors in them."""
+        labels, _ = self._read_labels(stem)
+        read_image(self._images / f"{stem}.jpg", size=labels.shape)
+
+    def _read_labels(self, stem: str) -> tuple[np.ndarray, list[int]]:
+        """Class indices [H, W], and those of them that can be asked for."""
+        path = self._labels / f"{stem}.png"
+        labels = self._class_indices(read_label_map(path))
+        present = [index for index in np.unique(labels).tolist() if index != UNLABELLED and index not in self._ignored]
+        if present and present[-1] >= len(self._classes):
+            raise UserError(f"label map {path} has class {present[-1]}, but there are {len(self._classes)} classes")
+        return labels, present
 
     def pairs(self) -> list[tuple[Path, Path]]:
         """All pictures and label maps."""

@@ -136,6 +136,12 @@ class PartAnnotations:
         absent = [_spoken(pieces, True) for category, pieces in enumerate(self._names) if category not in regions]
         return Scene(path, image, names, np.stack(masks), absent)
 
+    def draw_all(self, number: int) -> None:
+        """Read an image and draw all its annotations, for the errors and repairs in them."""
+        file_name, height, width, annotations = self._pictures[number]
+        read_image(self._images / file_name, size=(height, width))
+        self._region([annotation[1:] for annotation in annotations], height, width)
+
     def _region(self, annotations: Sequence[tuple[int, Any]], height: int, width: int) -> np.ndarray:
         """The union of annotations (id, segmentation), uint8 [height, width] in {0, 1}."""
         mask = np.zeros((height, width), np.uint8)

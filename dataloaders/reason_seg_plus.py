@@ -125,6 +125,11 @@ class ReasonSegPlus:
             expressions=tuple(entry["masks"][number][1] or number for number in used),
         )
 
+    def draw_all(self, subset: str, number: int) -> None:
+        """Read the image of an entry and draw all its masks, for the errors and repairs in them."""
+        entry = self._entries[subset][number]
+        self._masks(subset, entry, *read_image(self._images / entry["image"]).shape[:2])
+
     def _masks(self, subset: str, entry: dict, height: int, width: int) -> dict[str, np.ndarray]:
         """The masks that cover a pixel, uint8 [height, width] in {0, 1}, by id; what is said of others is read as
         words."""

@@ -31,6 +31,33 @@ def test_a_complete_folder_has_no_problems(data_root, capsys):
     assert " 0 bad, 0 missing" in shown
 
 
+def test_decoding_counts_repairs_and_every_kind_of_problem(data_root, tmp_path, capsys):
+    path = data_root / "refer_seg/refcoco/instances.json"
+    instances = json.loads(path.read_text())
+    first, second, *_ = instances["annotations"]
+    first["segmentation"] = [[1, 1, 2, 2]]
+    second["segmentation"] = [[-9, 2, 20, 2, 20, 20], [1, 1, 2, 2]]
+    path.write_text(json.dumps(instances))
+    (data_root / "coco/train2017/000000000012.jpg").unlink()
+
+    assert inspect.main(["--dataset_dir", str(data_root), "--decode", "--jsonl", str(tmp_path / "sets.jsonl")]) == 1
+
+    sets = {f"{one['family']}/{one['dataset']}": one for one in lines(tmp_path / "sets.jsonl")}
+    refcoco = sets["refer_seg/refcoco"]
+    assert {kind: refcoco[kind] for kind in ("repaired", "bad", "broken", "incomplete")} == {
+        "repaired": 2,
+        "bad": 1,
+        "broken": 0,
+        "incomplete": 0,
+    }
+    assert f"annotation {first['id']} of image" in refcoco["problems"][0]["problem"]
+    assert "--skip_bad_samples" in refcoco["problems"][0]["remedy"]
+    assert {repair["id"] for repair in refcoco["repairs"]} == {f"annotation {second['id']}"}
+    assert (sets["sem_seg/cocostuff"]["bad"], sets["sem_seg/cocostuff"]["incomplete"]) == (0, 1)
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("refer_seg/refcoco "))
+    assert row.split()[-4:] == ["2", "1", "0", "0"]
+
+
 def test_what_is_missing_or_bad_is_told_with_its_remedy(data_root, tmp_path):
     (data_root / "cocostuff/train2017/000000000012.png").rename(data_root / "cocostuff/train2017/000000000013.png")
     (data_root / "refer_seg/refcoco/instances.json").unlink()
@@ -43,7 +70,7 @@ def test_what_is_missing_or_bad_is_told_with_its_remedy(data_root, tmp_path):
     (data_root / "refer_seg/images/saiapr_tc-12/COCO_train2014_000000000010.jpg").write_bytes(b"")
 
     def bad(report):
-        return [problem for problem, _ in report.problems]
+        return [problem.text for problem in report.problems]
 
     reports = {report.name: report for report in check_data(data_root, decode=True)}
 
@@ -61,7 +88,7 @@ def test_what_is_missing_or_bad_is_told_with_its_remedy(data_root, tmp_path):
     assert "not valid JSON" in bad(reports["pascal_part"])[0]
     assert "at least one sentence" in bad(reports["ReasonSeg|val"])[0]
     assert "000000000010.jpg" in bad(reports["refclef"])[0]
-    assert all(remedy for report in reports.values() for _, remedy in report.problems)
+    assert all(problem.remedy for report in reports.values() for problem in report.problems)
     assert inspect.main(["--dataset_dir", str(data_root), "--jsonl", str(tmp_path / "r.jsonl")]) == 1
     assert {line["dataset"]: line["state"] for line in lines(tmp_path / "r.jsonl")}["refzom"] == "missing"
 

@@ -51,8 +51,8 @@ def problems_of(root, *, bad: str) -> list[str]:
     """The problems of the one set that is bad."""
     reports = [report for report in check_data(root) if report.state == "bad"]
     assert [report.name for report in reports] == [bad]
-    assert all(remedy for _, remedy in reports[0].problems)
-    return [problem for problem, _ in reports[0].problems]
+    assert all(problem.remedy for problem in reports[0].problems)
+    return [problem.text for problem in reports[0].problems]
 
 
 def twin(record: dict, **changes) -> dict:
@@ -175,7 +175,7 @@ def test_a_file_that_is_something_else_is_named(data_root, file, content, messag
     else:
         (data_root / file).write_bytes(content)
 
-    told = [problem for report in check_data(data_root) for problem, _ in report.problems]
+    told = [problem.text for report in check_data(data_root) for problem in report.problems]
 
     assert any(message in problem and file in problem for problem in told), told
 
@@ -287,7 +287,7 @@ def test_a_fifo_in_place_of_a_file_is_called_one(data_root, file):
     (data_root / file).unlink()
     os.mkfifo(data_root / file)
 
-    told = [problem for report in check_data(data_root) for problem, _ in report.problems]
+    told = [problem.text for report in check_data(data_root) for problem in report.problems]
 
     assert any(f"{data_root / file} is a FIFO" in problem for problem in told), told
 
