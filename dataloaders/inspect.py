@@ -11,6 +11,7 @@ that describe the training data are those of `train_ds.py`.
 import argparse
 import inspect
 import json
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,9 +21,17 @@ import numpy as np
 
 from dataloaders.custom import targets_in
 from dataloaders.data_checks import SetReport, check_data
-from dataloaders.evaluation import EvaluationItem, evaluation_sets
+from dataloaders.evaluation import (
+    EvaluationItem,
+    LeftOut,
+    evaluation_sets,
+    read_item,
+    too_many,
+    unnumbered_entries,
+)
 from dataloaders.families import split_names
 from dataloaders.mixture import build_mixture
+from dataloaders.repairs import Tolerance
 from dataloaders.sample import Sample
 from utils.contact_sheet import SheetRow, contact_sheet, save_sheet
 from utils.errors import UserError, run_main
@@ -198,16 +207,27 @@ def _drawn(flags: argparse.Namespace) -> Iterator[Shown]:
     )
     for sample in mixture:
         yield describe_sample(sample, flags.dataset_dir), _sample_rows(sample)
+    if mixture.bad_samples.skipped:
+        print(f"{mixture.bad_samples.skipped} bad draws were left out", file=sys.stderr)
 
 
 def _evaluated(flags: argparse.Namespace) -> Iterator[Shown]:
     rows_left = SHEET_ROWS if flags.sheet else 0
-    for spec, items in evaluation_sets(flags.val_dataset, flags.dataset_dir).items():
-        shown = []
-        for item in items:
+    tolerance = Tolerance(flags.skip_bad_samples)
+    for spec, items in evaluation_sets(flags.val_dataset, flags.dataset_dir, tolerance).items():
+        shown, left_out = [], []
+        for number in range(len(items)):
+            item = read_item(items, number, tolerance, flags.dataset_dir)
+            if isinstance(item, LeftOut):
+                left_out.append(item)
+                if len(left_out) > tolerance.most(len(items)):
+                    raise UserError(too_many(left_out))
+                continue
             rows = _item_rows(item, spec) if rows_left > 0 else []
             rows_left -= len(rows)
             shown.append((describe_item(item, spec, flags.dataset_dir), rows))
+        for one in [*unnumbered_entries(items), *left_out]:
+            print(f"left out of {spec}: {one.reason}", file=sys.stderr)
         yield from sorted(shown, key=lambda pair: (pair[0]["image"], pair[0].get("index") or 0))
 
 
