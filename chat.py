@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     # Everything that can be wrong is found before the model is loaded.
     make_directory(flags.vis_save_path)
     lines = read_prompts(flags.prompts, flags.image) if flags.prompts else None
-    image = read_image(flags.image) if flags.image else None
+    image = read_image(flags.image, missing="--image names the file of an image") if flags.image else None
     print(f"loading {flags.version} …", file=sys.stderr)
 
     from utils.chat_batch import answer_all

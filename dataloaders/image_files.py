@@ -26,6 +26,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 LOSSLESS = ("PNG", "BMP", "GIF", "TIFF")  # these keep the numbers of label maps and masks
 MAX_ASPECT = 100  # the short side fills the CLIP square, so a sliver would grow without bound
 MAX_PIXELS = "UGROUND_MAX_PIXELS"
+WHERE = "see dataloaders/README.md for where images go"
 _DEFAULT_PIXELS = 2**26  # 8192 × 8192
 _MEGABYTES = 512  # of a file
 _MAX_SCANS = 32  # of a JPEG; encoders write about ten
@@ -58,11 +59,16 @@ _TAG_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4)  # bytes of a value, by 
 if MAX_PIXELS in os.environ:
     Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # our own limit of pixels is checked
-warnings.filterwarnings("ignore", message=".*EXIF data", module=r"PIL\.")
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of metadata that is not used here
 
 
 def open_image(
-    path: Path, formats: Sequence[str] = FORMATS, *, pixels: int | None = None, content: bytes | None = None
+    path: Path,
+    formats: Sequence[str] = FORMATS,
+    *,
+    pixels: int | None = None,
+    content: bytes | None = None,
+    missing: str = WHERE,
 ) -> Image.Image:
     """The decoded image in a file, its first frame, neither rotated nor converted; colours of 16 bits have 8, by the
     depth that they fill (`usual_top`).
@@ -70,10 +76,11 @@ def open_image(
     `info[FACTOR]` of the image is what Pillow has multiplied the greys of a file of 2 or 4 bits by.
     formats: those of `FORMATS` that it may have. pixels: how many it may have; None: what `UGROUND_MAX_PIXELS` says.
     content: the bytes of an image that is written within the file, in base64 for example.
+    missing: what to say when there is no such file.
     Every way in which a file can be bad is a `BadEntry` that names it.
     """
     with _naming(path):
-        data = _read(path) if content is None else content
+        data = _read(path, missing) if content is None else content
         _check_metadata(data)
         image = _open(data, path, formats, pixels)
         raw_mode = _raw_mode(image)
@@ -103,15 +110,15 @@ def upright(image: Image.Image, path: Path) -> Image.Image:
 def read_sizes(path: Path) -> set[tuple[int, int]]:
     """(height, width) of an image as it is stored and as it is upright, without decoding it."""
     with _naming(path):
-        data = _read(path)
+        data = _read(path, WHERE)
         _check_metadata(data)
         image = _open(data, path, FORMATS, None)
         stored = (image.height, image.width)
         return {stored, stored[::-1] if _orientation(image) in (5, 6, 7, 8) else stored}
 
 
-def _read(path: Path) -> bytes:
-    return read_bytes(path, missing="see dataloaders/README.md for where images go", megabytes=_MEGABYTES)
+def _read(path: Path, missing: str) -> bytes:
+    return read_bytes(path, missing=missing, megabytes=_MEGABYTES)
 
 
 def _orientation(image: Image.Image) -> int | None:

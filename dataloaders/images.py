@@ -7,23 +7,25 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataloaders.image_files import check_size, open_image, upright, usual_top
+from dataloaders.image_files import WHERE, check_size, open_image, upright, usual_top
 from dataloaders.repairs import BadEntry
 from utils.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 
 
-def read_image(path: str | Path, *, size: tuple[int, int] | None = None, pixels: int | None = None) -> np.ndarray:
+def read_image(
+    path: str | Path, *, size: tuple[int, int] | None = None, pixels: int | None = None, missing: str = WHERE
+) -> np.ndarray:
     """The image as uint8 RGB [H, W, 3], upright as its EXIF orientation says, on white where it is transparent.
 
     size: (height, width) of the frame that the annotations are drawn in, where they tell it. An image that has this
         size only without its EXIF rotation is left unrotated, since that is what was annotated; any other size is an
         error.
-    pixels: how many it may have, see `open_image`.
+    pixels, missing: how many it may have, and what to say when there is no such file; see `open_image`.
     """
     path = Path(path)
-    raw = open_image(path, pixels=pixels)
+    raw = open_image(path, pixels=pixels, missing=missing)
     image = upright(raw, path)
     if size is not None and size != (image.height, image.width):
         if size != (raw.height, raw.width):

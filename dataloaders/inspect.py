@@ -34,7 +34,7 @@ from dataloaders.mixture import build_mixture
 from dataloaders.repairs import Tolerance
 from dataloaders.sample import Sample
 from utils.contact_sheet import SheetRow, contact_sheet, save_sheet
-from utils.errors import UserError, run_main
+from utils.errors import UserError, printable, run_main
 
 SHOWN_PROBLEMS = 5
 KINDS = ("bad", "broken", "incomplete")  # see `Problem`
@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
     reports = []
     for report in check_data(root, decode=flags.decode):
         reports.append(report)
-        print("\n".join(_report_lines(report, root)), flush=True)
+        print("\n".join(map(printable, _report_lines(report, root))), flush=True)
     if flags.jsonl:
         _write_lines(flags.jsonl, (describe_report(report, root) for report in reports))
     bad = [report for report in reports if report.state == "bad"]

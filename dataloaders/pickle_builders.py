@@ -54,6 +54,8 @@ class TypeString:
             raw = raw.encode()
         if type(raw) not in (bytes, bytearray) or len(raw) != count * kind.itemsize:
             raise ValueError("numpy values that do not fill their bytes")
+        if kind.kind == "U":  # numpy makes text of any number; this codec refuses what is no character
+            raw.decode("utf-32-be" if self._order == ">" else "utf-32-le")
         return np.frombuffer(raw, kind)
 
 

@@ -70,6 +70,20 @@ def test_our_own_bugs_keep_their_traceback(raised):
     assert done.returncode == 1 and "Traceback" in done.stderr
 
 
+def test_a_warning_cannot_command_the_terminal():
+    done = subprocess.run(
+        [sys.executable, "-c", WARNING], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "\\x1b[2J.jpg\n"
+
+
+WARNING = """
+import logging
+from utils.errors import run_main
+run_main(lambda arguments: logging.getLogger("dataloaders").warning("%s", "\\x1b[2J.jpg"))
+"""
+
+
 def test_names_that_are_no_text_can_be_printed():
     code = "from utils.errors import run_main\nrun_main(lambda arguments: print('file \\udcff'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)

@@ -45,7 +45,7 @@ def _answer_together(session, lines: Sequence[PromptLine | BadLine], save_to: Pa
         yield {"line": lines[0].number, "id": None, "error": lines[0].error}
         return
     try:
-        image = read_image(lines[0].image)
+        image = read_image(lines[0].image, missing="'image' is a path from the folder of the questions on")
         replies = session.ask_each(image, [line.prompt for line in lines])
     except UserError as error:
         if len(lines) == 1:

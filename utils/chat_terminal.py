@@ -1,7 +1,6 @@
 """The terminal's side of a conversation: commands, streaming, colours; the answers come from a `ChatSession`."""
 
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +10,10 @@ import numpy as np
 
 from dataloaders.images import read_image
 from utils.drawing import ansi, colour_of, split_targets
-from utils.errors import UserError
+from utils.errors import UserError, describe, printable
 from utils.flags import layer_choice
 from utils.saving import save_conversation, save_reply
 
-# What could command a terminal; model text and file names are printed without it.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _HISTORY_LINES = 1000
 
 HELP = """\
@@ -61,9 +58,9 @@ class Chat:
                         return
                     self.obey(line)
                 except UserError as error:
-                    print(_printable(str(error)))
+                    print(printable(str(error)))
                 except OSError as error:
-                    print(f"{error.filename}: {error.strerror}" if error.filename else error)
+                    print(printable(describe(error)))
                 except UnicodeDecodeError:
                     print("That line is not UTF-8 text.")
                 except KeyboardInterrupt:
@@ -116,11 +113,9 @@ class Chat:
         if not argument:
             raise UserError("/image needs the path of a picture")
         path = Path(argument.strip("'\"")).expanduser()
-        if not path.exists():
-            raise UserError(f"there is no file {path}")
-        self.look_at(read_image(path), path)
+        self.look_at(read_image(path, missing="/image PATH names the file of an image"), path)
         height, width = self.image.shape[:2]
-        print(f"{_printable(str(path))}: {width} × {height}")
+        print(f"{printable(str(path))}: {width} × {height}")
 
     def _layer_command(self, argument: str) -> None:
         if not argument:
@@ -140,7 +135,7 @@ class Chat:
             raise UserError("there is nothing to save yet: ask something first")
         target = Path(argument.strip("'\"")).expanduser() if argument else None
         path = save_conversation(self.history, self.records, self.path, self.save_to, target)
-        print(f"saved: {path}")
+        print(f"saved: {printable(str(path))}")
 
 
 class AnswerWriter:
@@ -152,7 +147,7 @@ class AnswerWriter:
 
     def write(self, text: str) -> None:
         self.open = True
-        for piece, number in split_targets(_printable(text)):
+        for piece, number in split_targets(printable(text)):
             if number is not None:
                 piece = f"[SEG {self.targets + 1}]"
                 piece = ansi(piece, colour_of(self.targets)) if self.coloured else piece
@@ -194,10 +189,6 @@ def line_editing() -> Iterator[None]:
                 readline.write_history_file(lines)
             except OSError as error:
                 print(f"the lines you typed could not be kept: {error}", file=sys.stderr)
-
-
-def _printable(text: str) -> str:
-    return _CONTROL.sub("", text)
 
 
 def _clean(line: str) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import logging
 import os
 import reprlib
 import select
@@ -66,15 +67,23 @@ _EXCERPTS = _Excerpts()
 def printable(text: str, limit: int = 4000) -> str:
     """`text` as a terminal may see it: control and direction characters escaped, cut to `limit` characters.
 
-    Newlines stay. What comes from files (names, expressions, messages about them) could otherwise move the cursor,
-    hide lines or reverse what is read.
+    Newlines and tabs stay, and what joins letters in Persian or people in emoji. What comes from files (names,
+    expressions, messages about them) could otherwise move the cursor, hide lines or reverse what is read.
     """
     if len(text) > limit:
         text = f"{text[: limit // 2]} … {text[-limit // 2 :]}"
-    return "".join(c if c == "\n" or unicodedata.category(c) not in _UNPRINTABLE else ascii(c)[1:-1] for c in text)
+    return "".join(c if c in _HARMLESS or unicodedata.category(c) not in _UNPRINTABLE else ascii(c)[1:-1] for c in text)
 
 
 _UNPRINTABLE = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+_HARMLESS = "\n\t\u200c\u200d"
+
+
+class _PrintableFormatter(logging.Formatter):
+    """For warnings: they name files and quote what is in them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def describe(error: BaseException) -> str:
@@ -99,6 +108,7 @@ def run_main(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may be no text at all
+    logging.lastResort.setFormatter(_PrintableFormatter())  # of all loggers that have no handler of their own
     try:
         status = main(arguments) or 0
         sys.stdout.flush()

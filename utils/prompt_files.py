@@ -83,7 +83,7 @@ def _problem(value: Any, default_image: Path | None) -> str | None:
         return 'needs as "image" the path of an image'
     if image is None and default_image is None:
         return 'has no "image"; give it one, or all lines one by --image'
-    if isinstance(name, bool) or not isinstance(name, str | int | None):
+    if isinstance(name, bool) or not (isinstance(name, int | None) or _is_text(name)):
         return 'needs as "id" a text or a number'
     return None
 

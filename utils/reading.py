@@ -51,17 +51,24 @@ def read_bytes(path: Path, *, missing: str = MISSING, megabytes: int = _DEFAULT_
 
 
 def check_regular(path: Path, *, missing: str) -> None:
-    """Refuse what is no regular file, without opening it: opening a FIFO waits, and a device may never end."""
+    """Refuse what is no regular file or empty, without opening it.
+
+    Opening a FIFO waits, a device may never end, and what the kernel shows as a file of no bytes (`/proc`) may do both.
+    """
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path} is missing; {missing}") from error
-    except (OSError, ValueError) as error:  # a name that is too long, or has a NUL
+    except OSError as error:  # a name that is too long, links in a circle
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except ValueError as error:  # a name with a NUL
         raise UserError(f"{path} cannot be read ({error})") from error
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(status.st_mode):
         raise UserError(f"{path} is a folder, not a file")
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is a FIFO, a socket or a device, not a file")
+    if status.st_size == 0:
+        raise UserError(f"{path} is empty; {missing}")
 
 
 def what_it_is(start: bytes) -> str | None:
@@ -70,11 +77,14 @@ def what_it_is(start: bytes) -> str | None:
     return next((what for beginning, what in _CONTENTS.items() if start.startswith(beginning)), None)
 
 
-def read_json(path: Path, *, missing: str) -> Any:
-    """The value in a UTF-8 JSON file. missing: what to say when there is no such file."""
+def read_json(path: Path, *, missing: str, remedy: str = "fetch it anew") -> Any:
+    """The value in a UTF-8 JSON file.
+
+    missing, remedy: what to do when there is no such file, or it is not JSON.
+    """
     content = read_bytes(path, missing=missing)
     try:
-        return parse_json(content.decode("utf-8-sig"), str(path))
+        return parse_json(content.decode("utf-8-sig"), str(path), remedy=remedy)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error})") from error
 

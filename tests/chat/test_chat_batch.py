@@ -88,7 +88,7 @@ def test_a_bad_line_costs_itself_only(folder, line, message):
     assert all("answer" in row for row in (rows[0], rows[2]))
 
 
-@pytest.mark.parametrize("line,message", [("{", "line 1 is not valid JSON"), ("", "has no questions")])
+@pytest.mark.parametrize("line,message", [("{", "line 1 is not valid JSON"), ("\n", "has no questions")])
 def test_a_file_that_asks_nothing_is_an_error_before_the_model_is_loaded(folder, line, message):
     path = write_lines(folder, line)
     with pytest.raises(UserError, match=message):

@@ -77,7 +77,7 @@ def test_mistakes_are_explained_and_the_chat_goes_on(talk, photo, tmp_path):
     for part in (
         "no image yet",
         "needs the path",
-        "there is no file nowhere.png",
+        "nowhere.png is missing; /image PATH names",
         "folder",
         "unknown command",
         "'up'",
@@ -145,8 +145,8 @@ def test_on_a_terminal_targets_have_the_colour_of_their_masks():
 
 def test_an_answer_cannot_command_the_terminal():
     stream = io.StringIO()
-    AnswerWriter(stream).write("a\x1b]0;title\x07b\x9b31mc\td\n")
-    assert stream.getvalue() == "a]0;titleb31mc\td\n"
+    AnswerWriter(stream).write("a\x1b]0;title\x07b\x9b31mc\u202e\td\n\u200d")
+    assert stream.getvalue() == r"a\x1b]0;title\x07b\x9b31mc\u202e" + "\td\n\u200d"
 
 
 @pytest.mark.parametrize(

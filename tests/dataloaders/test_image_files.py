@@ -189,7 +189,7 @@ def test_only_one_place_opens_images():
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS.*git lfs pull"),
         (b"<!DOCTYPE html><html>not found</html>", "web page"),
         (b"\x1f\x8b\x08" + bytes(40), "gzip"),
-        (b"", "not an image"),
+        (b"", "is empty"),
     ],
 )
 def test_what_an_image_is_instead_is_said(tmp_path, content, message):

@@ -155,9 +155,11 @@ def test_other_objects_are_refused(value, protocol):
         unpickle_plain(pickle.dumps([value], protocol=protocol))
 
 
+NUMPY_TEXT = b"cnumpy._core.multiarray\nscalar\n(cnumpy\ndtype\n(VU1\nI0\nI1\ntR(I3\nV%c\nNNNI4\nI4\nI8\ntbC\x04%ctR."
 DAMAGED = [
-    b"",
     b".",
+    NUMPY_TEXT.replace(b"V%c", b"V<").replace(b"%c", b"\x00\x00\x11\x00"),  # beyond the last character
+    NUMPY_TEXT.replace(b"V%c", b"V>").replace(b"%c", b"\x00\x00\xd8\x00"),  # half of a surrogate pair
     b"\x80\x04junk",
     b"\x80\xff.",
     pickle.dumps(list(range(1000)))[:50],

@@ -293,10 +293,12 @@ def test_a_second_evaluation_of_the_same_report_ends_before_any_work(loaded, tmp
     output = ["--output", str(tmp_path / "report.json")]
 
     def load_while_another_starts(_flags, _rank):
-        with pytest.raises(UserError, match=r"another evaluation is writing .*report\.json; .*--name"):
-            eval_script.main([*flags, *output])
+        for more in ([], ["--predictions", str(tmp_path / "predictions.jsonl")]):
+            with pytest.raises(UserError, match=r"another evaluation is writing .*report\.json; .*--name"):
+                eval_script.main([*flags, *more, *output])
         raise UserError("enough")
 
+    monkeypatch.setattr("utils.evaluation.saved.evaluation_sets", lambda specs, *_: {specs: ITEMS})
     monkeypatch.setattr("utils.evaluation.benchmarking.load_flagged_model", load_while_another_starts)
     with pytest.raises(UserError, match="enough"):
         eval_script.main([*flags, *output])

@@ -68,7 +68,13 @@ def test_a_number_that_json_does_not_know_is_not_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content,message", [(None, "no such report"), ("{", "not valid JSON"), ("[]", "JSON dict"), ("{}", "no 'splits'")]
+    "content,message",
+    [
+        (None, "is missing; name a report"),
+        ("{", "not valid JSON.*evaluate again"),
+        ("[]", "not a report"),
+        ("{}", "no 'splits'"),
+    ],
 )
 def test_what_is_no_report_is_an_error(tmp_path, content, message):
     path = tmp_path / "a.json"

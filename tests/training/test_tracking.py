@@ -1,6 +1,7 @@
 """Which code a launch ran: recorded, compared, and brought back, without leading out of any folder."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -98,6 +99,35 @@ def test_a_link_in_the_store_is_not_followed_out_of_the_run(project, run_dir, tm
         restore(run_dir, 1, tmp_path / "target")
 
 
+def test_a_link_in_the_run_is_not_followed_when_no_place_is_named(project, run_dir, tmp_path):
+    record(run_dir, project, 1)
+    (run_dir / "restored").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="leads out of the run; name a new folder with --to"):
+        main(["restore", "1", "--run", str(run_dir)])
+    assert not (tmp_path / "meta_1").exists()
+
+
+@pytest.mark.parametrize("path", [".git/hooks/post-checkout", "model/.GIT/config"])
+def test_nothing_of_git_is_restored(project, run_dir, tmp_path, path):
+    record(run_dir, project, 1)
+    file = launch_directory(run_dir, 1) / MANIFEST
+    manifest = json.loads(file.read_text())
+    manifest["files"][path] = manifest["files"].pop("train.sh")
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="a file of git itself"):
+        restore(run_dir, 1, tmp_path / "target")
+
+
+def test_a_manifest_cannot_command_the_terminal(project, run_dir, capsys):
+    record(run_dir, project, 1, version="\x1b[2J")
+    file = launch_directory(run_dir, 1) / MANIFEST
+    manifest = json.loads(file.read_text()) | {"command": "\x1b]0;title\x07"}
+    file.write_text(json.dumps(manifest))
+    for command in (["show"], ["show", "1"], ["diff", "1", "1"]):
+        main([*command, "--run", str(run_dir)])
+    assert "\x1b" not in capsys.readouterr().out
+
+
 def test_a_changed_or_lost_copy_is_noticed(project, run_dir, tmp_path):
     record(run_dir, project, 1)
     kept = launch_directory(run_dir, 1) / "files" / "train.sh"
@@ -105,6 +135,9 @@ def test_a_changed_or_lost_copy_is_noticed(project, run_dir, tmp_path):
     with pytest.raises(UserError, match="its hash differs"):
         restore(run_dir, 1, tmp_path / "target")
     kept.unlink()
+    with pytest.raises(UserError, match="is gone"):
+        restore(run_dir, 1, tmp_path / "target")
+    os.mkfifo(kept)
     with pytest.raises(UserError, match="is gone"):
         restore(run_dir, 1, tmp_path / "target")
 

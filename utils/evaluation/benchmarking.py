@@ -4,8 +4,7 @@ import atexit
 import datetime
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +14,6 @@ from dataloaders.repairs import Tolerance
 from utils.contact_sheet import refuse_foreign_image
 from utils.distributed import adopt_slurm, choose_device
 from utils.errors import UserError
-from utils.file_locks import open_locked
 from utils.flags import is_training_checkpoint, load_flagged_model
 from utils.saving import make_directory
 from utils.scoring.report import refuse_foreign_report
@@ -25,6 +23,7 @@ from .partial import PartialResults, fingerprint, weights_hash
 from .places import Places, choose_places
 from .progress import ProgressBar
 from .protocol import ANSWERS, Protocol
+from .report_lock import lock_report
 from .results import Results, checkpoint_of, header_of
 from .running import Effort, evaluate, place
 
@@ -48,7 +47,7 @@ def evaluate_checkpoint(flags, argv: Sequence[str]) -> int:
         make_directory(flags.vis_save_path)
 
     _join_processes(flags)
-    with _locked(places.report):
+    with lock_report(places.report):
         return _evaluate_all(flags, argv, sets, places)
 
 
@@ -153,8 +152,8 @@ def _check(flags) -> None:
         raise UserError("--version is missing: the checkpoint to score (or --predictions, or --compare)")
     if not Path(flags.dataset_dir).is_dir():
         raise UserError(f"--dataset_dir {flags.dataset_dir}: no such directory")
-    if flags.sheet and flags.sheet.is_dir():
-        raise UserError(f"{flags.sheet} is a directory; name a file in it")
+    if flags.sheet and flags.sheet.exists() and not flags.sheet.is_file():
+        raise UserError(f"--sheet {flags.sheet} is a directory or a device; name a file")
 
 
 def _effort(flags, device: torch.device) -> Effort:
@@ -173,31 +172,6 @@ def _partial(places: Places, weights: str | None, flags, spec: str, images: int,
     if place()[1] > 1:
         torch.distributed.broadcast_object_list(shared, src=0)
     return PartialResults(places.partial, shared[0], key=fingerprint(spec, protocol.answer)[:8])
-
-
-@contextmanager
-def _locked(report: Path) -> Iterator[None]:
-    """Inside the `with` block no other evaluation writes the report; `UserError` on all processes if one does."""
-    rank, world = place()
-    lock, problem = None, [None]
-    if rank == 0:
-        try:
-            lock = open_locked(report.with_name(f".{report.name}.lock"))
-        except OSError as error:
-            problem = [f"{report.parent} cannot be written ({error.strerror}); --output FILE.json names another place"]
-        else:
-            if lock is None:
-                problem = [f"another evaluation is writing {report}; wait for its end, or give this one a --name"]
-    if world > 1:
-        torch.distributed.broadcast_object_list(problem, src=0)
-    if problem[0] is not None:
-        raise UserError(problem[0])
-    try:
-        yield
-    finally:
-        if lock is not None:
-            Path(lock.name).unlink(missing_ok=True)
-            lock.close()
 
 
 def _join_processes(flags) -> None:

@@ -1,9 +1,9 @@
 """`eval.py` without a model: scores of saved predictions, and two reports compared."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dataloaders.evaluation import evaluation_sets
+from dataloaders.evaluation import EvaluationItem, evaluation_sets
 from dataloaders.repairs import Tolerance
 from utils.errors import UserError
 from utils.saving import make_directory
@@ -11,8 +11,9 @@ from utils.scoring.compare import compare_reports
 from utils.scoring.predictions import score_predictions
 from utils.scoring.report import refuse_foreign_report
 
-from .places import choose_places
+from .places import Places, choose_places
 from .progress import ProgressBar
+from .report_lock import lock_report
 from .results import Entry, Results, header_of
 
 
@@ -30,6 +31,15 @@ def evaluate_predictions(flags, argv: Sequence[str]) -> int:
     places = choose_places(flags, list(sets))
     refuse_foreign_report(places.report)
     make_directory(places.report.parent)
+    with lock_report(places.report):
+        _score(flags, argv, sets, places, tolerance)
+    return 0
+
+
+def _score(
+    flags, argv: Sequence[str], sets: Mapping[str, Sequence[EvaluationItem]], places: Places, tolerance: Tolerance
+) -> None:
+    """Count the predictions of all splits and write the report, and the gallery where it is asked for."""
     bars = {spec: ProgressBar(spec) for spec in sets}
     counted = score_predictions(
         flags.predictions,
@@ -51,7 +61,6 @@ def evaluate_predictions(flags, argv: Sequence[str]) -> int:
     if places.tensorboard:
         results.write_scalars(places.tensorboard, 0)
     results.write(places)
-    return 0
 
 
 def compare(flags) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import UserError, printable
 
 from .bootstrap import interval, resample, sums_by_image, values_of
 from .counts import Row
@@ -188,4 +188,4 @@ def _protocol(report: dict[str, Any]) -> dict[str, Any]:
 def _source(report: dict[str, Any]) -> str:
     checkpoint = report.get("checkpoint") or {}
     source = checkpoint.get("version") or report.get("predictions", {}).get("file") or "unknown source"
-    return f"{source}, answer {_protocol(report).get('answer', 'unknown')}"
+    return printable(f"{source}, answer {_protocol(report).get('answer', 'unknown')}")

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from utils.errors import printable
+
 SHOWN = 3  # entries that a note names
 
 
@@ -16,7 +18,7 @@ def left_out_note(scores: Mapping[str, Any]) -> str:
         return ""
     names = [entry["image"] or entry["reason"] for entry in entries[:SHOWN]]
     more = f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
-    return (
+    return printable(
         f"NOT THE WHOLE SPLIT: {len(entries)} bad {'entry is' if len(entries) == 1 else 'entries are'} left out "
         f"({', '.join(names)}{more}); compare only with scores of the same expressions"
     )

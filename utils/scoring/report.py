@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dataloaders.json_files import read_json
 from utils.errors import UserError, shown
-from utils.reading import parse_json, read_lines
+from utils.reading import parse_json, read_json, read_lines
 from utils.schema import (
     Shape,
     ShapeError,
@@ -58,7 +57,8 @@ def refuse_foreign_report(path: Path) -> None:
     table = path.with_suffix(".md")
     if path.exists():
         try:
-            ours = {"splits", "protocol"} <= read_json(path, dict).keys()
+            content = read_json(path, missing="it is to be written")
+            ours = isinstance(content, dict) and {"splits", "protocol"} <= content.keys()
         except UserError:
             ours = False
         if not ours:
@@ -71,10 +71,8 @@ def refuse_foreign_report(path: Path) -> None:
 
 def read_report(path: Path) -> dict[str, Any]:
     """The content of a report, of the declared shape; raises `UserError` where the file is none."""
-    report = read_json(path, dict) if path.exists() else None
-    if report is None:
-        raise UserError(f"{path}: no such report")
-    if not isinstance(report.get("splits"), dict):
+    report = read_json(path, missing="name a report that eval.py wrote", remedy="evaluate again")
+    if not isinstance(report, dict) or not isinstance(report.get("splits"), dict):
         raise UserError(f"{path} is not a report of eval.py: it has no 'splits'")
     try:
         _with_known(_PARTS, report, "")

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from utils.errors import printable
+
 from .left_out import left_out_note
 from .scores import INTERVAL, kind_of
 
@@ -37,7 +39,7 @@ def table(splits: Mapping[str, dict[str, Any]], *, nested: bool = False, explain
     )
     notes = [f"{word}: {explain[word]}" for word in used if word in explain]
     notes += [
-        f"{split} ({scores['protocol']['answer']}) could not be scored: {scores['error']}"
+        f"{split} ({scores['protocol']['answer']}) could not be scored: {printable(scores['error'])}"
         for split, scores in entries
         if "error" in scores
     ]

@@ -8,10 +8,10 @@ python -m utils.tracking restore 2 --to old        the code of launch 2 into a n
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from utils.errors import UserError, run_main
+from utils.errors import UserError, printable, run_main
 from utils.tracking.history import META, describe, difference, earlier_manifests, launches, read_manifest, restore
 
 
@@ -40,31 +40,49 @@ def main(argv: Sequence[str]) -> None:
     numbers = launches(run_dir)
     if not numbers:
         raise UserError(f"{run_dir}: no launch was recorded there; --run names the directory of a run")
-    if flags.command == "show" and flags.launch is None:
-        print(f"{run_dir}: {len(numbers)} launches")
-        previous = None
-        for number in numbers:
-            try:
-                manifest = read_manifest(run_dir, number)
-            except UserError as problem:
-                print(f"\nlaunch {number} is passed over: {problem}")
-                continue
-            print("\n".join(["", *describe(manifest, previous)]))
-            previous = manifest
-    elif flags.command == "show":
-        manifest = read_manifest(run_dir, flags.launch)
-        earlier = earlier_manifests(run_dir, flags.launch)
-        print("\n".join(describe(manifest, earlier[-1] if earlier else None)))
-        for title in ("settings", "packages"):
-            print(f"\n{title}")
-            for name, value in manifest[title].items():
-                print(f"  {name:<27} {value if title == 'packages' else json.dumps(value)}")
+    if flags.command == "show":
+        lines = _all_launches(run_dir, numbers) if flags.launch is None else _one_launch(run_dir, flags.launch)
     elif flags.command == "diff":
         lines = list(difference(run_dir, flags.first, flags.second))
-        print("\n".join(lines) if lines else f"launches {flags.first} and {flags.second} are alike")
+        lines = lines or [f"launches {flags.first} and {flags.second} are alike"]
     else:
-        target = flags.to or run_dir / "restored" / f"meta_{flags.launch}"
-        print(f"{restore(run_dir, flags.launch, target)} files in {target}")
+        target = flags.to or _own_place(run_dir, flags.launch)
+        lines = [f"{restore(run_dir, flags.launch, target)} files in {target}"]
+    print("\n".join(map(printable, lines)))
+
+
+def _all_launches(run_dir: Path, numbers: Sequence[int]) -> Iterator[str]:
+    """Every launch in a few lines; one that cannot be read is passed over with a word."""
+    yield f"{run_dir}: {len(numbers)} launches"
+    previous = None
+    for number in numbers:
+        yield ""
+        try:
+            manifest = read_manifest(run_dir, number)
+        except UserError as problem:
+            yield f"launch {number} is passed over: {problem}"
+            continue
+        yield from describe(manifest, previous)
+        previous = manifest
+
+
+def _one_launch(run_dir: Path, launch: int) -> Iterator[str]:
+    """A launch with all its settings and packages."""
+    manifest = read_manifest(run_dir, launch)
+    earlier = earlier_manifests(run_dir, launch)
+    yield from describe(manifest, earlier[-1] if earlier else None)
+    for title in ("settings", "packages"):
+        yield from ("", title)
+        for name, value in manifest[title].items():
+            yield f"  {name:<27} {value if title == 'packages' else json.dumps(value)}"
+
+
+def _own_place(run_dir: Path, launch: int) -> Path:
+    """Where the code of a launch goes unless the user names a place: inside the run, wherever that came from."""
+    target = run_dir / "restored" / f"meta_{launch}"
+    if not target.resolve().is_relative_to(run_dir.resolve()):
+        raise UserError(f"{target.parent} leads out of the run; name a new folder with --to")
+    return target
 
 
 def newest_run(directory: Path) -> Path:

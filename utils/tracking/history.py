@@ -108,10 +108,9 @@ def read_file(run_dir: Path, manifest: Mapping[str, Any], path: str) -> bytes:
     where = launch_directory(run_dir, int(entry["launch"])) / FILES / _inside(entry["stored_as"])
     if not where.resolve().is_relative_to(run_dir.resolve()):
         raise UserError(f"{where} leads out of the run; it is not read")
-    try:
-        content = where.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{where}: {path} of launch {manifest['launch']} was stored there, and is gone") from None
+    if not where.is_file():
+        raise UserError(f"{where}: {path} of launch {manifest['launch']} was stored there, and is gone")
+    content = where.read_bytes()
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise UserError(f"{where} is not what launch {manifest['launch']} recorded: its hash differs")
     return content
