@@ -344,7 +344,9 @@ def _reason(root: Path, split: str) -> Reader:
                 findings.note_error(error)
         yield split, [Entry.of(image, partial(_draw_reason, image)) for image in paired]
         if split == "train":
-            read_explanations(root, "ReasonSeg")
+            explained = [images[0].parent / name for name in read_explanations(root, "ReasonSeg")]
+            lacking = [path for path in explained if path.name not in names]
+            findings.note_unused("explanations are of no image of the split", lacking, len(explained))
 
     return read
 

@@ -8,7 +8,7 @@ import numpy as np
 from dataloaders.bad_samples import BadSamples
 from dataloaders.image_files import FACTOR, LOSSLESS, open_image
 from dataloaders.images import coco_number, list_stems, read_image
-from dataloaders.json_files import read_json, require_boolean, require_list, require_text
+from dataloaders.json_files import NOT_OFFICIAL, read_json, require_boolean, require_list, require_text
 from dataloaders.repairs import BadEntry, note_repair
 from dataloaders.scenes import Scene
 from dataloaders.wording import choose
@@ -124,6 +124,8 @@ class Mapillary(LabelMaps):
         folder = dataset_dir / "mapillary"
         config = folder / "config_v2.0.json"
         entries = require_list(read_json(config, dict), "labels", str(config))
+        if not entries:
+            raise UserError(f"{config}: 'labels' is empty; {NOT_OFFICIAL}")
         classes = [require_text(entry, "readable", f"{config}: label {i}").lower() for i, entry in enumerate(entries)]
         void = [
             index

@@ -44,6 +44,11 @@ class Shape:
     points: np.ndarray
     mask: np.ndarray | None = None
 
+    @property
+    def is_ignored(self) -> bool:
+        """Whether what it covers does not count."""
+        return "ignore" in self.label.lower()
+
 
 @dataclass(frozen=True)
 class ReasonAnnotation:
@@ -77,11 +82,14 @@ def read_annotation(path: Path) -> ReasonAnnotation:
         refuse_targets(check_text(sentence, f"{where}: sentence {number} of 'text'", remedy=_REMEDY), where)
     listed = require_list(record, "shapes", where)
     check_amount(len(listed), 0, where)
-    shapes = [_read_shape(shape, path, f"{where}: shape {number}") for number, shape in enumerate(listed)]
+    read = [_read_shape(shape, path, f"{where}: shape {number}") for number, shape in enumerate(listed)]
+    shapes = tuple(shape for shape in read if shape is not None)
+    if all(shape.is_ignored for shape in shapes):
+        raise BadEntry(f"{where} marks no target: it has no shape but flags and regions to ignore", file=where)
     return ReasonAnnotation(
         sentences=tuple(sentences),
         is_sentence=require_boolean(record, "is_sentence", where),
-        shapes=tuple(shape for shape in shapes if shape is not None),
+        shapes=shapes,
         path=path,
         size=_stated_size(record, where),
         false_premise=_false_premise(record.get("false_premise_QA"), where),
@@ -176,7 +184,7 @@ def draw_regions(annotation: ReasonAnnotation, height: int, width: int) -> tuple
         fitted = _fit(shape, height, width, f"{where}: shape {shown(shape.label)}")
         _paint(area, fitted, 1)
         if area.any():
-            painted.append((int(area.sum()), fitted, _IGNORED if "ignore" in shape.label.lower() else 1))
+            painted.append((int(area.sum()), fitted, _IGNORED if shape.is_ignored else 1))
         else:
             dropped += 1
     painted.sort(key=lambda item: -item[0])

@@ -197,7 +197,7 @@ def _parse(path: Path, name: str) -> dict[str, Any]:
 
 
 def _read_ids(value: Any, masks: dict[str, Any], where: str) -> list[str]:
-    ids = [str(number) for number in (value if isinstance(value, list) else [value]) if not isinstance(number, bool)]
+    ids = [str(number) for number in (value if isinstance(value, list) else [value])]
     for number in ids:
         if number not in masks:
             raise UserError(f"{where}: 'ID' names mask {shown(number)}, which 'points' does not have; {NOT_OFFICIAL}")

@@ -57,11 +57,12 @@ class Vqa:
         """Image name, and (question, answer) of every turn; None for a dialogue without a picture."""
         name = shown(item["id"]) if isinstance(item, dict) and "id" in item else f"number {number}"
         where = f"{self._path}: dialogue {name}"
-        if isinstance(item, dict) and "image" not in item:
+        turns = require_list(item, "conversations", where)
+        if "image" not in item:
             return None
         said = [
             (require_text(turn, "from", where), refuse_targets(require_text(turn, "value", where), where))
-            for turn in require_list(item, "conversations", where)
+            for turn in turns
         ]
         if said and said[0][0] != "human":
             said = said[1:]

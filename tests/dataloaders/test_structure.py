@@ -116,12 +116,15 @@ FAULTS = [
     ("cot", COT, lambda e: e[0].update({"English Answer": ""}), "'English Answer' should be text"),
     ("instance_seg", INSTANCES, lambda e: e[0].update(ID=[]), "'ID' names no mask"),
     ("instance_seg", INSTANCES, lambda e: e[0].update(ID=None), "'ID' names mask 'None'"),
+    ("instance_seg", INSTANCES, lambda e: e[0]["ID"].append(True), "'ID' names mask 'True'"),
+    ("llava_instruct_150k", DIALOGUES, lambda d: d.append({}), "has no 'conversations'"),
     ("llava_instruct_150k", DIALOGUES, lambda d: d[0].update(image=None), "'image' should be text"),
     ("llava_instruct_150k", DIALOGUES, lambda d: d[0].update(conversations=None), "'conversations' should be a list"),
     ("llava_instruct_150k", DIALOGUES, lambda d: d[0]["conversations"][1].update(value=None), "'value' should be text"),
     ("ReasonSeg|val", REASON, lambda a: a.update(is_sentence="False"), "'is_sentence' should be true or false"),
     ("ReasonSeg|val", REASON, lambda a: a.update(is_sentence=0), "'is_sentence' should be true or false"),
     ("ReasonSeg|val", REASON, lambda a: a.update(text=[""]), "sentence 0 of 'text' should be text"),
+    ("ReasonSeg|val", REASON, lambda a: a.update(shapes=[]), "marks no target"),
     ("ReasonSeg|val", REASON, lambda a: a.update(shapes=None), "'shapes' should be a list"),
     ("ReasonSeg|val", REASON, lambda a: a["shapes"][0].update(points=[["4", "4"]] * 3), "pairs of finite numbers"),
     ("ReasonSeg|val", REASON, lambda a: a["shapes"][0].update(shape_type="line"), "shape_type 'line' has no area"),
@@ -139,6 +142,7 @@ FAULTS = [
         lambda c: c["labels"][0].update(evaluate="False"),
         "label 0: 'evaluate' should be true or false",
     ),
+    ("mapillary", STREETS, lambda c: c.update(labels=[]), "'labels' is empty"),
     ("mapillary", STREETS, lambda c: c["labels"][0].update(readable=None), "label 0: 'readable' should be text"),
 ]
 
