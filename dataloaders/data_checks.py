@@ -11,7 +11,7 @@ from dataloaders.image_files import read_sizes
 from dataloaders.images import list_images, list_names, read_image
 from dataloaders.json_files import BrokenFile
 from dataloaders.label_maps import Ade20k, CocoStuff, LabelMaps, Mapillary
-from dataloaders.labelme import draw_regions, read_annotation
+from dataloaders.labelme import draw_regions, read_annotation, require_target
 from dataloaders.multi_reason_seg import MUSE_SPLITS, MuseEntry, MuseFile
 from dataloaders.part_annotations import PacoLvis, PascalPart
 from dataloaders.reason_seg import list_split, read_explanations
@@ -338,6 +338,7 @@ def _reason(root: Path, split: str) -> Reader:
         for image in paired:
             try:
                 annotation = read_annotation(image.with_suffix(".json"))
+                require_target(annotation)
                 if annotation.size is not None and annotation.size not in read_sizes(image):
                     read_image(image, size=annotation.size)
             except UserError as error:

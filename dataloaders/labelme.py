@@ -82,14 +82,11 @@ def read_annotation(path: Path) -> ReasonAnnotation:
         refuse_targets(check_text(sentence, f"{where}: sentence {number} of 'text'", remedy=_REMEDY), where)
     listed = require_list(record, "shapes", where)
     check_amount(len(listed), 0, where)
-    read = [_read_shape(shape, path, f"{where}: shape {number}") for number, shape in enumerate(listed)]
-    shapes = tuple(shape for shape in read if shape is not None)
-    if all(shape.is_ignored for shape in shapes):
-        raise BadEntry(f"{where} marks no target: it has no shape but flags and regions to ignore", file=where)
+    shapes = [_read_shape(shape, path, f"{where}: shape {number}") for number, shape in enumerate(listed)]
     return ReasonAnnotation(
         sentences=tuple(sentences),
         is_sentence=require_boolean(record, "is_sentence", where),
-        shapes=shapes,
+        shapes=tuple(shape for shape in shapes if shape is not None),
         path=path,
         size=_stated_size(record, where),
         false_premise=_false_premise(record.get("false_premise_QA"), where),
@@ -169,12 +166,20 @@ def _read_mask(record: dict, points: np.ndarray, path: Path, where: str) -> tupl
     return box, mask
 
 
+def require_target(annotation: ReasonAnnotation) -> None:
+    """Raise `BadEntry` where it can be told without drawing that nothing is a target."""
+    if all(shape.is_ignored for shape in annotation.shapes):
+        where = str(annotation.path)
+        raise BadEntry(f"{where} marks no target: it has no shape but flags and regions to ignore", file=where)
+
+
 def draw_regions(annotation: ReasonAnnotation, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
     """The target uint8 [H, W] in {0, 1}, and the pixels that do not count, bool [H, W], or None where all do.
 
     Larger shapes are painted first, so that a smaller one lying on them stays visible. A shape without three points, or
     without a pixel in the image, is dropped. Raises `BadEntry` where no pixel of a target is left.
     """
+    require_target(annotation)
     where = str(annotation.path)
     polygons = [shape.points for shape in annotation.shapes if shape.mask is None]
     refuse_fractions(polygons, height, width, where)
@@ -194,7 +199,7 @@ def draw_regions(annotation: ReasonAnnotation, height: int, width: int) -> tuple
     target, ignore = (regions == 1).astype(np.uint8), regions == _IGNORED
     if not target.any():
         raise BadEntry(
-            f"{where} marks no target: its shapes are empty, flags, outside the image or within regions to ignore",
+            f"{where} marks no target: its shapes are empty, outside the image or within regions to ignore",
             file=where,
         )
     if dropped:
