@@ -304,12 +304,16 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def _write_lines(path: Path, values: Iterable[dict]) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write an object a line; how many. What UTF-8 cannot hold becomes "?"."""
     count = 0
-    with path.open("w", encoding="utf-8") as file:
-        for value in values:
-            file.write(json.dumps(value, ensure_ascii=False) + "\n")
-            count += 1
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8", errors="replace") as file:
+            for value in values:
+                file.write(json.dumps(value, ensure_ascii=False) + "\n")
+                count += 1
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror})") from error
     return count
 
 

@@ -15,7 +15,6 @@ from utils.reading import MISSING, parse_json, read_bytes
 NOT_OFFICIAL = "the file is not the official one, or of another version"  # what to say of downloaded annotations
 MAX_NAME_BYTES = 255  # of a file, on all usual file systems
 _LARGEST = 2**63 - 1  # what an index can hold
-_BYTE_ORDER_MARKS = {"UTF-32": (b"\xff\xfe\0\0", b"\0\0\xfe\xff"), "UTF-16": (b"\xff\xfe", b"\xfe\xff")}
 # Accents and typographic quotes in English texts are lone bytes of Windows-1252; the encodings of Chinese, Japanese,
 # Korean and Cyrillic texts put such bytes side by side, or use those of rare signs.
 _NOT_WINDOWS_1252 = re.compile(rb"[\xa0-\xff]{2}|[\x82-\x84\x86-\x89\x8b\x98\x9b]")
@@ -45,9 +44,6 @@ def read_json(path: Path, kind: type | None = None, *, windows_1252: bool = Fals
 
 def decode_text(raw: bytes, path: Path, *, windows_1252: bool = False) -> str:
     """The text in the bytes of a UTF-8 file, with or without a byte order mark; see `read_json` for `windows_1252`."""
-    for name, marks in _BYTE_ORDER_MARKS.items():
-        if raw.startswith(marks):
-            raise UserError(f"{path} is {name} text, not UTF-8; convert it: iconv -f {name} -t UTF-8 FILE > NEW")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -3,6 +3,7 @@
 image | ground truth | similarity map (its layer) | prediction | question, answer, IoU
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -236,11 +237,17 @@ def _words(row: SheetRow, width: int) -> _Text:
 
 
 def save_sheet(sheet: Image.Image, path: Path) -> None:
-    """Write a PNG that says that it is ours; see `refuse_foreign_image`."""
+    """Write a PNG that says that it is ours, whole or not at all; see `refuse_foreign_image`."""
     refuse_foreign_image(path)
     note = PngInfo()
     note.add_text("Software", SOFTWARE)
-    sheet.save(path, format="PNG", pnginfo=note)
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        sheet.save(unfinished, format="PNG", pnginfo=note)
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written ({error.strerror})") from error
 
 
 def refuse_foreign_image(path: Path) -> None:

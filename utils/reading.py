@@ -18,6 +18,7 @@ _DEFAULT_MEGABYTES = 4096  # the largest official annotation file, PACO's, has a
 MAX_LINE_MEGABYTES = "UGROUND_MAX_LINE_MB"
 _DEFAULT_LINE_MEGABYTES = 64
 _START = 64
+_WIDE = "is {0} text, not UTF-8; convert it: iconv -f {0} -t UTF-8 FILE > NEW"
 _CONTENTS = {
     b"version https://git-lfs": "is a Git LFS pointer, not the file itself; fetch its content with: git lfs pull",
     b"<!doctype html": "is a web page that was downloaded instead of the file; fetch it anew",
@@ -27,6 +28,10 @@ _CONTENTS = {
     b"\xfd7zxz\x00": "is compressed by xz; unpack it with unxz first",
     b"pk\x03\x04": "is a ZIP archive; unpack it first",
     b"\x00\x05\x16\x07": "is a file of macOS beside the real one (AppleDouble); delete it",
+    b"\xff\xfe\0\0": _WIDE.format("UTF-32"),
+    b"\0\0\xfe\xff": _WIDE.format("UTF-32"),
+    b"\xff\xfe": _WIDE.format("UTF-16"),  # as PowerShell writes it
+    b"\xfe\xff": _WIDE.format("UTF-16"),
 }
 
 
@@ -86,7 +91,7 @@ def read_json(path: Path, *, missing: str, remedy: str = "fetch it anew") -> Any
     try:
         return parse_json(content.decode("utf-8-sig"), str(path), remedy=remedy)
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error})") from error
+        raise UserError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
 
 
 def read_lines(path: Path, *, missing: str) -> Iterator[tuple[int, str]]:
@@ -107,7 +112,9 @@ def read_lines(path: Path, *, missing: str) -> Iterator[tuple[int, str]]:
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise UserError(f"{path} is not UTF-8 text: line {number}, byte {error.start}") from error
+                raise UserError(
+                    f"{path} is not UTF-8 text: line {number}, byte {error.start}; save it as UTF-8"
+                ) from error
             if text.strip():
                 yield number, text
 
@@ -120,7 +127,8 @@ def parse_json(text: str, where: str, *, remedy: str = "fetch it anew") -> Any:
     try:
         return _decode(text, _STRICT)
     except ValueError as error:
-        raise UserError(f"{where} is not valid JSON ({error}); {remedy}") from error
+        reason = str(error).partition("; use sys.")[0]  # of a number with thousands of digits, Python's remedy
+        raise UserError(f"{where} is not valid JSON ({reason}); {remedy}") from error
 
 
 def decode_json(text: str) -> Any:

@@ -109,6 +109,11 @@ def test_draws_are_written_as_objects(data_root, tmp_path):
     assert sheet.stat().st_size > 1000
 
 
+def test_a_full_disk_is_named(data_root):
+    with pytest.raises(UserError, match="/dev/full cannot be written .No space left on device"):
+        inspect.main(["--dataset_dir", str(data_root), "--jsonl", "/dev/full"])
+
+
 def test_items_are_written_with_areas_and_boxes(data_root, tmp_path):
     file = tmp_path / "items.jsonl"
     specs = "ReasonSeg|val||grefcoco|unc|val||MultiReasonSeg|val"

@@ -1,6 +1,7 @@
 """Files of a user in the place of results are never replaced."""
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +49,14 @@ def test_a_sheet_replaces_a_sheet_and_no_other_image(tmp_path):
     with pytest.raises(UserError, match="photo.png exists"):
         refuse_foreign_image(photo)
     assert photo.read_bytes() == before
+
+
+def test_a_sheet_is_written_whole_or_not_at_all(tmp_path):
+    sheet, limits = Image.fromarray(np.zeros((4, 4, 3), np.uint8)), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))  # bytes that a file may have, as on a full disk
+    try:
+        with pytest.raises(UserError, match="sheet.png cannot be written .File too large"):
+            save_sheet(sheet, tmp_path / "sheet.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not any(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import pytest
 
 from tests.scoring.rows import question, row
 from utils.errors import UserError
-from utils.evaluation.partial import ImageResult, PartialResults
+from utils.evaluation.partial import ImageResult, PartialFile, PartialResults
 from utils.scoring.compare import compare_reports
 from utils.scoring.prediction_files import read_predictions
 from utils.scoring.report import rows_path, write_report
@@ -213,3 +213,10 @@ def test_every_field_of_a_prediction_has_its_type(tmp_path, spec):
             else:
                 right = key == "mask" or alike(value, line[key]) or (key == "split" and isinstance(value, str))
                 assert right or (key == "present" and isinstance(value, bool)), (key, value)
+
+
+def test_a_full_disk_ends_an_evaluation_in_one_line():
+    result = ImageResult(item=0, rows=[row(2, 4, 6, item=0)])
+    with open("/dev/full", "w") as full, PartialFile(full) as file:
+        with pytest.raises(UserError, match="/dev/full cannot be written .No space left on device.; .*--output"):
+            file.add([result])

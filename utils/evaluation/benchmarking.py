@@ -152,8 +152,8 @@ def _check(flags) -> None:
         raise UserError("--version is missing: the checkpoint to score (or --predictions, or --compare)")
     if not Path(flags.dataset_dir).is_dir():
         raise UserError(f"--dataset_dir {flags.dataset_dir}: no such directory")
-    if flags.sheet and flags.sheet.exists() and not flags.sheet.is_file():
-        raise UserError(f"--sheet {flags.sheet} is a directory or a device; name a file")
+    if flags.sheet and flags.sheet.is_dir():
+        raise UserError(f"{flags.sheet} is a directory; name a file in it")
 
 
 def _effort(flags, device: torch.device) -> Effort:

@@ -7,6 +7,7 @@ protocol and the split: another checkpoint or question never finds them.
 import hashlib
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import TextIO
 
 import torch
 
+from utils.errors import UserError
 from utils.file_locks import open_locked
 from utils.schema import DamagedFile, anything, list_of, mapping, parse, record, set_aside, text, whole
 from utils.scoring.counts import Row, check_row, row_from_dict
@@ -138,8 +140,15 @@ class PartialFile:
         self._file.close()
 
     def add(self, results: Iterable[ImageResult]) -> None:
-        self._file.writelines(result.to_line() for result in results)
-        self._file.flush()
+        """Append results, past any buffer that `close` could fail on; `UserError` where the disk takes no more."""
+        data = "".join(result.to_line() for result in results).encode()
+        try:
+            while data:
+                data = data[os.write(self._file.fileno(), data) :]
+        except OSError as error:
+            raise UserError(
+                f"{self._file.name} cannot be written ({error.strerror}); make room, or name another place by --output"
+            ) from error
 
 
 def fingerprint(*parts: object) -> str:
