@@ -184,6 +184,8 @@ def _read_refs(path: Path, no_target: bool, corrected: bool) -> tuple[list[dict]
     refs = read_json(path, list) if path.suffix == ".json" else restricted_unpickle(path)
     if not isinstance(refs, list):
         raise UserError(f"{path} should hold a list of refs, it holds a {type(refs).__name__}; {NOT_OFFICIAL}")
+    if not refs:
+        raise UserError(f"{path} holds no ref; {NOT_OFFICIAL}")
     problems: list[tuple[str | None, str]] = []
     known: dict[int, dict] = {}
 

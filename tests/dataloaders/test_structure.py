@@ -73,6 +73,7 @@ FAULTS = [
     ("refcoco", COCO, lambda c: c["images"].pop(), "names image 10, which"),
     ("refcoco", COCO, lambda c: c.update(images=None), "'images' should be a list, it is None"),
     ("refcoco", REFS, lambda r: r.append(twin(r[0], image_id=11)), "ref 0 is there twice"),
+    ("refcoco", REFS, lambda r: r.clear(), "holds no ref"),
     ("refcoco", REFS, lambda r: r[0].update(ann_id=[]), "names no annotation"),
     ("refcoco", REFS, lambda r: r[0].update(sentences=None), "'sentences' should be a list"),
     ("refcoco", REFS, lambda r: r[0].update(sentences=[]), "has no sentence"),
