@@ -216,7 +216,6 @@ def test_every_field_of_a_prediction_has_its_type(tmp_path, spec):
 
 
 def test_a_full_disk_ends_an_evaluation_in_one_line():
-    result = ImageResult(item=0, rows=[row(2, 4, 6, item=0)])
-    with open("/dev/full", "w") as full, PartialFile(full) as file:
+    with open("/dev/full", "w") as full:
         with pytest.raises(UserError, match="/dev/full cannot be written .No space left on device.; .*--output"):
-            file.add([result])
+            PartialFile(full).add([ImageResult(item=0, rows=[row(2, 4, 6, item=0)])])
