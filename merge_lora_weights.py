@@ -17,6 +17,7 @@ from pathlib import Path
 
 from utils.errors import UserError, run_main
 from utils.flags import FlagParser, add_inference_settings, check_overrides, inference_overrides, inference_settings
+from utils.reading import user_path
 from utils.systems import find_system
 
 OURS, REFERENCE, ADAPTER = "uground", "reference", "adapter"
@@ -115,7 +116,7 @@ def _keep_apart(target: Path, sources: Mapping[str, str | None]) -> None:
     """
     from utils.training.checkpoints import BEST, LATEST
 
-    place = target.expanduser().resolve()
+    place = user_path(target).resolve()
     for name, source in sources.items():
         if source and Path(source).exists() and Path(source).resolve().is_relative_to(place):
             raise UserError(f"--save_path {target} is, or holds, {source} ({name}), which is read; name another one")

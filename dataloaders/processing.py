@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dataloaders.conversation import SYSTEM_TEXTS
 from dataloaders.images import check_image
 from dataloaders.target_tokens import collapse_targets
 from dataloaders.tokenization import GroundingTokenizer
@@ -100,13 +101,8 @@ class GroundingProcessor:
         path = directory / SETTINGS_FILE
         if not path.is_file():
             raise UserError(f"{directory} has no {SETTINGS_FILE}; it is not a directory that this program saved")
-        try:
-            values = read_json(path, missing="it belongs to a model that this program saved")
-            values.setdefault("conv_type", "llava_v1")  # directories of before there was a choice
-            settings = ImageSettings(**{name: values[name] for name in ImageSettings.__dataclass_fields__})
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} does not hold the settings of a grounding model ({error!r})") from error
-        return cls(settings, GroundingTokenizer.from_directory(directory))
+        values = read_json(path, missing="it belongs to a model that this program saved")
+        return cls(_settings_of(values, path), GroundingTokenizer.from_directory(directory))
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the tokenizer's files and `preprocessor_config.json`."""
@@ -114,6 +110,26 @@ class GroundingProcessor:
         self.tokenizer.save(directory)
         values = {"processor_class": type(self).__name__, **asdict(self.settings)}
         (directory / SETTINGS_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _settings_of(values: object, source: Path) -> ImageSettings:
+    """The settings in a `preprocessor_config.json`, each of its type and in its range."""
+    from model.checkpoints.config_checks import FLAG, SIDE, check_values, one_of, whole
+
+    rules = {
+        "sam_image_size": whole(0, 2**13),
+        "clip_image_size": SIDE,
+        "num_image_tokens": whole(1, 2**16),
+        "pad_clip_images": FLAG,
+        "conv_type": one_of(*SYSTEM_TEXTS),
+    }
+    if not isinstance(values, dict):
+        raise UserError(f"{source} should hold a JSON object, it holds a {type(values).__name__}")
+    values = {"conv_type": "llava_v1", **values}  # directories of before there was a choice
+    missing = [name for name in rules if name not in values]
+    if missing:
+        raise UserError(f"{source} does not hold the settings of a grounding model: it has no {missing[0]}")
+    return ImageSettings(**check_values(rules, values, str(source)))
 
 
 def fitted_size(height: int, width: int, side: int) -> tuple[int, int]:

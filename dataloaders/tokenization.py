@@ -17,7 +17,7 @@ from dataloaders.conversation import IM_END, IM_START
 from dataloaders.sample import REJ, SEG
 from dataloaders.target_tokens import target_tokens
 from utils.errors import UserError, shown
-from utils.reading import read_json
+from utils.reading import read_bytes, read_json
 
 IMAGE_TOKEN_INDEX = -200
 IGNORE_INDEX = -100
@@ -28,6 +28,7 @@ ADDED_FILE = "added_tokens.json"
 SPECIAL_FILE = "special_tokens_map.json"
 TOKENIZER_FILES = (MODEL_FILE, CONFIG_FILE, ADDED_FILE, SPECIAL_FILE)
 LARGEST_ID = 10**7
+_MAX_MEGABYTES = 64  # of a SentencePiece model; LLaMA's has half a megabyte
 # Names of the LLaMA tokenizer in transformers 4 and 5.
 _CLASSES = (
     "LlamaTokenizer",
@@ -36,6 +37,8 @@ _CLASSES = (
     "TokenizersBackend",
     "GroundingTokenizer",
 )
+_MOST_TOKENS = 10**4  # that are added to a SentencePiece model
+_SURROGATES = re.compile("[\ud800-\udfff]")  # which SentencePiece takes for no text
 _CLOSING_MARKS = ".,;:!?)]}%'’”"
 
 
@@ -63,7 +66,7 @@ class GroundingTokenizer:
         self.eos_token_id: int = self._pieces.eos_id()
         self.pad_token_id: int = self._pieces.unk_id()
         if min(self.bos_token_id, self.eos_token_id, self.pad_token_id) < 0:
-            raise UserError(f"{MODEL_FILE} has no <s>, </s> or <unk>: it is not the vocabulary of a LLaMA")
+            raise ValueError("it has no <s>, </s> or <unk>")
         self._reserved = {
             self._pieces.id_to_piece(index): index
             for index in (self.bos_token_id, self.eos_token_id, self.pad_token_id)
@@ -112,15 +115,17 @@ class GroundingTokenizer:
                 )
             _add_token(added, token, index, directory / ADDED_FILE)
         try:
-            tokenizer = cls(model_path.read_bytes(), None)
+            tokenizer = cls(read_bytes(model_path, missing="it belongs to a tokenizer", megabytes=_MAX_MEGABYTES))
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"{model_path} is not a SentencePiece model ({error}); copy it anew.") from error
+            raise UserError(f"{model_path} is not a SentencePiece model of LLaMA ({error}); copy it anew.") from error
         tokenizer._take_added(added, directory)
         tokenizer.tokens_per_target = config.get("tokens_per_target") or tokenizer._count_target_tokens()
         return tokenizer
 
     def _take_added(self, added: Mapping[str, int], source: Path) -> None:
         """Accept tokens of a directory; those that name a piece of the model must have its id."""
+        if len(added) > _MOST_TOKENS:
+            raise UserError(f"{source}: the tokenizer has {len(added)} added tokens; LLaMA's have a few")
         owners: dict[int, str] = {}
         for token, index in added.items():
             if index in owners:
@@ -292,7 +297,8 @@ class GroundingTokenizer:
 def _add_token(added: dict[str, int], token: object, index: object, source: Path) -> None:
     """Put a token of a file into `added`, or raise `UserError` for one that is not a text with an id."""
     number = int(index) if isinstance(index, str) and re.fullmatch(r"[0-9]{1,8}", index) else index
-    if not isinstance(token, str) or not token or type(number) is not int or not 0 <= number < LARGEST_ID:
+    is_text = isinstance(token, str) and token != "" and not _SURROGATES.search(token)
+    if not is_text or type(number) is not int or not 0 <= number < LARGEST_ID:
         raise UserError(
             f"{source}: token {shown(token)} has id {shown(index)}; a token is a text, and its id a number below "
             f"{LARGEST_ID}. Copy the file anew."

@@ -8,7 +8,7 @@ import pytest
 
 from tests.bounded import ROOT, run_bounded
 from utils.errors import UserError
-from utils.reading import decode_json, parse_json, read_bytes, read_json, read_lines
+from utils.reading import decode_json, parse_json, read_bytes, read_json, read_lines, user_path
 
 
 def read(path):
@@ -133,3 +133,8 @@ def test_no_other_place_reads_json():
     found = {path.relative_to(ROOT).as_posix() for path in files if "json.load" in path.read_text(encoding="utf-8")}
 
     assert found <= OTHERS
+
+
+def test_the_home_of_an_unknown_user_is_no_path():
+    assert str(user_path("~nobody-of-this-name/x")) == "~nobody-of-this-name/x"
+    assert user_path("~/x").is_absolute()

@@ -189,9 +189,24 @@ def test_a_directory_without_a_sentencepiece_model_is_refused(tmp_path):
 
 
 def test_a_directory_with_another_file_for_a_model_is_refused(tmp_path):
-    (tmp_path / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1")
+    for content, message in (
+        (b"version https://git-lfs.github.com/spec/v1", "tokenizer.model is a Git LFS pointer"),
+        (b"no vocabulary", "tokenizer.model is not a SentencePiece model"),
+        (b"", "tokenizer.model is not a SentencePiece model"),
+    ):
+        (tmp_path / "tokenizer.model").write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            GroundingTokenizer.from_directory(tmp_path)
 
-    with pytest.raises(UserError, match="SentencePiece"):
+
+@pytest.mark.parametrize(
+    "added, message",
+    [({"\ud800": 32005}, "a token is a text"), ({f"<{i}>": 32005 + i for i in range(10001)}, "10001 added tokens")],
+)
+def test_added_tokens_of_no_tokenizer_are_refused(tmp_path, added, message):
+    write_slow_directory(tmp_path, added, {})
+
+    with pytest.raises(UserError, match=message):
         GroundingTokenizer.from_directory(tmp_path)
 
 

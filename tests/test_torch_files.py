@@ -12,14 +12,19 @@ from tests.bounded import run_bounded
 from utils.errors import UserError
 from utils.torch_files import load_plain
 
-LARGE = b"\x80\x02cbuiltins\nbytearray\n\x8a\x05" + (7 * 10**9).to_bytes(5, "little") + b"\x85R."
+GIGABYTES = b"\x8a\x05" + (7 * 10**9).to_bytes(5, "little") + b"\x85R."
+LARGE = b"\x80\x02cbuiltins\nbytearray\n" + GIGABYTES
+SHARED_KEY = b"\x80\x02}Nq\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"Ns."  # hashing it takes 2^60 steps
+DEEP_KEY = b"\x80\x02}N" + b"\x85" * 10**6 + b"Ns."  # hashing it overflows the stack
 
 
-def archive(program: bytes) -> bytes:
-    """A file of torch.save with another pickle in it."""
+def archive(program: bytes, decoy: str | None = None) -> bytes:
+    """A file of torch.save with another pickle in it, and before that a harmless one of the name `decoy`."""
     whole, changed = io.BytesIO(), io.BytesIO()
     torch.save({"a": torch.zeros(2)}, whole)
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(changed, "w") as target:
+        if decoy is not None:
+            target.writestr(decoy, b"\x80\x02}.")
         for name in source.namelist():
             target.writestr(name, program if name.endswith("data.pkl") else source.read(name))
     return changed.getvalue()
@@ -36,28 +41,46 @@ def test_tensors_and_plain_data_are_read(tmp_path, old_format):
     assert read["b"] == content["b"]
 
 
-@pytest.mark.parametrize("in_archive", [True, False])
-def test_a_file_that_asks_for_gigabytes_is_refused(tmp_path, in_archive):
-    (tmp_path / "a.bin").write_bytes(archive(LARGE) if in_archive else LARGE)
+def old_file(program: bytes) -> bytes:
+    """A file of the format before torch 1.6, whose machine description is too long to look beyond it."""
+    head = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": "x" * (20 << 20)})]
+    return b"".join([*head, program])
 
-    message = run_bounded(
+
+ATTACKS = {
+    "bytearray": (archive(LARGE), "it asks for 'builtins bytearray'"),
+    "behind_a_decoy": (archive(LARGE, decoy="archive/other-data.pkl"), "it asks for 'builtins bytearray'"),
+    "without_archive": (LARGE, "it asks for 'builtins bytearray'"),
+    "old_format": (old_file(LARGE), "more than 16 MB"),
+    "tensor_by_size": (archive(b"\x80\x02ctorch\nFloatTensor\n" + GIGABYTES), "it asks for 'torch FloatTensor'"),
+    "codec": (
+        archive(b"\x80\x02c_codecs\nencode\nU\x04aaaaX\x03\x00\x00\x00hex\x86R."),
+        "it asks for '_codecs encode'",
+    ),
+    "shared_key": (archive(SHARED_KEY), "nested or repeated"),
+    "deep_key": (archive(DEEP_KEY), "nested or repeated"),
+    "call": (archive(b"cos\nsystem\n(Vtrue\ntR."), "it asks for 'os system'"),
+}
+
+
+def test_files_that_ask_for_memory_time_or_calls_are_refused(tmp_path):
+    for name, (content, _) in ATTACKS.items():
+        (tmp_path / name).write_bytes(content)
+
+    said = run_bounded(
         """
         from pathlib import Path
-        from model.checkpoints.files import open_tensors
+        from utils.torch_files import load_plain
         limit()
-        print(refused(lambda: open_tensors(Path(sys.argv[1]))))
+        for name in sys.argv[2:]:
+            print(refused(lambda: load_plain(Path(sys.argv[1]) / name)))
         """,
-        tmp_path / "a.bin",
+        tmp_path,
+        *ATTACKS,
     )
 
-    assert "bytearray" in message
-
-
-def test_a_file_that_calls_something_is_refused(tmp_path):
-    (tmp_path / "a.bin").write_bytes(archive(b"cos\nsystem\n(Vtrue\ntR."))
-
-    with pytest.raises(pickle.UnpicklingError):
-        load_plain(tmp_path / "a.bin")
+    for line, (_, message) in zip(said.splitlines(), ATTACKS.values(), strict=True):
+        assert message in line
 
 
 def test_a_fifo_is_not_opened(tmp_path):

@@ -12,6 +12,7 @@ from dataloaders.images import read_image
 from utils.drawing import ansi, colour_of, split_targets
 from utils.errors import UserError, describe, printable
 from utils.flags import layer_choice
+from utils.reading import user_path
 from utils.saving import save_conversation, save_reply
 
 _HISTORY_LINES = 1000
@@ -112,7 +113,7 @@ class Chat:
     def _image_command(self, argument: str) -> None:
         if not argument:
             raise UserError("/image needs the path of a picture")
-        path = Path(argument.strip("'\"")).expanduser()
+        path = user_path(argument.strip("'\""))
         self.look_at(read_image(path, missing="/image PATH names the file of an image"), path)
         height, width = self.image.shape[:2]
         print(f"{printable(str(path))}: {width} × {height}")
@@ -133,7 +134,7 @@ class Chat:
     def _save_command(self, argument: str) -> None:
         if not self.history:
             raise UserError("there is nothing to save yet: ask something first")
-        target = Path(argument.strip("'\"")).expanduser() if argument else None
+        target = user_path(argument.strip("'\"")) if argument else None
         path = save_conversation(self.history, self.records, self.path, self.save_to, target)
         print(f"saved: {printable(str(path))}")
 

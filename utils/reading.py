@@ -55,6 +55,11 @@ def read_bytes(path: Path, *, missing: str = MISSING, megabytes: int = _DEFAULT_
     return content
 
 
+def user_path(text: str | Path) -> Path:
+    """The path that a user or a file names; `~` stands for a home directory where there is one of that user."""
+    return Path(os.path.expanduser(text))  # `Path.expanduser` raises RuntimeError for an unknown user
+
+
 def check_regular(path: Path, *, missing: str) -> None:
     """Refuse what is no regular file or empty, without opening it.
 

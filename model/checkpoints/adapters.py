@@ -11,7 +11,6 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +140,12 @@ class Adapter:
     def lay_over(self, weights: Weights) -> int:
         """Put what was learned in the place of the base's tensors; how many weights LoRA adapted."""
         trained = open_tensors(self.path / TRAINED_FILE)
-        for name in trained:
-            weights.put(name, trained.shape(name), partial(trained.__getitem__, name))
+        weights.replace(trained, lambda name: name, str(trained.path))
         lora = open_tensors(self.path / ADAPTER_FILE)
-        for name in lora:
-            ours = name.removeprefix(_PEFT_PREFIX).removesuffix(".weight") + ".default.weight"
-            weights.put(ours, lora.shape(name), partial(lora.__getitem__, name))
+        weights.replace(lora, _name_of_lora, str(lora.path))
         return merge_lora(weights, self.alpha, str(self.path))
+
+
+def _name_of_lora(name: str) -> str:
+    """Our name for a tensor that peft wrote."""
+    return name.removeprefix(_PEFT_PREFIX).removesuffix(".weight") + ".default.weight"

@@ -54,7 +54,10 @@ def resize_clip_places(weights: Weights, places: int, *, as_reference: bool) -> 
     as_reference: its way, which takes the last row for the class token (it is the first); checkpoints trained with
         it need it.
     """
-    stored, width = weights.shape(CLIP_PLACES)
+    shape = weights.shape(CLIP_PLACES)
+    if len(shape) != 2 or shape[0] < 2:
+        raise UserError(f"{weights.their_name(CLIP_PLACES)} is {shape}, not CLIP's table of positions")
+    stored, width = shape
     if stored == places:
         return False
     resize = partial(_resized_places, weights.reader(CLIP_PLACES), places, class_row=-1 if as_reference else 0)
@@ -97,15 +100,19 @@ def merge_lora(weights: Weights, alpha: float, source: str) -> int:
             raise UserError(f"{source}: {module} is {shape}, which LoRA tensors of {down} and {up} do not fit")
         rank = down[0]
         readers = [weights.reader(name) for name in (target, names["A"], names["B"])]
-        weights.put(target, weights.shape(target), partial(_with_lora, *readers, scale=alpha / rank))
+        merged = partial(_with_lora, *readers, scale=alpha / rank, source=f"{source}: LoRA of {module}")
+        weights.put(target, weights.shape(target), merged)
         weights.drop(tuple(names.values()))
     return len(sides)
 
 
 def _with_lora(
-    base: Callable[[], Tensor], down: Callable[[], Tensor], up: Callable[[], Tensor], *, scale: float
+    base: Callable[[], Tensor], down: Callable[[], Tensor], up: Callable[[], Tensor], *, scale: float, source: str
 ) -> Tensor:
-    return base().float() + scale * (up().float() @ down().float())
+    product = up().float() @ down().float()
+    if not product.sum().isfinite() and not product.isfinite().all():
+        raise UserError(f"{source} holds NaN or infinity; the training that wrote it diverged")
+    return base().float() + scale * product
 
 
 def initialise(model: nn.Module, names: set[str]) -> None:

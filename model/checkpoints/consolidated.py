@@ -30,15 +30,15 @@ def find_weight(name: str | Path) -> Path:
     return path
 
 
-def refuse_deepspeed(path: Path) -> None:
+def refuse_deepspeed(path: Path, flag: str = "--weight") -> None:
     """Complain about a training checkpoint as DeepSpeed leaves it, which holds weights in pieces by process."""
     for piece in _deepspeed_pieces(path):
         if not (piece.parent / "settings.json").exists():  # which every checkpoint of ours has
             directory = piece.parent.parent if piece.parent.name.startswith("global_step") else piece.parent
             raise UserError(
-                f"--weight {path} is a training checkpoint of DeepSpeed that this program did not write "
+                f"{flag} {path} is a training checkpoint of DeepSpeed that this program did not write "
                 f"({piece.name}): put its weights together with the script beside it, python zero_to_fp32.py "
-                f"{directory} OUT, then pass --weight OUT"
+                f"{directory} OUT, then pass --weight OUT, with its base as --version"
             )
 
 

@@ -26,7 +26,7 @@ from urllib.parse import quote
 from dataloaders.processing import SETTINGS_FILE
 from dataloaders.tokenization import TOKENIZER_FILES
 from utils.errors import UserError, shown
-from utils.reading import read_json
+from utils.reading import read_json, user_path
 
 from .files import (
     ADAPTER_CONFIG,
@@ -94,10 +94,10 @@ def find_model(name: str | Path, flag: str) -> Path:
 
     flag: what the user wrote `name` after, for the error.
     """
+    path = user_path(name)
     try:
-        path = Path(name).expanduser()
         is_here = path.exists()
-    except (OSError, ValueError, RuntimeError) as error:  # too long, NUL in it, an unknown ~user
+    except (OSError, ValueError) as error:  # too long, NUL in it
         raise UserError(f"{flag} {shown(str(name))} is no path: {error}") from error
     if is_here:
         return path

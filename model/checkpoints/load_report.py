@@ -30,11 +30,11 @@ class LoadReport:
         """One line with what there is to say."""
         parts = [f"{self.system} from {self.kind} {self.path}: {self.read} tensors read, {len(self.renamed)} renamed"]
         if self.new:
-            parts.append(f"newly initialised: {len(self.new)} tensors of {_modules(self.new)}")
+            parts.append(f"newly initialised: {_tensors(self.new)}")
         if self.new_tokens:
             parts.append(f"newly initialised: {self.new_tokens} rows of the vocabulary")
         if self.dropped:
-            parts.append(f"left out: {len(self.dropped)} tensors of {_modules(self.dropped)}")
+            parts.append(f"left out: {_tensors(self.dropped)}")
         return "; ".join([*parts, *self.notes])
 
     def whole(self) -> str:
@@ -45,14 +45,16 @@ class LoadReport:
         return "\n".join([str(self), *lines])
 
     def after_training(self, trained: Collection[str], checkpoint: Path) -> "LoadReport":
-        """The report with the weights of a training run laid over: `trained` names what it replaced."""
+        """The report with the weights of a training run laid over: `trained` names its parameters and buffers."""
         return replace(
             self,
             new=[name for name in self.new if name not in trained],
             new_tokens=0 if set(EMBEDDINGS) <= set(trained) else self.new_tokens,
-            notes=[*self.notes, f"{len(trained)} trained tensors of {checkpoint} laid over"],
+            notes=[*self.notes, f"{len(trained)} tensors of {checkpoint} laid over"],
         )
 
 
-def _modules(names: list[str]) -> str:
-    return ", ".join(sorted({name.split(".")[0] for name in names}))
+def _tensors(names: list[str]) -> str:
+    """How many tensors of which modules."""
+    modules = ", ".join(sorted({name.split(".")[0] for name in names}))
+    return f"{len(names)} tensor{'s' * (len(names) > 1)} of {modules}"

@@ -115,8 +115,11 @@ def open_model(
         weight=None if weight is None else find_weight(weight),
         lora_alpha=lora_alpha,
     )
-    stored = None if source.kind == BASE else deepcopy(source.config)
     config = source.config
+    stored = None if source.kind == BASE else deepcopy(config)
+    if adapter is not None:  # which has all that its base lacks
+        stored = deepcopy(config)
+        _override(stored, {**adapter.fields(), "system": adapter.config.system})
     if stored is None or not build_system(stored).uses_policy:
         config.gate = NORMALIZED_GATE  # its policy is new
     _override(config, {"system": system} if system else {})
@@ -206,6 +209,10 @@ def _add_tokens(source: Source, seed: int) -> int:
 def _check_tables(source: Source) -> None:
     tables = ("language_model.embed_tokens.weight", "lm_head.weight")
     check_names([name for name in tables if name not in source.weights], [], str(source.path))
+    for name in tables:
+        if len(source.weights.shape(name)) != 2:
+            theirs, shape = source.weights.their_name(name), source.weights.shape(name)
+            raise UserError(f"{source.path}: {theirs} is {shape}, not a table of two dimensions")
     rows = {source.weights.shape(name)[0] for name in tables}
     if len(rows) > 1:
         raise UserError(f"{source.path}: word embeddings and output head have {min(rows)} and {max(rows)} rows")
@@ -279,7 +286,7 @@ def _settle_names(
     expected = set(model.state_dict())
     missing, unexpected = expected - set(source.weights), set(source.weights) - expected
     excused, useless = set(), set()
-    if source.kind == BASE:
+    if stored is None:
         dropped = ("mm_projector.",) if model.config.separate_mm_projector else ()
         excused = {name for name in missing if name.startswith((*ADDED_PARTS, *dropped))}
     elif missing or unexpected:

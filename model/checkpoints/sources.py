@@ -6,11 +6,13 @@ from typing import Any
 
 from dataloaders.tokenization import GroundingTokenizer
 from utils.errors import UserError, shown
+from utils.reading import user_path
 
 from ..config import GroundingConfig
 from . import architecture, names
 from .adapting import merge_lora
 from .config_checks import build_grounding, own_config
+from .consolidated import refuse_deepspeed
 from .files import CONFIG_FILE, TensorFiles, open_tensors, read_config
 from .hub import HubName, find_model
 from .vocabulary import tokenizer_of_training
@@ -71,6 +73,8 @@ def _complete_frequencies(weights: Weights) -> None:
 
 
 def _refuse_training_runs(path: Path) -> None:
+    if not (path / CONFIG_FILE).exists():
+        refuse_deepspeed(path, "--version")
     if not path.is_dir():
         raise UserError(f"{path} is a file; give the directory of a model")
     is_run = any((path / name).exists() for name in ("complete.json", "ckpt_model", "best_ckpt_model", "latest"))
@@ -160,7 +164,7 @@ def add_clip(source: Source, vision_tower: str | None) -> None:
         return
     if has_weights:
         source.weights.drop(("vision_tower.",))
-        source.notes.append(f"CLIP is that of --vision_tower, not the one in {source.path}")
+        source.notes.append(f"CLIP is that of {named}, not the one in {source.path}")
     source.weights.add(open_tensors(directory), names.from_clip, str(directory))
 
 
@@ -171,7 +175,7 @@ def _named_tower(path: Path) -> str | None:
     named = config.get("mm_vision_tower") or config.get("vision_tower")
     if not isinstance(named, str):
         return None
-    if Path(named).expanduser().is_dir():
+    if user_path(named).is_dir():
         return named
     if Path(named).name in OPENAI_CLIPS:
         return f"openai/{Path(named).name}"

@@ -10,7 +10,7 @@ from utils.errors import UserError
 
 from .files import TensorFiles
 
-SHOWN = 10
+SHOWN, NAME_LENGTH = 10, 200
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -33,8 +33,13 @@ class Weights(Mapping[str, Tensor]):
             for ours in translate(theirs):
                 if ours in self._places:
                     raise UserError(f"{source}: {self.their_name(ours)} and {theirs} are both our {ours}")
-                shape = tensors.shape(theirs) if isinstance(tensors, TensorFiles) else tuple(tensors[theirs].shape)
-                self._places[ours] = _Place(shape, lambda name=theirs: tensors[name], theirs)
+                self._places[ours] = _place(tensors, theirs, source)
+
+    def replace(self, tensors: TensorFiles, translate: Callable[[str], str], source: str) -> None:
+        """All of `tensors`, also under names of ours that are there already, which stay named as they were."""
+        for theirs in tensors:
+            place = _place(tensors, theirs, source)
+            self.put(translate(theirs), place.shape, place.read)
 
     def put(self, name: str, shape: tuple[int, ...], read: Callable[[], Tensor]) -> None:
         """Another way to get a tensor that may be there already."""
@@ -77,9 +82,26 @@ class Weights(Mapping[str, Tensor]):
         return len(self._places)
 
 
+def _place(tensors: Mapping[str, Tensor], name: str, source: str) -> _Place:
+    """Where the tensor of a name lies. Reading it raises `UserError` for numbers of another kind, such as quantised
+    weights without their scales: all tensors of a model are floating-point."""
+
+    def read() -> Tensor:
+        tensor = tensors[name]
+        if tensor.dtype not in FLOATING:
+            raise UserError(
+                f"{source}: {name} is of {str(tensor.dtype).removeprefix('torch.')}, not of fp64, fp32, fp16 or bf16; "
+                "quantised weights are not read, take the original ones"
+            )
+        return tensor
+
+    shape = tensors.shape(name) if isinstance(tensors, TensorFiles) else tuple(tensors[name].shape)
+    return _Place(shape, read, name)
+
+
 def listed(names: Collection[str]) -> str:
     """The first names and how many more there are."""
-    names = sorted(names)
+    names = sorted(name[:NAME_LENGTH] for name in names)
     more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
@@ -110,21 +132,16 @@ def check_shapes(weights: Weights, places: Mapping[str, Tensor], source: str) ->
 def fill(model: nn.Module, weights: Weights, source: str) -> None:
     """Copy every tensor into the parameter or buffer of its name, converted to its type and device.
 
-    Raises `UserError` for numbers of another kind (quantised weights without their scales) and for NaN or infinity.
+    Raises `UserError` for NaN or infinity.
     """
     places = model.state_dict(keep_vars=True)
     check_shapes(weights, places, source)
     bad = []
     for name, tensor in weights.items():
         place = places[name]
-        if place.is_floating_point() and tensor.dtype not in FLOATING:
-            raise UserError(
-                f"{source}: {weights.their_name(name)} is of {str(tensor.dtype).removeprefix('torch.')}, not of fp64, "
-                "fp32, fp16 or bf16; quantised weights are not read, take the original ones"
-            )
         place.copy_(tensor)
         # The cheapest pass: 20 GB/s a core, where `isfinite` reads 0.4. Sums of finite values hardly ever overflow.
-        if place.is_floating_point() and not place.sum().isfinite() and not place.isfinite().all():
+        if not place.sum().isfinite() and not place.isfinite().all():
             bad.append(weights.their_name(name))
     if bad:
         raise UserError(

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.reading import user_path
 
 from ..grounding import GroundingModel
 from .ownership import refuse_foreign, write_digests
@@ -37,7 +38,7 @@ def written_beside(directory: Path, overwrite: bool, check: Callable[[Path], Non
     overwrite: replace what is there, if this program wrote it. check: called with the new directory when it is
     complete; where it raises, the new one disappears and the old one stays.
     """
-    directory = directory.expanduser().resolve()
+    directory = user_path(directory).resolve()
     if directory.exists() and not overwrite:
         raise UserError(f"{directory} exists already; choose another place, or pass --overwrite")
     if directory.exists():

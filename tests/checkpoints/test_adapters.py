@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from model.checkpoints import load_model, save_adapter, save_model
 from tests.tiny import tiny_model
@@ -96,3 +96,39 @@ def test_an_adapter_of_another_program_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 4}))
     with pytest.raises(UserError, match="adapter of another program"):
         load_model(tmp_path)
+
+
+LORA = "base_model.model.language_model.layers.0.self_attn.q_proj.lora_B.weight"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda tensors: tensors[LORA][:, :1], "which LoRA tensors of .* do not fit"),
+        (lambda tensors: tensors[LORA].flatten(), "which LoRA tensors of .* do not fit"),
+        (lambda tensors: tensors[LORA][:, :0], "which LoRA tensors of .* do not fit"),
+        (lambda tensors: tensors[LORA] * float("nan"), "LoRA of language_model.layers.0.self_attn.q_proj holds NaN"),
+        (lambda tensors: tensors[LORA].int(), "is of int32, not of fp64"),
+        (lambda tensors: tensors[LORA].to(torch.complex64), "is of complex64, not of fp64"),
+        (lambda tensors: tensors[LORA].to(torch.float8_e4m3fn), "is of float8_e4m3fn, not of fp64"),
+    ],
+)
+def test_lora_tensors_that_cannot_be_merged(published, tmp_path, change, message):
+    model, processor = trained("LISA", published.original, **published.flags())
+    save_adapter(model, processor, tmp_path / "adapter", base={"version": str(published.original), **published.flags()})
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {LORA: change(tensors).contiguous()}, file)
+    (tmp_path / "adapter" / "digests.json").unlink(missing_ok=True)
+    with pytest.raises(UserError, match=message):
+        load_model(tmp_path / "adapter")
+
+
+def test_an_adapter_without_all_that_its_base_lacks(published, tmp_path):
+    model, processor = trained("LISA", published.original, **published.flags())
+    save_adapter(model, processor, tmp_path / "adapter", base={"version": str(published.original), **published.flags()})
+    file = tmp_path / "adapter" / "trained.safetensors"
+    save_file({name: tensor for name, tensor in load_file(file).items() if "text_hidden_fcs" not in name}, file)
+    (tmp_path / "adapter" / "digests.json").unlink(missing_ok=True)
+    with pytest.raises(UserError, match="4 tensors are missing: .*text_hidden_fcs"):
+        load_model(tmp_path / "adapter")

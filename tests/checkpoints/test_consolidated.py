@@ -104,6 +104,15 @@ def test_what_is_no_consolidated_file(published, trained, tmp_path, name, messag
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["", "global_step500", "global_step500/mp_rank_00_model_states.pt"])
+def test_a_training_checkpoint_of_deepspeed_is_no_version(tmp_path, name):
+    raw_deepspeed(tmp_path / "ckpt_model")
+    with pytest.raises(
+        UserError, match="--version .*did not write.*zero_to_fp32.py .*ckpt_model OUT, then pass --weight"
+    ):
+        load_model(tmp_path / "ckpt_model" / name)
+
+
 def test_the_run_of_the_reference(tmp_path):
     raw_deepspeed(tmp_path / "run" / "best_ckpt_model")
     with pytest.raises(UserError, match="did not write .*zero_to_fp32.py .*best_ckpt_model OUT"):

@@ -78,7 +78,7 @@ class Dangerous:
 
 def test_a_pickle_with_code_is_refused(tmp_path):
     (tmp_path / "evil.bin").write_bytes(pickle.dumps({"a": Dangerous()}, protocol=2))
-    with pytest.raises(UserError, match="evil.bin cannot be read.*refused"):
+    with pytest.raises(UserError, match="evil.bin is refused: it asks for .*eval"):
         open_tensors(tmp_path / "evil.bin")
 
 
@@ -87,7 +87,8 @@ def test_a_pickle_with_code_is_refused(tmp_path):
     [
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-        (b"<html>not found</html>", "cannot be read"),
+        (b"<html>not found</html>", "is a web page"),
+        (b"neither of the two", "is not what torch.save writes"),
         (b"PK\x03\x04 and then nothing", "breaks off"),
     ],
 )
@@ -105,10 +106,56 @@ def test_a_truncated_archive(tmp_path):
         open_tensors(tmp_path / "w.pth")
 
 
-def test_values_that_are_no_tensors(tmp_path):
-    torch.save({"a": 3}, tmp_path / "w.pth")
-    with pytest.raises(UserError, match="'a' is no tensor"):
+@pytest.mark.parametrize("content, key", [({"a": 3}, "'a'"), ({7: torch.ones(1)}, "7")])
+def test_values_that_are_no_named_tensors(tmp_path, content, key):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=f"{key} is not the name of one"):
         open_tensors(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("kind", ["sparse", "meta", "float8"])
+def test_tensors_of_other_kinds_are_refused(tmp_path, kind):
+    make = {
+        "sparse": lambda tensor: tensor.to_sparse(),
+        "meta": lambda tensor: tensor.to("meta"),
+        "float8": lambda tensor: tensor.to(torch.float8_e4m3fn),
+    }
+    torch.save({"a": make[kind](torch.ones(2, 2))}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="w.pth is refused: it asks for"):
+        open_tensors(tmp_path / "w.pth")
+
+
+def safetensors_file(path, header, size=8):
+    content = json.dumps(header).encode()
+    path.write_bytes(len(content).to_bytes(8, "little") + content + bytes(size))
+    return path
+
+
+def described(dtype="F32", shape=(2,), offsets=(0, 8)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": described(), "b": described()},  # one lies on the other
+        {"a": described(offsets=(0, 4))},
+        {"a": described(offsets=(8, 0))},
+        {"a": described(shape=(2**40, 2**40))},
+        {"a": described(shape=(-2,))},
+        {"a": described("Z9")},
+        ["a"],
+    ],
+)
+def test_a_safetensors_header_that_lies(tmp_path, header):
+    with pytest.raises(UserError, match=r"w.safetensors is not a complete safetensors file"):
+        open_tensors(safetensors_file(tmp_path / "w.safetensors", header))
+
+
+def test_a_type_that_torch_does_not_have(tmp_path):
+    path = safetensors_file(tmp_path / "w.safetensors", {"a": described("F6_E3M2", (4,), (0, 3))}, size=3)
+    with pytest.raises(UserError, match=r"'a' cannot be read .*F6_E3M2"):
+        open_tensors(path)["a"]
 
 
 def test_a_directory_without_weights(tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from model.checkpoints import export_reference, load_model, save_adapter, save_model
 from model.checkpoints.ownership import DIGESTS_FILE
@@ -201,3 +202,15 @@ def test_weights_that_are_too_large_for_fp16(tmp_path):
     save_model(model, processor, tmp_path / "large")
     with pytest.raises(UserError, match="too large for fp16"):
         load_model(tmp_path / "large", precision="fp16")
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "language_model.embed_tokens.weight"])
+@pytest.mark.parametrize("shape", [(), (364,)])
+def test_tables_of_words_have_two_dimensions(tmp_path, name, shape):
+    model, processor = tiny_model("LISA")
+    save_model(model, processor, tmp_path / "bad")
+    (tmp_path / "bad" / DIGESTS_FILE).unlink()
+    file = tmp_path / "bad" / "model.safetensors"
+    save_file(load_file(file) | {name: torch.zeros(shape)}, file)
+    with pytest.raises(UserError, match=f"{name} is .*, not a table of two dimensions"):
+        load_model(tmp_path / "bad")

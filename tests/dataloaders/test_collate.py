@@ -1,5 +1,6 @@
 """Samples become batches: rows, branches, positions, labels, targets and masks."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -211,4 +212,25 @@ def test_a_processor_is_saved_and_read_back(make_processor, tmp_path):
 
 def test_a_directory_that_was_not_saved_here_is_refused(make_processor, tmp_path):
     with pytest.raises(UserError, match=r"preprocessor_config\.json"):
+        type(make_processor()).from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("sam_image_size", value) for value in (-1, "64", 10**9, None)),
+        *(("clip_image_size", value) for value in (0, 1.5)),
+        *(
+            ("num_image_tokens", 10**9),
+            ("pad_clip_images", "false"),
+            ("conv_type", "other"),
+            ("conv_type", ["llava_v1"]),
+        ),
+    ],
+)
+def test_settings_of_a_processor_have_types_and_ranges(make_processor, tmp_path, name, value):
+    make_processor().save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(UserError, match=rf"preprocessor_config\.json: {name} should be"):
         type(make_processor()).from_pretrained(tmp_path)

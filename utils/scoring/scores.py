@@ -90,7 +90,7 @@ def score_split(
     reference does. bootstrap: resamples of the pictures, 0 for no intervals; seed: of these.
 
     Keys: the metrics of `metrics_of`, `<metric>_ci95` ([low, high] or None), and counts: "images", "expressions", and
-    what the kind of split has besides. A metric is None where what it is about does not occur.
+    what the kind of split has besides. A metric is None where it is not applicable.
     Raises `UserError` where there are no rows.
     """
     if not rows:

@@ -43,7 +43,7 @@ def table(splits: Mapping[str, dict[str, Any]], *, nested: bool = False, explain
         for split, scores in entries
         if "error" in scores
     ]
-    notes.append("Percent, with 95 % intervals by bootstrap over images; none: what it is about does not occur.")
+    notes.append("Percent, with 95 % intervals by bootstrap over images; none: metric not applicable.")
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)])
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from dataloaders.repairs import Tolerance
 from utils.distributed import World
 from utils.errors import UserError
-from utils.reading import read_json
+from utils.reading import read_json, user_path
 from utils.training.checkpoints import Position
 from utils.training.config import FLASH_ATTENTION, TrainingConfig
 from utils.training.loop import Schedule
@@ -34,7 +34,7 @@ def check_paths(config: TrainingConfig) -> None:
             raise UserError(f"--{name} {path}: no such file or directory")
     for name in ("version", "vision_tower", "vision_pretrained", "weight"):
         path = getattr(config, name)
-        if path and path.startswith((".", "/", "~")) and not Path(path).expanduser().exists():
+        if path and path.startswith((".", "/", "~")) and not user_path(path).exists():
             raise UserError(f"--{name} {path}: no such file or directory")
 
 

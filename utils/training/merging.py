@@ -70,7 +70,7 @@ def merge_of_run(
 
     precision = precision or settings["precision"]
     tensors = merged_tensors(opened, trained, alpha=flags.lora_alpha, precision=precision)
-    opened.report = opened.report.after_training(settings["trained"], checkpoint)
+    opened.report = opened.report.after_training(trained, checkpoint)
     return Merge(opened, tensors, precision, base, scores_at(checkpoint), load_unmerged)
 
 

@@ -44,8 +44,8 @@ def load_trained(
     flags = replace(flags_of(settings), **{**settings["base"], **(base or {}), **(overrides or {})})
     model, processor, report = build_model(flags, precision=precision)
     add_adapters_and_freeze(model, flags)
-    load_trained_weights(model, checkpoint)
+    trained = load_trained_weights(model, checkpoint)
     if merge:
         merge_lora(model)
-    report = report.after_training(settings["trained"], checkpoint)
+    report = report.after_training(trained, checkpoint)
     return model.eval(), processor, settings | {"scores": scores_at(checkpoint), "report": report}

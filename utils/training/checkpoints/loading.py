@@ -80,8 +80,11 @@ def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
 
 
-def load_trained_weights(model: nn.Module, checkpoint: Path) -> None:
-    """Put a checkpoint's weights into a model with LoRA; what learned must all be there, and nothing unknown."""
+def load_trained_weights(model: nn.Module, checkpoint: Path) -> set[str]:
+    """Put a checkpoint's weights into a model with LoRA; what learned must all be there, and nothing unknown.
+
+    Returns the names of the parameters and buffers that it had.
+    """
     weights = trained_weights(checkpoint)
     known = model.state_dict(keep_vars=True)  # a buffer that two modules share has both its names there
     unknown = sorted(set(weights) - set(known))
@@ -94,3 +97,4 @@ def load_trained_weights(model: nn.Module, checkpoint: Path) -> None:
     with torch.no_grad():
         for name, value in weights.items():
             known[name].copy_(value)
+    return set(weights)

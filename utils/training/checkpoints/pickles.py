@@ -5,8 +5,6 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from utils.errors import UserError
 from utils.torch_files import load_plain
 
@@ -22,8 +20,7 @@ def read_states(file: Path) -> Any:
     from deepspeed.utils.tensor_fragment import fragment_address
 
     try:
-        with torch.serialization.safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]):
-            return load_plain(file)
+        return load_plain(file, [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address])
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{file} holds more than DeepSpeed writes, and reading it could run foreign code; take checkpoints only "
