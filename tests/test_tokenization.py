@@ -192,7 +192,7 @@ def test_a_directory_with_another_file_for_a_model_is_refused(tmp_path):
     for content, message in (
         (b"version https://git-lfs.github.com/spec/v1", "tokenizer.model is a Git LFS pointer"),
         (b"no vocabulary", "tokenizer.model is not a SentencePiece model"),
-        (b"", "tokenizer.model is not a SentencePiece model"),
+        (b"", "tokenizer.model is empty"),
     ):
         (tmp_path / "tokenizer.model").write_bytes(content)
         with pytest.raises(UserError, match=message):

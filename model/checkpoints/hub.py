@@ -81,7 +81,7 @@ class HubName:
         """The repository's directory in the cache."""
         from huggingface_hub import constants
 
-        return Path(constants.HF_HUB_CACHE).expanduser() / f"models--{self.repository.replace('/', '--')}"
+        return user_path(constants.HF_HUB_CACHE) / f"models--{self.repository.replace('/', '--')}"
 
     @property
     def note(self) -> Path:
