@@ -50,7 +50,7 @@ def read_picture(path: str | None, limits: Limits) -> np.ndarray:
     try:
         if Path(path).stat().st_size > limits.upload_mb * 2**20:
             raise UserError(f"The picture's file is larger than {limits.upload_mb} MB.")
-        image = read_image(path, pixels=limits.pixels)
+        image = read_image(path, pixels=limits.pixels, missing="choose another one")
     except OSError:
         raise UserError("The picture could not be read. Please upload it again.") from None
     except UserError as error:

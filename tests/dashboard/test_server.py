@@ -79,7 +79,7 @@ def test_html_is_shown_and_never_obeyed(visit):
     [
         (b"not a picture", "Where?", "not an image"),
         (png()[:120], "Where?", "damaged"),
-        (b"", "Where?", "not an image"),
+        (b"", "Where?", "The picture is empty; choose another one"),
         (bomb(2000), "Where?", "2000 × 2000 pixels, more than 1000000"),
         (bomb(30000), "Where?", "too many pixels"),
         (png(size=(1, 500)), "Where?", "strip"),
