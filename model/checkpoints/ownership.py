@@ -1,8 +1,9 @@
 """Whether a model's directory is ours and still holds what was written: `digests.json`, written last.
 
-    {"format": 1, "files": {"model.safetensors": {"bytes": 12, "blake2b": "…"}, …}}
+    {"format": 1, "files": {"model.safetensors": {"bytes": 12, "blake2b": "…"}, …}, "card": {…}}
 
-The model card is left out: people add to it. Directories of before have no such file; they load unchecked.
+The model card stands apart: people add to it, which changes no answer, and which nothing may replace. Directories of
+before have no such file; they load unchecked.
 """
 
 import re
@@ -43,8 +44,9 @@ def write_digests(directory: Path) -> None:
     """List the files of a finished directory with sizes and digests."""
     from .writing import write_json
 
-    files = {path.name: file_record(path) for path in sorted(directory.iterdir()) if path.name != CARD_FILE}
-    write_json(directory / DIGESTS_FILE, {"format": FORMAT, "files": files})
+    files = {path.name: file_record(path) for path in sorted(directory.iterdir())}
+    card = files.pop(CARD_FILE, None)
+    write_json(directory / DIGESTS_FILE, {"format": FORMAT, "files": files, "card": card})
 
 
 def check_digests(directory: Path, *, whole: bool) -> str | None:
@@ -53,9 +55,10 @@ def check_digests(directory: Path, *, whole: bool) -> str | None:
     whole: also files that are too large to be read twice whenever they are loaded. Raises `UserError` for the first
     file that differs.
     """
-    records = _read_digests(directory)
-    if records is None:
+    content = _read_digests(directory)
+    if content is None:
         return f"{directory} has no digests to verify" if whole else None
+    records = content["files"]
     for name, record in records.items():
         path = directory / name
         if not path.is_file():
@@ -75,13 +78,21 @@ def refuse_foreign(directory: Path) -> None:
     if not directory.is_dir():
         raise UserError(f"{directory} is a file; only a merged model of this program is replaced")
     entries = sorted(directory.iterdir())
+    content = _read_digests(directory)
+    # Directories of before have no list, and what people wrote into their model cards cannot be told.
+    known = NAMES if content is None else {*content["files"], CARD_FILE, DIGESTS_FILE}
     for path in entries:
-        if path.is_dir() or not (path.name in NAMES or SHARD.fullmatch(path.name)):
+        if path.is_dir() or not (path.name in known or (content is None and SHARD.fullmatch(path.name))):
             raise UserError(
                 f"{directory} holds {path.name}, which is not a part of a merged model; only merged models of this "
                 "program are replaced. Choose another place, or move it away yourself"
             )
-    if entries and not _is_ours(directory):
+    card = directory / CARD_FILE
+    if content is not None and content.get("card") and card.is_file() and file_record(card) != content["card"]:
+        raise UserError(
+            f"{card} was changed after it was written, and would be lost; move it away, or choose another place"
+        )
+    if entries and content is None and not _is_ours(directory):
         raise UserError(
             f"{directory} was not written by merge_lora_weights.py; only merged models of this program are replaced. "
             "Choose another place, or move it away yourself"
@@ -89,14 +100,12 @@ def refuse_foreign(directory: Path) -> None:
 
 
 def _is_ours(directory: Path) -> bool:
-    if (directory / DIGESTS_FILE).is_file():
-        return _read_digests(directory) is not None
-    # Of before there were digests; in the reference's layout such a directory cannot be told from a published one.
+    """Whether a directory without digests is ours: in the reference's layout it cannot be told from a published one."""
     return read_json_object(directory / CONFIG_FILE).get("model_type") == GroundingConfig.model_type
 
 
-def _read_digests(directory: Path) -> dict[str, dict[str, Any]] | None:
-    """The listed files by name; None where there is no list."""
+def _read_digests(directory: Path) -> dict[str, Any] | None:
+    """The list of a directory, whose "files" are records by name; None where there is none."""
     path = directory / DIGESTS_FILE
     if not path.is_file():
         return None
@@ -107,7 +116,7 @@ def _read_digests(directory: Path) -> dict[str, dict[str, Any]] | None:
             f"{path} is damaged: it is no list of files with sizes and digests. Merge or fetch the model anew, or "
             "remove it to load the model unchecked"
         )
-    return files
+    return content
 
 
 def _is_record(item: tuple[str, Any]) -> bool:

@@ -13,6 +13,7 @@ import torch
 import merge_lora_weights
 from dataloaders.processing import GroundingProcessor
 from model.checkpoints import load_model, publishing, reference_state_dict, streaming, writing
+from model.checkpoints.files import CARD_FILE
 from model.checkpoints.ownership import DIGESTS_FILE
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
@@ -235,6 +236,14 @@ def test_overwriting_replaces_merged_models_of_ours_only(run):
     (target / "eval").mkdir()
     refused(run, target, "holds eval, which is not a part")
     (target / "eval").rmdir()
+    (target / "pytorch_model.bin").write_text("another model")  # the name of a part, but none that was written here
+    refused(run, target, "holds pytorch_model.bin, which is not a part")
+    (target / "pytorch_model.bin").unlink()
+    card = (target / CARD_FILE).read_text()
+    (target / CARD_FILE).write_text(f"{card}What I found out about this model: …")
+    refused(run, target, "README.md was changed after it was written")
+    (target / CARD_FILE).write_text(card)
+    merge(run, "--overwrite", "--no_check")
     (target / DIGESTS_FILE).unlink()  # as directories of before
     merge(run, "--overwrite", "--no_check")
 
