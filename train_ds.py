@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def launch(config: TrainingConfig, at_once: EndAtOnce, started_by: list[ProcessId]) -> None:
-    from utils.distributed import join_world
+    from utils.distributed import join_world, naming_lost_processes
     from utils.logging import OutputLog
     from utils.seeding import seed_everything, use_deterministic_algorithms
     from utils.training import building
@@ -43,18 +43,18 @@ def launch(config: TrainingConfig, at_once: EndAtOnce, started_by: list[ProcessI
     precision = building.choose_precision(config.precision, world.device)
     building.check_flash_attention(config, world.device, precision)
     seed_everything(config.seed)
-    if output:
-        at_once.at_end.append(output.close)
-        at_once.at_end.append(begin_launch(config, output, world).release)
-
-    if config.eval_only:
-        evaluate_only(config, precision, world)
-    else:
-        stopped = train_model(config, precision, world, started_by)
-        if stopped and started_by and world.is_main:
-            word = f"{stopped}. No process has failed: what the launcher says above is about the signal"
-            output.leave_last_word(word, started_by)
-    world.close()
+    with naming_lost_processes("before the first step or after the last one"):
+        if output:
+            at_once.at_end.append(output.close)
+            at_once.at_end.append(begin_launch(config, output, world).release)
+        if config.eval_only:
+            evaluate_only(config, precision, world)
+        else:
+            stopped = train_model(config, precision, world, started_by)
+            if stopped and started_by and world.is_main:
+                word = f"{stopped}. No process has failed: what the launcher says above is about the signal"
+                output.leave_last_word(word, started_by)
+        world.close()
 
 
 def train_model(config: TrainingConfig, precision: str, world, started_by: list[ProcessId]) -> str | None:

@@ -59,6 +59,9 @@ def test_what_is_no_file_is_damaged(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DamagedFile, match="no file"):
         read_json(tmp_path / "pipe", SHAPE)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(DamagedFile, match="no file"):
+        read_json(tmp_path / "loop", SHAPE)
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "nothing", SHAPE)
 

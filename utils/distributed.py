@@ -4,6 +4,7 @@ The deepspeed launcher and torchrun set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADD
 them from SLURM's variables (`slurm.py`), and under plain `python` we set them ourselves for a world of one.
 """
 
+import contextlib
 import datetime
 import gc
 import logging
@@ -11,6 +12,7 @@ import os
 import socket
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +85,25 @@ class World:
             self.barrier()
             gc.collect()
             deepspeed.comm.destroy_process_group()  # torch's, and DeepSpeed forgets its own
+
+
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether an error of a collective says that another process is gone, or hangs."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+
+
+@contextlib.contextmanager
+def naming_lost_processes(doing: str) -> Iterator[None]:
+    """Another process that is gone is a `UserError` inside the `with` block; `doing` says what was under way."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        raise UserError(
+            f"{doing}: another process is gone, or hangs ({str(error).splitlines()[0]}). Its own last words tell why; "
+            "the last checkpoint is as it was"
+        ) from error
 
 
 def choose_device(name: str, local_rank: int) -> torch.device:

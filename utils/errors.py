@@ -1,5 +1,6 @@
 """Errors that a user can mend, and how an entry point reports them."""
 
+import contextlib
 import io
 import itertools
 import logging
@@ -9,7 +10,8 @@ import select
 import signal
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -95,6 +97,16 @@ def describe(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"not enough memory ({error or 'MemoryError'})"
     return f"{type(error).__name__}: {error}"
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the system inside the `with` block name a file: those of writing (a full disk) do not by themselves."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def run_main(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:

@@ -31,7 +31,7 @@ class DamagedFile(UserError):
 
 def read_json(path: Path, shape: Shape) -> Any:
     """What a JSON file holds, of the declared shape. `DamagedFile` where it is not; no file is `FileNotFoundError`."""
-    if path.exists() and not path.is_file():
+    if os.path.lexists(path) and not path.is_file():
         raise DamagedFile(f"{path} is damaged (it is no file)")
     return parse(path.read_bytes(), shape, str(path))
 
@@ -50,7 +50,7 @@ def set_aside(path: Path) -> Path:
     """Rename a damaged file to a free name beside it, `<name>.damaged`; the new path."""
     target = path.with_name(f"{path.name}.damaged")
     number = 2
-    while target.exists():
+    while os.path.lexists(target):
         target = path.with_name(f"{path.name}.damaged.{number}")
         number += 1
     os.rename(path, target)

@@ -1,5 +1,7 @@
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -96,6 +98,27 @@ def test_going_back_drops_later_lines_and_a_torn_one(tmp_path):
     record(records, 3)
     records.close()
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path)]
+)
+def test_what_is_no_file_is_moved_aside_and_new_records_begin(tmp_path, capsys, make):
+    path = tmp_path / METRICS_FILE
+    make(path)
+    records = Records(tmp_path, first_step=2)
+    record(records, 3)
+    records.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [3]
+    assert f"it is kept as {METRICS_FILE}.damaged" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_an_error_that_names_the_records(tmp_path):
+    records = Records(tmp_path)
+    with Path("/dev/full").open("w", encoding="utf-8") as records.file:
+        with pytest.raises(OSError, match=METRICS_FILE):
+            record(records, 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), records.file.fileno())  # for what is written when it is closed
 
 
 def alone(tensor):

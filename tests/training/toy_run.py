@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from model.outputs import GroundingOutput
-from utils.distributed import World, join_world
+from utils.distributed import World, join_world, naming_lost_processes
 from utils.seeding import random_state, seed_everything
 from utils.training.building import build_batches
 from utils.training.checkpoints import BEST, LATEST, Saver, copy_checkpoint, find_checkpoint, resume
@@ -137,7 +137,8 @@ def main(argv: list[str]) -> None:
     world = join_world("cpu", timeout=options.timeout)
     if options.precision == "fp16":
         pretend_fp16()
-    result = run(Path(argv[0]), options, world)
+    with naming_lost_processes("at the start"):
+        result = run(Path(argv[0]), options, world)
     if world.is_main:
         print("RESULT " + json.dumps(result))
     world.close()
@@ -157,6 +158,8 @@ def run(run_dir: Path, options: Options, world: World) -> dict:
     model = ToyModel(options.bad, options.noise)
     engine = start_toy_engine(model, options, schedule, world)
     seed_everything(world.rank)
+    if options.trouble == [world.rank, 0, "die"]:
+        os.kill(os.getpid(), signal.SIGKILL)
     start = schedule.position_at(0)
     checkpoint = find_checkpoint(run_dir / LATEST)
     if options.resume and checkpoint is not None:

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from utils.errors import naming
 from utils.tracking.history import FILES, MANIFEST, earlier_manifests, launch_directory
 
 FORMAT = 1
@@ -48,7 +49,8 @@ def record_launch(
         if digest not in stored:
             target = directory / FILES / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
+            with naming(target):
+                target.write_bytes(content)
             if os.access(root / path, os.X_OK):
                 target.chmod(0o755)
             stored[digest] = (launch, path)
@@ -68,7 +70,8 @@ def record_launch(
         "files": files,
     }
     beside = directory / f".{MANIFEST}.writing"
-    beside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    with naming(beside):
+        beside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     os.replace(beside, directory / MANIFEST)
     return manifest
 

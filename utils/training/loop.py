@@ -7,9 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import torch
-
-from utils.distributed import TIMEOUT, World
+from utils.distributed import TIMEOUT, World, is_lost_process
 from utils.errors import UserError, message_of
 from utils.seeding import preserved_random_state
 from utils.training.bad_numbers import NumberWatch
@@ -224,7 +222,7 @@ def _named_failures(watchdog: Watchdog, peers: Peers) -> Iterator[None]:
                 "little memory? Try fewer --workers; with --workers 0 the training process reads, and shows the error "
                 "itself"
             ) from error
-        if isinstance(error, torch.distributed.DistError) or "gloo" in text:
+        if is_lost_process(error):
             stopped = peers.end_stopped()
             raise UserError(
                 f"{doing}: another process is gone, or hangs ({text.splitlines()[0]}). "

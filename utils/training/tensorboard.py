@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import naming
 from utils.schema import DamagedFile, parse, set_aside
 from utils.training.record_shapes import metrics_line
 
@@ -106,8 +106,9 @@ class Records:
         )
 
     def _write(self, line: Mapping) -> None:
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
+        with naming(self.path):
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
 
 
 def tag_of(name: str) -> str:
@@ -119,11 +120,12 @@ def tag_of(name: str) -> str:
 
 def _drop_lines_after(path: Path, step: int) -> None:
     """Remove what an interrupted run recorded beyond the step that is gone back to, and a line cut short. Where other
-    lines are damaged, the file as it was is kept and said."""
-    if not path.exists():
+    lines are damaged, the file as it was is kept and said; so is what is no file."""
+    if not os.path.lexists(path):
         return
     if not path.is_file():
-        raise UserError(f"{path} is no file; move it away, and the run goes on with new records")
+        print(f"{path} is no file; it is kept as {set_aside(path).name}, and new records begin", file=sys.stderr)
+        return
     kept, problems = [], []
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):

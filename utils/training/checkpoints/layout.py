@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.errors import naming
+
 LATEST = "ckpt_model"
 BEST = "best_ckpt_model"
 LATEST_FILE = "latest"
@@ -46,7 +48,7 @@ def write_json(path: Path, content: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file beside and rename it, so that it is there as a whole or as it was."""
     beside = path.with_name(f".{path.name}.writing")
-    with beside.open("w", encoding="utf-8") as file:
+    with naming(path), beside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -281,11 +281,11 @@ def _drop_old(directory: Path, keep: int) -> None:
 
 def _clear_debris(directory: Path) -> None:
     """What a killed save left: unfinished directories go; a complete one that was moved aside comes back."""
-    for path in directory.glob(f"{REPLACED}*"):
+    for path in candidates_in(directory, REPLACED):
         original = path.with_name(path.name.removeprefix(REPLACED))
         if not original.exists() and is_complete(path):
             os.rename(path, original)
         else:
             shutil.rmtree(path, ignore_errors=True)
-    for path in directory.glob(f"{WRITING}*"):
+    for path in candidates_in(directory, WRITING):
         shutil.rmtree(path, ignore_errors=True)
