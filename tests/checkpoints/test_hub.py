@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -154,8 +155,8 @@ def test_those_that_come_at_once_wait_for_one(hub, caplog):
     assert hub.sent == dict.fromkeys(MODEL, 1)
 
 
-@pytest.mark.slow
-def test_two_processes_at_once(hub, tmp_path):
+def start_process(tmp_path: Path) -> subprocess.Popen:
+    """A process that finds the model of the hub, in a cache below `tmp_path`, and prints where it is."""
     program = "import sys; from model.checkpoints.hub import find_model; print(find_model(sys.argv[1], '--version'))"
     environment = os.environ | {
         "HF_ENDPOINT": huggingface_hub.constants.ENDPOINT,
@@ -163,14 +164,37 @@ def test_two_processes_at_once(hub, tmp_path):
         "HF_HUB_OFFLINE": "0",
     }
     root = Path(__file__).parents[2]
-    started = [
-        subprocess.Popen([sys.executable, "-c", program, NAME], stdout=-1, text=True, env=environment, cwd=root)
-        for _ in range(2)
-    ]
+    return subprocess.Popen([sys.executable, "-c", program, NAME], stdout=-1, text=True, env=environment, cwd=root)
+
+
+@pytest.mark.slow
+def test_two_processes_at_once(hub, tmp_path):
+    started = [start_process(tmp_path) for _ in range(2)]
     said = {process.communicate()[0].strip() for process in started}
     assert [process.returncode for process in started] == [0, 0]
     assert len(said) == 1 and contents(Path(said.pop())) == MODEL
     assert hub.sent == dict.fromkeys(MODEL, 1)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_leaves_no_lock_and_keeps_whole_files(hub, tmp_path):
+    asked, go_on = threading.Event(), threading.Event()
+
+    def hold(name: str) -> None:
+        if name == SHARDS[1]:
+            asked.set()
+            go_on.wait(60)
+
+    hub.before = hold
+    killed = start_process(tmp_path)
+    assert asked.wait(60)
+    waiting = start_process(tmp_path)
+    killed.kill()
+    go_on.set()
+    said = [process.communicate(timeout=120)[0].strip() for process in (killed, waiting)]
+    assert (killed.returncode, waiting.returncode) == (-signal.SIGKILL, 0)
+    assert contents(Path(said[1])) == MODEL
+    assert all(hub.sent[name] == 1 for name in MODEL if name not in SHARDS)
 
 
 def test_a_model_in_a_folder_of_a_repository(hub):
