@@ -76,7 +76,7 @@ def save_adapter(
     if not adapters:
         raise UserError("the model was trained without LoRA: there is no adapter to save, only a merged model")
     learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    # What no base has stays as it was drawn, whether it learned or not.
+    # What no base has is kept as it was initialised, whether it was trained or not.
     new = (*ADDED_PARTS, "mm_projector.") if model.config.separate_mm_projector else ADDED_PARTS
     trained = {
         name.replace(".base_layer.", "."): tensor

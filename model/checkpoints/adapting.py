@@ -1,4 +1,4 @@
-"""Tensors that must change on the way into a model: word embeddings, CLIP's places, LoRA; and those made anew."""
+"""Tensors that change on the way into a model (word embeddings, CLIP's positions, LoRA), and newly initialised ones."""
 
 import re
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from utils.errors import UserError
 from .weights import Weights
 
 EMBEDDINGS = ("language_model.embed_tokens.weight", "lm_head.weight")
-CLIP_PLACES = "vision_tower.embeddings.position_embedding.weight"
+CLIP_POSITIONS = "vision_tower.embeddings.position_embedding.weight"
 # Parts that a system adds to a LLaVA, by the beginnings of their names.
 ADDED_PARTS = (
     "text_hidden_fcs.",
@@ -48,24 +48,24 @@ def _table(read: Callable[[], Tensor], rows: int, drawn: list[int], *, std: floa
     return table
 
 
-def resize_clip_places(weights: Weights, places: int, *, as_reference: bool) -> bool:
+def resize_clip_positions(weights: Weights, places: int, *, as_reference: bool) -> bool:
     """Interpolate CLIP's table of positions to `places` rows, the class token among them; whether it was needed.
 
     as_reference: its way, which takes the last row for the class token (it is the first); checkpoints trained with
         it need it.
     """
-    shape = weights.shape(CLIP_PLACES)
+    shape = weights.shape(CLIP_POSITIONS)
     if len(shape) != 2 or shape[0] < 2:
-        raise UserError(f"{weights.their_name(CLIP_PLACES)} is {shape}, not CLIP's table of positions")
+        raise UserError(f"{weights.their_name(CLIP_POSITIONS)} is {shape}, not CLIP's table of positions")
     stored, width = shape
     if stored == places:
         return False
-    resize = partial(_resized_places, weights.reader(CLIP_PLACES), places, class_row=-1 if as_reference else 0)
-    weights.put(CLIP_PLACES, (places, width), resize)
+    resize = partial(_resized_positions, weights.reader(CLIP_POSITIONS), places, class_row=-1 if as_reference else 0)
+    weights.put(CLIP_POSITIONS, (places, width), resize)
     return True
 
 
-def _resized_places(read: Callable[[], Tensor], places: int, *, class_row: int) -> Tensor:
+def _resized_positions(read: Callable[[], Tensor], places: int, *, class_row: int) -> Tensor:
     table = read().float()
     if class_row == -1:
         return torch.cat([_interpolated(table[:-1], places - 1), table[-1:]])

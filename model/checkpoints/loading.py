@@ -1,7 +1,7 @@
 """Models from disk: `load_model`, and `open_model` for all but their values.
 
 A directory becomes a `Source` (`sources.py`): a configuration and the places of its tensors under our names. The
-model is built without values, the tensors are read into it one at a time, and what no file has is drawn anew.
+model is built without values, the tensors are read into it one at a time, and what no file has is initialised.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from ..grounding import GroundingModel
 from ..policy import NORMALIZED_GATE
 from ..systems import build_system
 from .adapters import Adapter
-from .adapting import ADDED_PARTS, CLIP_PLACES, initialise, resize_clip_places, resize_vocabulary
+from .adapting import ADDED_PARTS, CLIP_POSITIONS, initialise, resize_clip_positions, resize_vocabulary
 from .consolidated import find_weight
 from .files import CONFIG_FILE
 from .hub import find_model
@@ -45,7 +45,7 @@ NOT_IN_REFERENCE = ("policy.reward_mean", "fusion.")
 class OpenedModel:
     """A model whose stored values are still on disk.
 
-    model: what no file has is drawn already; the rest is memory that nobody has touched, which costs nothing.
+    model: what no file has is initialised already; the rest is memory that nobody has touched, which costs nothing.
     weights: where its other values are, under our names.
     """
 
@@ -95,7 +95,7 @@ def open_model(
     system: needed for a base; another one than a checkpoint's keeps what both share.
     vision_tower, vision_pretrained: CLIP directory and SAM (`.pth` or transformers directory), where `path` has none.
     overrides: fields of `GroundingConfig`.
-    seed: of what is drawn anew.
+    seed: of what is newly initialised.
     weight: a consolidated training file of the reference, `path` then being its base; lora_alpha as in that training.
     verify: compare all files of a directory of ours with their digests, not only those below a gigabyte.
     """
@@ -143,9 +143,9 @@ def open_model(
         adapted = adapter.lay_over(source.weights)
         report.notes.append(f"adapter {adapter.path} laid over it, LoRA merged into {adapted} weights")
     report.new_tokens = _add_tokens(source, seed)
-    if config.resize_vision_tower and CLIP_PLACES in source.weights:
+    if config.resize_vision_tower and CLIP_POSITIONS in source.weights:
         places = (config.clip_image_size // config.vision_config.patch_size) ** 2 + 1
-        if resize_clip_places(source.weights, places, as_reference=source.kind == REFERENCE):
+        if resize_clip_positions(source.weights, places, as_reference=source.kind == REFERENCE):
             report.notes.append(f"CLIP's positions interpolated to {config.clip_image_size} pixels")
 
     _check_sizes(source)
@@ -267,7 +267,7 @@ def _check_depths(source: Source) -> None:
 
 
 def _drop_other_projector(source: Source) -> list[str]:
-    """Forget a base's projector where the model wants one of another form, to be drawn anew."""
+    """Forget a base's projector where the model has one of another form, which is newly initialised."""
     config, weights = source.config, source.weights
     if not config.separate_mm_projector:
         return []

@@ -1,4 +1,4 @@
-"""`load_model`: what is read, what is made anew, what is refused."""
+"""`load_model`: what is read, what is newly initialised, what is refused."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from model.checkpoints import (
     reference_state_dict,
     save_model,
 )
-from model.checkpoints.adapting import CLIP_PLACES
+from model.checkpoints.adapting import CLIP_POSITIONS
 from model.checkpoints.architecture import original_read_fields
 from model.config import GroundingConfig
 from tests.tiny import tiny_model
@@ -145,9 +145,9 @@ def test_a_projector_of_another_form_is_made_anew_and_reported(published):
 def test_clip_is_resized_for_larger_pictures(published):
     overrides = {"resize_vision_tower": True, "resize_vision_tower_size": 112}
     model, processor, _ = load_model(published.original, **published.flags(system="LISA", overrides=overrides))
-    table = model.state_dict()[CLIP_PLACES]
+    table = model.state_dict()[CLIP_POSITIONS]
     assert table.shape[0] == 65
-    assert torch.equal(table[0], published.tensors[CLIP_PLACES][0])
+    assert torch.equal(table[0], published.tensors[CLIP_POSITIONS][0])
     assert processor.settings.clip_image_size == 112
     assert processor.num_image_tokens == 16
 
@@ -401,7 +401,7 @@ def test_a_reference_pixellm_gets_the_reference_interpolation(published, tmp_pat
     model, processor, _ = load_model(published.original, **published.flags(system="PixelLM", overrides=overrides))
     export_reference(model, processor, tmp_path / "reference", vision_tower=str(published.clip))
     again, _, _ = load_model(tmp_path / "reference")
-    stored, table = published.tensors[CLIP_PLACES], again.state_dict()[CLIP_PLACES]
+    stored, table = published.tensors[CLIP_POSITIONS], again.state_dict()[CLIP_POSITIONS]
     grid = stored[:-1].T.reshape(1, -1, 4, 4)
     grid = torch.nn.functional.interpolate(grid, (8, 8), mode="bilinear").flatten(2)[0].T
     assert torch.equal(table, torch.cat([grid, stored[-1:]]))
