@@ -24,6 +24,7 @@ class NumberWatch:
     """Looks at every loss and gradient of a step. All processes take part in `check`, and decide alike.
 
     optimizer: has `skip`, see `engine.py`. budget: steps that may be left out in a run, of which `skipped` were.
+    before_ending: called on all processes before bad numbers end training.
     gradients: False with fp16, whose loss scaling makes gradients overflow now and then, and leaves such steps out.
     """
 
@@ -37,13 +38,14 @@ class NumberWatch:
         budget: int,
         skipped: int = 0,
         gradients: bool = True,
+        before_ending: Callable[[], None] = lambda: None,
         say: Callable[[str], None] = print,
     ):
         self.engine, self.optimizer, self.model = engine, optimizer, engine.module
         self.accumulation = accumulation
         self.world = world
         self.budget, self.skipped = budget, skipped
-        self.say = say
+        self.say, self.before_ending = say, before_ending
         self.sums: list[torch.Tensor] = []
         self.trained = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
         self.hooks = [value.register_hook(self._take_gradient) for value in self.trained.values() if gradients]
@@ -95,6 +97,7 @@ class NumberWatch:
             self.skipped += 1
             report = self._report(step, torch.tensor(bad).view_as(self.bad.cpu()))
             if self.skipped > self.budget:
+                self.before_ending()
                 self._stop(report)
             self.say(f"{report}\nstep {step} is left out ({self.skipped} of --skip_nonfinite {self.budget})")
             for buffer, value in zip(self.moving, self.before, strict=True):

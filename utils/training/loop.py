@@ -118,6 +118,7 @@ def train(
     watch = NumberWatch(
         engine, optimizer_of(engine), accumulation=schedule.accumulation, world=world, budget=skip_nonfinite,
         skipped=start.skipped, gradients=not engine.fp16_enabled(), say=say,
+        before_ending=saving.finish if saving else lambda: None,  # what was begun at an earlier step is whole
     )  # fmt: skip
     if progress:
         progress.start(start.step)
