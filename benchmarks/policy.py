@@ -113,6 +113,7 @@ def report(flags: argparse.Namespace) -> str:
         device="cpu",
         layer=None,
         verify=False,
+        debug=flags.debug,
     )
     model, processor = load_flagged_model(options)
     if not flags.version:  # as the quickstart trains the base

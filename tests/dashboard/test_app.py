@@ -51,7 +51,7 @@ def test_a_port_that_is_taken_is_named():
         flags.port = taken.getsockname()[1]
         server = Server(flags, Limits(), lambda tell: None)
         try:
-            with pytest.raises(UserError, match=f"127.0.0.1:{flags.port}"):
+            with pytest.raises(UserError, match=rf"127\.0\.0\.1: port {flags.port} is in use.*--port"):
                 server.start()
         finally:
             server.close()
