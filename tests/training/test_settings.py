@@ -42,6 +42,12 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(run, capsys):
 
 
 def test_a_run_without_an_undamaged_checkpoint_does_not_start_afresh_by_itself(run):
+    for file in (run / LATEST).rglob("weights.pt"):
+        file.unlink()
+    with pytest.raises(
+        UserError, match="none is complete and undamaged; --resume .*best_ckpt_model/global_step2 goes on"
+    ):
+        chosen(run)
     for file in run.rglob("weights.pt"):
         file.unlink()
     with pytest.raises(UserError, match="none is complete and undamaged.*--no_resume"):

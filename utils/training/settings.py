@@ -111,8 +111,11 @@ def _own_checkpoint(directory: Path) -> Path | None:
             continue
         return checkpoint
     if candidates_in(directory):
+        others = [path for name in (LATEST, BEST) for path in checkpoints_in(directory.with_name(name))]
+        other = next((path for path in others if path.parent != directory), None)
         raise UserError(
-            f"{directory} holds checkpoints, but none is complete and undamaged; pass --no_resume to start afresh, "
-            "which moves this run aside"
+            f"{directory} holds checkpoints, but none is complete and undamaged; "
+            + (f"--resume {other} goes on from there, and " if other else "")
+            + "--no_resume starts afresh, which moves this run aside"
         )
     return None
