@@ -38,6 +38,7 @@ RUN_BY = {
     "utils/scoring": {"eval.py"},
     # Only training has families of data, packs rows and builds a model of parts.
     "dataloaders/bad_samples.py": {"train_ds.py"},
+    "dataloaders/repairs.py": {"train_ds.py", "eval.py"},
     "dataloaders/mixture.py": {"train_ds.py"},
     "dataloaders/multi_reason_seg.py": {"train_ds.py"},
     "dataloaders/reason_seg.py": {"train_ds.py"},
