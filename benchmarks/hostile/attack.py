@@ -90,7 +90,7 @@ class Materials:
             str(base / "sam_miniature.pth"), "--dataset_dir", str(self.data()), "--dataset", "reason_seg",
             "--sample_rates", "1", "--explanatory", "-1", "--val_dataset", "ReasonSeg|val", "--val_limit", "1",
             "--epochs", "2", "--steps_per_epoch", "2", "--batch_size", "1", "--grad_accumulation_steps", "1",
-            "--no_gradient_checkpointing", "--workers", "0", *flags,
+            "--no_gradient_checkpointing", "--workers", "0", "--save_interval", "2", "--keep", "2", *flags,
         ]  # fmt: skip
 
     def copy(self, source: Path, folder: Path) -> Path:
