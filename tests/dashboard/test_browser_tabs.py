@@ -22,8 +22,8 @@ def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tabs")
     data.write(folder / "dataset", seed=5, scale=0.05, sets=["refcoco", "grefcoco"])
     steps = [{"step": step, "train/loss": 5 / step, "train/lr": 0.1} for step in range(1, 30)]
-    best = {"step": 20, "split": "ReasonSeg|val", "gIoU": 0.51, "cIoU": 0.25}
-    evaluations = [{"step": 20, "splits": {"ReasonSeg|val": {"gIoU": 0.51, "cIoU": 0.25}}}]
+    best = {"step": 20, "epoch": 1, "split": "ReasonSeg|val", "gIoU": 0.51, "cIoU": 0.25}
+    evaluations = [{"step": 20, "epoch": 1, "splits": {"ReasonSeg|val": {"gIoU": 0.51, "cIoU": 0.25}}}]
     write_run(folder / "runs/first", steps, {"best": best, "evaluations": evaluations}, changed=2000)
     write_run(folder / "runs/<b>second</b>", steps[:9], changed=1000)
     return folder
