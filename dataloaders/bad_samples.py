@@ -102,7 +102,7 @@ def describe_bad_samples(path: Path) -> str | None:
         return None
     lines = path.read_text(encoding="utf-8").splitlines()
     repaired = sum(line.startswith(_REPAIRED) for line in lines)
-    return f"{len(lines) - repaired} entries left out, {repaired} repaired, all listed in {path}"
+    return f"{len(lines) - repaired} left out, {repaired} repaired, all listed in {path}"
 
 
 def settle(source: str, problems: Sequence[str], good: int, bad_samples: BadSamples | None) -> None:

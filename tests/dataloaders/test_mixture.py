@@ -185,7 +185,7 @@ def test_worker_processes_list_every_bad_entry_and_repair_once(tmp_path, data_ro
         ("repaired", "line 8, mask 0"),
     ]
     assert [one[2] for one in listed[1:]] == ["1 of 2 parts dropped", "cropped to the image of 30 × 20"]
-    assert describe_bad_samples(record) == f"1 entries left out, 2 repaired, all listed in {record}"
+    assert describe_bad_samples(record) == f"1 left out, 2 repaired, all listed in {record}"
 
 
 def test_what_is_drawn_instead_of_a_bad_entry_depends_on_seed_and_place_alone(data_root):

@@ -187,7 +187,7 @@ def test_report_table_list_gallery_and_comparison_say_what_is_missing(command, c
     assert (scores["left_out"], scores["repaired"], scores["images"]) == (1, 0, 5)
     assert [entry["item"] for entry in scores["left_out_entries"]] == [3]
     assert "NOT THE WHOLE SPLIT: 1 bad entry is left out" in printed
-    assert f"1 entries left out, 0 repaired, all listed in {tmp_path / 'a.bad_samples.jsonl'}" in printed
+    assert f"1 left out, 0 repaired, all listed in {tmp_path / 'a.bad_samples.jsonl'}" in printed
     (listed,) = map(json.loads, (tmp_path / "a.bad_samples.jsonl").read_text().splitlines())
     assert (listed["kind"], listed["source"], listed["item"]) == ("left_out", MUSE, 3)
     assert listed["file"].endswith("MUSE_val.json") and listed["id"] and "encloses no pixel" in listed["reason"]
