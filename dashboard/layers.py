@@ -132,6 +132,7 @@ def layers_tab(context: Context) -> None:
             number = min(max(int(pictures or 1), 1), MOST_IMAGES)
             return measure_split(chat.model, chat.processor, name, context.dataset_dir, limit=number, progress=progress)
 
+        context.answers.announce(request.session_hash)  # Stop works from the moment it can be clicked
         nothing_new = [gr.skip()] * (len(plots) + 2)
         yield [markup.hint("Waiting for the model …"), *nothing_new, *_busy(True)]
         for step in _steps(context, request, work):

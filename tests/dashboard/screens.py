@@ -9,7 +9,7 @@ class Screen:
 
     def __init__(self, browser, url: str, width: int, ready: str):
         self.page = browser.new_page(viewport={"width": width, "height": 900}, accept_downloads=True)
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(60_000)
         self.errors, self.abroad = [], []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))

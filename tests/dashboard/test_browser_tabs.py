@@ -184,10 +184,11 @@ def test_a_split_is_measured_and_downloaded(screen, server):
 def test_a_measurement_can_be_stopped_and_a_wrong_split_is_a_sentence(screen, server):
     page, answers = screen.page, server.context.answers
     free = threading.Event()
-    other = threading.Thread(target=lambda: list(answers.run("another visitor", lambda _: free.wait(30))))
+    other = threading.Thread(target=lambda: list(answers.run("another visitor", lambda _: free.wait(90))))
     other.start()
     page.click("#layers-measure")
-    page.click("#layers-stop:not([disabled])")
+    with page.expect_response(lambda response: response.request.method == "POST"):
+        page.click("#layers-stop:not([disabled])")
     free.set()
     screen.wait_for_text("#layers-said", "This was stopped.")
     other.join()
