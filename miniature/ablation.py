@@ -14,11 +14,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from miniature.ablation_rows import ANALYSED, QUICK, REFER_SETS, ROWS, SPLITS, Row
+from miniature.programs import scoring_command, start, training_command
 from utils.errors import UserError, run_main
 from utils.reading import parse_json, read_json, read_lines
-
-from .ablation_rows import ANALYSED, QUICK, REFER_SETS, ROWS, SPLITS, Row
-from .programs import scoring_command, start, training_command
 
 STEPS, QUICK_STEPS = 200, 30
 LIMIT, QUICK_LIMIT = 40, 10
@@ -154,9 +153,9 @@ def layers_of(run: Path, options) -> dict[str, dict]:
 
 def write_page(directory: Path, options) -> None:
     """The page and its plots from all results in `directory`."""
-    from .ablation_page import page
-    from .ablation_plots import draw
-    from .ablation_results import read_results
+    from miniature.ablation_page import page
+    from miniature.ablation_plots import draw
+    from miniature.ablation_results import read_results
 
     results = read_results(directory)
     if not results:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .ablation_results import (
+from miniature.ablation_results import (
     Results,
     best_layer,
     difference,
@@ -13,7 +13,7 @@ from .ablation_results import (
     score_of_targets,
     spread,
 )
-from .ablation_rows import ANALYSED, COMPARED, GENERALISED, LAST, LEARNED, ROWS, SPLITS
+from miniature.ablation_rows import ANALYSED, COMPARED, GENERALISED, LAST, LEARNED, ROWS, SPLITS
 
 DECIDED = 2.0  # standard errors that a difference must exceed to count
 

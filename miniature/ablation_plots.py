@@ -3,10 +3,9 @@
 import textwrap
 from pathlib import Path
 
+from miniature.ablation_results import Results, layer_curve
+from miniature.ablation_rows import ANALYSED, ROWS
 from utils.errors import UserError
-
-from .ablation_results import Results, layer_curve
-from .ablation_rows import ANALYSED, ROWS
 
 TITLES = {row.name: row.title for row in ROWS}
 

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from miniature.ablation_rows import COMPARED, GENERALISED, ROWS
 from utils.errors import UserError
 from utils.reading import read_json
-
-from .ablation_rows import COMPARED, GENERALISED, ROWS
 
 Results = dict[str, dict[int, dict]]  # row -> seed -> what `ablation.run_one` wrote
 

@@ -10,13 +10,12 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from miniature.programs import chosen_systems, scoring_command
 from utils.errors import UserError, run_main
 from utils.evaluation.menu import BENCHMARKS
 from utils.reading import read_json
 from utils.scoring.scores import kind_of
 from utils.systems import SYSTEMS
-
-from .programs import chosen_systems, scoring_command
 
 # What the table shows of each kind of benchmark.
 SHOWN = {

@@ -12,11 +12,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from miniature.programs import chosen_systems, scoring_command, start, training_command
 from utils.errors import UserError, run_main
 from utils.reading import parse_json, read_json, read_lines
 from utils.systems import SYSTEMS
-
-from .programs import chosen_systems, scoring_command, start, training_command
 
 STEPS_BETWEEN_CHECKPOINTS = 50
 PIXELLM = """--seg_token_num 3 --image_feature_scale_num 2 --vision_tower_for_mask --separate_mm_projector

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel, LlamaModel
 
 from dataloaders.batch import PADDING_BRANCH, PREFIX_BRANCH
+from model.key_value_cache import RowCache, WrittenCache
+from model.pixels import normalize_cropped, normalize_padded, picture_cells
 from utils.errors import UserError
-
-from .key_value_cache import RowCache, WrittenCache
-from .pixels import normalize_cropped, normalize_padded, picture_cells
 
 ATTENTIONS = ("sdpa", "flash_attention_2")  # others of transformers add a mask to the scores, ours says who may look
 

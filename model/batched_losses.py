@@ -12,8 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .losses import in_pieces, map_weights, mask_bce, mask_dice, weighted_map_losses
-from .similarity import gaussian_target
+from model.losses import in_pieces, map_weights, mask_bce, mask_dice, weighted_map_losses
+from model.similarity import gaussian_target
 
 PIXEL_CHUNK = 2**23  # pixels of masks; a float32 tensor of them has 34 MB, and a loss makes about ten
 KEPT_PIXELS = 2**20  # of so few, keeping what the gradient needs (27 MB) costs less than making it again

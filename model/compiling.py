@@ -5,7 +5,7 @@ The LLM and the mask decoder meet other lengths with every batch and stay as the
 
 from torch import nn
 
-from .grounding import GroundingModel
+from model.grounding import GroundingModel
 
 
 def compile_encoders(model: GroundingModel) -> list[str]:

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from dataloaders.batch import Batch
+from model import sam
+from model.backbone import ImageTokens, encode_images, image_tokens
 from utils.feature_cache import EncoderFeatures, FeatureCache
 
-from . import sam
-from .backbone import ImageTokens, encode_images, image_tokens
-
 if TYPE_CHECKING:
-    from .grounding import GroundingModel
+    from model.grounding import GroundingModel
 
 CLIP, SAM = "CLIP", "SAM"
 

@@ -22,16 +22,15 @@ from torch import Tensor
 from transformers import LlamaModel
 
 from dataloaders.batch import Batch
+from model.backbone import unroll
+from model.key_value_cache import SharedRows, WrittenCache, attending_to_shared_rows, bytes_of_a_prompt
+from model.outputs import Answer
+from model.prompts import ReadPrompts, read_prompts
+from model.states import TargetStates
 from utils.free_memory import free_memory, is_out_of_memory, release_memory
 
-from .backbone import unroll
-from .key_value_cache import SharedRows, WrittenCache, attending_to_shared_rows, bytes_of_a_prompt
-from .outputs import Answer
-from .prompts import ReadPrompts, read_prompts
-from .states import TargetStates
-
 if TYPE_CHECKING:
-    from .grounding import GroundingModel
+    from model.grounding import GroundingModel
 
 SHARE_OF_FREE = 0.7  # of the free memory for what is written; the rest is for the activations and for the masks
 

@@ -12,11 +12,8 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel, LlamaModel, PreTrainedModel, SamModel
 
 from dataloaders.batch import Batch
-from utils.errors import UserError
-from utils.feature_cache import EncoderFeatures, FeatureCache
-
-from . import encoding
-from .backbone import (
+from model import encoding
+from model.backbone import (
     ATTENTIONS,
     ImageTokens,
     build_projector,
@@ -26,16 +23,18 @@ from .backbone import (
     separate_projector,
     unroll,
 )
-from .batched_losses import losses_of_masks
-from .config import GroundingConfig
-from .generation import generate_answers
-from .losses import TokenHead
-from .outputs import Answer, ForcedMasks, GroundingOutput, LossParts, LossWeights, Segmentation
-from .sam_attention import use_rowwise_attention
-from .states import TargetStates
-from .systems import build_system
-from .systems.base import Prompt
-from .target_decoder import use_target_decoder
+from model.batched_losses import losses_of_masks
+from model.config import GroundingConfig
+from model.generation import generate_answers
+from model.losses import TokenHead
+from model.outputs import Answer, ForcedMasks, GroundingOutput, LossParts, LossWeights, Segmentation
+from model.sam_attention import use_rowwise_attention
+from model.states import TargetStates
+from model.systems import build_system
+from model.systems.base import Prompt
+from model.target_decoder import use_target_decoder
+from utils.errors import UserError
+from utils.feature_cache import EncoderFeatures, FeatureCache
 
 
 class GroundingModel(PreTrainedModel):
@@ -82,7 +81,7 @@ class GroundingModel(PreTrainedModel):
 
     def push_to_hub(self, repo_id: str, *, processor=None, **options) -> str:
         """Upload weights, configuration, processor and model card; see `checkpoints/publishing.py`."""
-        from .checkpoints.publishing import push_to_hub
+        from model.checkpoints.publishing import push_to_hub
 
         return push_to_hub(self, processor, repo_id, **options)
 

@@ -16,7 +16,7 @@ from transformers.models.sam.modeling_sam import (
     SamTwoWayTransformer,
 )
 
-from .sam import DECODER_LAYER_NORM_EPS
+from model.sam import DECODER_LAYER_NORM_EPS
 
 MASK_TOKENS = 4
 

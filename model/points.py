@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .similarity import fit_longest, map_on_cropped_image, map_on_padded_image, normalize_scores
+from model.similarity import fit_longest, map_on_cropped_image, map_on_padded_image, normalize_scores
 
 INSIDE, OUTSIDE, NEITHER = 1, 0, -1
 REACH = 5  # exp(-5²) is below float32's precision beside 1

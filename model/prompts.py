@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from dataloaders.batch import PREFIX_BRANCH, Batch
-
-from .backbone import ImageTokens, unroll
-from .key_value_cache import RowCache
+from model.backbone import ImageTokens, unroll
+from model.key_value_cache import RowCache
 
 if TYPE_CHECKING:
-    from .grounding import GroundingModel
+    from model.grounding import GroundingModel
 
 
 @dataclass

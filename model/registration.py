@@ -12,9 +12,8 @@ They read directories of ours; `model.checkpoints.load_model` also reads everybo
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from dataloaders.processing import GroundingProcessor
-
-from .config import GroundingConfig
-from .grounding import GroundingModel
+from model.config import GroundingConfig
+from model.grounding import GroundingModel
 
 AutoConfig.register(GroundingConfig.model_type, GroundingConfig, exist_ok=True)
 AutoModel.register(GroundingConfig, GroundingModel, exist_ok=True)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import SamModel
 from transformers.models.sam.modeling_sam import SamPromptEncoder
 
-from .pixels import normalize_padded
-from .points import NEITHER
+from model.pixels import normalize_padded
+from model.points import NEITHER
 
 # The original's two-way transformer has PyTorch's default; transformers' configuration defaults to 1e-6, which moves
 # logits by some 1e-3. Whoever builds a SamConfig for published weights sets it.

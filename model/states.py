@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .backbone import ImageTokens
+from model.backbone import ImageTokens
 
 
 @dataclass

@@ -15,10 +15,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.hostile import checkpoints, images, pickles, reports, runs, texts
+from benchmarks.hostile.attack import Attack, Materials, Outcome, attempt
 from utils.errors import UserError, printable, run_main
-
-from . import checkpoints, images, pickles, reports, runs, texts
-from .attack import Attack, Materials, Outcome, attempt
 
 ATTACKS: tuple[Attack, ...] = tuple(
     attack for module in (pickles, images, texts, checkpoints, runs, reports) for attack in module.ATTACKS

@@ -4,7 +4,7 @@ import json
 import struct
 from pathlib import Path
 
-from .attack import Attack, Materials, an_image
+from benchmarks.hostile.attack import Attack, Materials, an_image
 
 
 def _chatting(damage):

@@ -6,7 +6,7 @@ import struct
 import zlib
 from pathlib import Path
 
-from .attack import NAMED, REFUSED, Attack, Materials
+from benchmarks.hostile.attack import NAMED, REFUSED, Attack, Materials
 
 
 def _asked(write, name: str = "photo.jpg"):

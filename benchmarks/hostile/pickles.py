@@ -4,7 +4,7 @@ import pickle
 import struct
 from pathlib import Path
 
-from .attack import MARK, NAMED, Attack, Materials
+from benchmarks.hostile.attack import MARK, NAMED, Attack, Materials
 
 REFS = Path("refer_seg") / "refcoco" / "refs(unc).p"
 

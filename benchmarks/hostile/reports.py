@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from .attack import Attack, Materials
+from benchmarks.hostile.attack import Attack, Materials
 
 
 def _compared(damage):

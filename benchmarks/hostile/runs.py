@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from .attack import Attack, Materials
+from benchmarks.hostile.attack import Attack, Materials
 
 MORE = ("--epochs", "3")
 

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from .attack import NAMED, REFUSED, Attack, Materials
+from benchmarks.hostile.attack import NAMED, REFUSED, Attack, Materials
 
 REASON = Path("reason_seg") / "ReasonSeg" / "val"
 

@@ -9,9 +9,9 @@
 "custom|name"              custom/<name>.jsonl
 """
 
-from .item import EvaluationItem, EvaluationSet
-from .left_out import LeftOut, read_item, spread_items, too_many, unnumbered_entries
-from .sets import evaluation_set, evaluation_sets
+from dataloaders.evaluation.item import EvaluationItem, EvaluationSet
+from dataloaders.evaluation.left_out import LeftOut, read_item, spread_items, too_many, unnumbered_entries
+from dataloaders.evaluation.sets import evaluation_set, evaluation_sets
 
 __all__ = [
     "EvaluationItem",

@@ -4,11 +4,10 @@ from pathlib import Path
 
 from dataloaders.bad_samples import BadSamples
 from dataloaders.custom import CustomEntry, CustomFile, targets_in
+from dataloaders.evaluation.item import EvaluationItem, EvaluationSet, unions
 from dataloaders.images import read_image
 from dataloaders.sample import REJ, SEG
 from utils.errors import UserError
-
-from .item import EvaluationItem, EvaluationSet, unions
 
 
 class CustomEvaluation(EvaluationSet):

@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dataloaders.evaluation.item import EvaluationItem, EvaluationSet, path_below
 from dataloaders.repairs import Tolerance, noting_repairs
 from utils.errors import UserError
-
-from .item import EvaluationItem, EvaluationSet, path_below
 
 SHOWN = 3  # bad entries that an error names
 

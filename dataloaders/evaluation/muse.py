@@ -6,14 +6,13 @@ import numpy as np
 from torch.utils.data import ConcatDataset
 
 from dataloaders.bad_samples import BadSamples
+from dataloaders.evaluation.item import EvaluationItem, EvaluationSet, unions
+from dataloaders.evaluation.refer import PROMPT_SEED
 from dataloaders.images import read_image
 from dataloaders.multi_reason_seg import PLACEHOLDER, MuseEntry, MuseFile, split_muse
 from dataloaders.sample import SEG
 from dataloaders.templates import fill, pick, read_pool
 from dataloaders.wording import join_names
-
-from .item import EvaluationItem, EvaluationSet, unions
-from .refer import PROMPT_SEED
 
 
 class MuseEvaluation(EvaluationSet):

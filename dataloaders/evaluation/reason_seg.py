@@ -5,13 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.bad_samples import BadSamples, settle
+from dataloaders.evaluation.item import EvaluationItem, EvaluationSet
 from dataloaders.images import read_image
 from dataloaders.labelme import draw_regions, read_annotation
 from dataloaders.reason_seg import list_split, read_split
 from dataloaders.sample import REJ, SEG
 from utils.errors import UserError
-
-from .item import EvaluationItem, EvaluationSet
 
 
 class ReasonSegEvaluation(EvaluationSet):

@@ -5,14 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.bad_samples import BadSamples
+from dataloaders.evaluation.item import EvaluationItem, EvaluationSet
 from dataloaders.images import read_image
 from dataloaders.refer_files import FALSE_PREMISE_SETS
 from dataloaders.refer_index import ReferIndex
 from dataloaders.refer_seg import clean
 from dataloaders.sample import REJ, SEG
 from dataloaders.templates import fill, pick, read_pool
-
-from .item import EvaluationItem, EvaluationSet
 
 PROMPT_SEED = 42  # of the questions that are taken from a pool
 SETS_WITH_ABSENCE = ("grefcoco", "refzom")

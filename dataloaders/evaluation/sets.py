@@ -3,16 +3,15 @@
 from pathlib import Path
 
 from dataloaders.bad_samples import BadSamples
+from dataloaders.evaluation.custom import CustomEvaluation
+from dataloaders.evaluation.item import EvaluationSet
+from dataloaders.evaluation.muse import MuseEvaluation
+from dataloaders.evaluation.reason_seg import FalsePremiseReasonSegEvaluation, ReasonSegEvaluation
+from dataloaders.evaluation.refer import FalsePremiseEvaluation, ReferEvaluation
 from dataloaders.families import did_you_mean, split_names
 from dataloaders.refer_files import FALSE_PREMISE_SETS, REFER_SETS
 from dataloaders.repairs import STRICT, Tolerance
 from utils.errors import UserError
-
-from .custom import CustomEvaluation
-from .item import EvaluationSet
-from .muse import MuseEvaluation
-from .reason_seg import FalsePremiseReasonSegEvaluation, ReasonSegEvaluation
-from .refer import FalsePremiseEvaluation, ReferEvaluation
 
 MULTI_SETS = ("refcoco", "refcoco+", "refcocog")
 # Those with files of their own: with false premises, or without the pictures that these are tested on.

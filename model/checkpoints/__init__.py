@@ -1,11 +1,11 @@
 """Models on disk: ours, LLaVA bases, and checkpoints of the reference implementation, read and written."""
 
-from .adapters import save_adapter
-from .load_report import LoadReport
-from .loading import OpenedModel, load_model, open_model
-from .merging import merged_tensors
-from .reference import load_reference_state_dict, reference_state_dict
-from .saving import export_reference, save_model
+from model.checkpoints.adapters import save_adapter
+from model.checkpoints.load_report import LoadReport
+from model.checkpoints.loading import OpenedModel, load_model, open_model
+from model.checkpoints.merging import merged_tensors
+from model.checkpoints.reference import load_reference_state_dict, reference_state_dict
+from model.checkpoints.saving import export_reference, save_model
 
 __all__ = [
     "LoadReport",

@@ -18,14 +18,10 @@ from torch import Tensor
 
 from dataloaders.processing import GroundingProcessor
 from dataloaders.tokenization import GroundingTokenizer
-from utils.errors import UserError
-
-from ..config import GroundingConfig
-from ..grounding import GroundingModel
-from .adapting import ADDED_PARTS, EMBEDDINGS, merge_lora
-from .card import Scores, model_card
-from .config_checks import Rule, check_values, number, one_of, optional, own_config
-from .files import (
+from model.checkpoints.adapting import ADDED_PARTS, EMBEDDINGS, merge_lora
+from model.checkpoints.card import Scores, model_card
+from model.checkpoints.config_checks import Rule, check_values, number, one_of, optional, own_config
+from model.checkpoints.files import (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
     BASE_FILE,
@@ -36,8 +32,11 @@ from .files import (
     read_config,
     read_json_object,
 )
-from .weights import Weights
-from .writing import config_values, save_safetensors, write_json, written_beside
+from model.checkpoints.weights import Weights
+from model.checkpoints.writing import config_values, save_safetensors, write_json, written_beside
+from model.config import GroundingConfig
+from model.grounding import GroundingModel
+from utils.errors import UserError
 
 BASE_FIELDS = ("version", "vision_tower", "vision_pretrained")
 _PEFT_PREFIX = "base_model.model."

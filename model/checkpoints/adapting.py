@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.checkpoints.weights import Weights
 from utils.errors import UserError
-
-from .weights import Weights
 
 EMBEDDINGS = ("language_model.embed_tokens.weight", "lm_head.weight")
 CLIP_POSITIONS = "vision_tower.embeddings.position_embedding.weight"

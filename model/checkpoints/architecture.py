@@ -10,12 +10,11 @@ from typing import Any
 
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, SamConfig
 
+from model.checkpoints.config_checks import LLAMA_RULES, build_clip, build_llama, build_sam, check_values, own_rules
+from model.checkpoints.files import CONFIG_FILE, read_config
+from model.sam import DECODER_LAYER_NORM_EPS
 from utils.errors import UserError, shown
 from utils.systems import SYSTEMS
-
-from ..sam import DECODER_LAYER_NORM_EPS
-from .config_checks import LLAMA_RULES, build_clip, build_llama, build_sam, check_values, own_rules
-from .files import CONFIG_FILE, read_config
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..config import GroundingConfig
+from model.config import GroundingConfig
 
 PAPER = "https://arxiv.org/abs/2510.03853"
 Scores = Mapping[str, Mapping[str, float | None]]

@@ -14,12 +14,11 @@ from typing import Any
 
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig, SamConfig
 
+from model.backbone import ATTENTIONS
+from model.config import GroundingConfig
 from utils.errors import UserError, shown
 from utils.systems import SYSTEMS
 from utils.training.config import TrainingConfig
-
-from ..backbone import ATTENTIONS
-from ..config import GroundingConfig
 
 # What a configuration may not name, wherever it stands in it, and what to do about it.
 _REFUSED = {

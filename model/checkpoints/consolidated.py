@@ -7,10 +7,16 @@ an index. What lies beside these and is easily taken for them is refused by what
 import re
 from pathlib import Path
 
+from model.checkpoints.files import (
+    ADAPTER_CONFIG,
+    CONFIG_FILE,
+    TORCH_FILE,
+    WEIGHT_LAYOUTS,
+    read_config,
+    shards_of_index,
+)
+from model.checkpoints.hub import find_model
 from utils.errors import UserError
-
-from .files import ADAPTER_CONFIG, CONFIG_FILE, TORCH_FILE, WEIGHT_LAYOUTS, read_config, shards_of_index
-from .hub import find_model
 
 _INDICES = tuple(index for index, _ in WEIGHT_LAYOUTS)
 _NUMBERED = re.compile(r".*-\d{5}-of-\d{5}\.(bin|safetensors|pt|pth)")

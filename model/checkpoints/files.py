@@ -10,11 +10,10 @@ from typing import Any, Protocol
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from model.checkpoints.config_checks import refuse_foreign_parts
 from utils.errors import UserError, shown
 from utils.reading import read_json, what_it_is
 from utils.torch_files import load_plain
-
-from .config_checks import refuse_foreign_parts
 
 CONFIG_FILE = "config.json"
 SAFETENSORS_INDEX = "model.safetensors.index.json"

@@ -25,10 +25,7 @@ from urllib.parse import quote
 
 from dataloaders.processing import SETTINGS_FILE
 from dataloaders.tokenization import TOKENIZER_FILES
-from utils.errors import UserError, shown
-from utils.reading import read_json, user_path
-
-from .files import (
+from model.checkpoints.files import (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
     BASE_FILE,
@@ -38,7 +35,9 @@ from .files import (
     shards_of_index,
     weight_files,
 )
-from .ownership import DIGESTS_FILE
+from model.checkpoints.ownership import DIGESTS_FILE
+from utils.errors import UserError, shown
+from utils.reading import read_json, user_path
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .adapting import EMBEDDINGS
+from model.checkpoints.adapting import EMBEDDINGS
 
 
 @dataclass

@@ -16,23 +16,22 @@ import torch
 from transformers.initialization import no_init_weights
 
 from dataloaders.processing import GroundingProcessor
+from model.checkpoints.adapters import Adapter
+from model.checkpoints.adapting import ADDED_PARTS, CLIP_POSITIONS, initialise, resize_clip_positions, resize_vocabulary
+from model.checkpoints.consolidated import find_weight
+from model.checkpoints.files import CONFIG_FILE
+from model.checkpoints.hub import find_model
+from model.checkpoints.load_report import LoadReport
+from model.checkpoints.names import to_reference
+from model.checkpoints.ownership import check_digests
+from model.checkpoints.quantizing import quantize
+from model.checkpoints.sources import BASE, OWN, REFERENCE, Source, add_clip, add_sam, read_source
+from model.checkpoints.weights import Weights, check_names, check_shapes, fill
+from model.config import GroundingConfig
+from model.grounding import GroundingModel
+from model.policy import NORMALIZED_GATE
+from model.systems import build_system
 from utils.errors import UserError, shown
-
-from ..config import GroundingConfig
-from ..grounding import GroundingModel
-from ..policy import NORMALIZED_GATE
-from ..systems import build_system
-from .adapters import Adapter
-from .adapting import ADDED_PARTS, CLIP_POSITIONS, initialise, resize_clip_positions, resize_vocabulary
-from .consolidated import find_weight
-from .files import CONFIG_FILE
-from .hub import find_model
-from .load_report import LoadReport
-from .names import to_reference
-from .ownership import check_digests
-from .quantizing import quantize
-from .sources import BASE, OWN, REFERENCE, Source, add_clip, add_sam, read_source
-from .weights import Weights, check_names, check_shapes, fill
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

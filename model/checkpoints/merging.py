@@ -6,10 +6,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .adapting import merge_lora
-from .loading import PRECISIONS, OpenedModel
-from .streaming import TensorToWrite
-from .weights import check_names, check_shapes
+from model.checkpoints.adapting import merge_lora
+from model.checkpoints.loading import PRECISIONS, OpenedModel
+from model.checkpoints.streaming import TensorToWrite
+from model.checkpoints.weights import check_names, check_shapes
 
 
 def merged_tensors(

@@ -10,11 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from utils.digests import digest_of, file_record
-from utils.errors import UserError
-
-from ..config import GroundingConfig
-from .files import (
+from model.checkpoints.files import (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
     BASE_FILE,
@@ -27,6 +23,9 @@ from .files import (
     TRAINED_FILE,
     read_json_object,
 )
+from model.config import GroundingConfig
+from utils.digests import digest_of, file_record
+from utils.errors import UserError
 
 DIGESTS_FILE = "digests.json"
 FORMAT = 1
@@ -42,7 +41,7 @@ SHARD = re.compile(r"(model-\d{5}-of-\d{5}\.safetensors|pytorch_model-\d{5}-of-\
 
 def write_digests(directory: Path) -> None:
     """List the files of a finished directory with sizes and digests."""
-    from .writing import write_json
+    from model.checkpoints.writing import write_json
 
     files = {path.name: file_record(path) for path in sorted(directory.iterdir())}
     card = files.pop(CARD_FILE, None)

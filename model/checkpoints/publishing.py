@@ -4,11 +4,10 @@ import tempfile
 from pathlib import Path
 
 from dataloaders.processing import GroundingProcessor
+from model.checkpoints.card import Scores
+from model.checkpoints.saving import SHARD_BYTES, save_model
+from model.grounding import GroundingModel
 from utils.errors import UserError
-
-from ..grounding import GroundingModel
-from .card import Scores
-from .saving import SHARD_BYTES, save_model
 
 
 def push_to_hub(

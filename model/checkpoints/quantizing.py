@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from model.grounding import GroundingModel
 from utils.errors import UserError
-
-from ..grounding import GroundingModel
 
 log = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..grounding import GroundingModel
-from .names import from_reference, to_reference
-from .weights import Weights, check_names, fill
+from model.checkpoints.names import from_reference, to_reference
+from model.checkpoints.weights import Weights, check_names, fill
+from model.grounding import GroundingModel
 
 
 def load_reference_state_dict(model: GroundingModel, tensors: Mapping[str, Tensor], *, partial: bool = False) -> None:

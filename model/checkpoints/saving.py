@@ -10,14 +10,13 @@ from typing import Any
 import torch
 
 from dataloaders.processing import GroundingProcessor
-
-from ..grounding import GroundingModel
-from .architecture import LLAMA_FIELDS
-from .card import Scores, model_card
-from .files import CARD_FILE, CONFIG_FILE, SAFETENSORS_FILE, SAFETENSORS_INDEX, TORCH_FILE, TORCH_INDEX
-from .names import to_reference
-from .streaming import TensorToWrite, in_memory, write_safetensors, write_torch
-from .writing import config_values, write_json, write_shards, written_beside
+from model.checkpoints.architecture import LLAMA_FIELDS
+from model.checkpoints.card import Scores, model_card
+from model.checkpoints.files import CARD_FILE, CONFIG_FILE, SAFETENSORS_FILE, SAFETENSORS_INDEX, TORCH_FILE, TORCH_INDEX
+from model.checkpoints.names import to_reference
+from model.checkpoints.streaming import TensorToWrite, in_memory, write_safetensors, write_torch
+from model.checkpoints.writing import config_values, write_json, write_shards, written_beside
+from model.grounding import GroundingModel
 
 SHARD_BYTES = 5 * 10**9
 

@@ -5,18 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from dataloaders.tokenization import GroundingTokenizer
+from model.checkpoints import architecture, names
+from model.checkpoints.adapting import merge_lora
+from model.checkpoints.config_checks import build_grounding, own_config
+from model.checkpoints.consolidated import refuse_deepspeed
+from model.checkpoints.files import CONFIG_FILE, TensorFiles, open_tensors, read_config
+from model.checkpoints.hub import HubName, find_model
+from model.checkpoints.vocabulary import tokenizer_of_training
+from model.checkpoints.weights import Weights
+from model.config import GroundingConfig
 from utils.errors import UserError, shown
 from utils.reading import user_path
-
-from ..config import GroundingConfig
-from . import architecture, names
-from .adapting import merge_lora
-from .config_checks import build_grounding, own_config
-from .consolidated import refuse_deepspeed
-from .files import CONFIG_FILE, TensorFiles, open_tensors, read_config
-from .hub import HubName, find_model
-from .vocabulary import tokenizer_of_training
-from .weights import Weights
 
 OWN, REFERENCE, BASE = "merged directory", "reference checkpoint", "LLaVA base"
 HUB_CLIP = "openai/clip-vit-large-patch14-336"

@@ -13,9 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model.checkpoints.files import open_tensors
 from utils.errors import UserError
-
-from .files import open_tensors
 
 SAFETENSORS_TYPES = {
     torch.float64: "F64",

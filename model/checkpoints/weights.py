@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from model.checkpoints.files import TensorFiles
 from utils.errors import UserError
-
-from .files import TensorFiles
 
 SHOWN, NAME_LENGTH = 10, 200
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

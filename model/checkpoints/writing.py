@@ -16,12 +16,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.checkpoints.ownership import refuse_foreign, write_digests
+from model.checkpoints.streaming import TensorToWrite, check_written, shards_of
+from model.grounding import GroundingModel
 from utils.errors import UserError
 from utils.reading import user_path
-
-from ..grounding import GroundingModel
-from .ownership import refuse_foreign, write_digests
-from .streaming import TensorToWrite, check_written, shards_of
 
 
 def config_values(model: GroundingModel, dtype: torch.dtype | None = None) -> dict[str, Any]:

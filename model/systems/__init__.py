@@ -1,15 +1,14 @@
 """The systems by name. To add one: write its module and put it here."""
 
+from model.config import GroundingConfig
+from model.systems.base import System
+from model.systems.gsva import GSVA
+from model.systems.lisa import LISA
+from model.systems.pixellm import PixelLM
+from model.systems.read import READ
+from model.systems.sesame import SESAME
+from model.systems.uground import UGround
 from utils.errors import UserError
-
-from ..config import GroundingConfig
-from .base import System
-from .gsva import GSVA
-from .lisa import LISA
-from .pixellm import PixelLM
-from .read import READ
-from .sesame import SESAME
-from .uground import UGround
 
 SYSTEMS: dict[str, type[System]] = {system.__name__: system for system in (LISA, READ, PixelLM, GSVA, SESAME, UGround)}
 

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from dataloaders.batch import Batch
-
-from .. import sam
-from ..config import GroundingConfig
-from ..policy import PolicySample
-from ..states import TargetStates
+from model import sam
+from model.config import GroundingConfig
+from model.policy import PolicySample
+from model.states import TargetStates
 
 if TYPE_CHECKING:
-    from ..grounding import GroundingModel
+    from model.grounding import GroundingModel
 
 
 @dataclass

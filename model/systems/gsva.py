@@ -4,7 +4,7 @@ Tokens: `[SEG]` where there is a target, `[REJ]` where there is none; only `[SEG
 decisions are in `Segmentation.decisions`.
 """
 
-from .lisa import LISA
+from model.systems.lisa import LISA
 
 
 class GSVA(LISA):

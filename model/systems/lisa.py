@@ -5,7 +5,7 @@ Tokens: `[SEG]`. States: the last. Prompt: one text token. Own losses: none.
 
 import torch
 
-from .base import Prompt, System
+from model.systems.base import Prompt, System
 
 
 class LISA(System):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import SamConfig, SamPromptEncoderConfig, SamVisionConfig
 from transformers.models.sam.modeling_sam import SamPromptEncoder
 
-from ..multiscale_decoder import FeatureNeck, MultiScaleDecoder
-from ..sam import no_mask
-from .base import Prompt, System
+from model.multiscale_decoder import FeatureNeck, MultiScaleDecoder
+from model.sam import no_mask
+from model.systems.base import Prompt, System
 
 FUSED_SIDE = 128  # masks of all scales are fused at this side, whatever their own (a constant of the reference)
 OUTSIDE_LOGIT = -20.0

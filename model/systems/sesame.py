@@ -3,7 +3,7 @@
 Tokens: `[SEG]`; its absence from the answer means that the object is absent. The difference to LISA is in the data.
 """
 
-from .lisa import LISA
+from model.systems.lisa import LISA
 
 
 class SESAME(LISA):

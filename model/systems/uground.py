@@ -9,18 +9,17 @@ Legend: S targets, K layers scored for each of them, P image tokens, L+1 hidden 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from utils.errors import UserError
-
-from ..batched_losses import losses_of_maps, map_targets
-from ..policy import LayerPolicy
-from ..sam import mask_prompt_side
-from ..similarity import (
+from model.batched_losses import losses_of_maps, map_targets
+from model.policy import LayerPolicy
+from model.sam import mask_prompt_side
+from model.similarity import (
     map_on_cropped_image,
     map_on_padded_image,
     mask_prompt,
     similarity_scores,
 )
-from .base import OwnLosses, Prompt, System
+from model.systems.base import OwnLosses, Prompt, System
+from utils.errors import UserError
 
 
 class UGround(System):

@@ -9,7 +9,7 @@ Two protocols, and every report says which one it used:
   an answer without `[SEG]` predicts nothing.
 """
 
-from .protocol import ANSWERS, EXPLAIN, EXPRESSIONS, Protocol
-from .running import Effort, Outcome, evaluate
+from utils.evaluation.protocol import ANSWERS, EXPLAIN, EXPRESSIONS, Protocol
+from utils.evaluation.running import Effort, Outcome, evaluate
 
 __all__ = ["ANSWERS", "EXPLAIN", "EXPRESSIONS", "Effort", "Outcome", "Protocol", "evaluate"]

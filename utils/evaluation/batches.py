@@ -21,9 +21,8 @@ from dataloaders.evaluation import EvaluationItem, LeftOut, read_item
 from dataloaders.repairs import Repair, Tolerance
 from dataloaders.sample import Sample
 from utils.errors import UserError
-
-from .protocol import Protocol
-from .questions import Questions, ask
+from utils.evaluation.protocol import Protocol
+from utils.evaluation.questions import Questions, ask
 
 
 @dataclass

@@ -14,18 +14,17 @@ from dataloaders.repairs import Tolerance
 from utils.contact_sheet import refuse_foreign_image
 from utils.distributed import adopt_slurm, choose_device
 from utils.errors import UserError
+from utils.evaluation.menu import choose_benchmarks
+from utils.evaluation.partial import PartialResults, fingerprint, weights_hash
+from utils.evaluation.places import Places, choose_places
+from utils.evaluation.progress import ProgressBar
+from utils.evaluation.protocol import ANSWERS, Protocol
+from utils.evaluation.report_lock import lock_report
+from utils.evaluation.results import Results, checkpoint_of, header_of
+from utils.evaluation.running import Effort, evaluate, place
 from utils.flags import is_training_checkpoint, load_flagged_model
 from utils.saving import make_directory
 from utils.scoring.report import refuse_foreign_report
-
-from .menu import choose_benchmarks
-from .partial import PartialResults, fingerprint, weights_hash
-from .places import Places, choose_places
-from .progress import ProgressBar
-from .protocol import ANSWERS, Protocol
-from .report_lock import lock_report
-from .results import Results, checkpoint_of, header_of
-from .running import Effort, evaluate, place
 
 
 def evaluate_checkpoint(flags, argv: Sequence[str]) -> int:
@@ -109,8 +108,7 @@ def draw(flags, model, processor, sets: dict, tolerance: Tolerance) -> None:
         return
     from utils.chat_session import ChatSession
     from utils.contact_sheet import contact_sheet, save_sheet
-
-    from .sheets import sample_rows
+    from utils.evaluation.sheets import sample_rows
 
     session = ChatSession(model, processor, layer=flags.layer, max_new_tokens=flags.max_new_tokens)
     if flags.sheet:

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.evaluation.batches import Part
+from utils.evaluation.predicting import Predicted
 from utils.scoring.counts import ExpressionCounts, QuestionCounts, Row
-
-from .batches import Part
-from .predicting import Predicted
 
 
 @dataclass

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .batches import Part, Work
-from .protocol import Protocol
-from .questions import TARGET, Place
+from utils.evaluation.batches import Part, Work
+from utils.evaluation.protocol import Protocol
+from utils.evaluation.questions import TARGET, Place
 
 
 @dataclass

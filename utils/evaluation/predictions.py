@@ -1,9 +1,8 @@
 """What `--save_predictions` writes of an image: a line for every expression, masks as COCO RLE."""
 
+from utils.evaluation.batches import Part
+from utils.evaluation.predicting import Predicted
 from utils.scoring.masks import encode_mask
-
-from .batches import Part
-from .predicting import Predicted
 
 
 def predictions_of(spec: str, part: Part, predicted: Predicted, rows: list) -> list[dict]:

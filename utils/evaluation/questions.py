@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from dataloaders.evaluation import EvaluationItem
 from dataloaders.sample import REJ, SEG, Turn
 from utils.errors import UserError
-
-from .protocol import Protocol
+from utils.evaluation.protocol import Protocol
 
 TARGET = re.compile(re.escape(SEG) + "|" + re.escape(REJ))
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 
 from utils.errors import UserError
+from utils.evaluation.running import place
 from utils.file_locks import open_locked
-
-from .running import place
 
 
 @contextmanager

@@ -9,6 +9,9 @@ from typing import Any
 
 from dataloaders.bad_samples import describe_bad_samples, list_bad_samples
 from dataloaders.evaluation import EvaluationItem, LeftOut
+from utils.evaluation.places import Places
+from utils.evaluation.protocol import EXPLAIN, Protocol
+from utils.evaluation.running import Outcome
 from utils.scoring.counts import Row
 from utils.scoring.gallery import Section, write_gallery
 from utils.scoring.left_out import left_out_note
@@ -16,10 +19,6 @@ from utils.scoring.prediction_files import write_predictions
 from utils.scoring.report import write_report
 from utils.scoring.scores import score_split
 from utils.scoring.tabulating import entries_of, table
-
-from .places import Places
-from .protocol import EXPLAIN, Protocol
-from .running import Outcome
 
 PACKAGES = ("torch", "transformers", "numpy")
 

@@ -17,15 +17,14 @@ from torch.utils.data import DataLoader
 from dataloaders.evaluation import EvaluationItem, LeftOut, evaluation_set, too_many, unnumbered_entries
 from dataloaders.repairs import STRICT, Tolerance
 from utils.errors import UserError, message_of
+from utils.evaluation.batches import Batches, DigestedItems, Part
+from utils.evaluation.counting import Counted, count
+from utils.evaluation.partial import ImageResult, PartialFile, PartialResults
+from utils.evaluation.predicting import predict
+from utils.evaluation.predictions import predictions_of
+from utils.evaluation.protocol import Protocol
 from utils.free_memory import is_out_of_memory, release_memory
 from utils.scoring.counts import Row, iou, scored_pairs
-
-from .batches import Batches, DigestedItems, Part
-from .counting import Counted, count
-from .partial import ImageResult, PartialFile, PartialResults
-from .predicting import predict
-from .predictions import predictions_of
-from .protocol import Protocol
 
 NO_MEMORY = "out of memory even with one image and one expression at a time; --precision bf16 takes half of fp32"
 

@@ -6,15 +6,14 @@ from pathlib import Path
 from dataloaders.evaluation import EvaluationItem, evaluation_sets
 from dataloaders.repairs import Tolerance
 from utils.errors import UserError
+from utils.evaluation.places import Places, choose_places
+from utils.evaluation.progress import ProgressBar
+from utils.evaluation.report_lock import lock_report
+from utils.evaluation.results import Entry, Results, header_of
 from utils.saving import make_directory
 from utils.scoring.compare import compare_reports
 from utils.scoring.predictions import score_predictions
 from utils.scoring.report import refuse_foreign_report
-
-from .places import Places, choose_places
-from .progress import ProgressBar
-from .report_lock import lock_report
-from .results import Entry, Results, header_of
 
 
 def evaluate_predictions(flags, argv: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ Legend: I pictures, M columns of sums, B resamples.
 
 import numpy as np
 
-from .metrics import Ratio, Terms
+from utils.scoring.metrics import Ratio, Terms
 
 LEVEL = 0.95
 _DRAWS_AT_ONCE = 2**22  # bounds the memory

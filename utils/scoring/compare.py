@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError, printable
-
-from .bootstrap import interval, resample, sums_by_image, values_of
-from .counts import Row
-from .left_out import left_out_note
-from .report import read_report, read_rows
-from .scores import metrics_of, table_of
-from .tabulating import markdown_table
+from utils.scoring.bootstrap import interval, resample, sums_by_image, values_of
+from utils.scoring.counts import Row
+from utils.scoring.left_out import left_out_note
+from utils.scoring.report import read_report, read_rows
+from utils.scoring.scores import metrics_of, table_of
+from utils.scoring.tabulating import markdown_table
 
 SAMPLES = 10_000
 

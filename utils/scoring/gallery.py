@@ -16,11 +16,10 @@ from PIL import Image
 
 from dataloaders.evaluation import EvaluationItem
 from utils.drawing import IGNORE_COLOUR, colour_of, overlay
-
-from .counts import QuestionCounts, Row, scored_pairs
-from .counts import iou as ratio
-from .masks import decode_mask
-from .report import write_whole
+from utils.scoring.counts import QuestionCounts, Row, scored_pairs
+from utils.scoring.counts import iou as ratio
+from utils.scoring.masks import decode_mask
+from utils.scoring.report import write_whole
 
 SIDE = 320  # longest side of a picture in the page
 CASES = 6  # of each choice

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .counts import ratios
-from .tables import Expressions, Pairs
+from utils.scoring.counts import ratios
+from utils.scoring.tables import Expressions, Pairs
 
 PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 

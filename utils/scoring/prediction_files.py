@@ -13,9 +13,8 @@ from typing import Any
 from dataloaders.json_files import require, require_integer, require_text
 from utils.errors import UserError, shown
 from utils.reading import parse_json, read_lines
-
-from .report import write_whole
-from .scores import kind_of
+from utils.scoring.report import write_whole
+from utils.scoring.scores import kind_of
 
 _REMEDY = "docs/evaluation.md lists the keys"
 

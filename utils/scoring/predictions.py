@@ -10,11 +10,10 @@ import numpy as np
 from dataloaders.evaluation import EvaluationItem, LeftOut, evaluation_set, read_item, too_many, unnumbered_entries
 from dataloaders.repairs import STRICT, Tolerance
 from utils.errors import UserError
-
-from .counts import ExpressionCounts, QuestionCounts, Row, expression_counts, question_counts
-from .masks import decode_mask
-from .prediction_files import Prediction, line_of, read_predictions
-from .scores import kind_of
+from utils.scoring.counts import ExpressionCounts, QuestionCounts, Row, expression_counts, question_counts
+from utils.scoring.masks import decode_mask
+from utils.scoring.prediction_files import Prediction, line_of, read_predictions
+from utils.scoring.scores import kind_of
 
 SHOWN = 5  # missing predictions that an error names
 

@@ -23,9 +23,8 @@ from utils.schema import (
     text,
     whole,
 )
-
-from .counts import Row, check_row, row_from_dict
-from .scores import INTERVAL, kind_of, metrics_of
+from utils.scoring.counts import Row, check_row, row_from_dict
+from utils.scoring.scores import INTERVAL, kind_of, metrics_of
 
 MOST_SECONDS = 2**32  # more than a century
 

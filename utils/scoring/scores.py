@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from utils.errors import UserError
-
-from . import metrics as m
-from .bootstrap import intervals
-from .counts import ExpressionCounts, QuestionCounts
-from .tables import Expressions, Pairs
+from utils.scoring import metrics as m
+from utils.scoring.bootstrap import intervals
+from utils.scoring.counts import ExpressionCounts, QuestionCounts
+from utils.scoring.tables import Expressions, Pairs
 
 GRES_SETS = ("grefcoco", "refzom")
 INTERVAL = "_ci95"  # "gIoU" has its interval beside it as "gIoU_ci95"

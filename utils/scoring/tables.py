@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dataloaders.sample import REJ, SEG
-
-from .counts import ExpressionCounts, QuestionCounts
+from utils.scoring.counts import ExpressionCounts, QuestionCounts
 
 # A denial is one of these words or [REJ], in an answer without [SEG].
 _DENIAL = re.compile(

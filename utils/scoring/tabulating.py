@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from utils.errors import printable
-
-from .left_out import left_out_note
-from .scores import INTERVAL, kind_of
+from utils.scoring.left_out import left_out_note
+from utils.scoring.scores import INTERVAL, kind_of
 
 # What a table shows of each kind of split, and its heading.
 SHOWN = {

@@ -15,7 +15,7 @@ A checkpoint is copied to memory (`snapshots.py`), written beside by a thread un
 (`finding.py`). `loading.py` reads one.
 """
 
-from .finding import (
+from utils.training.checkpoints.finding import (
     candidates_in,
     checkpoints_in,
     find_checkpoint,
@@ -26,9 +26,9 @@ from .finding import (
     resolve_checkpoint,
     verify_checkpoint,
 )
-from .layout import BEST, LATEST, LATEST_FILE, MARKER, SCORES, Position
-from .loading import load_trained_weights, resume, trained_weights
-from .saving import Saver, copy_checkpoint, save_checkpoint
+from utils.training.checkpoints.layout import BEST, LATEST, LATEST_FILE, MARKER, SCORES, Position
+from utils.training.checkpoints.loading import load_trained_weights, resume, trained_weights
+from utils.training.checkpoints.saving import Saver, copy_checkpoint, save_checkpoint
 
 __all__ = [
     "BEST",

@@ -26,8 +26,7 @@ from utils.schema import (
     text,
     whole,
 )
-
-from .layout import BEST, LATEST, MARKER, REPLACED, SETTINGS, Position
+from utils.training.checkpoints.layout import BEST, LATEST, MARKER, REPLACED, SETTINGS, Position
 
 FORMAT = 3
 _FIRST = {"format": one_of(1), "step": whole(0), "samples": whole(0), "world_size": whole(1)}

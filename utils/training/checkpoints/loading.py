@@ -12,12 +12,11 @@ from utils.distributed import World
 from utils.errors import UserError
 from utils.seeding import restore_random_state
 from utils.torch_files import load_plain
+from utils.training.checkpoints.finding import read_position, read_settings
+from utils.training.checkpoints.layout import Position, random_state_file
+from utils.training.checkpoints.pickles import read_states, refuse_code
+from utils.training.checkpoints.resharding import Stored, put_into
 from utils.training.engine import optimizer_of
-
-from .finding import read_position, read_settings
-from .layout import Position, random_state_file
-from .pickles import read_states, refuse_code
-from .resharding import Stored, put_into
 
 
 def resume(engine, checkpoint: Path, world: World) -> Position:

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
+from utils.training.checkpoints.pickles import read_states
 from utils.training.engine import GATE, optimizer_of
-
-from .pickles import read_states
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

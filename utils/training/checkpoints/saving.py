@@ -18,9 +18,8 @@ from utils.digests import file_record
 from utils.distributed import World
 from utils.errors import UserError
 from utils.seeding import random_state
-
-from .finding import Marker, candidates_in, checkpoints_in, is_complete, read_marker
-from .layout import (
+from utils.training.checkpoints.finding import Marker, candidates_in, checkpoints_in, is_complete, read_marker
+from utils.training.checkpoints.layout import (
     LATEST_FILE,
     MARKER,
     REPLACED,
@@ -36,7 +35,7 @@ from .layout import (
     write_json,
     write_text,
 )
-from .snapshots import capture
+from utils.training.checkpoints.snapshots import capture
 
 GRACE = 60.0  # seconds that a write may take after training has failed
 
