@@ -6,7 +6,7 @@ python app.py --version runs/quickstart/hf
 from collections.abc import Sequence
 
 from dashboard.tabs import TABS
-from utils.errors import run_main
+from groundscore.errors import run_main
 from utils.flags import FlagParser, add_model_flags, positive
 
 

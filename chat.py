@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.errors import UserError, run_main
+from groundscore.errors import UserError, run_main
 from utils.flags import FlagParser, add_model_flags, load_flagged_model, positive
 
 
@@ -40,9 +40,9 @@ def main(argv: Sequence[str]) -> int:
     if flags.prompt is not None and not flags.prompt.strip():
         raise UserError("--prompt is empty")
 
-    from dataloaders.images import read_image
-    from utils.prompt_files import read_prompts
-    from utils.saving import make_directory
+    from groundscore.annotations.images import read_image
+    from inference.prompt_files import read_prompts
+    from inference.saving import make_directory
 
     # Everything that can be wrong is found before the model is loaded.
     make_directory(flags.vis_save_path)
@@ -50,9 +50,9 @@ def main(argv: Sequence[str]) -> int:
     image = read_image(flags.image, missing="--image names the file of an image") if flags.image else None
     print(f"loading {flags.version} …", file=sys.stderr)
 
-    from utils.chat_batch import answer_all
-    from utils.chat_session import ChatSession
-    from utils.chat_terminal import Chat
+    from inference.many_questions import answer_all
+    from inference.session import ChatSession
+    from inference.terminal import Chat
 
     model, processor = load_flagged_model(flags)
     talks = lines is None and flags.prompt is None

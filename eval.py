@@ -11,8 +11,8 @@ Without `--val_dataset` a terminal shows a menu. Several processes share the ima
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataloaders.repairs import DEFAULT_SHARE
-from utils.errors import run_main
+from groundscore.annotations.repairs import DEFAULT_SHARE
+from groundscore.errors import run_main
 from utils.flags import FlagParser, add_model_flags, count, positive
 
 
@@ -91,14 +91,14 @@ def build_parser() -> FlagParser:
 def main(argv: Sequence[str]) -> int:
     flags = build_parser().parse(argv)
     if flags.compare:
-        from utils.evaluation.saved import compare
+        from evaluation.saved import compare
 
         return compare(flags)
     if flags.predictions:
-        from utils.evaluation.saved import evaluate_predictions
+        from evaluation.saved import evaluate_predictions
 
         return evaluate_predictions(flags, argv)
-    from utils.evaluation.benchmarking import evaluate_checkpoint
+    from evaluation.benchmarking import evaluate_checkpoint
 
     return evaluate_checkpoint(flags, argv)
 

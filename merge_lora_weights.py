@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from utils.errors import UserError, run_main
+from groundscore.errors import UserError, run_main
+from groundscore.reading import user_path
 from utils.flags import FlagParser, add_inference_settings, check_overrides, inference_overrides, inference_settings
-from utils.reading import user_path
 from utils.systems import find_system
 
 OURS, REFERENCE, ADAPTER = "uground", "reference", "adapter"
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
     _check_weight(flags)
     _keep_apart(target, {"--weight": flags.weight})
     if target.exists():
-        from model.checkpoints.ownership import refuse_foreign
+        from checkpoints.ownership import refuse_foreign
 
         refuse_foreign(target.resolve())
 
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
     said = []
 
     def check(written: Path) -> None:
-        from utils.training.merge_check import check_merge
+        from training.merge_check import check_merge
 
         print("comparing with the run …", file=sys.stderr)
         said.append(str(check_merge(merge.load_unmerged, reader_of(written, merge), merge.precision)))
@@ -88,14 +88,14 @@ def main(argv: Sequence[str]) -> None:
     export(merge, flags, target, check=None if flags.no_check else check)
     print(f"answers as the run does: {said[0]}" if said else "not compared with the run (--no_check)")
     if flags.push_to_hub:
-        from model.checkpoints.publishing import upload
+        from checkpoints.publishing import upload
 
         print(f"uploaded: {upload(target, flags.push_to_hub, private=flags.private or None)}")
 
 
 def _check_weight(flags) -> None:
     """Complain about flags that do not fit the kind of `--weight`, before anything is read."""
-    from utils.training.merging import is_run
+    from training.merging import is_run
 
     if is_run(flags.weight):
         return
@@ -114,7 +114,7 @@ def _keep_apart(target: Path, sources: Mapping[str, str | None]) -> None:
 
     sources: by flag or by what they are; hub ids are no paths here.
     """
-    from utils.training.checkpoints import BEST, LATEST
+    from checkpoints.runs import BEST, LATEST
 
     place = user_path(target).resolve()
     for name, source in sources.items():
@@ -126,8 +126,8 @@ def _keep_apart(target: Path, sources: Mapping[str, str | None]) -> None:
 
 def export_merged(merge, flags, target: Path, *, check: Callable[[Path], None] | None) -> None:
     """Merge while writing, under our names or the reference's."""
-    from model.checkpoints import export_reference, save_model
-    from model.checkpoints.sources import HUB_CLIP
+    from checkpoints import export_reference, save_model
+    from checkpoints.sources import HUB_CLIP
 
     model, processor = merge.opened.model, merge.opened.processor
     common = {"tensors": merge.tensors, "overwrite": flags.overwrite, "progress": Progress(), "check": check}
@@ -144,8 +144,8 @@ def export_merged(merge, flags, target: Path, *, check: Callable[[Path], None] |
 
 def export_adapter(merge, flags, target: Path, *, check: Callable[[Path], None] | None) -> None:
     """Write what was learned, without its base."""
-    from model.checkpoints import save_adapter
-    from model.checkpoints.loading import PRECISIONS
+    from checkpoints import save_adapter
+    from checkpoints.loading import PRECISIONS
 
     model, processor = merge.load_unmerged("fp32")
     # Parameters only: buffers such as the running reward stay exact.
@@ -158,7 +158,7 @@ def export_adapter(merge, flags, target: Path, *, check: Callable[[Path], None] 
 
 def read_merge(flags):
     """What `--weight` names, ready to be merged."""
-    from utils.training.merging import is_run, merge_of_consolidated, merge_of_run
+    from training.merging import is_run, merge_of_consolidated, merge_of_run
 
     base = {name: getattr(flags, name) for name in ("version", "vision_tower", "vision_pretrained")}
     base = {name: path for name, path in base.items() if path}
@@ -174,7 +174,7 @@ def read_merge(flags):
 
 def reader_of(written: Path, merge) -> Callable[[str], tuple]:
     """precision -> (model, processor) of the directory that was written."""
-    from model.checkpoints import load_model
+    from checkpoints import load_model
 
     # The reference keeps CLIP elsewhere, and its configuration has none of these settings; the other layouts tell all.
     config = merge.opened.model.config

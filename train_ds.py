@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from utils.errors import run_main
+from groundscore.errors import run_main
+from training.arguments import parse_arguments
+from training.config import TrainingConfig
+from training.stopping import EndAtOnce, StopRequest, launchers
 from utils.processes import ProcessId
-from utils.training.arguments import parse_arguments
-from utils.training.config import TrainingConfig
-from utils.training.stopping import EndAtOnce, StopRequest, launchers
 
 
 def main(argv: Sequence[str]) -> None:
@@ -26,12 +26,12 @@ def main(argv: Sequence[str]) -> None:
 
 
 def launch(config: TrainingConfig, at_once: EndAtOnce, started_by: list[ProcessId]) -> None:
+    from training import building
+    from training.launch import begin_launch
+    from training.run_lock import RunLock
     from utils.distributed import join_world, naming_lost_processes
     from utils.logging import OutputLog
     from utils.seeding import seed_everything, use_deterministic_algorithms
-    from utils.training import building
-    from utils.training.launch import begin_launch
-    from utils.training.run_lock import RunLock
 
     building.check_paths(config)
     if not config.dry_run:
@@ -59,14 +59,13 @@ def launch(config: TrainingConfig, at_once: EndAtOnce, started_by: list[ProcessI
 
 def train_model(config: TrainingConfig, precision: str, world, started_by: list[ProcessId]) -> str | None:
     """Train as the flags say; returns a sentence where somebody asked to stop before the end."""
-    from dataloaders.bad_samples import describe_bad_samples
-    from dataloaders.collate import Collator
+    from checkpoints.runs import BEST, Saver, read_settings, resume
+    from dataloaders.batching.collate import Collator
+    from groundscore.annotations.bad_samples import describe_bad_samples
     from model.compiling import compile_encoders
-    from utils.seeding import preserved_random_state, seed_everything
-    from utils.training import building
-    from utils.training.changed_flags import describe_changes, describe_global_batch, keep_best_apart
-    from utils.training.checkpoints import BEST, Saver, read_settings, resume
-    from utils.training.engine import (
+    from training import building
+    from training.changed_flags import describe_changes, describe_global_batch, keep_best_apart
+    from training.engine import (
         BUCKET,
         build_optimizer,
         enable_gradient_checkpointing,
@@ -74,16 +73,17 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
         gate_learning_rate,
         start_engine,
     )
-    from utils.training.loop import train
-    from utils.training.memory import shared_memory_warning
-    from utils.training.metering import StepMeter
-    from utils.training.preflight import preflight
-    from utils.training.scores import open_scores
-    from utils.training.settings import checkpoint_to_resume, describe_run, keep_gate
-    from utils.training.summaries import describe_data, describe_parameters, describe_training
-    from utils.training.tensorboard import Records
-    from utils.training.trainable import count_parameters
-    from utils.training.validation import Keeper, new_progress
+    from training.loop import train
+    from training.memory import shared_memory_warning
+    from training.metering import StepMeter
+    from training.preflight import preflight
+    from training.scores import open_scores
+    from training.settings import checkpoint_to_resume, describe_run, keep_gate
+    from training.summaries import describe_data, describe_parameters, describe_training
+    from training.tensorboard import Records
+    from training.trainable import count_parameters
+    from training.validation import Keeper, new_progress
+    from utils.seeding import preserved_random_state, seed_everything
 
     run_dir = config.run_dir
     schedule = building.schedule_of(config, world)
@@ -247,11 +247,11 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
 
 def evaluate_only(config: TrainingConfig, precision: str, world) -> None:
     """Score a model without training it: `--version`, or the checkpoint that `--resume` names."""
-    from dataloaders.bad_samples import describe_bad_samples
-    from utils.training import building
-    from utils.training.restoring import load_trained
-    from utils.training.scores import Scores
-    from utils.training.validation import describe_scores
+    from groundscore.annotations.bad_samples import describe_bad_samples
+    from training import building
+    from training.restoring import load_trained
+    from training.scores import Scores
+    from training.validation import describe_scores
 
     validation = building.build_validation(config, world.device)
     if config.resume:

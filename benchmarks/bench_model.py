@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from dataloaders.batch import PREFIX_BRANCH, Batch
+from dataloaders.batching.batch import PREFIX_BRANCH, Batch
+from groundscore.errors import UserError
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
-from utils.errors import UserError
-from utils.training.engine import enable_gradient_checkpointing
-from utils.training.lora import add_lora
-from utils.training.trainable import DEFAULT_VISION_SIZE, set_trainable, trainable_prefixes
+from training.engine import enable_gradient_checkpointing
+from training.lora import add_lora
+from training.trainable import DEFAULT_VISION_SIZE, set_trainable, trainable_prefixes
 
 IMAGE_ID = -200
 SEG_ID, REJ_ID = 32000, 32001

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.bench_model import SIZES, BenchShape, adapt, bench_batch, bench_model
 from benchmarks.measuring import flop_counter
-from utils.errors import run_main
+from groundscore.errors import run_main
 
 PARTS = {
     "CLIP": "vision_tower",

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.measuring import anonymous_memory_mb, in_a_new_process, peak_memory_mb, reset_peak_memory
 from benchmarks.synthetic import add_source_flags, data_root
-from utils.errors import UserError, run_main
+from groundscore.errors import UserError, run_main
 
 FULL = "all"
 SAM_SIZE, CLIP_SIZE, IMAGE_TOKENS = 1024, 336, 576
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _report(root: Path, flags: argparse.Namespace) -> None:
-    from dataloaders.families import split_names
+    from dataloaders.families.family import split_names
     from dataloaders.mixture import ALL_FAMILIES
 
     names = split_names(flags.families or ALL_FAMILIES)
@@ -96,8 +96,8 @@ def _start(root: Path, family: str, cache: str, draws: int, tokenizer: Path | No
     """Build the mixture as training does; then let a worker process draw from it."""
     import torch
 
-    from dataloaders.index_cache import ENVIRONMENT
     from dataloaders.mixture import ALL_FAMILIES, build_mixture
+    from groundscore.annotations.index_cache import ENVIRONMENT
 
     os.environ[ENVIRONMENT] = cache
     torch.set_num_threads(1)
@@ -129,7 +129,7 @@ def _start(root: Path, family: str, cache: str, draws: int, tokenizer: Path | No
 
 def _work(mixture, draws: int, tokenizer: Path | None, sender) -> None:
     """In the worker: draw and collate, one sample a batch."""
-    from utils.training.sampling import prepare_worker
+    from training.sampling import prepare_worker
 
     prepare_worker(0)
     try:
@@ -146,9 +146,9 @@ def _work(mixture, draws: int, tokenizer: Path | None, sender) -> None:
 
 def collator(tokenizer: Path):
     """Makes batches as for the 7B model, with the tokenizer of that directory."""
-    from dataloaders.collate import Collator
-    from dataloaders.processing import GroundingProcessor, ImageSettings
-    from dataloaders.tokenization import GroundingTokenizer
+    from dataloaders.batching.collate import Collator
+    from dataloaders.batching.processing import GroundingProcessor, ImageSettings
+    from dataloaders.batching.tokenization import GroundingTokenizer
 
     loaded = GroundingTokenizer.from_directory(tokenizer)
     loaded.add_grounding_tokens(1)

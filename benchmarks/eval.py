@@ -18,8 +18,8 @@ import torch
 from benchmarks.bench_model import BenchShape, bench_batch, bench_model
 from benchmarks.measuring import Cost, measure
 from benchmarks.step import REFERENCE
-from dataloaders.batch import Batch
-from utils.errors import run_main
+from dataloaders.batching.batch import Batch
+from groundscore.errors import run_main
 
 
 def main(argv: Sequence[str]) -> None:

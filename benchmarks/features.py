@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from utils.errors import run_main
+from groundscore.errors import run_main
 
 REASONSEG_TRAIN = 239
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from model.policy import LayerPolicy
-from utils.training.engine import GATE_EPSILON, POLICY_LR
+from training.engine import GATE_EPSILON, POLICY_LR
 
 TARGETS = 10 * 2 * 3
 KNOWN_TARGETS = 120  # whose states are drawn once; every step is of some of them

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from utils.errors import UserError, run_main
+from groundscore.errors import UserError, run_main
 
 PROMPT_TOKENS = 60
 BF16_BYTES = 2

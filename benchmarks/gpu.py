@@ -34,7 +34,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from utils.errors import UserError, run_main
+from groundscore.errors import UserError, run_main
 
 BUDGET = 600.0  # seconds
 

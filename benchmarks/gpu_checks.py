@@ -22,11 +22,11 @@ from benchmarks.gpu_training import ACCUMULATION, LORA_R, Bench, Trainer, free_m
 from benchmarks.loader import loader_rate
 from benchmarks.measuring import in_a_new_process
 from benchmarks.synthetic import write_synthetic
-from dataloaders.batch import Batch
-from model import sam
-from model.backbone import row_attention
+from checkpoints.runs import Position, resume, save_checkpoint
+from dataloaders.batching.batch import Batch
+from model.backbones.llava import row_attention
+from model.decoders import sam
 from model.similarity import fit_longest
-from utils.training.checkpoints import Position, resume, save_checkpoint
 
 PROMPT_TOKENS = 60
 LIMITS_GIB = (24, 40, 80)

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.bench_model import BenchShape, adapt, bench_model
-from dataloaders.batch import Batch
+from dataloaders.batching.batch import Batch
 from model.compiling import compile_encoders
 from model.grounding import GroundingModel
 from model.outputs import GroundingOutput
+from training.engine import BUCKET, build_optimizer, engine_config, gate_learning_rate, start_engine
 from utils.distributed import World
-from utils.training.engine import BUCKET, build_optimizer, engine_config, gate_learning_rate, start_engine
 
 ACCUMULATION = 2
 LR, LORA_R = 3e-4, 8

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.bench_model import BenchShape
-from utils.errors import run_main
+from groundscore.errors import run_main
 
 
 @dataclass(frozen=True)

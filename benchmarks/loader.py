@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.synthetic import add_source_flags, data_root
-from utils.errors import UserError, run_main
+from groundscore.errors import UserError, run_main
 
 PREFETCHED = 2  # micro-batches that `DataLoader` reads ahead for every worker
 
@@ -72,11 +72,11 @@ def loader_rate(root: Path, families: str | None, workers: int, batch_size: int,
     import torch
 
     from benchmarks.data import collator
+    from checkpoints.runs import Position
     from dataloaders.mixture import ALL_FAMILIES, build_mixture
+    from training.building import build_batches
+    from training.loop import Schedule
     from utils.distributed import World
-    from utils.training.building import build_batches
-    from utils.training.checkpoints import Position
-    from utils.training.loop import Schedule
 
     torch.set_num_threads(1)
     names = families or ALL_FAMILIES

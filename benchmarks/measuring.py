@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 MEGABYTE = 2**20
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from utils.errors import UserError, run_main
+from groundscore.errors import UserError, run_main
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ def report(flags: argparse.Namespace) -> str:
     """The table, one line for each estimator."""
     import torch
 
-    from dataloaders.evaluation import evaluation_set
+    from evaluation.layer_analysis import layer_rewards
+    from groundscore.splits import evaluation_set
     from utils.flags import load_flagged_model
-    from utils.layer_analysis import layer_rewards
 
     options = argparse.Namespace(
         version=str(flags.version or flags.base / "llava"),

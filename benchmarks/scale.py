@@ -4,7 +4,7 @@
     python -m benchmarks.scale --sizes 7b --images 4 --conversations 6 --tflops 312 --gpu_gb 40     A100
 
 Counted: FLOPs and what the backward pass keeps, on the model's shapes (`benchmarks/counting.py`, which tests hold
-against real steps); weights, gradients and optimizer states by ZeRO's arithmetic (`utils/training/memory.py`, as in the
+against real steps); weights, gradients and optimizer states by ZeRO's arithmetic (`training/memory.py`, as in the
 preflight). Assumed, and to be replaced by what your machine shows: --tflops, --utilisation (`benchmarks.gpu` prints it
 as MFU), --node_gbs, --network_gbs, --hidden, --runtime_gb. Time is FLOPs over what a GPU reaches, plus what is sent
 between GPUs and not hidden.
@@ -16,9 +16,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-from utils.errors import run_main
-from utils.training.engine import BUCKET
-from utils.training.memory import GIB, estimate_memory
+from groundscore.errors import run_main
+from training.engine import BUCKET
+from training.memory import GIB, estimate_memory
 
 GPUS_PER_NODE = 8
 BF16_BYTES = 2

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from utils.errors import run_main
+from groundscore.errors import run_main
 
 SYSTEMS = ("UGround", "LISA", "READ", "GSVA", "SESAME")
 PROMPT_TOKENS, NEW_TOKENS = 60, 32

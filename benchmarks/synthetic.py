@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 
 from dataloaders.data_checks import MUSE_SPLITS
-from dataloaders.reason_seg_plus import SUBSETS
-from dataloaders.refer_files import FALSE_PREMISE_SETS, REFER_SETS
+from dataloaders.families.reason_seg_plus import SUBSETS
+from groundscore.annotations.refer_files import FALSE_PREMISE_SETS, REFER_SETS
 
 HEIGHT, WIDTH = 480, 640
 DISTINCT = 24  # pictures, label maps and polygons

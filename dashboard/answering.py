@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from groundscore.errors import UserError
 from utils.drawing import split_targets
-from utils.errors import UserError
 
 
 class Stopped(Exception):

@@ -8,7 +8,7 @@ from dashboard import markup
 from dashboard.context import Context
 from dashboard.inspection import Inspection
 from dashboard.samples import Draw, SampleBrowser, parse_rates, view
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 SECONDS = 0.7
 MOST_SAMPLES = 100_000

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.schema import DamagedFile, ShapeError, anything, mapping, number, parse, read_json
-from utils.training.record_shapes import SCORES_SHAPE, metrics_line
+from groundscore.schema import DamagedFile, ShapeError, anything, mapping, number, parse, read_json
+from training.record_shapes import SCORES_SHAPE, metrics_line
 
 METRICS = "metrics.jsonl"
 SCORES = "scores.json"

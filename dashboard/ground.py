@@ -17,7 +17,7 @@ from dashboard.ground_widgets import (
 from dashboard.grounding import Grounding, View
 from dashboard.visitor import Visitor
 from dashboard.waiting import WaitingBar
-from utils.reply import LayerChoice
+from inference.reply import LayerChoice
 
 STATE_SECONDS = 6 * 3600
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}

@@ -16,8 +16,8 @@ from dashboard.context import Context
 from dashboard.examples import PICTURES
 from dashboard.limits import check_prompt, read_picture
 from dashboard.visitor import Exchange, Visitor
-from utils.errors import UserError
-from utils.reply import LayerChoice
+from groundscore.errors import UserError
+from inference.reply import LayerChoice
 
 log = logging.getLogger(__name__)
 

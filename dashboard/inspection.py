@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 from dataloaders.data_checks import SetReport, check_data
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 log = logging.getLogger(__name__)
 

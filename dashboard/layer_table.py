@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from dashboard import markup
-from dataloaders.evaluation import evaluation_set
-from utils.errors import UserError
-from utils.layer_analysis import analyse_split
+from evaluation.layer_analysis import analyse_split
+from groundscore.errors import UserError
+from groundscore.splits import evaluation_set
 
 COLUMNS = ("layer", "IoU", "loss", "probability")
 
@@ -19,7 +19,7 @@ COLUMNS = ("layer", "IoU", "loss", "probability")
 class LayerTable:
     """Means over a split's targets.
 
-    iou, loss, probability: a value per layer, as in `utils.layer_analysis.LayerAnalysis`; greedy: the IoU with the
+    iou, loss, probability: a value per layer, as in `evaluation.layer_analysis.LayerAnalysis`; greedy: the IoU with the
     layer that the policy finds likeliest; oracle: with each target's best layer.
     """
 

@@ -9,14 +9,14 @@ import numpy as np
 
 from dashboard import markup
 from dashboard.limits import Limits, check_prompt, read_picture
-from dataloaders.collate import Collator
-from dataloaders.evaluation import EvaluationItem, evaluation_set
+from dataloaders.batching.collate import Collator
 from dataloaders.sample import SEG, Sample, Turn
+from evaluation.layer_analysis import layer_analysis
+from evaluation.point_analysis import TargetPoints, point_analysis
+from groundscore.errors import UserError
+from groundscore.scoring.counts import iou
+from groundscore.splits import EvaluationItem, evaluation_set
 from utils.drawing import colour_of, heat_map, overlay
-from utils.errors import UserError
-from utils.layer_analysis import layer_analysis
-from utils.point_analysis import TargetPoints, point_analysis
-from utils.scoring.counts import iou
 
 CARD_SIDE = 280  # pixels
 MOST_TARGETS = 4

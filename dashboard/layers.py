@@ -18,7 +18,7 @@ from dashboard.context import Context
 from dashboard.grounding import sentence
 from dashboard.pictures import example_pictures, fill_from, picture_upload
 from dashboard.waiting import WaitingBar
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 MOST_IMAGES = 2000
 SPLITS = ("ReasonSeg|val", "refcoco|unc|val", "refcoco+|unc|val", "refcocog|umd|val", "grefcoco|unc|val")

@@ -6,8 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dataloaders.images import read_image
-from utils.errors import UserError
+from groundscore.annotations.images import read_image
+from groundscore.errors import UserError
 
 
 @dataclass(frozen=True)

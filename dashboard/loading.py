@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 log = logging.getLogger(__name__)
 

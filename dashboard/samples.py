@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from dashboard import markup
-from dataloaders.custom import targets_in
+from dataloaders.families.custom import targets_in
 from dataloaders.mixture import Mixture, build_mixture
 from dataloaders.sample import Sample
+from groundscore.errors import UserError
 from utils.drawing import colour_of, overlay
-from utils.errors import UserError
 
 OPENED = 4  # mixtures that stay open; their annotations are mapped files
 SCANNED_BETWEEN_REPORTS = 25

@@ -17,10 +17,10 @@ from dashboard.examples import PICTURES
 from dashboard.limits import Limits
 from dashboard.loading import BackgroundModel
 from dashboard.tabs import TABS
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 if TYPE_CHECKING:
-    from utils.chat_session import ChatSession
+    from inference.session import ChatSession
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LAST_PORT = 65535
@@ -59,7 +59,7 @@ def serve(flags: Namespace) -> None:
 def load_session(flags: Namespace, limits: Limits, tell: Callable[[str], None]) -> "ChatSession":
     """The checkpoint that the flags name, ready to be asked; `tell` hears what is going on."""
     tell("reading the libraries")
-    from utils.chat_session import ChatSession
+    from inference.session import ChatSession
     from utils.flags import load_flagged_model
 
     tell("reading the weights")

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as run_lengths
 
-from dataloaders.images import read_image
 from dataloaders.sample import Turn
-from utils.reply import LayerChoice, Reply
+from groundscore.annotations.images import read_image
+from inference.reply import LayerChoice, Reply
 
 MAP_SIDE = 336  # maps come from a grid of at most 24 × 24 or so: nothing is lost
 

@@ -5,23 +5,23 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
-from dataloaders.bad_samples import BadSamples
-from dataloaders.custom import CustomEntry, CustomFile
-from dataloaders.image_files import read_sizes
-from dataloaders.images import list_images, list_names, read_image
-from dataloaders.json_files import BrokenFile
+from dataloaders.families.custom import CustomEntry, CustomFile
+from dataloaders.families.multi_reason_seg import MUSE_SPLITS, MuseEntry, MuseFile
+from dataloaders.families.reason_seg import list_split, read_explanations
+from dataloaders.families.reason_seg_plus import SUBSETS, ReasonSegPlus
+from dataloaders.families.vqa import Vqa
 from dataloaders.label_maps import Ade20k, CocoStuff, LabelMaps, Mapillary
-from dataloaders.labelme import draw_regions, read_annotation, require_target
-from dataloaders.multi_reason_seg import MUSE_SPLITS, MuseEntry, MuseFile
 from dataloaders.part_annotations import PacoLvis, PascalPart
-from dataloaders.reason_seg import list_split, read_explanations
-from dataloaders.reason_seg_plus import SUBSETS, ReasonSegPlus
-from dataloaders.refer_files import CORRECTED, FALSE_PREMISE_SETS, REFER_SETS, ReferFiles, ReferTables
-from dataloaders.refer_index import ReferImage, ReferIndex
-from dataloaders.repairs import BadEntry, Repair, Tolerance, noting_repairs
-from dataloaders.vqa import Vqa
-from utils.errors import UserError
-from utils.reading import MISSING, check_regular, what_it_is
+from groundscore.annotations.bad_samples import BadSamples
+from groundscore.annotations.image_files import read_sizes
+from groundscore.annotations.images import list_images, list_names, read_image
+from groundscore.annotations.json_files import BrokenFile
+from groundscore.annotations.labelme import draw_regions, read_annotation, require_target
+from groundscore.annotations.refer_files import CORRECTED, FALSE_PREMISE_SETS, REFER_SETS, ReferFiles, ReferTables
+from groundscore.annotations.refer_index import ReferImage, ReferIndex
+from groundscore.annotations.repairs import BadEntry, Repair, Tolerance, noting_repairs
+from groundscore.errors import UserError
+from groundscore.reading import MISSING, check_regular, what_it_is
 
 REASON_SPLITS = ("train", "val", "test")
 NAMED = 3  # of files that are missing, say

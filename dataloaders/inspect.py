@@ -19,9 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from dataloaders.custom import targets_in
 from dataloaders.data_checks import SetReport, check_data
-from dataloaders.evaluation import (
+from dataloaders.families.custom import targets_in
+from dataloaders.families.family import split_names
+from dataloaders.mixture import build_mixture
+from dataloaders.sample import Sample
+from groundscore.annotations.repairs import Tolerance
+from groundscore.errors import UserError, printable, run_main
+from groundscore.splits import (
     EvaluationItem,
     LeftOut,
     evaluation_sets,
@@ -29,12 +34,7 @@ from dataloaders.evaluation import (
     too_many,
     unnumbered_entries,
 )
-from dataloaders.families import split_names
-from dataloaders.mixture import build_mixture
-from dataloaders.repairs import Tolerance
-from dataloaders.sample import Sample
 from utils.contact_sheet import SheetRow, contact_sheet, save_sheet
-from utils.errors import UserError, printable, run_main
 
 SHOWN_PROBLEMS = 5
 KINDS = ("bad", "broken", "incomplete")  # see `Problem`

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.bad_samples import BadSamples
-from dataloaders.image_files import FACTOR, LOSSLESS, open_image
-from dataloaders.images import coco_number, list_stems, read_image
-from dataloaders.json_files import NOT_OFFICIAL, read_json, require_boolean, require_list, require_text
-from dataloaders.repairs import BadEntry, note_repair
 from dataloaders.scenes import Scene
 from dataloaders.wording import choose
-from utils.errors import UserError
+from groundscore.annotations.bad_samples import BadSamples
+from groundscore.annotations.image_files import FACTOR, LOSSLESS, open_image
+from groundscore.annotations.images import coco_number, list_stems, read_image
+from groundscore.annotations.json_files import NOT_OFFICIAL, read_json, require_boolean, require_list, require_text
+from groundscore.annotations.repairs import BadEntry, note_repair
+from groundscore.errors import UserError
 
 UNLABELLED = 255
 _HERE = Path(__file__).parent

@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dataloaders.bad_samples import BadSamples
-from dataloaders.custom import Custom
-from dataloaders.false_premise_seg import FalsePremiseSeg
-from dataloaders.families import MAX_TRIES, Family, look_up, split_names
-from dataloaders.multi_reason_seg import MultiReasonSeg
-from dataloaders.reason_seg import ReasonSeg
-from dataloaders.reason_seg_plus import ReasonSegPlus
-from dataloaders.refer_files import FALSE_PREMISE_SETS, REFER_SETS
-from dataloaders.refer_index import held_out_pictures
-from dataloaders.refer_seg import ReferSeg
-from dataloaders.repairs import DEFAULT_SHARE, Tolerance, noting_repairs
+from dataloaders.families.custom import Custom
+from dataloaders.families.false_premise_seg import FalsePremiseSeg
+from dataloaders.families.family import MAX_TRIES, Family, look_up, split_names
+from dataloaders.families.multi_reason_seg import MultiReasonSeg
+from dataloaders.families.reason_seg import ReasonSeg
+from dataloaders.families.reason_seg_plus import ReasonSegPlus
+from dataloaders.families.refer_seg import ReferSeg
+from dataloaders.families.sem_seg import SemSeg
+from dataloaders.families.vqa import Vqa
 from dataloaders.sample import Sample
-from dataloaders.sem_seg import SemSeg
-from dataloaders.vqa import Vqa
-from utils.errors import UserError
+from groundscore.annotations.bad_samples import BadSamples
+from groundscore.annotations.refer_files import FALSE_PREMISE_SETS, REFER_SETS
+from groundscore.annotations.refer_index import held_out_pictures
+from groundscore.annotations.repairs import DEFAULT_SHARE, Tolerance, noting_repairs
+from groundscore.errors import UserError
 
 ALL_FAMILIES = (
     "sem_seg||refer_seg||neg_refer_seg||correct_refer_seg||vqa||reason_seg||reason_seg_plus||multi_reason_seg"

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from dataloaders.bad_samples import BadSamples, settle
-from dataloaders.image_files import check_size
-from dataloaders.images import coco_number, read_image
-from dataloaders.index_cache import open_index
-from dataloaders.json_files import (
+from dataloaders.scenes import Scene
+from dataloaders.wording import choose
+from groundscore.annotations.bad_samples import BadSamples, settle
+from groundscore.annotations.image_files import check_size
+from groundscore.annotations.images import coco_number, read_image
+from groundscore.annotations.index_cache import open_index
+from groundscore.annotations.json_files import (
     NOT_OFFICIAL,
     by_id,
     read_each,
@@ -21,12 +23,10 @@ from dataloaders.json_files import (
     require_segmentation,
     require_text,
 )
-from dataloaders.records import PackedRecords
-from dataloaders.repairs import note_repair
-from dataloaders.scenes import Scene
-from dataloaders.segmentations import NO_PIXEL, decode_segmentation
-from dataloaders.wording import choose
-from utils.errors import UserError, shown
+from groundscore.annotations.records import PackedRecords
+from groundscore.annotations.repairs import note_repair
+from groundscore.annotations.segmentations import NO_PIXEL, decode_segmentation
+from groundscore.errors import UserError, shown
 
 
 class PartAnnotations:

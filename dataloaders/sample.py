@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import UserError, shown
+from groundscore.errors import UserError, shown
 
 SEG = "[SEG]"
 REJ = "[REJ]"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.sample import SEG
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 _PLACEHOLDER = re.compile(r"(?:\b(the|an?|any|no|your) )?\{(\w+)\}", re.IGNORECASE)
 _ARTICLE = re.compile(r"^(?:the|an?) ", re.IGNORECASE)

@@ -14,10 +14,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from groundscore.errors import UserError, run_main
+from groundscore.reading import parse_json, read_json, read_lines
 from miniature.ablation_rows import ANALYSED, QUICK, REFER_SETS, ROWS, SPLITS, Row
 from miniature.programs import scoring_command, start, training_command
-from utils.errors import UserError, run_main
-from utils.reading import parse_json, read_json, read_lines
 
 STEPS, QUICK_STEPS = 200, 30
 LIMIT, QUICK_LIMIT = 40, 10
@@ -126,10 +126,10 @@ def history(metrics: Path) -> list[dict]:
 
 def layers_of(run: Path, options) -> dict[str, dict]:
     """For each analysed split: mean mask IoU with every layer, with the policy's and with the best for each target."""
-    from dataloaders.evaluation import evaluation_set
+    from evaluation.layer_analysis import analyse_split
+    from groundscore.splits import evaluation_set
+    from training.restoring import load_trained
     from utils.distributed import choose_device
-    from utils.layer_analysis import analyse_split
-    from utils.training.restoring import load_trained
 
     model, processor, _ = load_trained(run)
     model.to(choose_device(options.device, 0))

@@ -47,9 +47,10 @@ gIoU. Of the last split also the part whose expressions mean something, two thir
 
 ## Every layer, and the best one
 
-Masks of given answers, decoded from each hidden state of the trained model in one pass (`utils/layer_analysis.py`).
-"Policy" takes each target's likeliest layer, "oracle" the best layer of each target by its truth: no policy can exceed
-it. The oracle also profits from choosing among {_layer_count(results)} masks by luck.
+Masks of given answers, decoded from each hidden state of the trained model in one pass
+(`evaluation/layer_analysis.py`). "Policy" takes each target's likeliest layer, "oracle" the best layer of each target
+by its truth: no policy can exceed it. The oracle also profits from choosing among {_layer_count(results)} masks by
+luck.
 
 {layers_table(results)}
 {picture("layers", "gIoU of every layer")}

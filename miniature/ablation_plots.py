@@ -3,9 +3,9 @@
 import textwrap
 from pathlib import Path
 
+from groundscore.errors import UserError
 from miniature.ablation_results import Results, layer_curve
 from miniature.ablation_rows import ANALYSED, ROWS
-from utils.errors import UserError
 
 TITLES = {row.name: row.title for row in ROWS}
 

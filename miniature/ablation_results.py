@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from groundscore.errors import UserError
+from groundscore.reading import read_json
 from miniature.ablation_rows import COMPARED, GENERALISED, ROWS
-from utils.errors import UserError
-from utils.reading import read_json
 
 Results = dict[str, dict[int, dict]]  # row -> seed -> what `ablation.run_one` wrote
 

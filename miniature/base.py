@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import UserError, run_main
+from groundscore.errors import UserError, run_main
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ def main(argv: Sequence[str]) -> None:
 
 def training_text(dataset_dir: Path) -> Iterator[str]:
     """Every sentence of the miniature and of the templates, with `[SEG]` and placeholders left out."""
-    from dataloaders.conversation import SYSTEM_TEXT
-    from dataloaders.json_files import read_json
-    from dataloaders.restricted_pickle import restricted_unpickle
+    from dataloaders.batching.conversation import SYSTEM_TEXT
     from dataloaders.templates import DIRECTORY
+    from groundscore.annotations.json_files import read_json
+    from groundscore.annotations.restricted_pickle import restricted_unpickle
 
     for item in read_json(dataset_dir / "llava_dataset/llava_instruct_150k.json", list):
         yield from (turn["value"].replace("<image>", "").strip() for turn in item["conversations"])
@@ -121,7 +121,7 @@ def sam_config(sizes: MiniatureSizes):
     """The configuration of the miniature SAM."""
     from transformers import SamConfig
 
-    from model.sam import DECODER_LAYER_NORM_EPS
+    from model.decoders.sam import DECODER_LAYER_NORM_EPS
 
     return SamConfig(
         vision_config={
@@ -191,7 +191,7 @@ def build(out: Path, dataset_dir: Path, seed: int, sizes: MiniatureSizes | None 
     import torch
     from transformers import CLIPVisionModel, LlamaForCausalLM, SamModel
 
-    from dataloaders.tokenization import GroundingTokenizer
+    from dataloaders.batching.tokenization import GroundingTokenizer
 
     sizes = sizes or MiniatureSizes()
     tokenizer = GroundingTokenizer(train_tokenizer(training_text(dataset_dir), sizes.vocabulary))
@@ -215,8 +215,8 @@ def extract(out: Path, run: Path) -> None:
     """
     import torch
 
-    from dataloaders.tokenization import GroundingTokenizer
-    from utils.training.restoring import load_trained
+    from dataloaders.batching.tokenization import GroundingTokenizer
+    from training.restoring import load_trained
 
     model, processor, _ = load_trained(run)
     tokenizer = GroundingTokenizer(processor.tokenizer.model)
@@ -239,7 +239,7 @@ def _write(out: Path, tokenizer, language, head, tower, projector, sam, *, dtype
     import torch
     from transformers import CLIPVisionModel, LlavaConfig, LlavaForConditionalGeneration
 
-    from model.checkpoints.names import sam_state_dict_to_original
+    from checkpoints.names import sam_state_dict_to_original
 
     language_config, tower_config = copy.deepcopy(language.config), copy.deepcopy(tower.config)
     language_config.vocab_size = len(tokenizer)

@@ -10,11 +10,11 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from evaluation.menu import BENCHMARKS
+from groundscore.errors import UserError, run_main
+from groundscore.reading import read_json
+from groundscore.scoring.scores import kind_of
 from miniature.programs import chosen_systems, scoring_command
-from utils.errors import UserError, run_main
-from utils.evaluation.menu import BENCHMARKS
-from utils.reading import read_json
-from utils.scoring.scores import kind_of
 from utils.systems import SYSTEMS
 
 # What the table shows of each kind of benchmark.

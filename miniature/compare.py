@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from groundscore.errors import UserError, run_main
+from groundscore.reading import parse_json, read_json, read_lines
 from miniature.programs import chosen_systems, scoring_command, start, training_command
-from utils.errors import UserError, run_main
-from utils.reading import parse_json, read_json, read_lines
 from utils.systems import SYSTEMS
 
 STEPS_BETWEEN_CHECKPOINTS = 50

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from utils.errors import UserError, run_main
+from groundscore.errors import UserError, run_main
+from groundscore.reading import read_json
 from utils.flags import count
-from utils.reading import read_json
 
 MARKER = "miniature.json"
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.errors import UserError
+from groundscore.errors import UserError
 from utils.systems import SYSTEMS
 
 RECIPE = """--dataset refer_seg||reason_seg --sample_rates 1,1 --explanatory -1 --num_classes_per_sample 4

@@ -5,8 +5,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.errors import UserError, run_main
-from utils.reading import read_json
+from groundscore.errors import UserError, run_main
+from groundscore.reading import read_json
 
 PROTOCOLS = ("generated", "given")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataloaders.json_files import read_json
+from groundscore.annotations.json_files import read_json
 from miniature.files import CocoRecords, pixel_polygons, write_json, write_picture
 from miniature.language import (
     Reasoning,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dataloaders.batch import Batch
-from model import sam
-from model.backbone import ImageTokens, encode_images, image_tokens
+from dataloaders.batching.batch import Batch
+from model.backbones.llava import ImageTokens, encode_images, image_tokens
+from model.decoders import sam
 from utils.feature_cache import EncoderFeatures, FeatureCache
 
 if TYPE_CHECKING:

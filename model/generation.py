@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaModel
 
-from dataloaders.batch import Batch
-from model.backbone import unroll
-from model.key_value_cache import SharedRows, WrittenCache, attending_to_shared_rows, bytes_of_a_prompt
+from dataloaders.batching.batch import Batch
+from model.backbones.key_value_cache import SharedRows, WrittenCache, attending_to_shared_rows, bytes_of_a_prompt
+from model.backbones.llava import unroll
 from model.outputs import Answer
 from model.prompts import ReadPrompts, read_prompts
 from model.states import TargetStates

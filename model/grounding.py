@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, LlamaModel, PreTrainedModel, SamModel
 
-from dataloaders.batch import Batch
+from dataloaders.batching.batch import Batch
+from groundscore.errors import UserError
 from model import encoding
-from model.backbone import (
+from model.backbones.llava import (
     ATTENTIONS,
     ImageTokens,
     build_projector,
@@ -25,15 +26,14 @@ from model.backbone import (
 )
 from model.batched_losses import losses_of_masks
 from model.config import GroundingConfig
+from model.decoders.sam_attention import use_rowwise_attention
+from model.decoders.target_decoder import use_target_decoder
 from model.generation import generate_answers
 from model.losses import TokenHead
 from model.outputs import Answer, ForcedMasks, GroundingOutput, LossParts, LossWeights, Segmentation
-from model.sam_attention import use_rowwise_attention
 from model.states import TargetStates
 from model.systems import build_system
 from model.systems.base import Prompt
-from model.target_decoder import use_target_decoder
-from utils.errors import UserError
 from utils.feature_cache import EncoderFeatures, FeatureCache
 
 
@@ -81,7 +81,7 @@ class GroundingModel(PreTrainedModel):
 
     def push_to_hub(self, repo_id: str, *, processor=None, **options) -> str:
         """Upload weights, configuration, processor and model card; see `checkpoints/publishing.py`."""
-        from model.checkpoints.publishing import push_to_hub
+        from checkpoints.publishing import push_to_hub
 
         return push_to_hub(self, processor, repo_id, **options)
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dataloaders.batch import PREFIX_BRANCH, Batch
-from model.backbone import ImageTokens, unroll
-from model.key_value_cache import RowCache
+from dataloaders.batching.batch import PREFIX_BRANCH, Batch
+from model.backbones.key_value_cache import RowCache
+from model.backbones.llava import ImageTokens, unroll
 
 if TYPE_CHECKING:
     from model.grounding import GroundingModel

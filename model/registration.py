@@ -6,12 +6,12 @@
     model = AutoModel.from_pretrained("runs/quickstart/hf")
     processor = AutoProcessor.from_pretrained("runs/quickstart/hf")
 
-They read directories of ours; `model.checkpoints.load_model` also reads everybody else's.
+They read directories of ours; `checkpoints.load_model` also reads everybody else's.
 """
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
-from dataloaders.processing import GroundingProcessor
+from dataloaders.batching.processing import GroundingProcessor
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
 

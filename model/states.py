@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.backbone import ImageTokens
+from model.backbones.llava import ImageTokens
 
 
 @dataclass

@@ -16,7 +16,7 @@ def run_bounded(code: str, *arguments: object, megabytes: int = 500, seconds: in
     """
     preamble = f"""
         import resource, sys
-        from utils.errors import UserError
+        from groundscore.errors import UserError
         def limit():
             used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + {megabytes} * 2**20,) * 2)

@@ -5,9 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import eval as eval_script
+from evaluation.places import choose_places
 from miniature import programs
-from utils.evaluation.places import choose_places
-from utils.training.arguments import parse_arguments
+from training.arguments import parse_arguments
 
 
 def replace_programs(monkeypatch, root: Path, losses: list[dict], scores: dict) -> list[list[str]]:

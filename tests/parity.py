@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dataloaders.batch import PADDING_BRANCH, Batch
-from model.checkpoints.reference import load_reference_state_dict
+from checkpoints.reference import load_reference_state_dict
+from dataloaders.batching.batch import PADDING_BRANCH, Batch
 from model.config import GroundingConfig
+from model.decoders.sam import DECODER_LAYER_NORM_EPS
 from model.grounding import GroundingModel
 from model.outputs import LossWeights
-from model.sam import DECODER_LAYER_NORM_EPS
 
 IMAGE_TOKEN = -200
 IGNORE = -100

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
+from groundscore.errors import UserError
 from miniature import ablation
 from miniature.ablation_page import page
 from miniature.ablation_results import difference, read_results, score_of_targets
 from miniature.ablation_rows import COMPARED, GENERALISED, LAST, LEARNED, ROWS, SPLITS
 from tests.fake_programs import replace_programs
-from utils.errors import UserError
-from utils.training.arguments import parse_arguments
-from utils.training.model_flags import model_overrides
+from training.arguments import parse_arguments
+from training.model_flags import model_overrides
 
 
 def result(row: str, seed: int, giou: float, favourite: int = 6) -> dict:

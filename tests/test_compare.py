@@ -2,11 +2,11 @@
 
 import pytest
 
+from groundscore.errors import UserError
 from miniature import compare
 from tests.fake_programs import replace_programs
-from utils.errors import UserError
+from training.arguments import parse_arguments
 from utils.systems import SYSTEMS
-from utils.training.arguments import parse_arguments
 
 
 @pytest.fixture

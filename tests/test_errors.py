@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import shown
+from groundscore.errors import shown
 
 PRINTS = """
-from utils.errors import run_main
+from groundscore.errors import run_main
 
 def main(arguments):
     for number in range(100_000):
@@ -36,7 +36,9 @@ def test_output_that_nobody_reads_any_more_ends_the_program_quietly():
 
 def ending(raised: str, *arguments: str) -> subprocess.CompletedProcess:
     """A program that raises the expression `raised`."""
-    code = f"from utils.errors import UserError, run_main\ndef main(arguments):\n    raise {raised}\nrun_main(main)"
+    code = (
+        f"from groundscore.errors import UserError, run_main\ndef main(arguments):\n    raise {raised}\nrun_main(main)"
+    )
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=Path(__file__).parents[1], capture_output=True, text=True
     )
@@ -79,13 +81,13 @@ def test_a_warning_cannot_command_the_terminal():
 
 WARNING = """
 import logging
-from utils.errors import run_main
+from groundscore.errors import run_main
 run_main(lambda arguments: logging.getLogger("dataloaders").warning("%s", "\\x1b[2J.jpg"))
 """
 
 
 def test_names_that_are_no_text_can_be_printed():
-    code = "from utils.errors import run_main\nrun_main(lambda arguments: print('file \\udcff'))"
+    code = "from groundscore.errors import run_main\nrun_main(lambda arguments: print('file \\udcff'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "file \\udcff\n")
 
@@ -106,7 +108,7 @@ def test_a_value_in_a_message_costs_nothing_however_large_it_is():
 def test_a_program_runs_without_its_streams(tmp_path, closed):
     """And no file that it opens gets the number of one of them."""
     main = "lambda arguments: print(open(arguments[0], 'w').fileno() > 2) or print('said', file=sys.stderr)"
-    script = f"import sys; from utils.errors import run_main; run_main({main}, sys.argv[1:])"
+    script = f"import sys; from groundscore.errors import run_main; run_main({main}, sys.argv[1:])"
     done = subprocess.run(
         ["sh", "-c", f'"$0" -c "$1" "$2" {closed}', sys.executable, script, tmp_path / "file"],
         cwd=Path(__file__).parents[1],

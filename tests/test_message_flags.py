@@ -8,7 +8,7 @@ import app
 import chat
 import eval as eval_script
 import merge_lora_weights
-from utils.training.arguments import build_parser as training_parser
+from training.arguments import build_parser as training_parser
 
 ROOT = Path(__file__).parents[1]
 PARSERS = {
@@ -27,40 +27,44 @@ ASKING = {"eval.py", "chat.py", "app.py"}
 RUN_BY = {
     "dataloaders": set(FLAGS) - {"merge_lora_weights.py"},
     "dashboard": {"app.py"},
+    "groundscore": set(FLAGS) - {"merge_lora_weights.py"},
+    "checkpoints": set(FLAGS),
+    "checkpoints/runs": {"train_ds.py"},
+    "inference": ASKING,
     "model": set(FLAGS),
     "utils": set(FLAGS),
-    "utils/chat_session.py": ASKING,
-    "utils/chat_batch.py": {"chat.py"},
-    "utils/chat_terminal.py": {"chat.py"},
-    "utils/prompt_files.py": {"chat.py"},
-    "utils/evaluation": {"eval.py"},
-    "utils/evaluation/running.py": {"eval.py", "train_ds.py"},
-    "utils/scoring": {"eval.py"},
+    "inference/session.py": ASKING,
+    "inference/many_questions.py": {"chat.py"},
+    "inference/terminal.py": {"chat.py"},
+    "inference/prompt_files.py": {"chat.py"},
+    "evaluation": {"eval.py"},
+    "evaluation/running.py": {"eval.py", "train_ds.py"},
+    "groundscore/scoring": {"eval.py"},
     # Only training has families of data, packs rows and builds a model of parts.
-    "dataloaders/bad_samples.py": {"train_ds.py"},
-    "dataloaders/repairs.py": {"train_ds.py", "eval.py"},
+    "groundscore/annotations/bad_samples.py": {"train_ds.py"},
+    "groundscore/annotations/repairs.py": {"train_ds.py", "eval.py"},
     "dataloaders/mixture.py": {"train_ds.py"},
-    "dataloaders/multi_reason_seg.py": {"train_ds.py"},
-    "dataloaders/reason_seg.py": {"train_ds.py"},
-    "dataloaders/vqa.py": {"train_ds.py"},
-    "dataloaders/custom.py": {"train_ds.py"},
-    "model/backbone.py": {"train_ds.py"},
-    "model/checkpoints/loading.py": {"train_ds.py"},
-    "model/checkpoints/quantizing.py": ASKING,
-    "model/checkpoints/writing.py": {"merge_lora_weights.py"},
+    "dataloaders/families/multi_reason_seg.py": {"train_ds.py"},
+    "dataloaders/families/reason_seg.py": {"train_ds.py"},
+    "dataloaders/families/vqa.py": {"train_ds.py"},
+    "dataloaders/families/custom.py": {"train_ds.py"},
+    "model/backbones/llava.py": {"train_ds.py"},
+    "checkpoints/loading.py": {"train_ds.py"},
+    "checkpoints/quantizing.py": ASKING,
+    "checkpoints/writing.py": {"merge_lora_weights.py"},
     "utils/distributed.py": {"train_ds.py", *ASKING},
     "utils/feature_cache.py": {"train_ds.py"},
-    "utils/training": {"train_ds.py"},
+    "training": {"train_ds.py"},
 }
-OTHERS = ("dataloaders/inspect.py", "utils/tracking", "utils/training/merging.py", "utils/training/merge_check.py")
+OTHERS = ("dataloaders/inspect.py", "utils/tracking", "training/merging.py", "training/merge_check.py")
 # Phrased by the caller: the default is what training says.
-PHRASED_BY_THE_CALLER = {("dataloaders/collate.py", "--model_max_length")}
+PHRASED_BY_THE_CALLER = {("dataloaders/batching/collate.py", "--model_max_length")}
 
 
 def named_flags() -> list[tuple[str, int, str]]:
     """File, line and name of every flag in the texts of errors."""
     found = []
-    for folder in ("model", "dataloaders", "utils", "dashboard"):
+    for folder in sorted({place.partition("/")[0] for place in RUN_BY}):
         for path in sorted((ROOT / folder).rglob("*.py")):
             name = path.relative_to(ROOT).as_posix()
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

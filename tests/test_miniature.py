@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from dataloaders.evaluation import evaluation_set
 from dataloaders.mixture import build_mixture
+from groundscore.errors import UserError
+from groundscore.splits import evaluation_set
 from miniature import base, data
 from miniature.language import absent_expressions, group_expressions, reasoning, referring_expressions
 from miniature.scenes import random_scene
 from miniature.vocabulary import CATEGORIES, LONG_TEMPLATES, SHORT_TEMPLATES, is_held_out
-from utils.errors import UserError
 
 SCENES = [random_scene(seed) for seed in range(40)]
 
@@ -153,7 +153,7 @@ def test_a_failing_write_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_the_untrained_base_loads_and_its_tokenizer_knows_every_word(world, tmp_path):
-    from model.checkpoints import load_model
+    from checkpoints import load_model
 
     base.build(tmp_path / "base", world, seed=0)
     model, processor, _ = load_model(

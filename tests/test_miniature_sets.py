@@ -7,9 +7,9 @@ from PIL import Image
 
 from dataloaders import inspect
 from dataloaders.data_checks import check_data
-from dataloaders.evaluation import evaluation_set
 from dataloaders.mixture import ALL_FAMILIES, build_mixture
-from dataloaders.segmentations import decode_segmentation
+from groundscore.annotations.segmentations import decode_segmentation
+from groundscore.splits import evaluation_set
 from miniature import data
 from miniature.oddities import ORIENTATION, compressed_lengths, overlapping_polygons, plain_lengths
 from miniature.scenes import part_masks, random_scene

@@ -6,9 +6,9 @@ import socket
 
 import pytest
 
+from groundscore.errors import UserError
+from groundscore.reading import decode_json, parse_json, read_bytes, read_json, read_lines, user_path
 from tests.bounded import ROOT, run_bounded
-from utils.errors import UserError
-from utils.reading import decode_json, parse_json, read_bytes, read_json, read_lines, user_path
 
 
 def read(path):
@@ -111,7 +111,7 @@ def test_a_line_of_a_gigabyte_takes_no_memory(tmp_path):
     message = run_bounded(
         """
         from pathlib import Path
-        from utils.reading import read_lines
+        from groundscore.reading import read_lines
         limit()
         print(refused(lambda: list(read_lines(Path(sys.argv[1]), missing=""))))
         """,
@@ -124,7 +124,7 @@ def test_a_line_of_a_gigabyte_takes_no_memory(tmp_path):
 
 # What is parsed elsewhere is no file: requests, orders through a pipe, records that this program packed itself; and
 # attacks damage files that they have just had made.
-OTHERS = {"dashboard/gate.py", "utils/log_pump.py", "dataloaders/records.py"}
+OTHERS = {"dashboard/gate.py", "utils/log_pump.py", "groundscore/annotations/records.py"}
 OTHERS |= {f"benchmarks/hostile/{name}.py" for name in ("checkpoints", "reports", "runs", "texts")}
 
 

@@ -14,9 +14,9 @@ import chat
 import eval as eval_script
 import merge_lora_weights
 from tests.published_recipes import OTHER_RECIPES, UGROUND_RECIPES
+from training.arguments import parse_arguments
+from training.config import TrainingConfig
 from utils.systems import SYSTEMS
-from utils.training.arguments import parse_arguments
-from utils.training.config import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"

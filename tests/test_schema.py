@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from utils.schema import (
+from groundscore.schema import (
     DamagedFile,
     list_of,
     mapping,

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloaders.collate import Collator
-from dataloaders.conversation import SYSTEM_TEXT, conversation_text
-from dataloaders.processing import GroundingProcessor, ImageSettings
+from dataloaders.batching.collate import Collator
+from dataloaders.batching.conversation import SYSTEM_TEXT, conversation_text
+from dataloaders.batching.processing import GroundingProcessor, ImageSettings
+from dataloaders.batching.target_tokens import collapse_targets, expand_targets
+from dataloaders.batching.tokenization import IGNORE_INDEX, GroundingTokenizer
 from dataloaders.sample import Sample, Turn
-from dataloaders.target_tokens import collapse_targets, expand_targets
-from dataloaders.tokenization import IGNORE_INDEX, GroundingTokenizer
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 CASES_PATH = Path(os.environ.get("TOKENIZATION_CASES") or Path(__file__).parent / "reference" / "tokenization.json")
 CASES = json.loads(CASES_PATH.read_text(encoding="utf-8"))

@@ -8,9 +8,9 @@ import zipfile
 import pytest
 import torch
 
+from checkpoints.torch_files import load_plain
+from groundscore.errors import UserError
 from tests.bounded import run_bounded
-from utils.errors import UserError
-from utils.torch_files import load_plain
 
 GIGABYTES = b"\x8a\x05" + (7 * 10**9).to_bytes(5, "little") + b"\x85R."
 LARGE = b"\x80\x02cbuiltins\nbytearray\n" + GIGABYTES
@@ -70,7 +70,7 @@ def test_files_that_ask_for_memory_time_or_calls_are_refused(tmp_path):
     said = run_bounded(
         """
         from pathlib import Path
-        from utils.torch_files import load_plain
+        from checkpoints.torch_files import load_plain
         limit()
         for name in sys.argv[2:]:
             print(refused(lambda: load_plain(Path(sys.argv[1]) / name)))

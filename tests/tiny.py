@@ -8,9 +8,9 @@ import numpy as np
 import sentencepiece
 import torch
 
-from dataloaders.processing import GroundingProcessor
+from dataloaders.batching.processing import GroundingProcessor
+from dataloaders.batching.tokenization import GroundingTokenizer
 from dataloaders.sample import Sample, Turn
-from dataloaders.tokenization import GroundingTokenizer
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed.nn  # early: its functions default to the group that exists when it is imported, and keep it
 
-from utils.errors import UserError
+from groundscore.errors import UserError
 from utils.slurm import slurm_variables
 
 TIMEOUT = 1800.0  # seconds

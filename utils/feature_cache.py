@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 logger = logging.getLogger(__name__)
 

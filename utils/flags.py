@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError
+from groundscore.errors import UserError
+from training.config import TrainingConfig
 from utils.systems import find_system
-from utils.training.config import TrainingConfig
 
 
 class _Help(argparse.HelpFormatter):
@@ -167,8 +167,8 @@ def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[
     overrides = inference_overrides(flags)
     bits = 8 if flags.load_in_8bit else 4 if flags.load_in_4bit else None
     if is_training_checkpoint(Path(flags.version)):
-        from model.checkpoints.quantizing import quantize
-        from utils.training.restoring import load_trained
+        from checkpoints.quantizing import quantize
+        from training.restoring import load_trained
 
         if flags.weight:
             raise UserError("--weight is a file of the reference; --version must then be its base, not a training run")
@@ -178,7 +178,7 @@ def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[
         report = settings["report"]
         model = (model if bits is None else quantize(model, bits)).to(device)
     else:
-        from model.checkpoints import load_model
+        from checkpoints import load_model
 
         model, processor, report = load_model(
             flags.version,

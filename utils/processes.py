@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.schema import optional, text, whole
+from groundscore.schema import optional, text, whole
 
 PROC = Path("/proc")
 SHAPE = {  # of what `to_dict` returns, in a file

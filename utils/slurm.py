@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 FIRST_PORT, PORTS = 20000, 20000
 

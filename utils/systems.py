@@ -1,6 +1,6 @@
 """The systems of the framework, by name. Nothing heavy is imported, so that a mistyped flag answers at once."""
 
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 SYSTEMS = ("LISA", "READ", "PixelLM", "GSVA", "SESAME", "UGround")
 

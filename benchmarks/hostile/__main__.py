@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.hostile import checkpoints, images, pickles, reports, runs, texts
 from benchmarks.hostile.attack import Attack, Materials, Outcome, attempt
-from utils.errors import UserError, printable, run_main
+from groundscore.errors import UserError, printable, run_main
 
 ATTACKS: tuple[Attack, ...] = tuple(
     attack for module in (pickles, images, texts, checkpoints, runs, reports) for attack in module.ATTACKS

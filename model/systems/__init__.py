@@ -1,5 +1,6 @@
 """The systems by name. To add one: write its module and put it here."""
 
+from groundscore.errors import UserError
 from model.config import GroundingConfig
 from model.systems.base import System
 from model.systems.gsva import GSVA
@@ -8,7 +9,6 @@ from model.systems.pixellm import PixelLM
 from model.systems.read import READ
 from model.systems.sesame import SESAME
 from model.systems.uground import UGround
-from utils.errors import UserError
 
 SYSTEMS: dict[str, type[System]] = {system.__name__: system for system in (LISA, READ, PixelLM, GSVA, SESAME, UGround)}
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from dataloaders.batch import Batch
-from model import sam
+from dataloaders.batching.batch import Batch
 from model.config import GroundingConfig
+from model.decoders import sam
 from model.policy import PolicySample
 from model.states import TargetStates
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import SamConfig, SamPromptEncoderConfig, SamVisionConfig
 from transformers.models.sam.modeling_sam import SamPromptEncoder
 
-from model.multiscale_decoder import FeatureNeck, MultiScaleDecoder
-from model.sam import no_mask
+from model.decoders.multiscale import FeatureNeck, MultiScaleDecoder
+from model.decoders.sam import no_mask
 from model.systems.base import Prompt, System
 
 FUSED_SIDE = 128  # masks of all scales are fused at this side, whatever their own (a constant of the reference)

@@ -6,8 +6,8 @@ least, and the text token. Own losses: none; the points are differentiable.
 
 import torch
 
+from model.decoders.sam import embed_points
 from model.points import PointRule, points_on_image
-from model.sam import embed_points
 from model.similarity import map_on_cropped_image, map_on_padded_image, normalize_scores, similarities
 from model.systems.base import Prompt, System
 

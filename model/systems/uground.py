@@ -9,9 +9,10 @@ Legend: S targets, K layers scored for each of them, P image tokens, L+1 hidden 
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from groundscore.errors import UserError
 from model.batched_losses import losses_of_maps, map_targets
+from model.decoders.sam import mask_prompt_side
 from model.policy import LayerPolicy
-from model.sam import mask_prompt_side
 from model.similarity import (
     map_on_cropped_image,
     map_on_padded_image,
@@ -19,7 +20,6 @@ from model.similarity import (
     similarity_scores,
 )
 from model.systems.base import OwnLosses, Prompt, System
-from utils.errors import UserError
 
 
 class UGround(System):

@@ -8,8 +8,8 @@ from benchmarks import data, loader
 from benchmarks.measuring import MEGABYTE
 from benchmarks.synthetic import write_synthetic
 from dataloaders.data_checks import check_data
-from dataloaders.index_cache import ENVIRONMENT
-from utils.errors import UserError
+from groundscore.annotations.index_cache import ENVIRONMENT
+from groundscore.errors import UserError
 
 
 def test_a_generated_root_is_complete(tmp_path):

@@ -3,9 +3,9 @@
 import pytest
 
 from benchmarks import policy
+from evaluation import layer_analysis
+from evaluation.layer_analysis import layer_rewards
 from miniature import data
-from utils import layer_analysis
-from utils.layer_analysis import layer_rewards
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from benchmarks.growth import AXES, grow
 from benchmarks.measuring import Cost, count_flops, in_a_new_process
 from benchmarks.scale import Machine, predict
 from benchmarks.step import REFERENCE, run, table_rows, work
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 TINY = SIZES["tiny"]
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel, LlavaConfig, LlavaForConditionalGeneration
 
-from dataloaders.tokenization import GroundingTokenizer
-from model.checkpoints.names import sam_state_dict_to_original
+from checkpoints.names import sam_state_dict_to_original
+from dataloaders.batching.tokenization import GroundingTokenizer
 from tests.tiny import tiny_model, tokenizer_bytes
 
 

@@ -7,12 +7,12 @@ import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 
-from model.checkpoints import load_model, save_adapter, save_model
+from checkpoints import load_model, save_adapter, save_model
+from groundscore.errors import UserError
 from tests.tiny import tiny_model
-from utils.errors import UserError
+from training.lora import add_lora, merge_lora
+from training.trainable import set_trainable, trainable_prefixes
 from utils.systems import SYSTEMS
-from utils.training.lora import add_lora, merge_lora
-from utils.training.trainable import set_trainable, trainable_prefixes
 
 PIXELLM = {"vision_tower_for_mask": True, "seg_token_num": 2, "image_feature_scale_num": 2}
 PIXELLM |= {"separate_mm_projector": True, "resize_vision_tower": True, "resize_vision_tower_size": 112}

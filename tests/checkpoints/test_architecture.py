@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlavaConfig, SamConfig, SamModel
 
-from model.checkpoints.architecture import (
+from checkpoints.architecture import (
     LLAMA_FIELDS,
     llama_config,
     llava_hf_fields,
@@ -16,7 +16,7 @@ from model.checkpoints.architecture import (
     reference_system,
     sam_config_from_shapes,
 )
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 
 def shapes_of(config: SamConfig) -> dict[str, tuple[int, ...]]:

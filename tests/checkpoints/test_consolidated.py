@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from checkpoints import load_model, reference_state_dict
+from checkpoints.consolidated import find_weight
+from checkpoints.files import read_config
+from groundscore.errors import UserError
 from merge_lora_weights import main as merge
-from model.checkpoints import load_model, reference_state_dict
-from model.checkpoints.consolidated import find_weight
-from model.checkpoints.files import read_config
-from utils.errors import UserError
 
 
 def write_shards(directory: Path, tensors: dict[str, torch.Tensor]) -> Path:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.checkpoints.files import open_tensors
-from model.checkpoints.names import from_reference
-from model.checkpoints.weights import Weights
-from utils.errors import UserError
+from checkpoints.files import open_tensors
+from checkpoints.names import from_reference
+from checkpoints.weights import Weights
+from groundscore.errors import UserError
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
 

@@ -15,12 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoints import export_reference, load_model, save_adapter, save_model
-from model.checkpoints.ownership import DIGESTS_FILE
+from checkpoints import export_reference, load_model, save_adapter, save_model
+from checkpoints.ownership import DIGESTS_FILE
+from groundscore.errors import UserError
 from tests.tiny import tiny_model
-from utils.errors import UserError
-from utils.training.lora import add_lora
-from utils.training.merge_check import probe
+from training.lora import add_lora
+from training.merge_check import probe
 
 VALUES = (
     *(None, True, False, 0, 1, -1, 3, 10**6, 2 * 10**9, 10**30, 0.5, 1e308),

@@ -13,11 +13,11 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from model.checkpoints import hub as hub_module
-from model.checkpoints import load_model
-from model.checkpoints.hub import HubName, find_model
+from checkpoints import hub as hub_module
+from checkpoints import load_model
+from checkpoints.hub import HubName, find_model
+from groundscore.errors import UserError
 from tests.checkpoints.hub_server import COMMIT, Hub, files_below, serve
-from utils.errors import UserError
 
 NAME = "someone/model"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -157,7 +157,7 @@ def test_those_that_come_at_once_wait_for_one(hub, caplog):
 
 def start_process(tmp_path: Path) -> subprocess.Popen:
     """A process that finds the model of the hub, in a cache below `tmp_path`, and prints where it is."""
-    program = "import sys; from model.checkpoints.hub import find_model; print(find_model(sys.argv[1], '--version'))"
+    program = "import sys; from checkpoints.hub import find_model; print(find_model(sys.argv[1], '--version'))"
     environment = os.environ | {
         "HF_ENDPOINT": huggingface_hub.constants.ENDPOINT,
         "HF_HOME": str(tmp_path / "home"),

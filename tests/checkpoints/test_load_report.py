@@ -6,7 +6,7 @@ from PIL import Image
 
 import chat
 import merge_lora_weights
-from model.checkpoints import load_model, save_model
+from checkpoints import load_model, save_model
 from tests.checkpoints.trained_run import write_run
 from tests.tiny import tiny_model
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import SamModel
 
-from model.checkpoints import (
+from checkpoints import (
     export_reference,
     hub,
     load_model,
@@ -17,11 +17,11 @@ from model.checkpoints import (
     reference_state_dict,
     save_model,
 )
-from model.checkpoints.adapting import CLIP_POSITIONS
-from model.checkpoints.architecture import original_read_fields
+from checkpoints.adapting import CLIP_POSITIONS
+from checkpoints.architecture import original_read_fields
+from groundscore.errors import UserError
 from model.config import GroundingConfig
 from tests.tiny import tiny_model
-from utils.errors import UserError
 from utils.systems import SYSTEMS
 
 TABLES = ("language_model.embed_tokens.weight", "lm_head.weight")
@@ -471,7 +471,7 @@ def test_an_unknown_reference_name_is_listed_as_given():
 
 def test_sam_of_transformers_takes_the_pth(published):
     """The file that the fixture wrote is a whole SAM: nothing is left to its default."""
-    from model.checkpoints.names import sam_state_dict_from_original
+    from checkpoints.names import sam_state_dict_from_original
 
     model, _ = tiny_model("LISA")
     sam = SamModel(GroundingConfig(sam_config=model.config.sam_config.to_dict()).sam_config)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import SamConfig, SamModel
 
-from model.checkpoints.loading import NOT_IN_REFERENCE
-from model.checkpoints.names import (
+from checkpoints.loading import NOT_IN_REFERENCE
+from checkpoints.names import (
     from_clip,
     from_llava_hf,
     from_reference,
@@ -18,7 +18,7 @@ from model.checkpoints.names import (
     sam_state_dict_to_original,
     to_reference,
 )
-from model.checkpoints.reference import load_reference_state_dict, reference_state_dict
+from checkpoints.reference import load_reference_state_dict, reference_state_dict
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
 from tests.parity import ParityCase

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from dataloaders.collate import Collator
-from dataloaders.processing import GroundingProcessor
-from model.checkpoints import load_model, save_model
-from model.checkpoints.quantizing import quantize
+from checkpoints import load_model, save_model
+from checkpoints.quantizing import quantize
+from dataloaders.batching.collate import Collator
+from dataloaders.batching.processing import GroundingProcessor
+from groundscore.errors import UserError
 from model.grounding import GroundingModel
 from tests.model.test_generation import prompts
 from tests.tiny import tiny_config, tiny_model, tiny_samples, tiny_tokenizer
-from utils.errors import UserError
 from utils.systems import SYSTEMS
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from model import sam
-from model.checkpoints import load_model
+from checkpoints import load_model
+from model.decoders import sam
 
 TOLERANCE = 1e-4
 

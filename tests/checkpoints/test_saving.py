@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from dataloaders.processing import GroundingProcessor
-from model.checkpoints import load_model, save_model
-from model.checkpoints.files import open_tensors
+from checkpoints import load_model, save_model
+from checkpoints.files import open_tensors
+from dataloaders.batching.processing import GroundingProcessor
+from groundscore.errors import UserError
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
 from tests.tiny import tiny_model
-from utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_one_changed_bit_of_a_saved_model_is_refused(tiny, tmp_path, name):
 
 
 def test_large_files_are_read_against_their_digests_when_asked(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("model.checkpoints.ownership.LARGEST", 100_000)
+    monkeypatch.setattr("checkpoints.ownership.LARGEST", 100_000)
     save_model(*tiny, tmp_path / "saved")
     flip_a_bit(tmp_path / "saved" / "model.safetensors")
     load_model(tmp_path / "saved")

@@ -10,12 +10,12 @@ from huggingface_hub.utils import _http
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 import model.registration  # noqa: F401  (importing it is what registers)
-from dataloaders.processing import GroundingProcessor
-from model.checkpoints import load_model, save_model
+from checkpoints import load_model, save_model
+from dataloaders.batching.processing import GroundingProcessor
+from groundscore.errors import UserError
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
 from tests.tiny import tiny_model
-from utils.errors import UserError
 from utils.systems import SYSTEMS
 
 httpx = getattr(_http, "httpx2", None) or _http.httpx  # whichever client this version of the hub's library uses

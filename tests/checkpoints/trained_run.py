@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from model.checkpoints import save_model
-from utils.digests import file_record
+from checkpoints import save_model
+from checkpoints.digests import file_record
+from checkpoints.runs import LATEST, MARKER, Position, save_checkpoint
+from checkpoints.runs.finding import Marker
+from training.arguments import parse_arguments
+from training.building import add_adapters_and_freeze, build_model
+from training.settings import describe_run
 from utils.distributed import World
-from utils.training.arguments import parse_arguments
-from utils.training.building import add_adapters_and_freeze, build_model
-from utils.training.checkpoints import LATEST, MARKER, Position, save_checkpoint
-from utils.training.checkpoints.finding import Marker
-from utils.training.settings import describe_run
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from dashboard.answering import Answerer, Stopped
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 
 def speak(*pieces, result="done"):

@@ -10,7 +10,7 @@ from dashboard import serving
 from dashboard.limits import Limits
 from dashboard.serving import Server, choose_tabs, credentials
 from dashboard.tabs import TABS
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 
 @pytest.mark.parametrize(

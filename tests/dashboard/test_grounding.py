@@ -19,9 +19,9 @@ from dashboard.grounding import UNEXPECTED, Grounding
 from dashboard.limits import Limits
 from dashboard.loading import BackgroundModel
 from dashboard.visitor import Visitor
+from groundscore.errors import UserError
 from tests.dashboard.visits import tiny_session
 from utils.drawing import colour_of
-from utils.errors import UserError
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from PIL import Image
 from dashboard.layer_table import measure_split
 from dashboard.layer_views import Question, open_item, question_of, read_question, show_layers
 from dashboard.limits import Limits
+from groundscore.errors import UserError
 from miniature import data
 from tests.tiny import box_mask, picture, tiny_model
-from utils.errors import UserError
 
 
 def question(**changes):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dashboard.limits import Limits, check_prompt, read_picture
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 LIMITS = Limits(upload_mb=1, pixels=10_000, work_pixels=1000, prompt=10)
 

@@ -6,8 +6,8 @@ import pytest
 
 from dashboard.inspection import Inspection
 from dashboard.samples import Draw, SampleBrowser, parse_rates, view
+from groundscore.errors import UserError
 from miniature import data
-from utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

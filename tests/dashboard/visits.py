@@ -11,8 +11,8 @@ import httpx
 import app
 from dashboard.limits import Limits
 from dashboard.serving import Server
+from inference.session import ChatSession
 from tests.tiny import tiny_model, write_answer
-from utils.chat_session import ChatSession
 
 ANSWER = "Sure, the ball is [SEG] and the house is [SEG]."
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataloaders.processing import GroundingProcessor, ImageSettings
-from dataloaders.tokenization import GroundingTokenizer
+from dataloaders.batching.processing import GroundingProcessor, ImageSettings
+from dataloaders.batching.tokenization import GroundingTokenizer
 
 
 @pytest.fixture(scope="session")

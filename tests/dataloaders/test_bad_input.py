@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataloaders.evaluation import evaluation_set
 from dataloaders.mixture import build_mixture
-from utils.errors import UserError
+from groundscore.errors import UserError
+from groundscore.splits import evaluation_set
 
 REFERS = "refer_seg/images/mscoco/images"
 MUSE = "multi_reason_seg/MultiReasonSeg/MUSE_train.json"

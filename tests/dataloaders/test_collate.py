@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.batch import PADDING_BRANCH
-from dataloaders.collate import Collator
+from dataloaders.batching.batch import PADDING_BRANCH
+from dataloaders.batching.collate import Collator
+from dataloaders.batching.tokenization import IMAGE_TOKEN_INDEX
 from dataloaders.sample import REJ, SEG, Sample, Turn
-from dataloaders.tokenization import IMAGE_TOKEN_INDEX
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 LAYOUTS = [(packed, side) for packed in (True, False) for side in ("right", "left")]
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from dataloaders.collate import Collator
-from dataloaders.evaluation import evaluation_set, evaluation_sets
+from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
-from utils.errors import UserError
+from groundscore.errors import UserError
+from groundscore.splits import evaluation_set, evaluation_sets
 
 
 def test_reason_seg_asks_for_the_first_sentence(data_root):

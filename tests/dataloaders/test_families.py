@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataloaders.collate import Collator
-from dataloaders.custom import Custom
-from dataloaders.false_premise_seg import FalsePremiseSeg
+from dataloaders.batching.collate import Collator
+from dataloaders.families.custom import Custom
+from dataloaders.families.false_premise_seg import FalsePremiseSeg
+from dataloaders.families.multi_reason_seg import MultiReasonSeg
+from dataloaders.families.reason_seg import ReasonSeg
+from dataloaders.families.reason_seg_plus import SUBSETS, ReasonSegPlus
+from dataloaders.families.refer_seg import ReferSeg
+from dataloaders.families.sem_seg import DATA_SETS, Ade20k, SemSeg
+from dataloaders.families.vqa import Vqa
 from dataloaders.mixture import ALL_FAMILIES
-from dataloaders.multi_reason_seg import MultiReasonSeg
-from dataloaders.reason_seg import ReasonSeg
-from dataloaders.reason_seg_plus import SUBSETS, ReasonSegPlus
-from dataloaders.refer_files import REFER_SETS
-from dataloaders.refer_index import ReferIndex
-from dataloaders.refer_seg import ReferSeg
-from dataloaders.repairs import BadEntry
 from dataloaders.sample import REJ, SEG
-from dataloaders.sem_seg import DATA_SETS, Ade20k, SemSeg
 from dataloaders.templates import DIRECTORY, fill, read_pool
-from dataloaders.vqa import Vqa
 from dataloaders.wording import TargetAnswers, distribute, join_names
-from utils.errors import UserError
+from groundscore.annotations.refer_files import REFER_SETS
+from groundscore.annotations.refer_index import ReferIndex
+from groundscore.annotations.repairs import BadEntry
+from groundscore.errors import UserError
 
 DRAWS = 60
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloaders.index_cache import cache_directory, open_index
-from dataloaders.records import KeyedRecords, PackedRecords
-from utils.errors import UserError
+from groundscore.annotations.index_cache import cache_directory, open_index
+from groundscore.annotations.records import KeyedRecords, PackedRecords
+from groundscore.errors import UserError
 
 
 @pytest.fixture

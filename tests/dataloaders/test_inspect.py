@@ -8,7 +8,7 @@ import pytest
 from dataloaders import inspect
 from dataloaders.data_checks import check_data
 from dataloaders.mixture import ALL_FAMILIES
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 
 def lines(path) -> list[dict]:

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from dataloaders.families.reason_seg_plus import ReasonSegPlus
 from dataloaders.mentions import marks_to_targets, marks_to_words, split_dialogue
-from dataloaders.reason_seg_plus import ReasonSegPlus
-from utils.errors import UserError
+from groundscore.errors import UserError
 
 VALID = {"380", "348", "7"}
 

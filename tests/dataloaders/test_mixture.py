@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dataloaders.bad_samples import describe_bad_samples
 from dataloaders.mixture import ALL_FAMILIES, Mixture, build_mixture
-from utils.errors import UserError
+from groundscore.annotations.bad_samples import describe_bad_samples
+from groundscore.errors import UserError
 
 
 class Numbers:

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dataloaders.images import check_image, read_image
-from dataloaders.processing import GroundingProcessor, ImageSettings, fitted_size
-from utils.errors import UserError
+from dataloaders.batching.processing import GroundingProcessor, ImageSettings, fitted_size
+from groundscore.annotations.images import check_image, read_image
+from groundscore.errors import UserError
 
 ORIENTATION = 0x0112
 

@@ -11,10 +11,10 @@ import struct
 import numpy as np
 import pytest
 
-from dataloaders.pickle_builders import BUILDERS, ArrayValues, Refused
-from dataloaders.restricted_pickle import restricted_unpickle, unpickle_plain
+from groundscore.annotations.pickle_builders import BUILDERS, ArrayValues, Refused
+from groundscore.annotations.restricted_pickle import restricted_unpickle, unpickle_plain
+from groundscore.errors import UserError, shown
 from tests.bounded import run_bounded
-from utils.errors import UserError, shown
 
 DAMAGE = (ValueError, LookupError, TypeError, struct.error)
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -235,7 +235,7 @@ def test_a_pickle_costs_what_its_file_costs(tmp_path, name):
 
     message = run_bounded(
         """
-        from dataloaders.restricted_pickle import restricted_unpickle
+        from groundscore.annotations.restricted_pickle import restricted_unpickle
         limit()
         print(refused(lambda: restricted_unpickle(sys.argv[1])))
         """,

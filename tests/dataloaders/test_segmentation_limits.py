@@ -24,7 +24,7 @@ COSTLY = {
 def test_a_mask_that_costs_too_much_is_a_bad_entry(name):
     message = run_bounded(
         f"""
-        from dataloaders.segmentations import decode_segmentation
+        from groundscore.annotations.segmentations import decode_segmentation
         SQUARE = {SQUARE}
         segmentation = {COSTLY[name]}
         resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
@@ -45,7 +45,7 @@ def test_a_labelme_file_of_a_hundred_thousand_shapes_is_refused(tmp_path):
     message = run_bounded(
         """
         from pathlib import Path
-        from dataloaders.labelme import read_annotation
+        from groundscore.annotations.labelme import read_annotation
         print(refused(lambda: read_annotation(Path(sys.argv[1]))))
         """,
         tmp_path / "a.json",

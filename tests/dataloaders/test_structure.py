@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from dataloaders.data_checks import check_data
-from dataloaders.evaluation import evaluation_set
 from dataloaders.mixture import build_mixture
-from utils.errors import UserError
+from groundscore.errors import UserError
+from groundscore.splits import evaluation_set
 
 COCO = "refer_seg/refcoco/instances.json"
 REFS = "refer_seg/refcoco/refs(unc).p"

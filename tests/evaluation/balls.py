@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dataloaders.evaluation import EvaluationItem
+from groundscore.splits import EvaluationItem
 from model.outputs import Answer, ForcedMasks
 
 FIRST_HEIGHT = 20  # picture n is n pixels higher: the oracle tells them apart by it

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.checkpoints import save_model
+from checkpoints import save_model
 from tests.tiny import tiny_model
 
 

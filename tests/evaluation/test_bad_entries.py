@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 import eval as eval_script
-from dataloaders.evaluation import LeftOut, evaluation_set, read_item, spread_items
-from dataloaders.repairs import DEFAULT_SHARE, STRICT, Tolerance
+from evaluation import Effort, Protocol, evaluate
+from evaluation.partial import PartialResults
+from groundscore.annotations.repairs import DEFAULT_SHARE, STRICT, Tolerance
+from groundscore.errors import UserError
+from groundscore.scoring.masks import encode_mask
+from groundscore.splits import LeftOut, evaluation_set, read_item, spread_items
 from tests.tiny import tiny_model, write_answer
-from utils.errors import UserError
-from utils.evaluation import Effort, Protocol, evaluate
-from utils.evaluation.partial import PartialResults
-from utils.scoring.masks import encode_mask
 
 DEFAULT = Tolerance(DEFAULT_SHARE)
 SQUARE = [[5, 5, 30, 5, 30, 30, 5, 30]]

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 import eval as eval_script
+from evaluation.places import choose_places
+from groundscore.errors import UserError
 from tests.evaluation.balls import item_of, muse_item
 from tests.tiny import tiny_model, write_answer
-from utils.errors import UserError
-from utils.evaluation.places import choose_places
 
 ROOT = Path(__file__).parents[2]
 ITEMS = [item_of(0, 1, ignored=True), item_of(1, 5), item_of(2, 2, empty=1), item_of(3, 1)]
@@ -25,11 +25,11 @@ def loaded(monkeypatch, tmp_path):
     """eval.py with a tiny model and the pictures above in place of what the flags name."""
     model, processor = tiny_model()
     write_answer(model, processor.tokenizer.encode("Sure, [SEG].", bos=False))
-    monkeypatch.setattr("utils.evaluation.benchmarking.load_flagged_model", lambda flags, rank: (model, processor))
-    monkeypatch.setattr("utils.evaluation.benchmarking.weights_hash", lambda model: "0" * 64)  # its head has no weights
+    monkeypatch.setattr("evaluation.benchmarking.load_flagged_model", lambda flags, rank: (model, processor))
+    monkeypatch.setattr("evaluation.benchmarking.weights_hash", lambda model: "0" * 64)  # its head has no weights
     sets = {}
     monkeypatch.setattr(
-        "utils.evaluation.benchmarking.evaluation_sets",
+        "evaluation.benchmarking.evaluation_sets",
         lambda specs, root, tolerance: {spec: sets.get(spec, ITEMS) for spec in specs.split("||")},
     )
     flags = ["--version", "some/checkpoint", "--dataset_dir", str(tmp_path), "--log_base_dir", str(tmp_path / "runs")]
@@ -180,7 +180,7 @@ def test_predictions_of_two_protocols_are_kept_apart(loaded, tmp_path):
 def test_a_killed_run_goes_on_with_the_split_that_it_was_in(loaded, tmp_path, monkeypatch):
     flags, _ = loaded
     flags = [*flags, "--val_dataset", "a|val||b|val", "--output", str(tmp_path / "r.json"), "--val_batch_size", "1"]
-    import utils.evaluation.running as running
+    import evaluation.running as running
 
     eval_script.main(flags)
     whole = read(tmp_path / "r.json")
@@ -298,8 +298,8 @@ def test_a_second_evaluation_of_the_same_report_ends_before_any_work(loaded, tmp
                 eval_script.main([*flags, *more, *output])
         raise UserError("enough")
 
-    monkeypatch.setattr("utils.evaluation.saved.evaluation_sets", lambda specs, *_: {specs: ITEMS})
-    monkeypatch.setattr("utils.evaluation.benchmarking.load_flagged_model", load_while_another_starts)
+    monkeypatch.setattr("evaluation.saved.evaluation_sets", lambda specs, *_: {specs: ITEMS})
+    monkeypatch.setattr("evaluation.benchmarking.load_flagged_model", load_while_another_starts)
     with pytest.raises(UserError, match="enough"):
         eval_script.main([*flags, *output])
 
@@ -307,11 +307,11 @@ def test_a_second_evaluation_of_the_same_report_ends_before_any_work(loaded, tmp
 def test_a_place_that_cannot_be_written_is_said_before_the_model_is_loaded(loaded, tmp_path, monkeypatch):
     flags, _ = loaded
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("utils.evaluation.benchmarking.load_flagged_model", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("evaluation.benchmarking.load_flagged_model", lambda *_: pytest.fail("loaded"))
     with pytest.raises(UserError, match="cannot be a directory for results"):
         eval_script.main([*flags, "--val_dataset", "a|val", "--output", str(tmp_path / "file" / "report.json")])
     monkeypatch.setattr(
-        "utils.saving.tempfile.TemporaryFile", lambda **_: (_ for _ in ()).throw(OSError(30, "Read-only"))
+        "inference.saving.tempfile.TemporaryFile", lambda **_: (_ for _ in ()).throw(OSError(30, "Read-only"))
     )
     with pytest.raises(UserError, match=r"cannot be written \(Read-only\)"):
         eval_script.main([*flags, "--val_dataset", "a|val", "--output", str(tmp_path / "report.json")])

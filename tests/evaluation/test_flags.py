@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from groundscore.errors import UserError
 from tests.tiny import tiny_model
-from utils.errors import UserError
 from utils.flags import FlagParser, add_model_flags, load_flagged_model
 
 
@@ -20,7 +20,7 @@ def load(monkeypatch):
         asked.update(options, path=path)
         return (*tiny_model(), None)
 
-    monkeypatch.setitem(sys.modules, "model.checkpoints", SimpleNamespace(load_model=load_model))
+    monkeypatch.setitem(sys.modules, "checkpoints", SimpleNamespace(load_model=load_model))
 
     def run(*argv):
         parser = FlagParser(prog="test")
@@ -77,7 +77,7 @@ def test_a_run_is_restored_from_its_checkpoint(load, tmp_path, monkeypatch):
     (tmp_path / "ckpt_model").mkdir()
     monkeypatch.setitem(
         sys.modules,
-        "utils.training.restoring",
+        "training.restoring",
         SimpleNamespace(load_trained=lambda path, **options: (*tiny_model(), {"report": path})),
     )
     assert not vars(load("--version", str(tmp_path)))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from groundscore.errors import UserError
+from groundscore.scoring.report import refuse_foreign_report
 from utils.contact_sheet import refuse_foreign_image, save_sheet
-from utils.errors import UserError
-from utils.scoring.report import refuse_foreign_report
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "notes", '{"images": [], "annotations": []}'])

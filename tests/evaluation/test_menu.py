@@ -2,8 +2,8 @@
 
 import pytest
 
-from utils.errors import UserError
-from utils.evaluation.menu import BENCHMARKS, choose_benchmarks, chosen_benchmarks
+from evaluation.menu import BENCHMARKS, choose_benchmarks, chosen_benchmarks
+from groundscore.errors import UserError
 
 
 def test_the_menu_begins_with_the_reference_s_33_entries_in_its_order():

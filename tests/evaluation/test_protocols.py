@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.collate import Collator
+from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
+from evaluation import Effort, Protocol, evaluate
+from evaluation.predicting import _share_text
+from evaluation.questions import ask
+from groundscore.scoring.scores import score_split
 from tests.evaluation.balls import Oracle, item_of, muse_item
 from tests.tiny import tiny_model, write_answer
-from utils.evaluation import Effort, Protocol, evaluate
-from utils.evaluation.predicting import _share_text
-from utils.evaluation.questions import ask
-from utils.scoring.scores import score_split
 
 
 def run(model, processor, items, protocol, **options):

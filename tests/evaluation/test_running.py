@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation import Effort, Protocol, evaluate
+from evaluation.partial import PartialResults, fingerprint, weights_hash
+from evaluation.predicting import predict
+from evaluation.progress import ProgressBar
+from groundscore.errors import UserError
 from tests.evaluation.balls import Oracle, item_of, muse_item
 from tests.tiny import tiny_model, write_answer
-from utils.errors import UserError
-from utils.evaluation import Effort, Protocol, evaluate
-from utils.evaluation.partial import PartialResults, fingerprint, weights_hash
-from utils.evaluation.predicting import predict
-from utils.evaluation.progress import ProgressBar
-from utils.training.validation import Validation
+from training.validation import Validation
 
 ITEMS = [item_of(0, 1, ignored=True), item_of(1, 5), item_of(2, 2, empty=1), item_of(3, 1)]
 ONE_TARGET = "Sure, [SEG]."
@@ -78,7 +78,7 @@ def test_reading_ahead_changes_nothing(oracle):
 
 
 def test_validation_reads_images_in_processes_and_scores_the_same(monkeypatch):
-    monkeypatch.setattr("dataloaders.evaluation.evaluation_set", lambda *_: ITEMS)
+    monkeypatch.setattr("groundscore.splits.evaluation_set", lambda *_: ITEMS)
     model, processor = tiny_model()
     scores = []
     for workers in (0, 2):
@@ -241,7 +241,7 @@ def test_where_memory_ends_an_evaluation_goes_on_with_half_as_much(answer, worke
             raise torch.OutOfMemoryError("CUDA out of memory")
         return predict(model, work, *arguments)
 
-    monkeypatch.setattr("utils.evaluation.running.predict", predict_in_small_memory)
+    monkeypatch.setattr("evaluation.running.predict", predict_in_small_memory)
     outcome = run(*model, protocol, effort=Effort(images=4, expressions=8, workers=workers))
     assert outcome.rows == whole.rows and outcome.layers == whole.layers
     assert max(sizes) > 2 and sizes[-1] <= 2
@@ -252,7 +252,7 @@ def test_memory_that_does_not_suffice_for_one_expression_is_one_line(oracle, mon
     def no_memory(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.\nTraceback")
 
-    monkeypatch.setattr("utils.evaluation.running.predict", no_memory)
+    monkeypatch.setattr("evaluation.running.predict", no_memory)
     with pytest.raises(UserError, match=r"^out of memory even with one image and one expression at a time; [^\n]*$"):
         run(*oracle)
 
@@ -284,7 +284,7 @@ def test_the_bar_shows_scores_and_the_time_left(oracle):
 
 def test_the_time_left_does_not_count_what_came_before_the_first_call(monkeypatch):
     now = iter([0.0, 1000.0, 1010.0])
-    monkeypatch.setattr("utils.evaluation.progress.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("evaluation.progress.time.monotonic", lambda: next(now))
     bar = ProgressBar("balls", terminal := Terminal())
     bar(0, 3, None, None)
     bar(1, 3, None, None)

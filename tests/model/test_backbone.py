@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from dataloaders.collate import Collator
-from model.backbone import build_projector, flash_attention_rows, row_attention
+from dataloaders.batching.collate import Collator
+from groundscore.errors import UserError
+from model.backbones.llava import build_projector, flash_attention_rows, row_attention
 from tests.tiny import tiny_model, tiny_samples
-from utils.errors import UserError
 
 BRANCHES = torch.tensor([[0, 0, 0, 1, 1, 2, 2, -1]])
 PLACES = torch.tensor([[1, 2]])

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from dataloaders.collate import Collator
+from dataloaders.batching.collate import Collator
 from model.compiling import compile_encoders
 from tests.tiny import tiny_model, tiny_samples
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dataloaders.collate import Collator
+from dataloaders.batching.collate import Collator
 from model.generation import written_at
 from tests.model.test_generation import prompts
 from tests.tiny import tiny_model, tiny_samples, write_answer

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.collate import Collator
+from dataloaders.batching.collate import Collator
 from tests.tiny import picture, tiny_model, tiny_samples
 from utils.feature_cache import SUFFIX, FeatureCache, image_key
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from benchmarks.gate import GateCase, entropy_after_noise, found_probabilities
+from groundscore.errors import UserError
 from model.policy import LayerPolicy
 from tests.tiny import tiny_model
-from utils.errors import UserError
-from utils.training.engine import build_optimizer, gate_learning_rate
+from training.engine import build_optimizer, gate_learning_rate
 
 LAYERS = 7
 SIZES = (0.02, 0.2, 2.0)

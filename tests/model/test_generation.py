@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.collate import Collator
+from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
 from model.systems import SYSTEMS
 from tests.tiny import picture, tiny_model

@@ -14,13 +14,13 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dataloaders.collate import Collator
+from dataloaders.batching.collate import Collator
 from model.systems import SYSTEMS
 from tests.tiny import text_only_sample, tiny_model, tiny_samples
+from training import loop
+from training.loop import Schedule
+from training.metering import StepMeter
 from utils.distributed import World
-from utils.training import loop
-from utils.training.loop import Schedule
-from utils.training.metering import StepMeter
 
 READS = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__")
 OURS = re.compile(re.escape(str(Path(__file__).parents[2])) + "/(model|dataloaders|utils)/")

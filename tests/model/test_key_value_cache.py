@@ -5,8 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache
 
-from model import key_value_cache
-from model.key_value_cache import RowCache, WrittenCache
+from model.backbones import key_value_cache
+from model.backbones.key_value_cache import RowCache, WrittenCache
 
 ROWS, HEADS, WIDTH, LAYERS = 2, 3, 4, 2
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dataloaders.collate import Collator
+from dataloaders.batching.collate import Collator
 from model import batched_losses
 from model.batched_losses import losses_of_maps, losses_of_masks, map_targets
 from model.losses import map_losses, mask_bce, mask_dice, token_losses

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.collate import Collator
+from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
 from model.systems import SYSTEMS
 from tests.tiny import box_mask, text_only_sample, tiny_model, tiny_samples

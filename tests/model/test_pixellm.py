@@ -4,10 +4,10 @@ resized CLIP, SAM instead of its own decoder, no separate projector), and its fu
 import pytest
 import torch
 
-from dataloaders.collate import Collator
-from model.checkpoints import load_model, save_model
+from checkpoints import load_model, save_model
+from dataloaders.batching.collate import Collator
 from tests.tiny import text_only_sample, tiny_model, tiny_samples
-from utils.training.trainable import set_trainable, trainable_prefixes
+from training.trainable import set_trainable, trainable_prefixes
 
 CONFIGURATIONS = {
     "one scale": {"image_feature_scale_num": 1},

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dataloaders.collate import Collator
-from model.checkpoints import load_model, save_model
+from checkpoints import load_model, save_model
+from dataloaders.batching.collate import Collator
 from model.points import INSIDE, NEITHER, OUTSIDE, PointRule, points_on_image, refine_in_pixels
 from tests.tiny import tiny_model, tiny_samples
 

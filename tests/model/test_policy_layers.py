@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dataloaders.collate import Collator
+from dataloaders.batching.collate import Collator
+from evaluation.layer_analysis import layer_analysis, layer_rewards
+from groundscore.errors import UserError
 from model.systems import uground
 from tests.tiny import text_only_sample, tiny_model, tiny_samples
-from utils.errors import UserError
-from utils.layer_analysis import layer_analysis, layer_rewards
-from utils.training.arguments import parse_arguments
+from training.arguments import parse_arguments
 
 
 def model_and_batch(**settings):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.batch import Batch
-from dataloaders.collate import Collator
+from dataloaders.batching.batch import Batch
+from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
-from model import key_value_cache
+from model.backbones import key_value_cache
+from model.backbones.key_value_cache import GrowingLayer, RowCache, SharedRows, WrittenCache, shared_rows_attention
 from model.generation import SHARE_OF_FREE
-from model.key_value_cache import GrowingLayer, RowCache, SharedRows, WrittenCache, shared_rows_attention
 from model.prompts import ends_of_prompts
 from model.systems import SYSTEMS
 from tests.tiny import picture, tiny_model

@@ -5,8 +5,8 @@ import torch
 from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionSdpaAttention
 
-from model import sam_attention
-from model.sam_attention import RowwiseAttention
+from model.decoders import sam_attention
+from model.decoders.sam_attention import RowwiseAttention
 
 
 def attentions(grid: int, image_size: int):

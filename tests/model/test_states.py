@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from dataloaders.collate import Collator
+from dataloaders.batching.collate import Collator
 from model import states
 from model.states import select_states
 from tests.tiny import tiny_model, tiny_samples
-from utils.training.engine import enable_gradient_checkpointing
+from training.engine import enable_gradient_checkpointing
 
 ROWS, LENGTH, WIDTH, TARGETS, PLACES = 2, 40, 8, 3, 12
 

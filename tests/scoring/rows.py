@@ -1,6 +1,6 @@
 """Rows in few words, for tests."""
 
-from utils.scoring.counts import ExpressionCounts, QuestionCounts
+from groundscore.scoring.counts import ExpressionCounts, QuestionCounts
 
 
 def row(intersection, predicted, target, *, item=0, expression=0, ref=None, present=True, exists=None, answer=None):

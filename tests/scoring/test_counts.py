@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from utils.scoring.counts import (
+from groundscore.scoring.counts import (
     ExpressionCounts,
     QuestionCounts,
     expression_counts,

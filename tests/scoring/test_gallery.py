@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from dataloaders.evaluation import EvaluationItem
+from groundscore.scoring.counts import ExpressionCounts, QuestionCounts
+from groundscore.scoring.gallery import Section, choose_cases, write_gallery
+from groundscore.scoring.masks import encode_mask
+from groundscore.splits import EvaluationItem
 from tests.scoring.rows import question, row
-from utils.scoring.counts import ExpressionCounts, QuestionCounts
-from utils.scoring.gallery import Section, choose_cases, write_gallery
-from utils.scoring.masks import encode_mask
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
+from evaluation.partial import ImageResult, PartialFile, PartialResults
+from groundscore.errors import UserError
+from groundscore.scoring.compare import compare_reports
+from groundscore.scoring.prediction_files import read_predictions
+from groundscore.scoring.report import rows_path, write_report
+from groundscore.scoring.scores import score_split
+from groundscore.scoring.tabulating import table
 from tests.scoring.rows import question, row
-from utils.errors import UserError
-from utils.evaluation.partial import ImageResult, PartialFile, PartialResults
-from utils.scoring.compare import compare_reports
-from utils.scoring.prediction_files import read_predictions
-from utils.scoring.report import rows_path, write_report
-from utils.scoring.scores import score_split
-from utils.scoring.tabulating import table
 
 PLAIN, MUSE = "refcoco|unc|val", "MultiReasonSeg|val"
 HOSTILE = [

@@ -2,10 +2,10 @@
 
 import pytest
 
+from groundscore.scoring import metrics as m
+from groundscore.scoring.scores import metrics_of, table_of
+from groundscore.scoring.tables import Expressions, Pairs
 from tests.scoring.rows import question, row
-from utils.scoring import metrics as m
-from utils.scoring.scores import metrics_of, table_of
-from utils.scoring.tables import Expressions, Pairs
 
 
 def computed(metric, rows):

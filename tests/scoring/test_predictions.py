@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from dataloaders.evaluation import evaluation_set, evaluation_sets
+from groundscore.errors import UserError
+from groundscore.scoring.counts import ExpressionCounts, QuestionCounts, expression_counts, question_counts
+from groundscore.scoring.masks import decode_mask, encode_mask
+from groundscore.scoring.prediction_files import write_predictions
+from groundscore.scoring.predictions import score_predictions
+from groundscore.scoring.scores import kind_of, score_split
+from groundscore.splits import evaluation_set, evaluation_sets
 from tests.test_miniature_sets import SPLITS
-from utils.errors import UserError
-from utils.scoring.counts import ExpressionCounts, QuestionCounts, expression_counts, question_counts
-from utils.scoring.masks import decode_mask, encode_mask
-from utils.scoring.prediction_files import write_predictions
-from utils.scoring.predictions import score_predictions
-from utils.scoring.scores import kind_of, score_split
 
 
 def scored(path, root, specs, **options):

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from groundscore.errors import UserError
+from groundscore.scoring.compare import compare_reports, differences_between
+from groundscore.scoring.report import read_report, read_rows, rows_path, write_report
+from groundscore.scoring.scores import score_split
+from groundscore.scoring.tabulating import markdown_table, table
 from tests.scoring.rows import question, row
-from utils.errors import UserError
-from utils.scoring.compare import compare_reports, differences_between
-from utils.scoring.report import read_report, read_rows, rows_path, write_report
-from utils.scoring.scores import score_split
-from utils.scoring.tabulating import markdown_table, table
 
 SPEC = "refcoco|unc|val"
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from groundscore.errors import UserError
+from groundscore.scoring.bootstrap import resample
+from groundscore.scoring.scores import kind_of, score_split
 from tests.scoring.rows import question, row
-from utils.errors import UserError
-from utils.scoring.bootstrap import resample
-from utils.scoring.scores import kind_of, score_split
 
 PRECISIONS = {"P@0.5", "P@0.6", "P@0.7", "P@0.8", "P@0.9"}
 COUNTS = {"images", "expressions"}

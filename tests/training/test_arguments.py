@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from dataloaders.mixture import build_mixture
-from utils.errors import UserError
-from utils.training.arguments import parse_arguments
-from utils.training.building import DATA_FLAGS
-from utils.training.model_flags import model_overrides
+from groundscore.errors import UserError
+from training.arguments import parse_arguments
+from training.building import DATA_FLAGS
+from training.model_flags import model_overrides
 
 ROOT = Path(__file__).parents[2]
 

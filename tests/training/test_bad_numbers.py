@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from dataloaders.collate import Collator
+from checkpoints.runs import LATEST, find_checkpoint, read_position
+from dataloaders.batching.collate import Collator
 from tests.tiny import tiny_model, tiny_samples
 from tests.training.toys import result_of, start_toy, toy_run
-from utils.training.bad_numbers import bad_sources
-from utils.training.checkpoints import LATEST, find_checkpoint, read_position
+from training.bad_numbers import bad_sources
 
 # Sample 5 is in micro-batch 3 of 2 samples: the first of step 2 at one process, the first of process 0 at two.
 CASES = [(1, 0, 2, 1), (1, 2, 2, 1), (2, 2, 1, 2), (2, 3, 1, 2)]

@@ -3,15 +3,15 @@ import json
 import pytest
 import torch
 
-from dataloaders.collate import Collator
+from dataloaders.batching.collate import Collator
+from groundscore.errors import UserError
 from tests.tiny import tiny_config, tiny_model, tiny_samples
-from utils.errors import UserError
-from utils.training import building
-from utils.training.arguments import parse_arguments
-from utils.training.engine import enable_gradient_checkpointing
-from utils.training.lora import add_lora, merge_lora
-from utils.training.trainable import set_trainable, trainable_prefixes
-from utils.training.validation import packed_attention
+from training import building
+from training.arguments import parse_arguments
+from training.engine import enable_gradient_checkpointing
+from training.lora import add_lora, merge_lora
+from training.trainable import set_trainable, trainable_prefixes
+from training.validation import packed_attention
 
 
 def check(*flags):

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from checkpoints.runs import BEST, Position, find_checkpoint
+from groundscore.errors import UserError
 from tests.tiny import tiny_model
 from tests.training.test_checkpoints import ALONE, fake_checkpoint
-from utils.errors import UserError
-from utils.training.arguments import parse_arguments
-from utils.training.changed_flags import describe_changes, describe_global_batch, frozen_digest, keep_best_apart
-from utils.training.checkpoints import BEST, Position, find_checkpoint
-from utils.training.config import FIXED, FREE, RANKING, SAID, TrainingConfig
-from utils.training.loop import Schedule
-from utils.training.settings import describe_run
+from training.arguments import parse_arguments
+from training.changed_flags import describe_changes, describe_global_batch, frozen_digest, keep_best_apart
+from training.config import FIXED, FREE, RANKING, SAID, TrainingConfig
+from training.loop import Schedule
+from training.settings import describe_run
 
 CHECKPOINT = Path("runs/one/ckpt_model/global_step4")
 FLAGS = [item for item in dataclasses.fields(TrainingConfig) if "group" in item.metadata]

@@ -9,12 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checkpoints.trained_run import rewrite_marker
-from tests.training.toys import start_toy, toy_run
-from utils.distributed import World
-from utils.errors import UserError
-from utils.seeding import random_state, restore_random_state, seed_everything
-from utils.training.checkpoints import (
+from checkpoints.runs import (
     BEST,
     LATEST,
     MARKER,
@@ -28,7 +23,12 @@ from utils.training.checkpoints import (
     trained_weights,
     verify_checkpoint,
 )
-from utils.training.checkpoints.pickles import read_states
+from checkpoints.runs.pickles import read_states
+from groundscore.errors import UserError
+from tests.checkpoints.trained_run import rewrite_marker
+from tests.training.toys import start_toy, toy_run
+from utils.distributed import World
+from utils.seeding import random_state, restore_random_state, seed_everything
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
 
@@ -249,7 +249,7 @@ def test_reading_weights_is_silent(tmp_path):
     toy_run(tmp_path / "run")
     script = f"""
 from pathlib import Path
-from utils.training.checkpoints import resolve_checkpoint, trained_weights
+from checkpoints.runs import resolve_checkpoint, trained_weights
 assert trained_weights(resolve_checkpoint(Path({str(tmp_path / "run")!r})))
 """
     command, root = [sys.executable, "-c", script], Path(__file__).parents[2]

@@ -34,7 +34,7 @@ def test_a_work_space_that_the_user_chose_stays(restored, monkeypatch):
 LOSSES = """
 import sys
 import torch
-from dataloaders.collate import Collator
+from dataloaders.batching.collate import Collator
 from tests.tiny import tiny_model, tiny_samples
 from utils.seeding import seed_everything, use_deterministic_algorithms
 torch.set_num_threads(1)
@@ -59,7 +59,7 @@ def test_losses_and_gradients_on_a_cpu_are_those_without():
 
 @pytest.mark.slow
 def test_a_run_with_it_has_the_losses_of_one_without(tmp_path):
-    from model.checkpoints import save_model
+    from checkpoints import save_model
     from tests.tiny import tiny_model
 
     write_reason_seg(tmp_path / "dataset")

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints.runs import BEST, LATEST
+from groundscore.errors import UserError
 from tests.training.test_checkpoints import ALONE, fake_checkpoint
-from utils.errors import UserError
-from utils.training.arguments import parse_arguments
-from utils.training.checkpoints import BEST, LATEST
-from utils.training.earlier_run import move_earlier_run
+from training.arguments import parse_arguments
+from training.earlier_run import move_earlier_run
 
 
 @pytest.fixture

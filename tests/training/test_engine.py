@@ -2,7 +2,7 @@ import pytest
 import torch
 from deepspeed.runtime.lr_schedules import WarmupDecayLR
 
-from utils.training.engine import engine_config, schedule_value
+from training.engine import engine_config, schedule_value
 
 NUMBERS = {"lr": 3e-4, "warmup_min_lr": 1e-5, "warmup_num_steps": 4, "total_steps": 12}
 

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
+from checkpoints.runs import LATEST, find_checkpoint, read_position
 from tests.training.toys import result_of, start_toy, toy_run
-from utils.training.checkpoints import LATEST, find_checkpoint, read_position
 
 
 def last_step(run_dir) -> int:

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from checkpoints.runs import BEST, LATEST, find_checkpoint, read_position, verify_checkpoint
 from tests.training.toys import start_toy, toy_run
-from utils.training.checkpoints import BEST, LATEST, find_checkpoint, read_position, verify_checkpoint
 
 SEED = int(os.environ.get("UGROUND_KILL_SEED", "0"))
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.evaluation import EvaluationItem
+from groundscore.splits import EvaluationItem
 from tests.tiny import box_mask, picture, tiny_model
+from training.pictures import validation_pictures
 from utils.systems import SYSTEMS
-from utils.training.pictures import validation_pictures
 
 FOUND = ("What is the red ball?", "It is [SEG].", box_mask(40, 60, (5, 5, 20, 30)))
 ABSENT = ("What is the boat?", "Sure, [REJ].", box_mask(40, 60, (0, 0, 0, 0)))

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from dataloaders.collate import Collator
+from checkpoints.loading import PRECISIONS
+from dataloaders.batching.collate import Collator
 from dataloaders.sample import Turn
-from model.checkpoints.loading import PRECISIONS
 from tests.tiny import tiny_model, tiny_samples
 from tests.training.test_processes import on_processes
-from utils.training import memory
-from utils.training.engine import build_optimizer, engine_config, start_engine
-from utils.training.loop import Schedule
-from utils.training.memory import batch_bytes, estimate_memory, peak_memory, shared_memory_warning, tensor_memory
-from utils.training.preflight import describe_time, find_largest_batch, time_steps
+from training import memory
+from training.engine import build_optimizer, engine_config, start_engine
+from training.loop import Schedule
+from training.memory import batch_bytes, estimate_memory, peak_memory, shared_memory_warning, tensor_memory
+from training.preflight import describe_time, find_largest_batch, time_steps
 
 BILLION = 10**9
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import multiprocessing
 
-from dataloaders.collate import Collator
+from dataloaders.batching.collate import Collator
 from tests.tiny import text_only_sample, tiny_model, tiny_samples
 from tests.training.toy_run import pretend_fp16
 from tests.training.toys import CONTEXT  # noqa: F401  its processes have imported everything
@@ -58,7 +58,7 @@ def _join_and_run(rank: int, size: int, port: int, check, arguments) -> None:
 
 
 def engine_for(model, world, *, accumulation=1, precision="fp32", zero_stage=2):
-    from utils.training.engine import build_optimizer, engine_config, start_engine
+    from training.engine import build_optimizer, engine_config, start_engine
 
     config = engine_config(
         batch_size=1, accumulation=accumulation, world_size=world.size, precision=precision, zero_stage=zero_stage,

@@ -2,8 +2,8 @@ import io
 
 import pytest
 
-from utils.training.loop import Schedule
-from utils.training.progress import Progress, duration
+from training.loop import Schedule
+from training.progress import Progress, duration
 
 
 class Clock:

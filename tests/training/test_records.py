@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.collate import Collator
+from dataloaders.batching.collate import Collator
 from dataloaders.sample import Turn
 from model.outputs import GroundingOutput, LossParts
 from tests.tiny import tiny_model, tiny_samples
-from utils.training.metering import StepMeter
-from utils.training.sampling import CounterSampler
-from utils.training.tensorboard import METRICS_FILE, Records
+from training.metering import StepMeter
+from training.sampling import CounterSampler
+from training.tensorboard import METRICS_FILE, Records
 
 REFERENCE_TAGS = {
     "train/loss",

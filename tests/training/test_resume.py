@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
+from checkpoints.runs import LATEST, find_checkpoint, read_position
+from checkpoints.runs.pickles import read_states
 from tests.tiny import tiny_model
 from tests.training.test_train_ds import ROOT, TRAINING, launch_environment, write_reason_seg
 from tests.training.toy_run import digest
 from tests.training.toys import result_of, start_toy, toy_run
-from utils.training.checkpoints import LATEST, find_checkpoint, read_position
-from utils.training.checkpoints.pickles import read_states
 
 CASES = [(1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (2, 2), (2, 3)]
 
@@ -55,7 +55,7 @@ def test_a_run_goes_on_with_the_optimizer_settings_of_its_command_line(tmp_path,
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "zero_stage"), [(1, 0), (1, 2), (2, 1), (2, 2), (2, 3)])
 def test_train_ds_killed_in_the_middle_of_a_step_ends_where_it_would_have(tmp_path, processes, zero_stage):
-    from model.checkpoints import save_model
+    from checkpoints import save_model
 
     write_reason_seg(tmp_path / "dataset")
     save_model(*tiny_model(), tmp_path / "base")

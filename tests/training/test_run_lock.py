@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from groundscore.errors import UserError
 from tests.training.test_checkpoints import ALONE
 from tests.training.test_train_ds import ROOT, run_train_ds
-from utils.errors import UserError
+from training.run_lock import Owner, RunLock
 from utils.processes import ProcessId
-from utils.training.run_lock import Owner, RunLock
 
 HOLD = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from utils.errors import UserError
-from utils.training.run_lock import RunLock
+from groundscore.errors import UserError
+from training.run_lock import RunLock
 try:
     RunLock(Path(sys.argv[1])).acquire(SimpleNamespace(is_main=True, broadcast=lambda value: value))
 except UserError:
@@ -109,7 +109,7 @@ def test_a_job_that_slurm_starts_again_on_another_machine_goes_on(tmp_path, monk
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 3}', "\x00", "[" * 100_000])
 def test_a_lock_that_cannot_be_read_keeps_nobody_out(tmp_path, content, monkeypatch):
-    monkeypatch.setattr("utils.training.run_lock.READING_SECONDS", 0.02)
+    monkeypatch.setattr("training.run_lock.READING_SECONDS", 0.02)
     lock = RunLock(tmp_path / "run")
     lock.path.write_text(content)
     lock.acquire(ALONE)

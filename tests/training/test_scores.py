@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints.runs import BEST, LATEST, Position, copy_checkpoint, find_checkpoint, save_checkpoint
 from tests.training.test_checkpoints import ALONE, FakeEngine, fake_checkpoint
-from utils.training.checkpoints import BEST, LATEST, Position, copy_checkpoint, find_checkpoint, save_checkpoint
-from utils.training.scores import Scores, open_scores, scores_at
+from training.scores import Scores, open_scores, scores_at
 
 DAMAGES = [
     b"",

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints.runs import LATEST, find_checkpoint, read_position
 from tests.tiny import tiny_model
 from tests.training.test_train_ds import ROOT, TRAINING, launch_environment, write_reason_seg
+from training.stopping import StopRequest, launchers
 from utils.distributed import free_port
 from utils.processes import ProcessId
-from utils.training.checkpoints import LATEST, find_checkpoint, read_position
-from utils.training.stopping import StopRequest, launchers
 
 SCRIPT = """
 import sys, time
-from utils.training.stopping import EndAtOnce, StopRequest
+from training.stopping import EndAtOnce, StopRequest
 with EndAtOnce() as at_once:
     at_once.at_end += [lambda: print("first", flush=True), lambda: print("last", flush=True)]
     if "train" in sys.argv:
@@ -80,7 +80,7 @@ def test_a_launcher_that_is_gone_asks_training_to_stop_once():
 def test_only_ranks_have_launchers_and_a_shell_is_none(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     assert launchers() == []
-    ask = "from utils.training.stopping import launchers; print([launcher.pid for launcher in launchers()])"
+    ask = "from training.stopping import launchers; print([launcher.pid for launcher in launchers()])"
     command = [sys.executable, "-c", ask]
     options = {"cwd": ROOT, "env": launch_environment() | {"RANK": "0"}, "stdout": subprocess.PIPE, "text": True}
     assert subprocess.run(command, **options).stdout == f"[{os.getpid()}]\n"
@@ -94,7 +94,7 @@ def test_only_ranks_have_launchers_and_a_shell_is_none(monkeypatch):
     [("torchrun", signal.SIGKILL), ("deepspeed", signal.SIGKILL), ("torchrun", signal.SIGTERM)],
 )
 def test_ranks_whose_launcher_ends_save_and_stop_and_have_the_last_word(tmp_path, launcher, number):
-    from model.checkpoints import save_model
+    from checkpoints import save_model
 
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     if launcher == "deepspeed":

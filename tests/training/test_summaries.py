@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from utils.training.arguments import parse_arguments
-from utils.training.summaries import WIDTH, describe_data, describe_flags, describe_parameters, table
-from utils.training.trainable import ParameterCount
+from training.arguments import parse_arguments
+from training.summaries import WIDTH, describe_data, describe_flags, describe_parameters, table
+from training.trainable import ParameterCount
 
 
 def test_flags_say_what_was_given_and_leave_out_what_has_no_effect():

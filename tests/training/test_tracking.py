@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import UserError
+from groundscore.errors import UserError
 from utils.tracking.__main__ import main
 from utils.tracking.history import MANIFEST, difference, launch_directory, read_manifest, restore
 from utils.tracking.snapshot import code_files, record_launch

@@ -62,7 +62,7 @@ def test_a_mistake_ends_with_code_2_and_no_traceback(arguments, words):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A tiny base model and a ReasonSeg of a few pictures on disk: the flags that name them, and where runs go."""
-    from model.checkpoints import save_model
+    from checkpoints import save_model
 
     root = tmp_path_factory.mktemp("world")
     write_reason_seg(root / "dataset")
@@ -134,8 +134,8 @@ def test_own_data_trains_and_what_is_bad_in_it_is_listed(world, tmp_path):
 
 
 def test_a_checkpoint_gives_back_the_model_that_was_trained(world):
-    from utils.training.checkpoints import find_checkpoint, trained_weights
-    from utils.training.restoring import load_trained
+    from checkpoints.runs import find_checkpoint, trained_weights
+    from training.restoring import load_trained
 
     flags, runs = world
     done = run_train_ds(*flags, *TRAINING, "--exp_name", "kept", "--model_key", "lisa", "--no_eval", "--lora_r", "0")

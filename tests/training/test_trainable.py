@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from utils.errors import UserError
-from utils.training.lora import add_lora, lora_module_names, merge_lora
-from utils.training.trainable import count_parameters, set_trainable, trainable_prefixes
+from groundscore.errors import UserError
+from training.lora import add_lora, lora_module_names, merge_lora
+from training.trainable import count_parameters, set_trainable, trainable_prefixes
 
 
 def attention() -> nn.Module:

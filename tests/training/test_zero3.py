@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from dataloaders.collate import Collator
+from dataloaders.batching.collate import Collator
 from model import losses
 from tests.tiny import text_only_sample, tiny_model, tiny_samples
 from tests.training.test_processes import on_processes, only_rejections
-from utils.training.lora import add_lora
-from utils.training.trainable import set_trainable, trainable_prefixes
-from utils.training.zero3 import WHOLE_MODULES, whole_weights
+from training.lora import add_lora
+from training.trainable import set_trainable, trainable_prefixes
+from training.zero3 import WHOLE_MODULES, whole_weights
 
 SYSTEMS = ("UGround", "LISA", "READ", "PixelLM", "GSVA", "SESAME")
 BATCHES = [[text_only_sample()], tiny_samples(), only_rejections(), tiny_samples()[1:]]
@@ -47,7 +47,7 @@ def _train(world, system: str, zero_stage: int) -> tuple[list[float], dict[str, 
     """The losses of four micro-batches, two to a step, and the gradients of the first step."""
     from deepspeed.utils import safe_get_full_grad
 
-    from utils.training.engine import build_optimizer, enable_gradient_checkpointing, engine_config, start_engine
+    from training.engine import build_optimizer, enable_gradient_checkpointing, engine_config, start_engine
 
     model, processor = tiny_model(system)
     torch.manual_seed(0)

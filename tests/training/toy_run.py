@@ -15,18 +15,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from checkpoints.runs import BEST, LATEST, Saver, copy_checkpoint, find_checkpoint, resume
 from model.outputs import GroundingOutput
+from training.building import build_batches
+from training.engine import build_optimizer, engine_config, optimizer_of, start_engine
+from training.loop import Schedule, train
+from training.metering import StepMeter
+from training.progress import Progress
+from training.stopping import StopRequest
+from training.tensorboard import Records
+from training.zero3 import whole_weights
 from utils.distributed import World, join_world, naming_lost_processes
 from utils.seeding import random_state, seed_everything
-from utils.training.building import build_batches
-from utils.training.checkpoints import BEST, LATEST, Saver, copy_checkpoint, find_checkpoint, resume
-from utils.training.engine import build_optimizer, engine_config, optimizer_of, start_engine
-from utils.training.loop import Schedule, train
-from utils.training.metering import StepMeter
-from utils.training.progress import Progress
-from utils.training.stopping import StopRequest
-from utils.training.tensorboard import Records
-from utils.training.zero3 import whole_weights
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # before DeepSpeed is imported, where there is a GPU as well
 

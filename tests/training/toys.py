@@ -89,8 +89,8 @@ def result_of(output: str) -> dict:
 
 
 def _run(directory: str, options: str, variables: dict, output: Path) -> None:
+    from groundscore.errors import run_main
     from tests.training.toy_run import main
-    from utils.errors import run_main
 
     descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from utils.errors import UserError, printable, run_main
+from groundscore.errors import UserError, printable, run_main
 from utils.tracking.history import META, describe, difference, earlier_manifests, launches, read_manifest, restore
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from utils.errors import UserError
-from utils.schema import (
+from groundscore.errors import UserError
+from groundscore.schema import (
     DamagedFile,
     anything,
     list_of,

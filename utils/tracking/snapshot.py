@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.errors import naming
+from groundscore.errors import naming
 from utils.tracking.history import FILES, MANIFEST, earlier_manifests, launch_directory
 
 FORMAT = 1

@@ -1,0 +1,127 @@
+"""Tensors that change on the way into a model (word embeddings, CLIP's positions, LoRA), and newly initialised ones."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from checkpoints.weights import Weights
+from groundscore.errors import UserError
+
+EMBEDDINGS = ("language_model.embed_tokens.weight", "lm_head.weight")
+CLIP_POSITIONS = "vision_tower.embeddings.position_embedding.weight"
+# Parts that a system adds to a LLaVA, by the beginnings of their names.
+ADDED_PARTS = (
+    "text_hidden_fcs.",
+    "policy.",
+    "fusion.",
+    "out_mm_projector.",
+    "prompt_encoder.",
+    "mask_decoder.",
+    "image_feature_neck.",
+)
+_LORA = re.compile(r"(?P<module>.*)\.lora_(?P<side>[AB])\.default\.weight$")
+
+
+def resize_vocabulary(weights: Weights, rows: int, new_ids: set[int], *, std: float, seed: int) -> int:
+    """Give the word embeddings and the output head `rows` rows; those of `new_ids`, and those beyond the stored ones,
+    are drawn from N(0, std²). Returns how many were drawn."""
+    drawn = sorted(new_ids | set(range(weights.shape(EMBEDDINGS[0])[0], rows)))
+    for offset, name in enumerate(EMBEDDINGS):
+        stored, width = weights.shape(name)
+        if drawn or rows != stored:
+            table = partial(_table, weights.reader(name), rows, drawn, std=std, seed=seed + offset)
+            weights.put(name, (rows, width), table)
+    return len(drawn)
+
+
+def _table(read: Callable[[], Tensor], rows: int, drawn: list[int], *, std: float, seed: int) -> Tensor:
+    old = read()
+    table = torch.empty((rows, old.shape[1]), dtype=torch.float32, device="cpu")
+    table[: len(old)] = old[:rows]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    table[drawn] = std * torch.randn((len(drawn), old.shape[1]), generator=generator, dtype=torch.float32, device="cpu")
+    return table
+
+
+def resize_clip_positions(weights: Weights, places: int, *, as_reference: bool) -> bool:
+    """Interpolate CLIP's table of positions to `places` rows, the class token among them; whether it was needed.
+
+    as_reference: its way, which takes the last row for the class token (it is the first); checkpoints trained with
+        it need it.
+    """
+    shape = weights.shape(CLIP_POSITIONS)
+    if len(shape) != 2 or shape[0] < 2:
+        raise UserError(f"{weights.their_name(CLIP_POSITIONS)} is {shape}, not CLIP's table of positions")
+    stored, width = shape
+    if stored == places:
+        return False
+    resize = partial(_resized_positions, weights.reader(CLIP_POSITIONS), places, class_row=-1 if as_reference else 0)
+    weights.put(CLIP_POSITIONS, (places, width), resize)
+    return True
+
+
+def _resized_positions(read: Callable[[], Tensor], places: int, *, class_row: int) -> Tensor:
+    table = read().float()
+    if class_row == -1:
+        return torch.cat([_interpolated(table[:-1], places - 1), table[-1:]])
+    return torch.cat([table[:1], _interpolated(table[1:], places - 1)])
+
+
+def _interpolated(table: Tensor, cells: int) -> Tensor:
+    """Rows of a square grid [n², V] -> [cells, V]."""
+    old, new = round(len(table) ** 0.5), round(cells**0.5)
+    grid = table.T.reshape(1, -1, old, old)
+    return F.interpolate(grid, (new, new), mode="bilinear", align_corners=False).flatten(2).squeeze(0).T
+
+
+def merge_lora(weights: Weights, alpha: float, source: str) -> int:
+    """Add LoRA's products to the weights that they adapt: W + alpha/r · B A. Returns how many were adapted.
+
+    The rank is read off the tensors; alpha leaves no trace in them.
+    """
+    sides: dict[str, dict[str, str]] = {}
+    for name in list(weights):
+        match = _LORA.match(name)
+        if match:
+            sides.setdefault(match["module"], {})[match["side"]] = name
+    for name in [name for name in weights if ".base_layer." in name]:
+        weights.rename(name, name.replace(".base_layer.", "."))
+    for module, names in sides.items():
+        target = f"{module}.weight"
+        if set(names) != {"A", "B"} or target not in weights:
+            raise UserError(f"{source}: {module} has LoRA tensors, but not all of lora_A, lora_B and the weight")
+        down, up, shape = (weights.shape(name) for name in (names["A"], names["B"], target))
+        if not (len(down) == len(up) == len(shape) == 2 and down[0] == up[1] > 0 and (up[0], down[1]) == shape):
+            raise UserError(f"{source}: {module} is {shape}, which LoRA tensors of {down} and {up} do not fit")
+        rank = down[0]
+        readers = [weights.reader(name) for name in (target, names["A"], names["B"])]
+        merged = partial(_with_lora, *readers, scale=alpha / rank, source=f"{source}: LoRA of {module}")
+        weights.put(target, weights.shape(target), merged)
+        weights.drop(tuple(names.values()))
+    return len(sides)
+
+
+def _with_lora(
+    base: Callable[[], Tensor], down: Callable[[], Tensor], up: Callable[[], Tensor], *, scale: float, source: str
+) -> Tensor:
+    product = up().float() @ down().float()
+    if not product.sum().isfinite() and not product.isfinite().all():
+        raise UserError(f"{source} holds NaN or infinity; the training that wrote it diverged")
+    return base().float() + scale * product
+
+
+def initialise(model: nn.Module, names: set[str]) -> None:
+    """Give the parameters of `names` fresh values, in PyTorch's own way (which is the reference's).
+
+    Modules that set their values in the constructor (the policy's gate at zero, constants, random frequencies) have
+    them already.
+    """
+    for path, module in model.named_modules():
+        own = {f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)}
+        if own & names and hasattr(module, "reset_parameters"):
+            assert own <= names, f"{path} is half new: {own - names}"
+            module.reset_parameters()

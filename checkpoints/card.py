@@ -1,0 +1,97 @@
+"""The model card of a saved model: the `README.md` that the hub shows."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from model.config import GroundingConfig
+
+PAPER = "https://arxiv.org/abs/2510.03853"
+Scores = Mapping[str, Mapping[str, float | None]]
+
+_CARD = """\
+---
+library_name: transformers
+pipeline_tag: image-segmentation
+tags:
+- uground
+- visual-grounding
+- referring-segmentation
+- reasoning-segmentation
+{base_model}---
+
+# {title}
+
+A question about an image is answered in words and masks: every `[SEG]` of the answer becomes a mask.
+
+| | |
+|---|---|
+| system | {system} |
+| base | {base} |
+| language model | {layers} layers, width {width}, {rows} tokens |
+| CLIP | {clip} pixels, {fit}, {tokens} image tokens |
+| masks from | {decoder} |
+
+{scores}
+
+## Use
+
+The directory (or its hub id) holds everything: weights with CLIP and SAM, tokenizer, image settings.
+
+```bash
+python chat.py --version {name} --image photo.jpg --prompt "Which of these could hold hot tea?"
+python eval.py --version {name} --dataset_dir dataset --val_dataset "ReasonSeg|val" --answer given
+```
+
+```python
+from checkpoints import load_model
+
+model, processor, report = load_model("{name}")
+```
+
+Paper: [UGround: Towards Unified Visual Grounding with Unrolled Transformers]({paper}).
+The weights are bound by the licences of the base models and of the training data.
+"""
+
+
+def model_card(config: GroundingConfig, name: str, *, base: str | None = None, scores: Scores | None = None) -> str:
+    """Markdown with the hub's metadata.
+
+    name: directory or hub id. base: what training started from, a path of which only the last part is told. scores:
+    split -> metric -> value in 0..1, as training recorded them.
+    """
+    is_hub_id = (
+        base is not None and base.count("/") == 1 and not base.startswith((".", "~")) and not Path(base).exists()
+    )
+    text = config.text_config
+    return _CARD.format(
+        base_model=f"base_model: {base}\n" if is_hub_id else "",
+        title=Path(name).name,
+        name=name if name.count("/") == 1 and not name.startswith((".", "/")) else Path(name).name,
+        system=config.system,
+        base="not recorded" if base is None else base if is_hub_id else Path(base).name,
+        layers=text.num_hidden_layers,
+        width=text.hidden_size,
+        rows=text.vocab_size,
+        clip=config.clip_image_size,
+        fit="the whole image, padded" if config.pad_train_clip_images else "its centre",
+        tokens=config.num_image_tokens,
+        decoder="CLIP's features (PixelLM's decoder)" if _decodes_from_clip(config) else "SAM",
+        scores=_score_table(scores) if scores else "No scores were recorded with it.",
+        paper=PAPER,
+    )
+
+
+def _decodes_from_clip(config: GroundingConfig) -> bool:
+    return config.system == "PixelLM" and config.vision_tower_for_mask
+
+
+def _score_table(scores: Scores) -> str:
+    lines = ["| split | " + " | ".join(metrics := _metrics(scores)) + " |", "|---" * (len(metrics) + 1) + "|"]
+    for split, values in scores.items():
+        cells = (f"{values[metric]:.4f}" if values.get(metric) is not None else "-" for metric in metrics)
+        lines.append("| " + " | ".join([split.replace("|", "\\|"), *cells]) + " |")
+    return "\n".join(["Scores while training:", "", *lines])
+
+
+def _metrics(scores: Scores) -> list[str]:
+    return [metric for metric in ("gIoU", "cIoU") if any(metric in values for values in scores.values())]

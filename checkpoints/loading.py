@@ -1,0 +1,311 @@
+"""Models from disk: `load_model`, and `open_model` for all but their values.
+
+A directory becomes a `Source` (`sources.py`): a configuration and the places of its tensors under our names. The
+model is built without values, the tensors are read into it one at a time, and what no file has is initialised.
+"""
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.initialization import no_init_weights
+
+from checkpoints.adapters import Adapter
+from checkpoints.adapting import ADDED_PARTS, CLIP_POSITIONS, initialise, resize_clip_positions, resize_vocabulary
+from checkpoints.consolidated import find_weight
+from checkpoints.files import CONFIG_FILE
+from checkpoints.hub import find_model
+from checkpoints.load_report import LoadReport
+from checkpoints.names import to_reference
+from checkpoints.ownership import check_digests
+from checkpoints.quantizing import quantize
+from checkpoints.sources import BASE, OWN, REFERENCE, Source, add_clip, add_sam, read_source
+from checkpoints.weights import Weights, check_names, check_shapes, fill
+from dataloaders.batching.processing import GroundingProcessor
+from groundscore.errors import UserError, shown
+from model.config import GroundingConfig
+from model.grounding import GroundingModel
+from model.policy import NORMALIZED_GATE
+from model.systems import build_system
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+SPARE_TOKENS = 1000  # that the tokenizer of a base may have beyond its tables
+# Tensors of ours that checkpoints of the reference cannot have.
+NOT_IN_REFERENCE = ("policy.reward_mean", "fusion.")
+
+
+@dataclass
+class OpenedModel:
+    """A model whose stored values are still on disk.
+
+    model: what no file has is initialised already; the rest is memory that nobody has touched, which costs nothing.
+    weights: where its other values are, under our names.
+    """
+
+    model: GroundingModel
+    processor: GroundingProcessor
+    weights: Weights
+    report: LoadReport
+
+    def fill(self) -> None:
+        """Read the values into the model."""
+        fill(self.model, self.weights, str(self.report.path))
+
+
+def load_model(
+    path: str | Path, *, device: str | torch.device = "cpu", bits: int | None = None, **source: Any
+) -> tuple[GroundingModel, GroundingProcessor, LoadReport]:
+    """A model, its processor, and what was done to get them.
+
+    path, source: see `open_model`.
+    bits: 8 or 4 for an LLM quantised by bitsandbytes (`quantizing.py`); it can then not be trained or saved.
+    """
+    opened = open_model(path, **source)
+    opened.fill()
+    if bits is not None:
+        quantize(opened.model, bits)
+        opened.report.notes.append(f"the LLM's linear layers quantised to {bits} bit")
+    return opened.model.to(device), opened.processor, opened.report
+
+
+def open_model(
+    path: str | Path,
+    *,
+    system: str | None = None,
+    vision_tower: str | None = None,
+    vision_pretrained: str | None = None,
+    precision: str = "fp32",
+    overrides: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    weight: str | Path | None = None,
+    lora_alpha: float = 16,
+    verify: bool = False,
+) -> OpenedModel:
+    """Find a model, settle its configuration and vocabulary, and build it; all but reading its values.
+
+    path: a merged directory of ours, an adapter (its base is found through it), a reference checkpoint, or a LLaVA
+        base (original or llava-hf); or its hub id.
+    system: needed for a base; another one than a checkpoint's keeps what both share.
+    vision_tower, vision_pretrained: CLIP directory and SAM (`.pth` or transformers directory), where `path` has none.
+    overrides: fields of `GroundingConfig`.
+    seed: of what is newly initialised.
+    weight: a consolidated training file of the reference, `path` then being its base; lora_alpha as in that training.
+    verify: compare all files of a directory of ours with their digests, not only those below a gigabyte.
+    """
+    path = find_model(path, "--version")
+    checked = [check_digests(path, whole=verify)]
+    adapter = Adapter.read(path)
+    if adapter is not None:
+        system = system or adapter.config.system
+        vision_tower = vision_tower or adapter.base["vision_tower"]
+        vision_pretrained = vision_pretrained or adapter.base["vision_pretrained"]
+        overrides = {**adapter.fields(), **(overrides or {})}
+        path = find_model(adapter.base["version"], f"{adapter.path}, whose base.json names the base")
+        checked.append(check_digests(path, whole=verify))
+    source = read_source(
+        path,
+        system=system,
+        weight=None if weight is None else find_weight(weight),
+        lora_alpha=lora_alpha,
+    )
+    config = source.config
+    stored = None if source.kind == BASE else deepcopy(config)
+    if adapter is not None:  # which has all that its base lacks
+        stored = deepcopy(config)
+        _override(stored, {**adapter.fields(), "system": adapter.config.system})
+    if stored is None or not build_system(stored).uses_policy:
+        config.gate = NORMALIZED_GATE  # its policy is new
+    _override(config, {"system": system} if system else {})
+    _override(config, overrides or {})
+    add_clip(source, vision_tower)
+    if build_system(config).uses_sam:
+        add_sam(source, vision_pretrained)
+        _check_prompt_width(config, overrides or {})
+    elif vision_pretrained:
+        source.notes.append(f"--vision_pretrained {vision_pretrained} ignored: this {config.system} has no SAM")
+    if stored is not None:
+        stored.vision_config = deepcopy(config.vision_config)
+        stored.sam_config = deepcopy(config.sam_config)
+    report = LoadReport(source.kind, source.path, config.system, notes=source.notes)
+
+    report.notes += [note for note in checked if note]
+    if source.kind == BASE:
+        report.dropped += _drop_other_projector(source)
+    if adapter is not None:
+        source.tokenizer = adapter.tokenizer
+        adapted = adapter.lay_over(source.weights)
+        report.notes.append(f"adapter {adapter.path} laid over it, LoRA merged into {adapted} weights")
+    report.new_tokens = _add_tokens(source, seed)
+    if config.resize_vision_tower and CLIP_POSITIONS in source.weights:
+        places = (config.clip_image_size // config.vision_config.patch_size) ** 2 + 1
+        if resize_clip_positions(source.weights, places, as_reference=source.kind == REFERENCE):
+            report.notes.append(f"CLIP's positions interpolated to {config.clip_image_size} pixels")
+
+    _check_sizes(source)
+    model = _build(source, stored, report, dtype=PRECISIONS[precision], seed=seed)
+    report.read = len(source.weights)
+    report.renamed = {name: theirs for name in source.weights if (theirs := source.weights.their_name(name)) != name}
+    return OpenedModel(model, GroundingProcessor(config, source.tokenizer), source.weights, report)
+
+
+def _build(
+    source: Source, stored: GroundingConfig | None, report: LoadReport, *, dtype: torch.dtype, seed: int
+) -> GroundingModel:
+    """The model without the values that the source has, and with fresh ones for the rest. The caller's random state
+    stays as it is."""
+    with torch.random.fork_rng(devices=[]), _default_dtype(dtype):
+        torch.default_generator.manual_seed(seed)
+        with no_init_weights():
+            model = GroundingModel(source.config)
+        model.tie_weights()
+        report.dropped += _settle_names(model, source, stored, report)
+        initialise(model, set(report.new))
+    return model
+
+
+def _override(config: GroundingConfig, fields: Mapping[str, Any]) -> None:
+    known = inspect.signature(GroundingConfig).parameters
+    for name, value in fields.items():
+        if name not in known:
+            raise ValueError(f"{name} is not a field of GroundingConfig")
+        setattr(config, name, value)
+
+
+def _check_prompt_width(config: GroundingConfig, overrides: Mapping[str, Any]) -> None:
+    """SAM decides how wide its prompts are; a flag can only agree."""
+    width = config.sam_config.prompt_encoder_config.hidden_size
+    if overrides.get("out_dim", width) != width:
+        raise UserError(f"--out_dim {overrides['out_dim']}: the prompts of this SAM are {width} wide; leave it out")
+
+
+def _add_tokens(source: Source, seed: int) -> int:
+    """Complete the vocabulary, write its ids into the configuration, and make the tables fit; rows that are new."""
+    config, tokenizer, weights = source.config, source.tokenizer, source.weights
+    _check_tables(source)
+    _check_vocabulary(source)
+    added = tokenizer.add_grounding_tokens(config.tokens_per_target)
+    config.seg_token_ids = list(tokenizer.seg_token_ids)
+    config.rej_token_ids = list(tokenizer.rej_token_ids)
+    config.im_start_id, config.im_end_id = tokenizer.im_start_id, tokenizer.im_end_id
+    text = config.text_config
+    text.bos_token_id, text.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    text.pad_token_id = tokenizer.pad_token_id
+    stored = weights.shape("lm_head.weight")[0]
+    if source.kind == BASE:
+        # A base may have more rows than tokens (llava-hf rounds up); none of them has learned anything.
+        text.vocab_size, new_ids = len(tokenizer), {tokenizer.added_tokens[token] for token in added}
+    else:
+        text.vocab_size, new_ids = max(stored, len(tokenizer)), set()
+    return resize_vocabulary(weights, text.vocab_size, new_ids, std=text.initializer_range, seed=seed)
+
+
+def _check_tables(source: Source) -> None:
+    tables = ("language_model.embed_tokens.weight", "lm_head.weight")
+    check_names([name for name in tables if name not in source.weights], [], str(source.path))
+    for name in tables:
+        if len(source.weights.shape(name)) != 2:
+            theirs, shape = source.weights.their_name(name), source.weights.shape(name)
+            raise UserError(f"{source.path}: {theirs} is {shape}, not a table of two dimensions")
+    rows = {source.weights.shape(name)[0] for name in tables}
+    if len(rows) > 1:
+        raise UserError(f"{source.path}: word embeddings and output head have {min(rows)} and {max(rows)} rows")
+
+
+def _check_vocabulary(source: Source) -> None:
+    """Complain about a tokenizer whose ids are not those of the weights."""
+    tokenizer, rows = source.tokenizer, source.weights.shape("lm_head.weight")[0]
+    spare = SPARE_TOKENS if source.kind == BASE else 0
+    if len(tokenizer) > rows + spare:
+        raise UserError(
+            f"{source.path}: the tokenizer has ids up to {len(tokenizer) - 1}, the weights have {rows} rows; it is the "
+            "tokenizer of another model, copy the right one there"
+        )
+    stored = [*source.config.seg_token_ids, *source.config.rej_token_ids]
+    if source.kind == OWN and stored != [*tokenizer.seg_token_ids, *tokenizer.rej_token_ids]:
+        raise UserError(
+            f"{source.path / CONFIG_FILE}: ids {shown(stored)} of [SEG] and [REJ] are not those of the tokenizer "
+            "beside it; one of the two files is of another model"
+        )
+
+
+def _check_sizes(source: Source) -> None:
+    """Compare the sizes in the configuration with the shapes of all tensors, before any memory is taken for them."""
+    _check_depths(source)
+    config_file = source.path / CONFIG_FILE
+    try:
+        with torch.device("meta"), no_init_weights():
+            places = GroundingModel(source.config).state_dict()
+    except (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{config_file} describes a model that cannot be built ({reason[:200]})") from error
+    check_shapes(source.weights, places, str(source.path))
+
+
+def _check_depths(source: Source) -> None:
+    """Complain about numbers of layers that are not those of the tensors, before so many layers are built."""
+    config = source.config
+    said = {
+        "language_model.layers": config.text_config.num_hidden_layers,
+        "vision_tower.encoder.layers": config.vision_config.num_hidden_layers,
+        "sam.vision_encoder.layers": config.sam_config.vision_config.num_hidden_layers,
+        "sam.mask_decoder.transformer.layers": config.sam_config.mask_decoder_config.num_hidden_layers,
+    }
+    for module, depth in said.items():
+        names = (name for name in source.weights if name.startswith(f"{module}."))
+        held = len({name.removeprefix(f"{module}.").partition(".")[0] for name in names})
+        if held not in (0, depth):
+            raise UserError(
+                f"{source.path} does not fit the model: {module} has {held} layers, where config.json says {depth}"
+            )
+
+
+def _drop_other_projector(source: Source) -> list[str]:
+    """Forget a base's projector where the model has one of another form, which is newly initialised."""
+    config, weights = source.config, source.weights
+    if not config.separate_mm_projector:
+        return []
+    hidden = config.text_config.hidden_size * config.mm_projector_hidden_dim
+    wanted = (hidden, config.vision_config.hidden_size)
+    fits = config.mm_projector_type == "mlp2x_gelu" and weights.shapes().get("mm_projector.0.weight") == wanted
+    if not fits:
+        source.notes.append("the base's projector has another form: its successors must be trained")
+    return [] if fits else weights.drop(("mm_projector.",))
+
+
+def _settle_names(
+    model: GroundingModel, source: Source, stored: GroundingConfig | None, report: LoadReport
+) -> list[str]:
+    """Compare the model's names with the source's: fills `report.new`, returns what was dropped, refuses the rest."""
+    expected = set(model.state_dict())
+    missing, unexpected = expected - set(source.weights), set(source.weights) - expected
+    excused, useless = set(), set()
+    if stored is None:
+        dropped = ("mm_projector.",) if model.config.separate_mm_projector else ()
+        excused = {name for name in missing if name.startswith((*ADDED_PARTS, *dropped))}
+    elif missing or unexpected:
+        # Only what the stored model has not, or has too much, may differ: the user asked for another one.
+        with torch.device("meta"):
+            held = set(GroundingModel(stored).state_dict())
+        excused, useless = missing - held, unexpected & held
+    if source.kind == REFERENCE:
+        excused |= {name for name in missing if name.startswith(NOT_IN_REFERENCE)}
+    spelled = [to_reference(name) if source.kind == REFERENCE else name for name in missing - excused]
+    check_names(spelled, [source.weights.their_name(name) for name in unexpected - useless], str(source.path))
+    report.new += sorted(excused)
+    return source.weights.drop(tuple(useless)) if useless else []
+
+
+@contextlib.contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

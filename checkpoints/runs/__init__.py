@@ -1,0 +1,55 @@
+"""Training checkpoints: what a run leaves behind, and how it goes on from it.
+
+    runs/<exp>/ckpt_model/global_step<N>/     the latest; runs/<exp>/best_ckpt_model/… the best by cIoU
+        mp_rank_00_model_states.pt, …         DeepSpeed: trained weights, optimizer, schedule (frozen weights are not
+                                              stored, `settings.json` says where they are)
+        random_state_rank_<r>.pt              generators of every process
+        scores.json                           scores of the run so far, and the best of them
+        settings.json                         flags, model configuration, base paths: all that merging needs
+        complete.json                         position in training, number of the save, and every file with its size
+                                              and digest, and its own digest; written last
+    runs/<exp>/ckpt_model/latest              name of the newest, for people and for DeepSpeed's tools
+
+A checkpoint is copied to memory (`snapshots.py`), written beside by a thread under a name that nobody reads
+(`saving.py`), and renamed when it is complete. The newest is the complete one with the highest number of save
+(`finding.py`). `loading.py` reads one.
+"""
+
+from checkpoints.runs.finding import (
+    candidates_in,
+    checkpoints_in,
+    find_checkpoint,
+    incomplete_in,
+    is_complete,
+    read_position,
+    read_settings,
+    resolve_checkpoint,
+    verify_checkpoint,
+)
+from checkpoints.runs.layout import BEST, LATEST, LATEST_FILE, MARKER, SCORES, Position
+from checkpoints.runs.loading import load_trained_weights, resume, trained_weights
+from checkpoints.runs.saving import Saver, copy_checkpoint, save_checkpoint
+
+__all__ = [
+    "BEST",
+    "LATEST",
+    "LATEST_FILE",
+    "MARKER",
+    "SCORES",
+    "Position",
+    "Saver",
+    "candidates_in",
+    "checkpoints_in",
+    "copy_checkpoint",
+    "find_checkpoint",
+    "incomplete_in",
+    "is_complete",
+    "load_trained_weights",
+    "read_position",
+    "read_settings",
+    "resolve_checkpoint",
+    "resume",
+    "save_checkpoint",
+    "trained_weights",
+    "verify_checkpoint",
+]

@@ -1,0 +1,158 @@
+"""Models to disk: our self-contained directory, and the layout of the reference.
+
+A directory appears whole or not at all (`writing.py`).
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from checkpoints.architecture import LLAMA_FIELDS
+from checkpoints.card import Scores, model_card
+from checkpoints.files import CARD_FILE, CONFIG_FILE, SAFETENSORS_FILE, SAFETENSORS_INDEX, TORCH_FILE, TORCH_INDEX
+from checkpoints.names import to_reference
+from checkpoints.streaming import TensorToWrite, in_memory, write_safetensors, write_torch
+from checkpoints.writing import config_values, write_json, write_shards, written_beside
+from dataloaders.batching.processing import GroundingProcessor
+from model.grounding import GroundingModel
+
+SHARD_BYTES = 5 * 10**9
+
+
+def save_model(
+    model: GroundingModel,
+    processor: GroundingProcessor,
+    directory: str | Path,
+    *,
+    tensors: Mapping[str, TensorToWrite] | None = None,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    base: str | None = None,
+    scores: Scores | None = None,
+    name: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    check: Callable[[Path], None] | None = None,
+) -> None:
+    """Write weights (safetensors, the CLIP tower included), `config.json`, tokenizer, image settings and model card.
+
+    A directory that exists is refused; with `overwrite` a model that this program wrote is replaced.
+    tensors: the weights, where they are not the model's own values (`merging.py`).
+    base, scores: what the card tells of the training; name: how the card calls the model, if not by its directory.
+    progress: called with the bytes written and the bytes of all.
+    check: called with the finished directory before it gets its name; where it raises, nothing is kept or replaced.
+    """
+    state = in_memory(model.state_dict()) if tensors is None else tensors
+    _check_merged(state)
+    with written_beside(Path(directory), overwrite, check) as beside:
+        card = model_card(model.config, name or Path(directory).resolve().name, base=base, scores=scores)
+        (beside / CARD_FILE).write_text(card, encoding="utf-8")
+        write_shards(
+            state,
+            beside,
+            single=SAFETENSORS_FILE,
+            index=SAFETENSORS_INDEX,
+            shard_bytes=shard_bytes,
+            write=write_safetensors,
+            progress=progress,
+        )
+        write_json(beside / CONFIG_FILE, config_values(model, state["lm_head.weight"].dtype))
+        processor.save_pretrained(beside)
+
+
+def export_reference(
+    model: GroundingModel,
+    processor: GroundingProcessor,
+    directory: str | Path,
+    *,
+    vision_tower: str,
+    tensors: Mapping[str, TensorToWrite] | None = None,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Callable[[int, int], None] | None = None,
+    check: Callable[[Path], None] | None = None,
+) -> None:
+    """Write a merged checkpoint as the reference implementation reads it: its names, `.bin` shards, no CLIP tower.
+
+    vision_tower: where the reference shall find CLIP. What the reference keeps outside its checkpoints (the running
+    reward) is lost. tensors, progress, check: as in `save_model`.
+    """
+    ours = in_memory(model.state_dict()) if tensors is None else tensors
+    _check_merged(ours)
+    state = {to_reference(name): tensor for name, tensor in ours.items()}
+    state = {name: tensor for name, tensor in state.items() if name and not name.startswith("model.vision_tower.")}
+    extra = {"model.decoder_modules_initialized": torch.tensor(True)}
+    for layer in range(model.config.text_config.num_hidden_layers):
+        extra[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = model.language_model.rotary_emb.inv_freq
+    with written_beside(Path(directory), overwrite, check) as beside:
+        write_shards(
+            state | in_memory(extra),
+            beside,
+            single=TORCH_FILE,
+            index=TORCH_INDEX,
+            shard_bytes=shard_bytes,
+            write=write_torch,
+            progress=progress,
+        )
+        write_json(beside / CONFIG_FILE, _reference_config(model, vision_tower, ours["lm_head.weight"].dtype))
+        processor.tokenizer.save(beside)
+
+
+def _check_merged(state: Mapping[str, TensorToWrite]) -> None:
+    adapters = [name for name in state if ".lora_" in name or ".base_layer." in name]
+    assert not adapters, f"merge LoRA before saving: {adapters[:3]}"
+
+
+def _reference_config(model: GroundingModel, vision_tower: str, dtype: torch.dtype) -> dict[str, Any]:
+    """The reference's `config.json`: the LLaMA's fields, LLaVA's, and the flags of its systems."""
+    config = model.config
+    text = config.text_config.to_dict()
+    values = {name: text[name] for name in LLAMA_FIELDS if text.get(name) is not None and name != "rope_parameters"}
+    rope = dict(text.get("rope_parameters") or {})
+    values["rope_theta"] = rope.pop("rope_theta", 10000.0)
+    kind = rope.pop("rope_type", "default")
+    values["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    flags = (
+        "out_dim",
+        "resize_vision_tower",
+        "resize_vision_tower_size",
+        "llm_image_grid",
+        "pad_train_clip_images",
+        "vision_tower_for_mask",
+        "separate_mm_projector",
+        "mm_projector_hidden_dim",
+        "mm_projector_out_dim",
+        "image_feature_scale_num",
+        "num_layers",
+        "mode",
+        "gate",
+        "baseline_type",
+        "critic_hidden_dim",
+        "baseline_beta",
+        "eval_legacy",
+        "mm_projector_type",
+        "mm_vision_select_layer",
+    )
+    return (
+        values
+        | {name: getattr(config, name) for name in flags}
+        | {
+            "architectures": [f"{config.system}ForCausalLM"],
+            "model_type": "llava",
+            "torch_dtype": str(dtype).removeprefix("torch."),
+            "train_mask_decoder": True,
+            "strategy": "policy_walker",
+            "mm_vision_tower": vision_tower,
+            "vision_tower": vision_tower,
+            "mm_hidden_size": config.vision_config.hidden_size,
+            "mm_vision_select_feature": "patch",
+            "mm_use_im_start_end": True,
+            "mm_use_im_patch_token": False,
+            "mm_patch_merge_type": "flat",
+            "image_aspect_ratio": "square",
+            "masks_process_with_clip": False,
+            "tie_word_embeddings": False,
+            "use_cache": False,
+        }
+    )

@@ -1,0 +1,204 @@
+"""What a directory holds: our own model, a reference checkpoint, or a LLaVA base, described alike."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from checkpoints import architecture, names
+from checkpoints.adapting import merge_lora
+from checkpoints.config_checks import build_grounding, own_config
+from checkpoints.consolidated import refuse_deepspeed
+from checkpoints.files import CONFIG_FILE, TensorFiles, open_tensors, read_config
+from checkpoints.hub import HubName, find_model
+from checkpoints.vocabulary import tokenizer_of_training
+from checkpoints.weights import Weights
+from dataloaders.batching.tokenization import GroundingTokenizer
+from groundscore.errors import UserError, shown
+from groundscore.reading import user_path
+from model.config import GroundingConfig
+
+OWN, REFERENCE, BASE = "merged directory", "reference checkpoint", "LLaVA base"
+HUB_CLIP = "openai/clip-vit-large-patch14-336"
+OPENAI_CLIPS = ("clip-vit-large-patch14-336", "clip-vit-large-patch14")
+
+
+@dataclass
+class Source:
+    """A model on disk.
+
+    kind: `OWN`, `REFERENCE` or `BASE`. config: as stored; a base's has no system of its own. weights: may lack CLIP
+    and SAM. describes_clip: whether the configuration has CLIP's. notes: what a user should know.
+    """
+
+    kind: str
+    path: Path
+    config: GroundingConfig
+    tokenizer: GroundingTokenizer
+    weights: Weights
+    describes_clip: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def read_source(path: Path, *, system: str | None, weight: Path | None = None, lora_alpha: float = 16) -> Source:
+    """Recognise and describe a directory.
+
+    weight: a consolidated training file of the reference (LoRA not merged yet), whose tensors stand for those of the
+        directory, which is then the base that it was trained from.
+    """
+    _refuse_training_runs(path)
+    config = read_config(path)
+    tokenizer = GroundingTokenizer.from_directory(path)
+    if weight is not None:
+        return _read_reference(path, config, open_tensors(weight), tokenizer, system, lora_alpha, consolidated=True)
+    if config.get("model_type") == GroundingConfig.model_type:
+        weights = Weights()
+        weights.add(open_tensors(path), lambda name: (name,), str(path))
+        _complete_frequencies(weights)
+        return Source(OWN, path, own_config(config, path / CONFIG_FILE), tokenizer, weights, describes_clip=True)
+    if architecture.is_reference(config):
+        return _read_reference(path, config, open_tensors(path), tokenizer, system, lora_alpha)
+    if system is None:
+        raise UserError(f"{path} is a plain LLaVA, which any system can start from: say which one with --model_key")
+    return _read_base(path, config, tokenizer, system)
+
+
+def _complete_frequencies(weights: Weights) -> None:
+    """`save_pretrained` of transformers writes one of SAM's two equal matrices of frequencies; put the other beside."""
+    pair = (names.SAM_FREQUENCIES, names.SAM_FREQUENCIES_COPY)
+    held = [name for name in pair if name in weights]
+    if len(held) == 1:
+        (absent,) = set(pair) - set(held)
+        weights.put(absent, weights.shape(held[0]), weights.reader(held[0]))
+
+
+def _refuse_training_runs(path: Path) -> None:
+    if not (path / CONFIG_FILE).exists():
+        refuse_deepspeed(path, "--version")
+    if not path.is_dir():
+        raise UserError(f"{path} is a file; give the directory of a model")
+    is_run = any((path / name).exists() for name in ("complete.json", "ckpt_model", "best_ckpt_model", "latest"))
+    if is_run and not (path / CONFIG_FILE).exists():
+        raise UserError(f"{path} is a training run or checkpoint; merge it first: python merge_lora_weights.py --help")
+
+
+def _read_reference(
+    path: Path,
+    config: dict[str, Any],
+    files: TensorFiles,
+    tokenizer: GroundingTokenizer,
+    system: str | None,
+    lora_alpha: float,
+    *,
+    consolidated: bool = False,
+) -> Source:
+    named = architecture.reference_system(config)
+    if named is None and system is None:
+        raise UserError(f"{path / CONFIG_FILE} does not say which system this is; say it with --model_key")
+    weights = Weights()
+    weights.add(files, names.from_reference, str(files.path))
+    notes = []
+    merged = merge_lora(weights, lora_alpha, str(files.path))
+    if merged:
+        notes.append(f"LoRA merged into {merged} weights with alpha {lora_alpha:g}")
+    fields = architecture.reference_fields(config, weights.shapes(), directory=path, source=files.path)
+    if weights.has("sam."):
+        shapes = {name.removeprefix("sam."): shape for name, shape in weights.shapes().items()}
+        fields["sam_config"] = architecture.sam_config_from_shapes(shapes, files.path)
+    if (named or system) == "READ" and not any(name.endswith(names.MARK_OF_THE_PORT) for name in files):
+        fields |= architecture.original_read_fields(fields["text_config"].num_hidden_layers)
+        notes.append("trained by READ's own code: points as there, on CLIP's centre crop")
+    scales = fields["image_feature_scale_num"]
+    if consolidated:
+        if architecture.is_llava_hf(config):
+            tokenizer = GroundingTokenizer(tokenizer.model)  # training started from a LLaVA without llava-hf's tokens
+        rows = weights.shapes().get("lm_head.weight", (len(tokenizer),))[0]
+        tokenizer = tokenizer_of_training(tokenizer, rows, scales)
+    fields["seg_token_num"] = max(1, tokenizer.tokens_per_target // scales)
+    if consolidated and "vision_config" in fields and not weights.has("vision_tower."):
+        weights.add(open_tensors(path), names.clip_from_llava_hf, str(path))
+    model_config = build_grounding({"system": named or system, **fields}, str(path / CONFIG_FILE))
+    return Source(REFERENCE, path, model_config, tokenizer, weights, "vision_config" in fields, notes)
+
+
+def _read_base(path: Path, config: dict[str, Any], tokenizer: GroundingTokenizer, system: str) -> Source:
+    weights = Weights()
+    files = open_tensors(path)
+    if architecture.is_llava_hf(config):
+        fields = architecture.llava_hf_fields(config, path)
+        weights.add(files, names.from_llava_hf, str(path))
+    elif config.get("model_type") in ("llava", "llava_llama"):
+        fields = architecture.original_llava_fields(config, path)
+        weights.add(files, names.from_reference, str(path))
+    else:
+        raise UserError(
+            f"{path} holds a model of type {shown(config.get('model_type'))}; expected a LLaVA (original or llava-hf), "
+            "a merged directory of this program, or a checkpoint of the reference implementation"
+        )
+    model_config = build_grounding({"system": system, **fields}, str(path / CONFIG_FILE))
+    return Source(BASE, path, model_config, tokenizer, weights, "vision_config" in fields)
+
+
+# --- CLIP and SAM ----------------------------------------------------------------------------------------------------
+
+
+def add_clip(source: Source, vision_tower: str | None) -> None:
+    """Take CLIP and its configuration from a directory, where the source has none or a base's user names one.
+
+    The CLIP of a checkpoint, which may have learned, is kept.
+    """
+    if source.kind == OWN:
+        if vision_tower:
+            source.notes.append(f"--vision_tower {vision_tower} ignored: the directory has its own CLIP")
+        return
+    has_weights = source.weights.has("vision_tower.")
+    if has_weights and source.describes_clip and vision_tower is None:
+        return
+    named = vision_tower or _named_tower(source.path)
+    if named is None:
+        raise UserError(f"{source.path} does not hold CLIP: pass --vision_tower (the directory of {HUB_CLIP})")
+    directory = find_model(named, "--vision_tower")
+    source.config.vision_config = architecture.clip_config(directory)
+    if has_weights and (source.kind == REFERENCE or vision_tower is None):
+        source.notes.append(f"CLIP's settings are those of {named}, its weights the checkpoint's own")
+        return
+    if has_weights:
+        source.weights.drop(("vision_tower.",))
+        source.notes.append(f"CLIP is that of {named}, not the one in {source.path}")
+    source.weights.add(open_tensors(directory), names.from_clip, str(directory))
+
+
+def _named_tower(path: Path) -> str | None:
+    """The CLIP that a configuration names: a hub id, a directory that is here, or, for a path of somebody else's
+    machine that ends in the name of one of OpenAI's, that one's hub id."""
+    config = read_config(path)
+    named = config.get("mm_vision_tower") or config.get("vision_tower")
+    if not isinstance(named, str):
+        return None
+    if user_path(named).is_dir():
+        return named
+    if Path(named).name in OPENAI_CLIPS:
+        return f"openai/{Path(named).name}"
+    hub_name = HubName.parse(named)
+    return named if hub_name is not None and not hub_name.inside else None
+
+
+def add_sam(source: Source, vision_pretrained: str | None) -> None:
+    """Take SAM from its file where the source has none, and its configuration with it."""
+    if source.weights.has("sam."):
+        if vision_pretrained:
+            source.notes.append(f"--vision_pretrained {vision_pretrained} ignored: the checkpoint has its own SAM")
+        return
+    if vision_pretrained is None:
+        raise UserError(f"{source.path} does not hold SAM: pass --vision_pretrained (a sam_vit_… .pth file)")
+    path = find_model(vision_pretrained, "--vision_pretrained")
+    files = open_tensors(path)
+    sam = Weights()
+    sam.add(files, names.from_sam_transformers if path.is_dir() else names.from_sam_original, str(path))
+    if path.is_dir():
+        source.config.sam_config = architecture.sam_config(path)
+    else:
+        shapes = {name.removeprefix("sam."): shape for name, shape in sam.shapes().items()}
+        source.config.sam_config = architecture.sam_config_from_shapes(shapes, path)
+    source.config.out_dim = source.config.sam_config.prompt_encoder_config.hidden_size
+    for name in sam:
+        source.weights.put(name, sam.shape(name), sam.reader(name))

@@ -1,0 +1,1 @@
+"""Sample -> Batch: templates, tokenization, packing, image preparation."""

@@ -1,0 +1,270 @@
+"""Samples to a batch: prompts are tokenized and laid out in rows, images are resized once each, masks are checked.
+
+Packed, all conversations about an image share a row: the prefix once, then a branch for each. Plain, every
+conversation is a row. Both give every token the same context and the same position.
+
+A position "predicts" the token after it: in a branch the one before, for its first token the end of the prefix.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataloaders.batching.batch import PADDING_BRANCH, PREFIX_BRANCH, Batch
+from dataloaders.batching.encoding import EncodedConversation, encode_conversation
+from dataloaders.batching.processing import GroundingProcessor
+from dataloaders.sample import Sample
+from groundscore.errors import UserError
+from utils.feature_cache import image_key
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Row:
+    """One row before padding; the lists have an entry per token."""
+
+    image: int
+    prefix_length: int
+    ids: list[int]
+    branches: list[int]
+    positions: list[int]
+
+    @classmethod
+    def of_prefix(cls, image: int, prefix: Sequence[int]) -> "_Row":
+        length = len(prefix)
+        return cls(image, length, list(prefix), [PREFIX_BRANCH] * length, list(range(length)))
+
+    def add_branch(self, branch: Sequence[int]) -> int:
+        """Append a conversation and return where it begins."""
+        start = len(self.ids)
+        number = self.branches[-1] + 1
+        self.ids += branch
+        self.branches += [number] * len(branch)
+        self.positions += range(self.prefix_length, self.prefix_length + len(branch))
+        return start
+
+
+@dataclass
+class _Layout:
+    """Rows, and (row, token) pairs of the positions that predict labels and targets."""
+
+    rows: list[_Row] = field(default_factory=list)
+    labels: list[tuple[int, int, int]] = field(default_factory=list)  # row, predicting token, label
+    seg: list[list[tuple[int, int]]] = field(default_factory=list)  # n predicting tokens per target
+    seg_image: list[int] = field(default_factory=list)
+    rej: list[list[tuple[int, int]]] = field(default_factory=list)
+    rej_image: list[int] = field(default_factory=list)
+
+    def add(self, image: int, row_index: int, conversation: EncodedConversation, tokens_per_target: int) -> None:
+        """Lay a conversation out as the next branch of a row."""
+        row = self.rows[row_index]
+        start = row.add_branch(conversation.branch)
+
+        def predicting(index: int) -> tuple[int, int]:
+            return row_index, (start + index - 1 if index > 0 else row.prefix_length - 1)
+
+        self.labels += [(*predicting(index), conversation.branch[index]) for index in conversation.labelled]
+        for target in conversation.targets:
+            places = [predicting(target.start + offset) for offset in range(tokens_per_target)]
+            (self.seg if target.is_seg else self.rej).append(places)
+            (self.seg_image if target.is_seg else self.rej_image).append(image)
+
+
+class Collator:
+    """Makes a `Batch` of a list of samples.
+
+    packed: all conversations about an image in one row; False gives each its own row.
+    padding_side: "right", or "left" for generation.
+    max_length: tokens that a conversation may have, image tokens included; None sets no limit. A longer one is cut at
+        the end where that loses no target, else dropped and counted in `dropped`. An image that loses all its
+        conversations leaves the batch.
+    check_masks: a `[SEG]` needs a mask that is not empty and a `[REJ]` one that is. False where an evaluation asks for
+        the mask of something absent.
+    too_long: what to do, in the program that collates, about text that does not fit into `max_length`.
+    """
+
+    def __init__(
+        self,
+        processor: GroundingProcessor,
+        *,
+        packed: bool = True,
+        padding_side: str = "right",
+        max_length: int | None = 2048,
+        check_masks: bool = True,
+        too_long: str = "Raise --model_max_length",
+    ):
+        if padding_side not in ("left", "right"):
+            raise ValueError(f"padding_side is 'left' or 'right', not {padding_side!r}")
+        self.processor = processor
+        self.packed = packed
+        self.padding_side = padding_side
+        self.max_length = max_length
+        self.check_masks = check_masks
+        self.too_long = too_long
+        self._dropped = torch.zeros((), dtype=torch.int64).share_memory_()  # collation runs in worker processes
+
+    @property
+    def dropped(self) -> int:
+        """Conversations dropped so far, in all worker processes together."""
+        return int(self._dropped)
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        layout = _Layout()
+        kept: list[Sample] = []
+        masks: list[Tensor] = []
+        kinds: list[list[bool]] = []
+        for sample in samples:
+            conversations, sample_masks, sample_kinds = self._encode(sample)
+            if not conversations:
+                continue
+            self._lay_out(layout, len(kept), conversations)
+            kept.append(sample)
+            masks.append(sample_masks)
+            kinds.append(sample_kinds)
+        if not kept:
+            raise UserError(
+                f"no conversation fits into {self.max_length} tokens with its targets: "
+                f"{', '.join(map(_source, samples))}. {self.too_long}."
+            )
+        sam_images, sam_sizes = zip(*(self.processor.sam_image(sample.image) for sample in kept))
+        clip_images, clip_sizes = zip(*(self.processor.clip_image(sample.image) for sample in kept))
+        return Batch(
+            **self._token_tensors(layout),
+            target_is_seg=kinds,
+            sam_images=torch.stack(sam_images),
+            sam_sizes=list(sam_sizes),
+            clip_images=torch.stack(clip_images),
+            clip_sizes=list(clip_sizes),
+            original_sizes=[sample.image.shape[:2] for sample in kept],
+            masks=masks,
+            ignore=[None if s.ignore is None else torch.from_numpy(np.array(s.ignore, dtype=bool)) for s in kept],
+            sources=[_source(sample) for sample in kept],
+            image_keys=[image_key(sample.image) for sample in kept],
+        )
+
+    def _encode(self, sample: Sample) -> tuple[list[EncodedConversation], Tensor, list[bool]]:
+        """Conversations that fit, masks of their `[SEG]` targets bool [m, H, W], and the kinds of their targets."""
+        tokenizer = self.processor.tokenizer
+        encoded = [
+            encode_conversation(
+                turns,
+                tokenizer,
+                num_image_tokens=self.processor.num_image_tokens,
+                conv_type=self.processor.settings.conv_type,
+            )
+            for turns in sample.conversations
+        ]
+        kinds = [target.is_seg for conversation in encoded for target in conversation.targets]
+        is_question = any(conversation.open for conversation in encoded)
+        if not is_question:
+            _check_targets(sample, kinds, self.check_masks)
+        fitting: list[EncodedConversation] = []
+        chosen: list[int] = []
+        chosen_kinds: list[bool] = []
+        first = 0
+        for conversation in encoded:
+            count = len(conversation.targets)
+            cut = self._cut(conversation, sample)
+            if cut is not None:
+                fitting.append(cut)
+                chosen += [index for index in range(first, first + count) if kinds[index]]
+                chosen_kinds += kinds[first : first + count]
+            first += count
+        masks = sample.masks[[] if is_question else chosen] != 0
+        return fitting, torch.from_numpy(np.ascontiguousarray(masks)), chosen_kinds
+
+    def _cut(self, conversation: EncodedConversation, sample: Sample) -> EncodedConversation | None:
+        if self.max_length is None or len(conversation) <= self.max_length:
+            return conversation
+        if conversation.open or self.max_length <= len(conversation.prefix):
+            raise UserError(
+                f"{_source(sample)}: the prompt has {len(conversation)} tokens, {len(conversation.prefix)} up to the "
+                f"image; the limit is {self.max_length}. {self.too_long}."
+            )
+        cut = conversation.cut(self.max_length, self.processor.tokenizer.tokens_per_target)
+        if cut is None:
+            self._dropped += 1
+            logger.warning(
+                "%s: a conversation of %d tokens is dropped, its targets do not fit into %d",
+                _source(sample),
+                len(conversation),
+                self.max_length,
+            )
+        return cut
+
+    def _lay_out(self, layout: _Layout, image: int, conversations: Sequence[EncodedConversation]) -> None:
+        """Give every conversation a row, or a branch of the row that has its prefix."""
+        tokens_per_target = self.processor.tokenizer.tokens_per_target
+        row_of_prefix: dict[tuple[int, ...], int] = {}
+        for conversation in conversations:
+            row = row_of_prefix.get(conversation.prefix) if self.packed else None
+            if row is None:
+                row = row_of_prefix[conversation.prefix] = len(layout.rows)
+                layout.rows.append(_Row.of_prefix(image, conversation.prefix))
+            layout.add(image, row, conversation, tokens_per_target)
+
+    def _token_tensors(self, layout: _Layout) -> dict[str, Tensor]:
+        """Pad the rows, and turn (row, token) pairs into flat indices."""
+        rows = layout.rows
+        length = max(len(row.ids) for row in rows)
+        shape = (len(rows), length)
+        input_ids = torch.full(shape, self.processor.tokenizer.pad_token_id)
+        branches = torch.full(shape, PADDING_BRANCH)
+        position_ids = torch.zeros(shape, dtype=torch.int64)
+        shifts = [length - len(row.ids) if self.padding_side == "left" else 0 for row in rows]
+        for index, (row, shift) in enumerate(zip(rows, shifts)):
+            place = slice(shift, shift + len(row.ids))
+            input_ids[index, place] = torch.tensor(row.ids)
+            branches[index, place] = torch.tensor(row.branches)
+            position_ids[index, place] = torch.tensor(row.positions)
+
+        def flat(row: int, token: int) -> int:
+            return row * length + shifts[row] + token
+
+        def targets(places: list[list[tuple[int, int]]]) -> Tensor:
+            indices = [[flat(*place) for place in target] for target in places]
+            return torch.tensor(indices, dtype=torch.int64).reshape(-1, self.processor.tokenizer.tokens_per_target)
+
+        first_image_token = [row.prefix_length - self.processor.num_image_tokens for row in rows]
+        return {
+            "input_ids": input_ids,
+            "branches": branches,
+            "position_ids": position_ids,
+            "image_index": torch.tensor([row.image for row in rows]),
+            "image_start": torch.tensor([shift + first for shift, first in zip(shifts, first_image_token)]),
+            "label_positions": torch.tensor([flat(row, token) for row, token, _ in layout.labels], dtype=torch.int64),
+            "label_ids": torch.tensor([label for *_, label in layout.labels], dtype=torch.int64),
+            "seg_positions": targets(layout.seg),
+            "seg_image": torch.tensor(layout.seg_image, dtype=torch.int64),
+            "rej_positions": targets(layout.rej),
+            "rej_image": torch.tensor(layout.rej_image, dtype=torch.int64),
+        }
+
+
+def _source(sample: Sample) -> str:
+    return f"{sample.family}/{sample.dataset} {sample.image_path}"
+
+
+def _check_targets(sample: Sample, kinds: Sequence[bool], check_masks: bool) -> None:
+    """One mask per target of the picture's size, of the right kind."""
+    size = sample.image.shape[:2]
+    if sample.masks.ndim != 3 or (len(sample.masks) and sample.masks.shape[1:] != size):
+        raise UserError(f"{_source(sample)}: masks {list(sample.masks.shape)} do not fit an image of {list(size)}")
+    if sample.ignore is not None and sample.ignore.shape != size:
+        raise UserError(f"{_source(sample)}: ignore {list(sample.ignore.shape)} does not fit an image of {list(size)}")
+    if len(kinds) != len(sample.masks):
+        raise UserError(
+            f"{_source(sample)}: the answers name {len(kinds)} targets, but there are {len(sample.masks)} masks"
+        )
+    if not check_masks:
+        return
+    for index, (is_seg, mask) in enumerate(zip(kinds, sample.masks)):
+        if bool(mask.any()) != is_seg:
+            fault = "[SEG] whose mask is empty" if is_seg else "[REJ] whose mask is not empty"
+            name = f" ({sample.expressions[index]!r})" if index < len(sample.expressions) else ""
+            raise UserError(f"{_source(sample)}: target {index}{name} is a {fault}")

@@ -1,0 +1,205 @@
+"""What every layer would have done: masks from each hidden state, beside what the policy thinks of it.
+
+The given answers are read once and SAM encodes every image once; only similarity maps and mask decoding are done for
+each layer.
+
+Legend: S targets, m targets of one image, L+1 hidden states, H W size of an image.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dataloaders.batching.batch import Batch
+from dataloaders.batching.collate import Collator
+from dataloaders.sample import Sample, Turn
+from groundscore.errors import UserError
+from groundscore.splits import EvaluationItem
+from model.batched_losses import losses_of_maps, map_targets
+from model.decoders import sam
+from model.grounding import GroundingModel
+from model.losses import map_losses, mask_bce, mask_dice
+from model.similarity import gaussian_target
+
+
+@dataclass
+class LayerAnalysis:
+    """Layers side by side, for the `[SEG]` of a batch's given answers.
+
+    iou float32 [S, L+1]: of the mask that each layer prompts with the true one, over the pixels that count; 1 where
+        both are empty.
+    loss float32 [S, L+1]: the mask loss of training with that layer: BCE and Dice of the mask, and of the similarity
+        map where the checkpoint learns its maps, by training's weights.
+    probabilities float32 [S, L+1]: the policy's; 1 for the last layer where the checkpoint has no policy to ask.
+    maps: for every image the similarity maps [m, L+1, H, W] in [0, 1]; masks: bool [m, L+1, H, W].
+    """
+
+    iou: Tensor
+    loss: Tensor
+    probabilities: Tensor
+    maps: list[Tensor]
+    masks: list[Tensor]
+
+    @property
+    def greedy(self) -> Tensor:
+        """int64 [S]: the policy's likeliest layer."""
+        return self.probabilities.argmax(dim=1)
+
+    @property
+    def oracle(self) -> Tensor:
+        """int64 [S]: the layer whose mask is best by the truth, which no policy can exceed."""
+        return self.iou.argmax(dim=1)
+
+
+@torch.no_grad()
+def layer_analysis(model: GroundingModel, batch: Batch, *, layers_at_once: int = 8) -> LayerAnalysis:
+    """Masks of every `[SEG]` of `batch` at all layers; `layers_at_once` bounds the memory of the mask decoder.
+
+    batch: on the model's device, with its masks; where they are made up, `iou` and `loss` say nothing.
+    Raises `UserError` for systems that always use the last layer.
+    """
+    if not model.system.uses_policy:
+        raise UserError(f"{model.config.system} always uses the last layer: there are no layers to compare")
+    number = model.config.num_layers
+    if batch.seg_positions.shape[0] == 0:
+        nothing = [torch.zeros((0, number, *size), device=model.device) for size in batch.original_sizes]
+        empty = torch.zeros((0, number), device=model.device)
+        return LayerAnalysis(empty, empty, empty, nothing, [each.bool() for each in nothing])
+    images = model.encode_images(batch)
+    unrolled, places = model.read(batch, images)
+    states = model.target_states(batch, images, unrolled, places)
+    embeddings = sam.encode_images(model.sam, batch.sam_images, batch.sam_sizes)
+    targets = [gaussian_target(truth) if len(truth) else None for truth in batch.masks]
+    maps, masks, losses = [], [], []
+    for start in range(0, number, layers_at_once):
+        layers = range(start, min(start + layers_at_once, number))
+        prompts = [model.system.prompt(model, states, batch, layer) for layer in layers]
+        low_res = sam.decode(
+            model.sam,
+            embeddings,
+            states.image.repeat(len(layers)),
+            torch.cat([prompt.sparse for prompt in prompts]),
+            torch.cat([_dense(model, prompt) for prompt in prompts]),
+        )
+        for prompt, logits in zip(prompts, low_res.split(len(states.image)), strict=True):
+            upscaled = model.system.upscale(model, batch, states, [logits])
+            maps.append(prompt.maps)
+            masks.append([each > 0 for each in upscaled])
+            losses.append(_loss(model, batch, upscaled, prompt.maps, targets))
+    masks = [torch.stack(layers, dim=1) for layers in zip(*masks, strict=True)]
+    return LayerAnalysis(
+        iou=torch.cat([_iou(*one) for one in zip(masks, batch.masks, batch.ignore, strict=True)]),
+        loss=torch.stack(losses, dim=1),
+        probabilities=_probabilities(model, states),
+        maps=[torch.stack(layers, dim=1) for layers in zip(*maps, strict=True)],
+        masks=masks,
+    )
+
+
+@dataclass
+class SplitAnalysis:
+    """All targets of a split, on the CPU: iou, loss, probabilities [S, L+1] as in `LayerAnalysis`."""
+
+    iou: Tensor
+    loss: Tensor
+    probabilities: Tensor
+
+
+def analyse_split(
+    model: GroundingModel,
+    processor,
+    items: Sequence[EvaluationItem],
+    *,
+    batch_size: int,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> SplitAnalysis:
+    """IoU, loss and probabilities of all targets of a split's first `limit` images.
+
+    progress(done, total) is called after every batch, with numbers of images.
+    """
+    collate = Collator(processor, packed=True, max_length=None, check_masks=False)
+    total = min(len(items), limit or len(items))
+    found = []
+    for start in range(0, total, batch_size):
+        stop = min(start + batch_size, total)
+        samples = [_sample(items[index]) for index in range(start, stop)]
+        analysis = layer_analysis(model, collate(samples).to(model.device))
+        found.append([each.cpu() for each in (analysis.iou, analysis.loss, analysis.probabilities)])
+        if progress:
+            progress(stop, total)
+    return SplitAnalysis(*(torch.cat(batches) for batches in zip(*found, strict=True)))
+
+
+def _sample(item: EvaluationItem) -> Sample:
+    """An image's expressions as conversations with their given answers."""
+    masks = item.masks if item.target_masks is None else [mask for each in item.target_masks for mask in each]
+    conversations = [(Turn(*turn),) for turn in zip(item.prompts, item.given_answers, strict=True)]
+    return Sample(item.image_path, item.image, conversations, masks, item.ignore, "evaluation", item.dataset)
+
+
+def _dense(model: GroundingModel, prompt) -> Tensor:
+    """Dense prompts of one layer's targets."""
+    if prompt.dense is not None:
+        return sam.embed_masks(model.sam, prompt.dense)
+    side = model.sam.config.prompt_encoder_config.image_embedding_size
+    return sam.no_mask(model.sam.prompt_encoder).expand(len(prompt.sparse), -1, side, side)
+
+
+def _probabilities(model: GroundingModel, states) -> Tensor:
+    if model.config.mode != 1:
+        return model.policy(states.seg[:, 0]).exp()
+    probabilities = torch.zeros((len(states.image), model.config.num_layers), device=states.image.device)
+    probabilities[:, -1] = 1
+    return probabilities
+
+
+def _loss(model: GroundingModel, batch: Batch, logits: list[Tensor], maps: list[Tensor], blurred: list) -> Tensor:
+    """[S] of one layer: for every image its mask logits and maps [m, H, W] and the blurred true masks [m, H, W]."""
+    weights, losses = model.loss_weights, []
+    for mask, truth, ignore, similarity, target in zip(logits, batch.masks, batch.ignore, maps, blurred, strict=True):
+        if target is None:
+            continue
+        bce, dice = mask_bce(mask, truth, ignore), mask_dice(mask, truth, ignore)
+        if model.config.map_loss:
+            of_map = map_losses(similarity, target, ignore)
+            bce, dice = bce + of_map[0], dice + of_map[1]
+        losses.append(weights.bce * bce + weights.dice * dice)
+    return torch.cat(losses)
+
+
+def _iou(masks: Tensor, truth: Tensor, ignore: Tensor | None) -> Tensor:
+    """[m, L+1] of masks [m, L+1, H, W] with the true ones [m, H, W]."""
+    truth = truth.bool().unsqueeze(1)
+    counted = torch.ones_like(truth) if ignore is None else ~ignore
+    union = ((masks | truth) & counted).sum(dim=(2, 3))
+    shared = (masks & truth & counted).sum(dim=(2, 3))
+    return torch.where(union > 0, shared / union.clamp(min=1), torch.ones_like(union, dtype=torch.float32))
+
+
+@torch.no_grad()
+def layer_rewards(
+    model: GroundingModel, processor, items: Sequence[EvaluationItem], *, limit: int, batch_size: int = 16
+) -> tuple[Tensor, Tensor]:
+    """What the policy learns from, for all targets of the first `limit` images, on the CPU.
+
+    Returns the targets' states [S, L+1, D] and the reward of each layer [S, L+1], minus its map loss.
+    """
+    collate = Collator(processor, packed=True, max_length=None, check_masks=False)
+    seen, rewards = [], []
+    for start in range(0, min(limit, len(items)), batch_size):
+        samples = [_sample(items[index]) for index in range(start, min(start + batch_size, limit, len(items)))]
+        batch = collate(samples).to(model.device)
+        images = model.encode_images(batch)
+        unrolled, places = model.read(batch, images)
+        states = model.target_states(batch, images, unrolled, places)
+        seen.append(states.seg[:, 0].float().cpu())
+        targets = map_targets(batch.masks, batch.ignore)
+        losses = []
+        for layer in range(model.config.num_layers):
+            prompt = model.system.prompt(model, states, batch, layer)
+            losses.append(losses_of_maps(prompt.maps, targets).sum(dim=0))  # whether or not the maps are trained
+        rewards.append(-torch.stack(losses, dim=1).float().cpu())
+    return torch.cat(seen), torch.cat(rewards)

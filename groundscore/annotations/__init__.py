@@ -1,0 +1,1 @@
+"""One reader per annotation format, repairs of faulty entries, and the index cache."""

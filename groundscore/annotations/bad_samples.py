@@ -1,0 +1,116 @@
+"""Leaving out bad entries while training, and the file that lists what was left out and what was repaired."""
+
+import fcntl
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from groundscore.annotations.repairs import BadEntry, Repair, Tolerance
+from groundscore.errors import UserError
+
+FIRST_DRAWS = 100  # a share of fewer draws than this says little
+_REPAIRED = '{"kind": "repaired"'  # how the line of a repair begins
+
+
+class BadSamples:
+    """Leaves out and records bad entries while `tolerance` permits.
+
+    path: a JSON line is added to this file for every entry that is left out or repaired, one for all processes; None
+        keeps no record.
+
+    A few bad entries are let pass; from then on the run stops when more than the share of all draws (of the first
+    hundred, until there are more) were bad. Draws are counted over the worker processes of this process.
+    """
+
+    def __init__(self, tolerance: Tolerance, path: Path | None = None):
+        self.tolerance = tolerance
+        self.path = path
+        self.unnumbered: list[BadEntry] = []  # left out when annotation files were indexed
+        self._left_out: set[str] = set()
+        self._repaired: set[Repair] = set()
+        self._draws = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._bad = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def skipped(self) -> int:
+        """Bad draws so far, in all worker processes together."""
+        return int(self._bad)
+
+    def count_draw(self, source: str, repairs: Iterable[Repair]) -> None:
+        """Count a good draw and record what was repaired in it."""
+        self._draws += 1
+        new = [repair for repair in repairs if repair not in self._repaired]
+        self._repaired.update(new)
+        self._list(source, [], [repair.to_dict() for repair in new])
+
+    def skip_draw(self, source: str, error: UserError, entries: int) -> None:
+        """Record a draw that failed; raises where it may not be left out. entries: how many the source has."""
+        if not self.tolerance.permits(error):
+            raise error
+        self._draws += 1
+        self._bad += 1
+        if str(error) not in self._left_out:
+            self._left_out.add(str(error))
+            self._list(source, [error.to_dict()], [])
+        bad, draws, share = int(self._bad), int(self._draws), self.tolerance.share
+        if len(self._left_out) > self.tolerance.few(entries) and bad > max(1, share * max(draws, FIRST_DRAWS)):
+            raise UserError(
+                f"{bad} of {draws} draws were bad, more than --skip_bad_samples {share} allows{self._listed()}. "
+                f"The last one: {error}"
+            ) from error
+
+    def skip_entries(self, source: str, problems: Sequence[str], good: int) -> None:
+        """Record the bad entries of an annotation file that has `good` others; raises where they are too many."""
+        entries = [BadEntry.of_text(problem) for problem in problems]
+        self.unnumbered += entries
+        self._list(source, [entry.to_dict() for entry in entries], [])
+        total, share = good + len(problems), self.tolerance.share
+        if len(problems) > self.tolerance.most(total):
+            raise UserError(
+                f"{source}: {len(problems)} of {total} entries are bad, more than --skip_bad_samples {share} "
+                f"allows{self._listed()}. The first one: {problems[0]}"
+            )
+
+    def _listed(self) -> str:
+        return "" if self.path is None else f"; they are listed in {self.path}"
+
+    def _list(self, source: str, left_out: Sequence[dict], repaired: Sequence[dict]) -> None:
+        if self.path is not None:
+            list_bad_samples(self.path, source, left_out, repaired)
+
+
+def list_bad_samples(path: Path, source: str, left_out: Iterable[dict], repaired: Iterable[dict]) -> None:
+    """Add a line for every entry that no process has listed yet: which set, "file", "id" and "reason"."""
+    entries = [{"kind": "left_out", "source": source, **entry} for entry in left_out]
+    entries += [{"kind": "repaired", "source": source, **entry} for entry in repaired]
+    if not entries:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        listed = set(file)
+        lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+        file.writelines(line for line in lines if line not in listed)
+
+
+def describe_bad_samples(path: Path) -> str | None:
+    """A sentence about the entries that `BadSamples` has listed in `path`; None where there are none."""
+    if not path.is_file():
+        return None
+    lines = path.read_text(encoding="utf-8").splitlines()
+    repaired = sum(line.startswith(_REPAIRED) for line in lines)
+    return f"{len(lines) - repaired} left out, {repaired} repaired, all listed in {path}"
+
+
+def settle(source: str, problems: Sequence[str], good: int, bad_samples: BadSamples | None) -> None:
+    """Stop at the first bad entry of an annotation file, or leave them all to `bad_samples`."""
+    if not problems:
+        return
+    if bad_samples is not None and bad_samples.tolerance.share > 0:
+        bad_samples.skip_entries(source, problems, good)
+        return
+    more = f" ({len(problems) - 1} more entries there are bad)" if len(problems) > 1 else ""
+    raise UserError(f"{problems[0]}{more}")

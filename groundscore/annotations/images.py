@@ -1,0 +1,110 @@
+"""Reading images: one way for all data sets, for evaluation and for the demos."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from groundscore.annotations.image_files import WHERE, check_size, open_image, upright, usual_top
+from groundscore.annotations.repairs import BadEntry
+from groundscore.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+
+
+def read_image(
+    path: str | Path, *, size: tuple[int, int] | None = None, pixels: int | None = None, missing: str = WHERE
+) -> np.ndarray:
+    """The image as uint8 RGB [H, W, 3], upright as its EXIF orientation says, on white where it is transparent.
+
+    size: (height, width) of the frame that the annotations are drawn in, where they tell it. An image that has this
+        size only without its EXIF rotation is left unrotated, since that is what was annotated; any other size is an
+        error.
+    pixels, missing: how many it may have, and what to say when there is no such file; see `open_image`.
+    """
+    path = Path(path)
+    raw = open_image(path, pixels=pixels, missing=missing)
+    image = upright(raw, path)
+    if size is not None and size != (image.height, image.width):
+        if size != (raw.height, raw.width):
+            raise BadEntry(
+                f"{path} is {image.height} high and {image.width} wide, but its annotations are for "
+                f"{size[0]} × {size[1]}. Image and annotation file do not belong together; fetch both anew.",
+                file=str(path),
+            )
+        image = raw
+    return np.asarray(_to_rgb(image, path))
+
+
+def coco_number(file_name: str) -> int:
+    """The number in a COCO file name, by which a picture is known under all its names; -1 where there is none."""
+    match = re.search(r"(\d+)\.\w+$", file_name)
+    return int(match[1]) if match and len(match[1]) < 18 else -1
+
+
+def list_stems(folder: Path, suffix: str) -> np.ndarray:
+    """The names without suffix of a folder's files, sorted; an error where there are none."""
+    stems = sorted(name.removesuffix(suffix) for name in list_names(folder) if name.endswith(suffix))
+    if not stems:
+        raise UserError(f"{folder}/*{suffix}: nothing there; see dataloaders/README.md for where files go")
+    return np.array(stems)
+
+
+def list_images(folder: Path) -> dict[str, str]:
+    """The names of a folder's image files by their stems, sorted."""
+    images: dict[str, str] = {}
+    for name in sorted(list_names(folder)):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in SUFFIXES:
+            if stem in images:
+                raise UserError(f"{folder} has two images {images[stem]} and {name} of one name; remove one of them")
+            images[stem] = name
+    return images
+
+
+def list_names(folder: Path) -> list[str]:
+    """The names in a folder, but none that begins with a dot: other programs leave such files (macOS ._x.jpg)."""
+    try:
+        return [name for name in os.listdir(folder) if not name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{folder} is missing; see dataloaders/README.md for where files go") from error
+
+
+def check_image(rgb: np.ndarray, source: str = "the image") -> None:
+    """Refuse an array that is not a picture of usable shape: uint8 RGB, not empty, not a sliver."""
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+        raise UserError(f"{source} should be uint8 RGB [H, W, 3], it is {rgb.dtype} {list(rgb.shape)}")
+    check_size(rgb.shape[0], rgb.shape[1], source)
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """8-bit RGB by the real range of the values, and on white."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = Image.fromarray(_to_bytes(np.asarray(image), path))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    paper = Image.new("RGB", image.size, "white")
+    paper.paste(image, mask=image.getchannel("A"))
+    return paper
+
+
+def _to_bytes(grey: np.ndarray, path: Path) -> np.ndarray:
+    """Greys of more than 8 bits as uint8 [H, W].
+
+    Their range is that of the smallest usual depth that holds them all (0 to 1 for fractions), or from the lowest to
+    the highest where no depth does.
+    """
+    values = grey.astype(np.float32)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(low + high):
+        raise BadEntry(f"{path} holds pixels that are not finite numbers", file=str(path))
+    if low < 0 or high >= 2**16:
+        floor, top = low, high
+    elif high <= 1 and grey.dtype.kind == "f":
+        floor, top = 0.0, 1.0
+    else:
+        floor, top = 0.0, usual_top(high)
+    return np.rint((values - floor) * (255 / max(top - floor, 1e-30))).astype(np.uint8)

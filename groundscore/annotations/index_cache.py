@@ -1,0 +1,209 @@
+"""Annotation files parsed once: an index of what training needs of them lies in a file that is mapped into memory.
+
+    annotation files ──build──▶ tables of records ──▶ DATASET_DIR/.uground_cache/<name>-<digest>.arrow
+                                                      and beside it the sizes, times and digests of the sources
+                                                      and of the index, sealed with a key of the user's own
+
+An index is used again while its sources are what they were (same size and times, or else same content) and the code
+that parses them is too; else it is replaced. It is built under a lock, written beside and renamed, so any number of
+processes may start together and a killed one does no harm.
+Where the data folder cannot be written, indices lie in ~/.cache/uground; `UGROUND_CACHE_DIR` names another place.
+
+An index that came with a data set is not read: neither its name nor its seal can be known without the user's key, which
+lies in ~/.cache/uground (or in `UGROUND_CACHE_DIR`). Of an index whose times have changed the content is checked.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import json
+import logging
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from groundscore.annotations.records import Tables, pack_tables, read_tables, write_tables
+from groundscore.errors import UserError
+from groundscore.reading import check_regular, decode_json, read_bytes
+
+logger = logging.getLogger(__name__)
+
+ENVIRONMENT = "UGROUND_CACHE_DIR"
+FORMAT = 3  # to be raised when the layout of the files changes, or what is accepted as their content
+
+Build = Callable[[], Mapping[str, Iterable[Any] | Mapping[int, Any]]]
+
+
+def open_index(dataset_dir: Path, name: str, sources: Sequence[Path], build: Build) -> Tables:
+    """The tables that `build` makes of `sources`, from the cache where it has them.
+
+    name: which index this is, such as "refer_seg/refcoco".
+    build: parses the sources. Its module's text is part of what the index depends on.
+    """
+    for source in sources:
+        check_regular(source, missing="see dataloaders/README.md for where files go")
+    folder, key = cache_directory(dataset_dir), _user_key()
+    if folder is None or key is None:
+        return pack_tables(build())
+    sources = [path.absolute() for path in sources]
+    subject = _seal(key, [name, *map(str, sources)])[:16]
+    file = folder / f"{re.sub(r'[^A-Za-z0-9+-]+', '_', name)}-{subject}.arrow"
+    index = _Index(file, sources, _digest_of_file(Path(sys.modules[build.__module__].__file__)), key)
+    tables = index.open()
+    if tables is not None:
+        return tables
+    try:
+        with _locked(file.with_suffix(".lock")):
+            tables = index.open()  # another process may have built it meanwhile
+            if tables is None:
+                if index.is_damaged:
+                    logger.warning("%s is damaged: its content is not what was written; it is made anew", file)
+                tables = index.build(build)
+    except OSError as error:
+        logger.warning("%s: the index of %s cannot be kept (%s)", folder, name, error)
+        tables = pack_tables(build())
+    return tables
+
+
+def cache_directory(dataset_dir: Path) -> Path | None:
+    """Where the indices of a data folder lie; None where nothing can be written."""
+    chosen = os.environ.get(ENVIRONMENT)
+    owner = _digest_of(str(dataset_dir.resolve()).encode())[:16]
+    places = [dataset_dir / ".uground_cache", Path.home() / ".cache" / "uground" / owner]
+    for place in [Path(chosen)] if chosen else places:
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError), (place / ".gitignore").open("x") as file:
+                file.write("*\n")
+        except OSError:
+            continue
+        if os.access(place, os.W_OK | os.X_OK):
+            return place
+    if chosen:
+        raise UserError(f"{ENVIRONMENT}={chosen}: this folder cannot be written")
+    return None
+
+
+class _Index:
+    """One index file and the stamp beside it.
+
+    code: digest of the code that parses. key: of the user. is_damaged: whether `open` has found it changed.
+    """
+
+    def __init__(self, file: Path, sources: Sequence[Path], code: str, key: bytes):
+        self.file, self.sources, self.code, self.key = file, sources, code, key
+        self.stamp = file.with_suffix(".json")
+        self.is_damaged = False
+
+    def build(self, build: Build) -> Tables:
+        # Times and digests are taken before the sources are parsed: a change in between makes the index stale, not
+        # wrong.
+        made_of = {str(path): _record(path) for path in self.sources}
+        tables = build()
+        temporary = self.file.with_suffix(".writing")
+        write_tables(temporary, tables)
+        os.replace(temporary, self.file)
+        self._write_stamp({"format": FORMAT, "code": self.code, "sources": made_of, "index": _record(self.file)})
+        return read_tables(self.file)
+
+    def open(self) -> Tables | None:
+        """The tables, if they were made of what the sources are now, by the same code, and nothing changed them."""
+        try:
+            stamp = self._read_stamp()
+            if stamp is None or (stamp["format"], stamp["code"]) != (FORMAT, self.code):
+                return None
+            current = {path: _unchanged(Path(path), record) for path, record in stamp["sources"].items()}
+            if None in current.values() or current.keys() != {str(path) for path in self.sources}:
+                return None
+            index = _unchanged(self.file, stamp["index"])
+            if index is None:
+                self.is_damaged = True
+                return None
+            tables = read_tables(self.file)
+            if current != stamp["sources"] or index != stamp["index"]:
+                with contextlib.suppress(OSError):
+                    self._write_stamp({**stamp, "sources": current, "index": index})
+            return tables
+        except (OSError, pa.ArrowException):
+            return None
+
+    def _read_stamp(self) -> dict[str, Any] | None:
+        """What was written, None where there is nothing or nothing of ours."""
+        try:
+            sealed = decode_json(read_bytes(self.stamp).decode())
+            seal, stamp = sealed["seal"], sealed["stamp"]
+            return stamp if hmac.compare_digest(seal, _seal(self.key, stamp)) else None
+        except (UserError, ValueError, KeyError, TypeError):
+            return None
+
+    def _write_stamp(self, stamp: Mapping[str, Any]) -> None:
+        temporary = self.stamp.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps({"seal": _seal(self.key, stamp), "stamp": stamp}))
+        os.replace(temporary, self.stamp)
+
+
+def _user_key() -> bytes | None:
+    """32 random bytes that only this user knows, made when first asked for; None where they cannot be kept."""
+    chosen = os.environ.get(ENVIRONMENT)
+    try:
+        folder = Path(chosen) if chosen else Path.home() / ".cache" / "uground"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "index.key"
+        if not path.exists():
+            with _locked(path.with_suffix(".lock")):
+                if not path.exists():
+                    temporary = path.with_suffix(".writing")
+                    temporary.touch(mode=0o600)
+                    temporary.write_bytes(secrets.token_bytes(32))
+                    os.replace(temporary, path)
+        return path.read_bytes()
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows where home is
+        logger.warning("no index is kept, for want of a place for its key (%s); %s names one", error, ENVIRONMENT)
+        return None
+
+
+def _seal(key: bytes, content: Any) -> str:
+    return hmac.new(key, json.dumps(content, sort_keys=True).encode(), "sha256").hexdigest()
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return {**_state(path), "digest": _digest_of_file(path)}
+
+
+def _unchanged(path: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record of a file as it is now, if its content is that of `record`; it is read only if its times changed."""
+    state = _state(path)
+    if state.items() <= record.items():
+        return dict(record)
+    current = _record(path) if state["size"] == record["size"] else None
+    return current if current is not None and current["digest"] == record["digest"] else None
+
+
+def _state(path: Path) -> dict[str, int]:
+    """What changes when a file is written to. The last cannot be set back, unlike the modification time."""
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
+
+
+def _digest_of(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Only one process at a time; a lock is gone with its process."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

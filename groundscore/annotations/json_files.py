@@ -1,0 +1,238 @@
+"""Reading JSON annotation files and what is in them, with errors that name the file and what to do."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from groundscore.annotations.repairs import BadEntry
+from groundscore.errors import UserError, shown
+from groundscore.reading import MISSING, parse_json, read_bytes
+
+NOT_OFFICIAL = "the file is not the official one, or of another version"  # what to say of downloaded annotations
+MAX_NAME_BYTES = 255  # of a file, on all usual file systems
+_LARGEST = 2**63 - 1  # what an index can hold
+# Accents and typographic quotes in English texts are lone bytes of Windows-1252; the encodings of Chinese, Japanese,
+# Korean and Cyrillic texts put such bytes side by side, or use those of rare signs.
+_NOT_WINDOWS_1252 = re.compile(rb"[\xa0-\xff]{2}|[\x82-\x84\x86-\x89\x8b\x98\x9b]")
+
+
+class BrokenFile(UserError):
+    """A file has entries that are not built as its data set's are. problems: all of them; the message has the first."""
+
+    def __init__(self, message: str, problems: Sequence[str]):
+        super().__init__(message)
+        self.problems = list(problems)
+
+
+def read_json(path: Path, kind: type | None = None, *, windows_1252: bool = False, missing: str = MISSING) -> Any:
+    """The value in a UTF-8 JSON file.
+
+    kind: `list` or `dict`, where the file must hold one.
+    windows_1252: the data set has files in this older encoding too.
+    missing: what to say when there is no such file.
+    """
+    raw = read_bytes(path, missing=missing)
+    value = parse_json(decode_text(raw, path, windows_1252=windows_1252), str(path))
+    if kind is not None and not isinstance(value, kind):
+        raise UserError(f"{path} should hold a JSON {kind.__name__}, it holds a {type(value).__name__}")
+    return value
+
+
+def decode_text(raw: bytes, path: Path, *, windows_1252: bool = False) -> str:
+    """The text in the bytes of a UTF-8 file, with or without a byte order mark; see `read_json` for `windows_1252`."""
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        text = _decode_windows_1252(raw) if windows_1252 else None
+        if text is not None:
+            return text
+        known = "UTF-8 or Windows-1252" if windows_1252 else "UTF-8"
+        name = "GBK (of Chinese Windows)" if _is_gbk(raw) else "another encoding"
+        raise UserError(
+            f"{path} is not {known} text: byte 0x{raw[error.start]:02X} at {error.start}. It may be {name}; "
+            "convert it, such as: iconv -f GBK -t UTF-8 FILE > NEW"
+        ) from error
+
+
+def _decode_windows_1252(raw: bytes) -> str | None:
+    """The text, None where it cannot be Windows-1252."""
+    if _NOT_WINDOWS_1252.search(raw):
+        return None
+    try:
+        return raw.decode("cp1252")
+    except UnicodeDecodeError:
+        return None
+
+
+def _is_gbk(raw: bytes) -> bool:
+    try:
+        return any("\u4e00" <= character <= "\u9fff" for character in raw.decode("gb18030"))
+    except UnicodeDecodeError:
+        return False
+
+
+def require(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> Any:
+    """`record[key]`; where there is none, the error says which file and entry lack it, and what to do."""
+    if not isinstance(record, dict):
+        raise UserError(f"{where} should be an object with the key {key!r}, it is {shown(record)}; {remedy}")
+    if key not in record:
+        raise UserError(f"{where} has no {key!r}; {remedy}")
+    return record[key]
+
+
+def require_list(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> list:
+    """The same for a key that holds a list."""
+    value = require(record, key, where, remedy=remedy)
+    if not isinstance(value, list):
+        raise UserError(f"{where}: {key!r} should be a list, it is {shown(value)}; {remedy}")
+    return value
+
+
+def require_text(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> str:
+    """The same for a key that holds text with something in it."""
+    return check_text(require(record, key, where, remedy=remedy), f"{where}: {key!r}", remedy=remedy)
+
+
+def check_text(value: Any, where: str, *, remedy: str = NOT_OFFICIAL, empty: bool = False) -> str:
+    """`value`, which must be text that can be written; empty: it may be empty."""
+    if isinstance(value, bytes):  # of Python 2, see `python2_text`
+        raise UserError(f"{where} should be UTF-8 text, it is the bytes {shown(value)}; {remedy}")
+    if not isinstance(value, str) or not (empty or value.strip()):
+        raise UserError(f"{where} should be text, it is {shown(value)}; {remedy}")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise UserError(f"{where} holds half a character (a lone surrogate) in {shown(value)}; {remedy}")
+    return value
+
+
+def require_integer(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> int:
+    """The same for a key that holds a whole number."""
+    return check_integer(require(record, key, where, remedy=remedy), f"{where}: {key!r}", remedy=remedy)
+
+
+def check_integer(value: Any, where: str, *, remedy: str = NOT_OFFICIAL) -> int:
+    """`value`, which must be a whole number that fits an index; of numpy too, and 3.0 for 3."""
+    whole = isinstance(value, int | np.integer) or (isinstance(value, float | np.floating) and value.is_integer())
+    if not whole or isinstance(value, bool):
+        raise UserError(f"{where} is not a whole number but {shown(value)}; {remedy}")
+    if not -_LARGEST <= value <= _LARGEST:
+        raise UserError(f"{where} is too large a number: {shown(value)}; {remedy}")
+    return int(value)
+
+
+def require_boolean(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> bool:
+    """The same for a key that holds true or false; the words "true" and "false", 0 and 1 are neither."""
+    return check_boolean(require(record, key, where, remedy=remedy), f"{where}: {key!r}", remedy=remedy)
+
+
+def check_boolean(value: Any, where: str, *, remedy: str = NOT_OFFICIAL) -> bool:
+    """`value`, which must be true or false."""
+    if not isinstance(value, bool | np.bool_):
+        raise UserError(f"{where} should be true or false, it is {shown(value)}; {remedy}")
+    return bool(value)
+
+
+def require_path(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> str:
+    """The same for a key that holds the path of a file below a folder of the data, with / also where it has \\."""
+    value = require_text(record, key, where, remedy=remedy).replace("\\", "/")
+    path = PurePosixPath(value)
+    if path.is_absolute() or re.match("[A-Za-z]:", value):
+        raise UserError(f"{where}: {key!r} is an absolute path, {shown(value)}; write it from its data folder on")
+    if ".." in path.parts or "\0" in value:
+        raise UserError(f"{where}: the path {shown(value)} leaves its folder; annotations may only name files in there")
+    if path.name.startswith(".") or not path.name:
+        raise UserError(f"{where}: {key!r} should be the path of a file, it is {shown(value)}; {remedy}")
+    if any(len(part.encode()) > MAX_NAME_BYTES for part in path.parts):
+        raise UserError(f"{where}: {key!r} has a name that is too long for a file: {shown(value)}; {remedy}")
+    return value
+
+
+def require_segmentation(annotation: Any, where: str, *, remedy: str = NOT_OFFICIAL) -> list | dict:
+    """The same for the 'segmentation' of a COCO annotation: polygons or run lengths.
+
+    Only their form is looked at, not whether they fit the image.
+    """
+    value = require(annotation, "segmentation", where, remedy=remedy)
+    crowd = annotation.get("iscrowd", 0)
+    if not isinstance(crowd, int) or crowd not in (0, 1):
+        raise UserError(f"{where}: 'iscrowd' should be 0 or 1, it is {shown(crowd)}; {remedy}")
+    return check_segmentation(value, f"{where}: 'segmentation'", remedy=remedy)
+
+
+def check_segmentation(value: Any, where: str, *, remedy: str = NOT_OFFICIAL) -> list | dict:
+    """`value`, which must be a list of polygons and run lengths, or one run-length dictionary."""
+    if not isinstance(value, list | dict):
+        raise UserError(f"{where} should be polygons or run lengths, it is {shown(value)}; {remedy}")
+    for part in value if isinstance(value, list) else [value]:
+        if isinstance(part, dict):
+            _check_run_lengths(part, where, remedy)
+        elif not isinstance(part, list) or len(part) % 2 or not are_numbers(part):
+            raise UserError(
+                f"{where}: a polygon is a flat list x0, y0, x1, y1, … of finite numbers, not {shown(part)}; {remedy}"
+            )
+    return value
+
+
+def _check_run_lengths(value: dict, where: str, remedy: str) -> None:
+    size = require_list(value, "size", where, remedy=remedy)
+    for number in size:
+        check_integer(number, f"{where}: a number of 'size'", remedy=remedy)
+    counts = require(value, "counts", where, remedy=remedy)
+    if len(size) != 2 or not (
+        isinstance(counts, str | bytes) or (isinstance(counts, list) and set(map(type, counts)) <= {int})
+    ):
+        raise UserError(
+            f"{where}: run lengths have a 'size' [height, width] and 'counts', a list of whole numbers or text, not "
+            f"{shown(value)}; {remedy}"
+        )
+
+
+def are_numbers(values: list) -> bool:
+    """Whether all of a list are finite numbers; text, true and false are none."""
+    try:
+        return set(map(type, values)) <= {int, float} and math.isfinite(math.fsum(values))
+    except (OverflowError, ValueError):  # beyond what a float holds; infinities of both signs
+        return False
+
+
+def by_id(items: Sequence[Any], where: str, *, remedy: str = NOT_OFFICIAL) -> dict[int, Any]:
+    """Records by their 'id'. One may be there several times, but not with different content.
+
+    where: file and kind of record, for errors.
+    """
+    found: dict[int, Any] = {}
+
+    def read(item: Any, number: int) -> None:
+        key = require_integer(item, "id", f"{where} number {number}", remedy=remedy)
+        if found.setdefault(key, item) != item:
+            raise UserError(f"{where} {key} is there twice, with different content; {remedy}")
+
+    read_each(items, read)
+    return found
+
+
+def read_each(items: Iterable[Any], read: Callable[[Any, int], Any | None]) -> tuple[list, list[str]]:
+    """What `read(item, number)` makes of every item, without None; and what was wrong with the bad ones.
+
+    Raises one `BrokenFile` for all items that are not built as they should be.
+    """
+    values, problems, broken = [], [], []
+    for number, item in enumerate(items):
+        try:
+            value = read(item, number)
+        except BadEntry as error:
+            problems.append(str(error))
+        except BrokenFile as error:
+            broken += error.problems
+        except UserError as error:
+            broken.append(str(error))
+        else:
+            if value is not None:
+                values.append(value)
+    if broken:
+        more = f" ({len(broken) - 1} more entries there are wrong)" if len(broken) > 1 else ""
+        raise BrokenFile(f"{broken[0]}{more}", broken)
+    return values, problems

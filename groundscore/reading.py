@@ -1,0 +1,180 @@
+"""Reading files that nobody vouches for: regular files only, up to a size, and named for what they are.
+
+Every JSON file and every line of JSON in the project is read here, with the same care.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from groundscore.errors import UserError, shown
+
+MISSING = "see dataloaders/README.md for where files go"
+MAX_MEGABYTES = "UGROUND_MAX_FILE_MB"
+_DEFAULT_MEGABYTES = 4096  # the largest official annotation file, PACO's, has about 1200
+MAX_LINE_MEGABYTES = "UGROUND_MAX_LINE_MB"
+_DEFAULT_LINE_MEGABYTES = 64
+_START = 64
+_WIDE = "is {0} text, not UTF-8; convert it: iconv -f {0} -t UTF-8 FILE > NEW"
+_CONTENTS = {
+    b"version https://git-lfs": "is a Git LFS pointer, not the file itself; fetch its content with: git lfs pull",
+    b"<!doctype html": "is a web page that was downloaded instead of the file; fetch it anew",
+    b"<html": "is a web page that was downloaded instead of the file; fetch it anew",
+    b"\x1f\x8b": "is compressed by gzip; unpack it with gunzip first",
+    b"bzh": "is compressed by bzip2; unpack it with bunzip2 first",
+    b"\xfd7zxz\x00": "is compressed by xz; unpack it with unxz first",
+    b"pk\x03\x04": "is a ZIP archive; unpack it first",
+    b"\x00\x05\x16\x07": "is a file of macOS beside the real one (AppleDouble); delete it",
+    b"\xff\xfe\0\0": _WIDE.format("UTF-32"),
+    b"\0\0\xfe\xff": _WIDE.format("UTF-32"),
+    b"\xff\xfe": _WIDE.format("UTF-16"),  # as PowerShell writes it
+    b"\xfe\xff": _WIDE.format("UTF-16"),
+}
+
+
+def read_bytes(path: Path, *, missing: str = MISSING, megabytes: int = _DEFAULT_MEGABYTES) -> bytes:
+    """The content of a regular file.
+
+    Raises `UserError` for what is no regular file, is too large, or is known to be something else, such as a Git LFS
+    pointer. missing: what to say when there is no such file. megabytes: how large it may be, unless
+    `UGROUND_MAX_FILE_MB` says so.
+    """
+    check_regular(path, missing=missing)
+    try:
+        with path.open("rb") as file:
+            _check_size(path, os.fstat(file.fileno()).st_size, megabytes)
+            content = file.read()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    other = what_it_is(content[:_START])
+    if other is not None:
+        raise UserError(f"{path} {other}")
+    return content
+
+
+def user_path(text: str | Path) -> Path:
+    """The path that a user or a file names; `~` stands for a home directory where there is one of that user."""
+    return Path(os.path.expanduser(text))  # `Path.expanduser` raises RuntimeError for an unknown user
+
+
+def check_regular(path: Path, *, missing: str) -> None:
+    """Refuse what is no regular file or empty, without opening it.
+
+    Opening a FIFO waits, a device may never end, and what the kernel shows as a file of no bytes (`/proc`) may do both.
+    """
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{path} is missing; {missing}") from error
+    except OSError as error:  # a name that is too long, links in a circle
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except ValueError as error:  # a name with a NUL
+        raise UserError(f"{path} cannot be read ({error})") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{path} is a folder, not a file")
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is a FIFO, a socket or a device, not a file")
+    if status.st_size == 0:
+        raise UserError(f"{path} is empty; {missing}")
+
+
+def what_it_is(start: bytes) -> str | None:
+    """What a file is instead of data, by its first bytes, and what to do about it; None where it may be data."""
+    start = start.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").lower()
+    return next((what for beginning, what in _CONTENTS.items() if start.startswith(beginning)), None)
+
+
+def read_json(path: Path, *, missing: str, remedy: str = "fetch it anew") -> Any:
+    """The value in a UTF-8 JSON file.
+
+    missing, remedy: what to do when there is no such file, or it is not JSON.
+    """
+    content = read_bytes(path, missing=missing)
+    try:
+        return parse_json(content.decode("utf-8-sig"), str(path), remedy=remedy)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
+
+
+def read_lines(path: Path, *, missing: str) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file that hold something, and their numbers from 1. Only a newline ends a line."""
+    check_regular(path, missing=missing)
+    most = _megabytes(MAX_LINE_MEGABYTES, _DEFAULT_LINE_MEGABYTES) << 20
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(most + 1):
+            number += 1
+            if len(line) > most:
+                raise UserError(
+                    f"{path}: line {number} has more than {most >> 20} MB; {MAX_LINE_MEGABYTES}=N reads lines of N MB"
+                )
+            other = what_it_is(line[:_START]) if number == 1 else None
+            if other is not None:
+                raise UserError(f"{path} {other}")
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path} is not UTF-8 text: line {number}, byte {error.start}; save it as UTF-8"
+                ) from error
+            if text.strip():
+                yield number, text
+
+
+def parse_json(text: str, where: str, *, remedy: str = "fetch it anew") -> Any:
+    """The value of a JSON text. `UserError`, which names `where` it stands, for what is not strictly JSON (NaN and
+    Infinity are not), and for an object that has two values under one key."""
+    if not text.strip():
+        raise UserError(f"{where} is empty; {remedy}")
+    try:
+        return _decode(text, _STRICT)
+    except ValueError as error:
+        reason = str(error).partition("; use sys.")[0]  # of a number with thousands of digits, Python's remedy
+        raise UserError(f"{where} is not valid JSON ({reason}); {remedy}") from error
+
+
+def decode_json(text: str) -> Any:
+    """The value of a JSON text that this program may have written, in which losses can be NaN; ValueError where it is
+    none."""
+    return _decode(text, _WITH_NAN)
+
+
+def _decode(text: str, decoder: json.JSONDecoder) -> Any:
+    try:
+        return decoder.decode(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        for key, value in pairs:
+            if record[key] != value:
+                raise ValueError(f"an object has the key {shown(key)} twice, with different values")
+    return record
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+_WITH_NAN = json.JSONDecoder(object_pairs_hook=_unique_keys)
+
+
+def _check_size(path: Path, size: int, megabytes: int) -> None:
+    most = _megabytes(MAX_MEGABYTES, megabytes)
+    if size > most << 20:
+        raise UserError(f"{path} has {size >> 20} MB, more than {most}; {MAX_MEGABYTES}=N reads files of up to N MB")
+
+
+def _megabytes(variable: str, usual: int) -> int:
+    """A limit that the environment may lift."""
+    text = os.environ.get(variable, str(usual))
+    if not text.isdecimal():
+        raise UserError(f"{variable}={text} should be a number of megabytes")
+    return int(text)

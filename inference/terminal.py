@@ -1,0 +1,197 @@
+"""The terminal's side of a conversation: commands, streaming, colours; the answers come from a `ChatSession`."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from groundscore.annotations.images import read_image
+from groundscore.errors import UserError, describe, printable
+from groundscore.reading import user_path
+from inference.saving import save_conversation, save_reply
+from utils.drawing import ansi, colour_of, split_targets
+from utils.flags import layer_choice
+
+_HISTORY_LINES = 1000
+
+HELP = """\
+Ask anything about the image; each [SEG] of the answer becomes a mask, saved with an overlay and a record.
+  /image PATH               look at another image (starts a new conversation)
+  /layer N|greedy|last      hidden state that prompts the masks; alone: the checkpoint's own choice
+  /save [FILE]              keep the conversation so far as JSON
+  /reset                    forget the conversation, keep the image
+  /help                     this text
+  /quit                     leave (or Ctrl-D); Ctrl-C interrupts an answer"""
+
+
+class Chat:
+    """One image, the turns about it, and where pictures are kept.
+
+    session: a `ChatSession`; save_to: the directory for pictures and records.
+    """
+
+    def __init__(self, session, save_to: Path):
+        self.session, self.save_to = session, save_to
+        self.image: np.ndarray | None = None
+        self.path: Path | None = None
+        self.history, self.records = [], []
+
+    def look_at(self, image: np.ndarray, path: Path) -> None:
+        """Begin a conversation about `image` (uint8 RGB [H, W, 3])."""
+        self.image, self.path = image, path
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin the conversation anew."""
+        self.history, self.records = [], []
+
+    def run(self) -> None:
+        """Read lines until /quit or the end of input."""
+        print("Type /help for help." if self.path else "Type /image PATH to begin, /help for help.")
+        with line_editing():
+            while True:
+                try:
+                    line = _clean(input("> ")).strip()
+                    if line in ("/quit", "/exit"):
+                        return
+                    self.obey(line)
+                except UserError as error:
+                    print(printable(str(error)))
+                except OSError as error:
+                    print(printable(describe(error)))
+                except UnicodeDecodeError:
+                    print("That line is not UTF-8 text.")
+                except KeyboardInterrupt:
+                    print("\n(interrupted; /quit leaves)")
+                except EOFError:
+                    print()
+                    return
+
+    def obey(self, line: str) -> None:
+        """One line of input: a command or a question."""
+        command, _, argument = line.partition(" ")
+        argument = argument.strip()
+        if not line:
+            return
+        if not line.startswith("/"):
+            self.ask(line)
+        elif command == "/image":
+            self._image_command(argument)
+        elif command == "/layer":
+            self._layer_command(argument)
+        elif command == "/save":
+            self._save_command(argument)
+        elif command == "/reset":
+            self.forget()
+            print("The conversation starts anew.")
+        elif command == "/help":
+            print(HELP)
+        else:
+            raise UserError(f"{command}: unknown command; /help lists them")
+
+    def ask(self, prompt: str) -> None:
+        """Stream the answer, then save and name its pictures."""
+        if self.image is None:
+            raise UserError("there is no image yet: /image PATH")
+        writer = AnswerWriter(sys.stdout)
+        try:
+            reply = self.session.ask(self.image, self.history, prompt, on_text=writer.write)
+        finally:
+            writer.end()
+        self.history.append(reply.turn)
+        if not reply.complete:
+            print(f"(cut off after {reply.tokens} tokens; --max_new_tokens allows more)")
+        if reply.remark:
+            print(reply.remark)
+        saved = save_reply(reply, self.image, self.save_to, self.path)
+        self.records.append(saved.record)
+        print(f"saved: {saved.overlay or saved.record}")
+
+    def _image_command(self, argument: str) -> None:
+        if not argument:
+            raise UserError("/image needs the path of a picture")
+        path = user_path(argument.strip("'\""))
+        self.look_at(read_image(path, missing="/image PATH names the file of an image"), path)
+        height, width = self.image.shape[:2]
+        print(f"{printable(str(path))}: {width} × {height}")
+
+    def _layer_command(self, argument: str) -> None:
+        if not argument:
+            self.session.layer = None
+            print("layer: the checkpoint's own choice")
+            return
+        try:
+            layer = layer_choice(argument)
+        except Exception as error:
+            raise UserError(str(error)) from None
+        self.session.model.layer_rule(layer)
+        self.session.layer = layer
+        print(f"layer: {layer}")
+
+    def _save_command(self, argument: str) -> None:
+        if not self.history:
+            raise UserError("there is nothing to save yet: ask something first")
+        target = user_path(argument.strip("'\"")) if argument else None
+        path = save_conversation(self.history, self.records, self.path, self.save_to, target)
+        print(f"saved: {printable(str(path))}")
+
+
+class AnswerWriter:
+    """Prints an answer as it arrives, each `[SEG]` with its number and, on a terminal, in its mask's colour."""
+
+    def __init__(self, stream):
+        self.stream, self.targets, self.open = stream, 0, False
+        self.coloured = stream.isatty() and not os.environ.get("NO_COLOR")
+
+    def write(self, text: str) -> None:
+        self.open = True
+        for piece, number in split_targets(printable(text)):
+            if number is not None:
+                piece = f"[SEG {self.targets + 1}]"
+                piece = ansi(piece, colour_of(self.targets)) if self.coloured else piece
+                self.targets += 1
+            self.stream.write(piece)
+        self.stream.flush()
+
+    def end(self) -> None:
+        if self.open:
+            self.stream.write("\n")
+            self.open = False
+
+
+@contextmanager
+def line_editing() -> Iterator[None]:
+    """Arrow keys in `input`, and the lines of earlier chats, where the platform has readline.
+
+    The lines are kept below $XDG_STATE_HOME (by default ~/.local/state), readable by their owner only.
+    """
+    try:
+        import readline
+    except ImportError:
+        yield
+        return
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "uground"
+    lines = state / "chat_history"
+    readline.set_history_length(_HISTORY_LINES)
+    try:
+        readline.read_history_file(lines)
+    except OSError:
+        readline.clear_history()  # none yet, or not ours to read: the chat works without
+    try:
+        yield
+    finally:
+        if sys.stdin.isatty():
+            try:
+                state.mkdir(parents=True, exist_ok=True, mode=0o700)
+                lines.touch(mode=0o600)
+                readline.write_history_file(lines)
+            except OSError as error:
+                print(f"the lines you typed could not be kept: {error}", file=sys.stderr)
+
+
+def _clean(line: str) -> str:
+    """Text that can be encoded again; a terminal that is not UTF-8 may deliver halves of characters."""
+    return line.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,1 @@
+"""Multimodal LLMs, one file each: images and text -> hidden states of every layer."""

@@ -1,0 +1,106 @@
+"""PixelLM's light-weight decoder: masks from CLIP features at several scales, each refining the one before.
+
+Legend: I images, S targets, C width, G side of the CLIP grid, Λ scales, h w side of a scale's features.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import SamMaskDecoderConfig, SamVisionConfig
+from transformers.models.sam.modeling_sam import (
+    SamFeedForward,
+    SamLayerNorm,
+    SamPositionalEmbedding,
+    SamTwoWayTransformer,
+)
+
+from model.decoders.sam import DECODER_LAYER_NORM_EPS
+
+MASK_TOKENS = 4
+
+
+class FeatureNeck(nn.Sequential):
+    """Projected CLIP states [I, D, G, G] -> decoder features [I, C, G, G]."""
+
+    def __init__(self, in_width: int, width: int):
+        super().__init__(
+            nn.Conv2d(in_width, width, kernel_size=1, bias=False),
+            SamLayerNorm(width, data_format="channels_first"),
+            nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False),
+            SamLayerNorm(width, data_format="channels_first"),
+        )
+
+
+class MultiScaleDecoder(nn.Module):
+    """Λ two-way transformers over features at G, 2 G, 2 G, …; the mask of a scale gates the features of the next."""
+
+    def __init__(self, width: int, scales: int):
+        super().__init__()
+        config = SamMaskDecoderConfig(hidden_size=width, layer_norm_eps=DECODER_LAYER_NORM_EPS)
+        config._attn_implementation = "sdpa"
+        first = SamTwoWayTransformer(config)
+        self.transformer = nn.ModuleList([first, *(copy.deepcopy(first) for _ in range(scales - 1))])
+        self.iou_token = nn.Embedding(1, width)
+        self.mask_tokens = nn.Embedding(MASK_TOKENS, width)
+        self.level_embed = nn.Embedding(scales, width)
+        self.upsample_2x = _upsampler(width, width)
+        self.output_upscaling = _upsampler(width, width // 8)
+        self.pe1 = SamPositionalEmbedding(SamVisionConfig(num_pos_feats=width // 2, scale=1.0))
+        self.output_hypernetworks_mlps = nn.ModuleList(
+            SamFeedForward(width, width, width // 8, 3) for _ in range(MASK_TOKENS)
+        )
+        self.iou_prediction_head = SamFeedForward(width, width, MASK_TOKENS, 3)
+
+    def forward(
+        self, features: list[Tensor], image: Tensor, prompts: Tensor, first_positions: Tensor, no_mask: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Mask logits [S, 2 h, 2 w] of every scale.
+
+        features: Λ tensors [I, C, G, G]; image: int64 [S], the image of each target; prompts [S, Λ, C], one token per
+        scale; first_positions [1, C, G, G], the positional encoding of the first scale; no_mask [1, C, 1, 1], the
+        dense prompt.
+        """
+        masks: list[Tensor] = []
+        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        for level, transformer in enumerate(self.transformer):
+            tokens = torch.cat([output_tokens.expand(len(prompts), -1, -1), prompts[:, level : level + 1]], dim=1)
+            tokens = tokens + self.level_embed.weight[level]
+            if level == 0:
+                source, positions = features[0][image], first_positions
+            else:
+                source = self.upsample_2x(features[level])[image]  # once per image, however many targets it has
+                positions = self._positions(source.shape[-1])
+                gate = masks[-1].unsqueeze(1)
+                if gate.shape[-1] != source.shape[-1]:
+                    gate = F.interpolate(gate, source.shape[-2:], mode="bilinear", align_corners=False)
+                source = (gate.sigmoid() + 1) * source
+            masks.append(self._masks(transformer, tokens, source + no_mask, positions.to(source.dtype)))
+        return tuple(masks)
+
+    def _masks(self, transformer: nn.Module, tokens: Tensor, source: Tensor, positions: Tensor) -> Tensor:
+        """[S, 2 h, 2 w] from tokens [S, N, C] and features [S, C, h, w]."""
+        queries, keys = transformer(
+            point_embeddings=tokens.unsqueeze(1),
+            image_embeddings=source,
+            image_positional_embeddings=positions.expand(len(source), -1, -1, -1),
+            attention_similarity=None,
+        )
+        features = self.output_upscaling(keys.squeeze(1).transpose(1, 2).unflatten(2, source.shape[-2:]))
+        weights = self.output_hypernetworks_mlps[0](queries[:, 0, 1])
+        return torch.einsum("sc,schw->shw", weights, features)
+
+    def _positions(self, side: int) -> Tensor:
+        """Random-frequency positional encoding [1, C, side, side]."""
+        line = (torch.arange(side, device=self.pe1.positional_embedding.device, dtype=torch.float32) + 0.5) / side
+        y, x = torch.meshgrid(line, line, indexing="ij")
+        return self.pe1(torch.stack([x, y], dim=-1)).permute(2, 0, 1).unsqueeze(0)
+
+
+def _upsampler(width: int, out_width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.ConvTranspose2d(width, out_width, kernel_size=2, stride=2),
+        SamLayerNorm(out_width, data_format="channels_first"),
+        nn.GELU(),
+    )

@@ -1,0 +1,171 @@
+"""chat.py: what a person at the terminal sees."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import chat
+from groundscore.errors import UserError
+from inference.session import ChatSession
+from inference.terminal import AnswerWriter, Chat
+from tests.tiny import tiny_model, write_answer
+from utils.drawing import colour_of
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def talk(tmp_path, monkeypatch, capsys):
+    """A function (lines, answer) -> (what was printed, the chat); a line that is an exception is raised."""
+
+    def run(*lines, answer="Sure, [SEG] and [SEG]."):
+        model, processor = tiny_model()
+        write_answer(model, processor.tokenizer.encode(answer, bos=False))
+        told = iter(lines)
+
+        def read(prompt):
+            line = next(told, EOFError())
+            if isinstance(line, BaseException):
+                raise line
+            return line
+
+        monkeypatch.setattr("builtins.input", read)
+        conversation = Chat(ChatSession(model, processor), tmp_path / "out")
+        conversation.run()
+        return capsys.readouterr().out, conversation
+
+    return run
+
+
+def test_an_answer_is_printed_alone_with_numbered_targets(talk, photo, tmp_path):
+    printed, conversation = talk(f"/image {photo}", "Where is the kite?", "/quit")
+
+    assert "Sure, [SEG 1] and [SEG 2].\n" in printed
+    assert "human" not in printed and "</s>" not in printed and "\x1b" not in printed
+    assert (tmp_path / "out" / "photo_1.json").exists()
+    assert len(conversation.history) == 1
+
+
+def test_turns_add_up_until_a_reset_or_another_image(talk, photo):
+    assert len(talk(f"/image {photo}", "one", "two")[1].history) == 2
+    assert len(talk(f"/image {photo}", "one", "/reset", "two")[1].history) == 1
+    assert len(talk(f"/image {photo}", "one", f"/image '{photo}'")[1].history) == 0
+
+
+def test_mistakes_are_explained_and_the_chat_goes_on(talk, photo, tmp_path):
+    printed, _ = talk(
+        "a question without an image",
+        "/image",
+        "/image nowhere.png",
+        f"/image {tmp_path}",
+        "/jump",
+        "/layer up",
+        "/layer 77",
+        "",
+        f"/image {photo}",
+        "Where?",
+    )
+    for part in (
+        "no image yet",
+        "needs the path",
+        "nowhere.png is missing; /image PATH names",
+        "folder",
+        "unknown command",
+        "'up'",
+        "outside",
+        "[SEG 1]",
+    ):
+        assert part in printed
+    assert "Traceback" not in printed
+
+
+def test_the_layer_can_be_changed(talk, photo):
+    printed, conversation = talk(f"/image {photo}", "/layer 1", "Where?")
+    assert "layer: 1" in printed and conversation.session.layer == 1
+    assert talk("/layer 1", "/layer")[1].session.layer is None
+
+
+def test_a_conversation_can_be_saved_and_nothing_is_overwritten(talk, photo, tmp_path):
+    mine = tmp_path / "mine.json"
+    printed, _ = talk(
+        "/save", f"/image {photo}", "Where?", "And now?", "/save", "/save", f"/save {mine}", f"/save '{mine}'"
+    )
+
+    assert "nothing to save yet" in printed
+    saved = json.loads((tmp_path / "out" / "photo_conversation_1.json").read_text())
+    assert [turn["prompt"] for turn in saved["turns"]] == ["Where?", "And now?"]
+    assert all(Path(turn["record"]).exists() for turn in saved["turns"])
+    assert (tmp_path / "out" / "photo_conversation_2.json").exists()
+    assert json.loads(mine.read_text()) == saved
+    assert "nothing is overwritten" in printed
+
+
+def test_control_c_interrupts_the_answer_and_not_the_program(talk, photo, monkeypatch):
+    calls = []
+
+    def once(self, text):
+        calls.append(text)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        self.stream.write(text)
+
+    monkeypatch.setattr(AnswerWriter, "write", once)
+    printed, conversation = talk(f"/image {photo}", "one", KeyboardInterrupt(), "two")
+    assert printed.count("interrupted") == 2
+    assert len(conversation.history) == 1
+
+
+def test_nothing_found_is_said(talk, photo):
+    printed, _ = talk(f"/image {photo}", "Where?", answer="It is not there.")
+    assert "Nothing was segmented" in printed
+
+
+def test_on_a_terminal_targets_have_the_colour_of_their_masks():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    writer = AnswerWriter(terminal)
+    for piece in ("A [SEG]", " and [SEG]"):
+        writer.write(piece)
+
+    red, green, blue = colour_of(1)
+    assert f"48;2;{red};{green};{blue}m[SEG 2]\x1b[0m" in terminal.getvalue()
+
+
+def test_an_answer_cannot_command_the_terminal():
+    stream = io.StringIO()
+    AnswerWriter(stream).write("a\x1b]0;title\x07b\x9b31mc\u202e\td\n\u200d")
+    assert stream.getvalue() == r"a\x1b]0;title\x07b\x9b31mc\u202e" + "\td\n\u200d"
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (["--version", "x", "--prompt", "hi"], "--prompt needs --image"),
+        (["--version", "x", "--prompt", " ", "--image", "y"], "--prompt is empty"),
+        (["--version", "x", "--layer", "up"], "'up' is not last"),
+        (["--version", "x", "--imgae", "y"], "did you mean --image"),
+        (["--image", "y"], "--version"),
+        (["--version", "x", "--image", "nowhere.png", "--vis_save_path", "."], "nowhere.png"),
+        (["--version", "x", "--vis_save_path", "eval.py/x"], "a file is in its place"),
+    ],
+)
+def test_wrong_flags_are_explained_before_anything_is_loaded(flags, message):
+    with pytest.raises(UserError, match=message):
+        chat.main(flags)
+
+
+def test_hyphens_are_accepted():
+    flags = chat.build_parser().parse(["--version", "x", "--vis-save-path", "a-b"])
+    assert str(flags.vis_save_path) == "a-b"

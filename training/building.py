@@ -1,0 +1,282 @@
+"""Flags -> model and data, each problem found before training starts."""
+
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from checkpoints.runs import Position
+from groundscore.annotations.repairs import Tolerance
+from groundscore.errors import UserError
+from groundscore.reading import read_json, user_path
+from training.config import FLASH_ATTENTION, TrainingConfig
+from training.loop import Schedule
+from training.lora import add_lora
+from training.model_flags import model_overrides
+from training.sampling import CounterSampler, prepare_worker
+from training.stopping import WorkersEnd
+from training.trainable import set_trainable, trainable_prefixes
+from utils.distributed import World
+
+PREFETCHED = 2  # micro-batches that a worker reads ahead
+MEGAPIXEL = 10**6
+
+
+def check_paths(config: TrainingConfig) -> None:
+    """Files and directories that the command line names."""
+    if not Path(config.dataset_dir).is_dir():
+        raise UserError(f"--dataset_dir {config.dataset_dir}: no such directory")
+    for name in ("preprocessor_config", "resume"):
+        path = getattr(config, name)
+        if path and not Path(path).exists():
+            raise UserError(f"--{name} {path}: no such file or directory")
+    for name in ("version", "vision_tower", "vision_pretrained", "weight"):
+        path = getattr(config, name)
+        if path and path.startswith((".", "/", "~")) and not user_path(path).exists():
+            raise UserError(f"--{name} {path}: no such file or directory")
+
+
+def choose_precision(precision: str | None, device: torch.device) -> str:
+    """What was asked for, or bf16 on a GPU and fp32 on a CPU."""
+    if precision == "fp16" and device.type == "cpu":
+        from deepspeed.accelerator import get_accelerator
+
+        if not get_accelerator().is_fp16_supported():
+            raise UserError(
+                "--precision fp16: DeepSpeed trains it on GPUs, and on CPUs that compute in fp16 (AVX512-FP16), which "
+                "this one does not; use fp32 or bf16"
+            )
+    return precision or ("bf16" if device.type == "cuda" else "fp32")
+
+
+def check_flash_attention(config: TrainingConfig, device: torch.device, precision: str) -> None:
+    """Raises `UserError` where the machine cannot run the flash-attn that was asked for."""
+    if config.attn_implementation != FLASH_ATTENTION:
+        return
+    flag = f"--attn_implementation {FLASH_ATTENTION}"
+    if device.type != "cuda":
+        raise UserError(f"{flag}: flash-attn needs a GPU, and this runs on the CPU; leave it out")
+    if precision == "fp32":
+        raise UserError(f"{flag}: flash-attn computes in bf16 and fp16, not in fp32; leave it out, or --precision")
+    if find_spec("flash_attn") is None:
+        raise UserError(f"{flag}: flash-attn is not installed (./build.sh --flash-attn)")
+
+
+def schedule_of(config: TrainingConfig, world: World) -> Schedule:
+    return Schedule(
+        epochs=config.epochs,
+        steps_per_epoch=config.steps_per_epoch,
+        accumulation=config.grad_accumulation_steps,
+        batch_size=config.batch_size,
+        world_size=world.size,
+        eval_interval=config.eval_interval,
+        save_interval=config.save_interval,
+    )
+
+
+def build_model(config: TrainingConfig, *, precision: str):
+    """(model, processor, `LoadReport`) as the flags describe them, on the CPU. Does not set `requires_grad`."""
+    from model.outputs import LossWeights
+
+    opened = open_base(config, precision=precision)
+    model = opened.model
+    _check_model(model.config, config)
+    opened.fill()
+    model.language_model.set_attn_implementation(config.attn_implementation)
+    model.loss_weights = LossWeights(
+        ce=config.ce_loss_weight,
+        bce=config.bce_loss_weight,
+        dice=config.dice_loss_weight,
+        policy=config.policy_loss_weight,
+    )
+    return model, opened.processor, opened.report
+
+
+def open_base(config: TrainingConfig, *, precision: str):
+    """The `OpenedModel` that training with these flags starts from: all but the values on disk."""
+    from checkpoints import open_model
+
+    return open_model(
+        config.version,
+        system=_system_of(config),
+        vision_tower=config.vision_tower,
+        vision_pretrained=config.vision_pretrained,
+        precision=precision,
+        overrides=model_overrides(config),
+        seed=config.seed,
+        weight=config.weight,
+        lora_alpha=config.lora_alpha,
+    )
+
+
+def _system_of(config: TrainingConfig) -> str | None:
+    """The system to build; None leaves it to a checkpoint that has one, where the command line does not say."""
+    from checkpoints import architecture
+    from checkpoints.files import read_config
+    from checkpoints.hub import find_model
+    from model.config import GroundingConfig
+
+    if "model_key" in config.given:
+        return config.model_key
+    stored = read_config(find_model(config.version, "--version"))
+    has_system = stored.get("model_type") == GroundingConfig.model_type or architecture.is_reference(stored)
+    return None if has_system else config.model_key
+
+
+def _check_model(model_config, config: TrainingConfig) -> None:
+    """Flags that repeat what the model says must agree with it, and its settings must allow what the flags ask for."""
+    if config.attn_implementation == FLASH_ATTENTION and model_config.pad_train_clip_images:
+        raise UserError(
+            f"--attn_implementation {FLASH_ATTENTION}: {config.version} pads its CLIP images, and flash-attn cannot "
+            "mask padding; leave it out, or pass --no_pad_train_clip_images"
+        )
+    if config.num_layers is not None and config.num_layers != model_config.num_layers:
+        raise UserError(
+            f"--num_layers {config.num_layers}: the LLM of {config.version} has {model_config.num_layers} hidden "
+            "states (its layers and the embeddings); leave the flag out"
+        )
+    sam_size = model_config.sam_config.vision_config.image_size
+    if config.image_size is not None and config.image_size != sam_size:
+        raise UserError(f"--image_size {config.image_size}: this SAM was built for {sam_size}; leave the flag out")
+    if config.preprocessor_config:
+        size = _preprocessor_size(Path(config.preprocessor_config))
+        if size != model_config.clip_image_size:
+            raise UserError(
+                f"{config.preprocessor_config} makes images of {size} pixels, but the CLIP tower takes "
+                f"{model_config.clip_image_size}; pass --resize_vision_tower --resize_vision_tower_size {size}, "
+                "or the file that fits the tower"
+            )
+    if model_config.read_down_sample > model_config.image_grid:
+        raise UserError(
+            f"--read_down_sample {model_config.read_down_sample}: the LLM has {model_config.image_grid} image tokens "
+            "along a side"
+        )
+    if model_config.read_t_neg >= model_config.read_t_pos:
+        raise UserError(
+            f"--read_t_neg {model_config.read_t_neg}: must be below --read_t_pos, which is {model_config.read_t_pos}"
+        )
+    if config.layer is not None and config.layer.isdigit() and int(config.layer) >= model_config.num_layers:
+        raise UserError(f"--layer {config.layer} is outside 0..{model_config.num_layers - 1}")
+
+
+def _preprocessor_size(path: Path) -> int:
+    try:
+        size = read_json(path, missing="it belongs to a CLIP model")["size"]
+        return int(size["shortest_edge"] if isinstance(size, dict) else size)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a CLIP image-processor file with a size ({error!r})") from None
+
+
+def add_adapters_and_freeze(model, config: TrainingConfig) -> None:
+    """LoRA on the LLM, and `requires_grad` on what learns."""
+    if config.lora_r > 0:
+        targets = [name.strip() for name in config.lora_target_modules.split(",")]
+        add_lora(model, r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout, targets=targets)
+    prefixes = trainable_prefixes(
+        lora_r=config.lora_r,
+        train_mask_decoder=config.train_mask_decoder,
+        vision_size=model.config.resize_vision_tower_size,
+        train_fusion=config.train_fusion,
+        unfreeze=config.parts_to_unfreeze,
+    )
+    set_trainable(model, prefixes)
+
+
+def cache_features(model, config: TrainingConfig) -> list[str]:
+    """Let frozen encoders take their features from `--cache_features`; the lines that say so."""
+    from utils.feature_cache import FeatureCache
+
+    if not config.cache_features:
+        return []
+    names = model.cache_features(FeatureCache(config.cache_features, int(config.cache_limit_gb * 1e9)))
+    if not names:
+        raise UserError("--cache_features: CLIP and SAM's encoder both learn (--unfreeze); their features change")
+    return [f"features of {' and '.join(names)} are kept in {config.cache_features}"]
+
+
+DATA_FLAGS = (
+    "dataset",
+    "sample_rates",
+    "sem_seg_data",
+    "refer_seg_data",
+    "neg_refer_seg_data",
+    "correct_refer_seg_data",
+    "vqa_data",
+    "reason_seg_data",
+    "reason_seg_plus_data",
+    "multi_reason_seg_data",
+    "custom_data",
+    "num_classes_per_sample",
+    "num_classes_per_question",
+    "explanatory",
+    "negative_sampling_weight",
+    "use_expand_question_list",
+    "exclude_val",
+    "skip_bad_samples",
+    "seed",
+)
+
+
+def build_data(config: TrainingConfig, schedule: Schedule):
+    """The mixture of families that the flags describe."""
+    from dataloaders.mixture import build_mixture
+
+    return build_mixture(
+        config.dataset_dir,
+        **{name: getattr(config, name) for name in DATA_FLAGS},
+        samples_per_epoch=schedule.samples_per_epoch,
+        bad_samples_file=None if config.dry_run else config.bad_samples_file,
+    )
+
+
+def build_validation(config: TrainingConfig, device: torch.device):
+    """The validation splits, opened; their images are read by as many processes as those of training."""
+    from training.validation import Validation
+
+    return Validation(
+        config.val_splits,
+        config.dataset_dir,
+        answer=config.answer,
+        layer=config.layer,
+        batch_size=config.val_batch_size,
+        limit=config.val_limit or None,
+        workers=worker_count(config.workers, device),
+        tolerance=Tolerance(config.skip_bad_samples),
+        bad_samples_file=None if config.dry_run else config.bad_samples_file,
+    )
+
+
+def worker_count(workers: int | None, device: torch.device) -> int:
+    return workers if workers is not None else (4 if device.type == "cuda" else 1)
+
+
+def expected_batch_bytes(config: TrainingConfig, model_config) -> int:
+    """Bytes of a micro-batch: the images, and masks of a megapixel for the expressions drawn for each of them."""
+    sides = (model_config.sam_config.vision_config.image_size, model_config.clip_image_size)
+    masks = MEGAPIXEL * config.num_classes_per_sample
+    return config.batch_size * (sum(3 * side**2 for side in sides) + masks)
+
+
+def build_batches(mixture, collator, schedule: Schedule, start: Position, world: World, workers: int) -> DataLoader:
+    """The micro-batches of this process from `start` to the end of training, read ahead by `workers` processes."""
+    sampler = CounterSampler(
+        start=start.samples,
+        stop=schedule.total_samples,
+        per_epoch=schedule.samples_per_epoch,
+        batch_size=schedule.batch_size,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    return DataLoader(
+        mixture,
+        batch_sampler=sampler,
+        collate_fn=collator,
+        num_workers=workers,
+        prefetch_factor=PREFETCHED if workers else None,
+        pin_memory=world.device.type == "cuda",
+        persistent_workers=workers > 0,
+        worker_init_fn=partial(prepare_worker, end=WorkersEnd()),
+        generator=torch.Generator(),  # otherwise the loader draws from the generator that training restores
+    )

@@ -1,0 +1,134 @@
+"""Flags that a run is started again with, and those of the checkpoint that it goes on from.
+
+`TrainingConfig` says of every flag what another value means (`on_resume`).
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from checkpoints.runs import BEST, Position, find_checkpoint, read_settings
+from groundscore.errors import UserError, shown
+from training.config import FIXED, RANKING, SAID, TrainingConfig, split_list
+from training.loop import Schedule
+from training.model_flags import MODEL_FIELDS
+from training.summaries import heading
+from utils.distributed import World
+
+SAMPLED = 64  # values of a frozen parameter that its digest looks at
+
+
+def frozen_digest(model: nn.Module) -> str:
+    """A digest of the frozen weights, by a few values of each: trained weights mean nothing on top of others.
+
+    Position embeddings are left out: they may have been interpolated, which rounds differently on other machines.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and "position_embedding" not in name:
+            values = parameter.detach().flatten()
+            some = values[:: max(1, len(values) // SAMPLED)][:SAMPLED]
+            digest.update(f"{name} {tuple(parameter.shape)} {some.dtype}".encode())
+            digest.update(some.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe_changes(checkpoint: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lines that name every flag whose other value changes how training goes on, old → new.
+
+    before, now: what `describe_run` says of the run that wrote `checkpoint` and of this one. Raises `UserError` where
+    training cannot go on so.
+    """
+    old, new = _values(before), _values(now)
+    fixed = _changed(old, new, FIXED)
+    if fixed:
+        was = ", ".join(_as_flag(name, old[name]) for name in fixed)
+        given = ", ".join(_as_flag(name, new[name]) for name in fixed)
+        raise UserError(
+            f"{checkpoint} was trained with {was}, and goes on with nothing else (this run has {given}): start with "
+            "that, or start a run of its own with another --exp_name, or afresh with --no_resume"
+        )
+    if before.get("frozen", now["frozen"]) != now["frozen"]:
+        was = ", ".join(_as_flag(name, value) for name, value in before["base"].items() if value)
+        raise UserError(
+            f"{checkpoint} was trained on top of other frozen weights than those of {_shown(new['version'])}: start "
+            f"with {was}, their files as they were then, or start a run of its own with another --exp_name"
+        )
+    said = {name: f"{_shown(old[name])} → {_shown(new[name])}" for name in _changed(old, new, SAID, RANKING)}
+    if before.get("world_size", now["world_size"]) != now["world_size"]:
+        said = {"processes": f"{before['world_size']} → {now['world_size']}", **said}
+    width = max(map(len, said), default=0)
+    lines = [f"  {name.ljust(width)}  {change}" for name, change in said.items()]
+    return [*heading("Changed since the checkpoint was written"), *lines] if said else []
+
+
+def keep_best_apart(run_dir: Path, now: Mapping[str, Any], world: World) -> tuple[Path, str] | None:
+    """Rename the directory of the best checkpoint if its scores do not compare with those of this run, which validates
+    on another split or in another way. Returns the new path and a sentence; None where the best stays the best."""
+    moved = None
+    if world.is_main:
+        moved = _keep_best_apart(run_dir / BEST, _values(now))
+    return world.broadcast(moved)
+
+
+def _keep_best_apart(directory: Path, new: Mapping[str, Any]) -> tuple[Path, str] | None:
+    best = find_checkpoint(directory)
+    if best is None:
+        return None
+    old = _values(read_settings(best))
+    changed = _changed(old, new, RANKING)
+    if not changed:
+        return None
+    number = 1
+    while (target := directory.with_name(f"{directory.name}.{number}")).exists():
+        number += 1
+    os.rename(directory, target)
+    reasons = ", ".join(f"{name} {_shown(old[name])} → {_shown(new[name])}" for name in changed)
+    return target, f"validation selects otherwise than before ({reasons}): the earlier best is kept in {target}"
+
+
+def describe_global_batch(written: Position, schedule: Schedule) -> str:
+    """A sentence on a global batch size that is not the one of the checkpoint; "" where it is."""
+    before, now = written.samples // max(written.step, 1), schedule.samples_per_step
+    if schedule.position_at(written.step).samples == written.samples:
+        return ""
+    accumulation, rest = divmod(before, schedule.batch_size * schedule.world_size)
+    remedy = f"; --grad_accumulation_steps {accumulation} keeps it" if accumulation and not rest else ""
+    return f"The global batch size changed from {before} to {now}, so the sample order differs from before{remedy}."
+
+
+def _values(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What the flags of a run came to: a flag that is not given may come from the base model or the device."""
+    model = {name: run["model"][name] for name in MODEL_FIELDS if name in run["model"]}
+    return {**run["flags"], **model, **run["base"], "model_key": run["model"]["system"], "precision": run["precision"]}
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any], *kinds: str) -> list[str]:
+    """The flags of some kinds that differ."""
+    declared = {item.name: item.metadata.get("on_resume") for item in dataclasses.fields(TrainingConfig)}
+    return [name for name in new if declared.get(name) in kinds and name in old and _differ(name, old, new)]
+
+
+def _differ(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    was, now = old[name], new[name]
+    if name == "val_dataset" and isinstance(was, str):  # the first split selects
+        return split_list(was)[:1] != split_list(now)[:1]
+    if name == "dataset_dir" and isinstance(was, str):
+        return Path(was).resolve() != Path(now).resolve()
+    return was != now
+
+
+def _as_flag(name: str, value: Any) -> str:
+    return f"no --{name}" if value in (None, "", False) else f"--{name} {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return value[:200] if isinstance(value, str) else shown(value)
