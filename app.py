@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dashboard.tabs import TABS
 from groundscore.errors import run_main
 from utils.flags import FlagParser, add_model_flags, positive
+from utils.plugins import import_plugins
 
 
 def build_parser() -> FlagParser:
@@ -31,6 +32,7 @@ def build_parser() -> FlagParser:
 
 
 def main(argv: Sequence[str]) -> None:
+    import_plugins(argv)
     flags = build_parser().parse(argv)
     from dashboard.serving import serve
 

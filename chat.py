@@ -13,6 +13,7 @@ from pathlib import Path
 
 from groundscore.errors import UserError, run_main
 from utils.flags import FlagParser, add_model_flags, load_flagged_model, positive
+from utils.plugins import import_plugins
 
 
 def build_parser() -> FlagParser:
@@ -34,6 +35,7 @@ def build_parser() -> FlagParser:
 
 
 def main(argv: Sequence[str]) -> int:
+    import_plugins(argv)
     flags = build_parser().parse(argv)
     if flags.prompt is not None and flags.image is None:
         raise UserError("--prompt needs --image: the picture that the question is about")

@@ -14,6 +14,7 @@ from pathlib import Path
 from groundscore.annotations.repairs import DEFAULT_SHARE
 from groundscore.errors import run_main
 from utils.flags import FlagParser, add_model_flags, count, positive
+from utils.plugins import import_plugins
 
 
 def build_parser() -> FlagParser:
@@ -89,6 +90,7 @@ def build_parser() -> FlagParser:
 
 
 def main(argv: Sequence[str]) -> int:
+    import_plugins(argv)
     flags = build_parser().parse(argv)
     if flags.compare:
         from evaluation.saved import compare

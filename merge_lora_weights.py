@@ -18,6 +18,7 @@ from pathlib import Path
 from groundscore.errors import UserError, run_main
 from groundscore.reading import user_path
 from utils.flags import FlagParser, add_inference_settings, check_overrides, inference_overrides, inference_settings
+from utils.plugins import import_plugins
 from utils.systems import find_system
 
 OURS, REFERENCE, ADAPTER = "uground", "reference", "adapter"
@@ -58,6 +59,7 @@ def build_parser() -> FlagParser:
 
 
 def main(argv: Sequence[str]) -> None:
+    import_plugins(argv)
     flags = build_parser().parse(argv)
     target = Path(flags.save_path)
     if target.exists() and not flags.overwrite:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from training.argument_checks import check
 from training.config import TrainingConfig
 from utils.flags import FlagParser, add_setting
+from utils.plugins import import_plugins
 from utils.systems import find_system
 
 REFUSED = {
@@ -24,6 +25,7 @@ REFUSED = {
 
 def parse_arguments(argv: Sequence[str]) -> TrainingConfig:
     """Flags -> a checked configuration. Raises `UserError`; `--help` prints and exits."""
+    import_plugins(argv)
     parser = build_parser()
     values = vars(parser.parse(argv))
     config = TrainingConfig(**values, given=frozenset(values))

@@ -367,6 +367,7 @@ class TrainingConfig:
     debug: bool = option(False, "run", "show tracebacks", names=("debug",), on_resume=FREE)
 
     given: frozenset[str] = frozenset()
+    plugin: str = ""  # a flag of every program (`utils/plugins.py`)
 
     @property
     def run_name(self) -> str:

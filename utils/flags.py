@@ -13,6 +13,7 @@ from typing import Any
 
 from groundscore.errors import UserError
 from training.config import TrainingConfig
+from utils.plugins import HELP as PLUGIN_HELP
 from utils.systems import find_system
 
 
@@ -33,6 +34,7 @@ class FlagParser(argparse.ArgumentParser):
     def __init__(self, *, refused: dict[str, str] | None = None, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=_Help, **kwargs)
         self.refused = refused or {}
+        self.add_argument("--plugin", metavar="MODULE", default=self.argument_default or "", help=PLUGIN_HELP)
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         namespace, unknown = self.parse_known_args([_underscores(token) for token in argv])

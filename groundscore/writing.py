@@ -1,0 +1,51 @@
+"""Files that appear whole or not at all: written beside their place, then renamed.
+
+A reader sees the old content or the new, whatever happens in between; a failure leaves nothing behind.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from groundscore.errors import naming
+
+
+@contextlib.contextmanager
+def written_whole(path: Path, *, sync: bool = False) -> Iterator[Path]:
+    """Yield a path beside `path`; the file written there takes the name of `path` when the block succeeds.
+
+    sync: ask the system to write the content to disk before the file gets its name. Errors of the system name `path`.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    try:
+        with naming(path):
+            yield beside
+            if sync:
+                sync_to_disk(beside)
+            os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str, *, sync: bool = False) -> None:
+    """Write a UTF-8 file whole or not at all; characters that UTF-8 cannot hold become "?"."""
+    with written_whole(path, sync=sync) as beside:
+        beside.write_text(text, encoding="utf-8", errors="replace")
+
+
+def write_json(path: Path, value: Any, *, sync: bool = False, **options: Any) -> None:
+    """Write a JSON file whole or not at all, indented by 2; `options` of `json.dumps`."""
+    write_text(path, json.dumps(value, **{"indent": 2, **options}) + "\n", sync=sync)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Ask the system to write a file, or the names in a directory, to disk before what follows."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
