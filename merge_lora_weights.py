@@ -17,7 +17,8 @@ from pathlib import Path
 
 from groundscore.errors import UserError, run_main
 from groundscore.reading import user_path
-from utils.flags import FlagParser, add_inference_settings, check_overrides, inference_overrides, inference_settings
+from model.settings import inference_settings
+from utils.flags import FlagParser, add_inference_settings, check_overrides, inference_overrides
 from utils.plugins import import_plugins
 from utils.systems import find_system
 

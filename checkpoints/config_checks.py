@@ -7,8 +7,7 @@ Whether the sizes are those of the tensors that are there is checked afterwards 
 import inspect
 import re
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig, SamCon
 from groundscore.errors import UserError, shown
 from model.backbones.llava import ATTENTIONS
 from model.config import GroundingConfig
-from training.config import TrainingConfig
+from model.settings import model_settings
+from utils.settings import Rule, number, one_of, whole
 from utils.systems import SYSTEMS
 
 # What a configuration may not name, wherever it stands in it, and what to do about it.
@@ -51,31 +51,6 @@ def refuse_foreign_parts(config: Any, source: Path, depth: int = 0) -> None:
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a value must be: `holds` decides, `text` says it in a sentence that begins with the field."""
-
-    text: str
-    holds: Callable[[Any], bool]
-
-
-def whole(low: int, high: int) -> Rule:
-    return Rule(f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
-
-
-def number(low: float, high: float) -> Rule:
-    def holds(value: Any) -> bool:
-        return type(value) in (int, float) and low <= value <= high
-
-    return Rule(f"a number from {low:g} to {high:g}", holds)
-
-
-def one_of(*values: Any) -> Rule:
-    named = ", ".join(str(value) for value in values)
-    kinds = {type(value) for value in values}
-    return Rule(f"one of {named}", lambda value: type(value) in kinds and value in values)
 
 
 def optional(rule: Rule) -> Rule:
@@ -199,7 +174,7 @@ SAM_RULES = {
     },
 }
 _KINDS = {"text_config": "llama", "vision_config": "clip_vision_model", "sam_config": "sam"}
-# Ranges of our own fields that their types and the flags of the same name do not tell.
+# Ranges of our own fields that are no settings of training (`model/settings.py` declares those).
 _OWN_RANGES = {
     "system": one_of(*SYSTEMS),
     "mm_projector_type": Rule(
@@ -207,35 +182,26 @@ _OWN_RANGES = {
         lambda value: isinstance(value, str) and re.fullmatch(r"linear|identity|mlp[1-9]\d?x_gelu", value) is not None,
     ),
     "mm_vision_select_layer": whole(-1000, 1000),
-    "out_dim": WIDTH,
-    "seg_token_num": whole(1, 64),
-    "image_feature_scale_num": whole(1, 64),
     "seg_token_ids": list_of(TOKEN_ID, 4096),
     "rej_token_ids": list_of(TOKEN_ID, 4096),
     "im_start_id": optional(TOKEN_ID),
     "im_end_id": optional(TOKEN_ID),
-    "resize_vision_tower_size": SIDE,
-    "llm_image_grid": optional(whole(1, 256)),
     "mm_projector_hidden_dim": whole(1, 64),
     "mm_projector_out_dim": whole(1, 2),
-    "policy_samples": whole(1, 1000),
-    "baseline_beta": number(0, 1e6),
     "critic_hidden_dim": WIDTH,
-    "read_num_points": whole(1, 10**4),
-    "read_t_pos": SHARE,
-    "read_t_neg": SHARE,
-    "read_down_sample": whole(1, 256),
 }
 
 
 def own_rules() -> dict[str, Rule]:
-    """The rules of `GroundingConfig`'s own fields: as above, the choices of the flag of that name, or its type."""
-    choices = {item.name: item.metadata.get("choices") for item in fields(TrainingConfig)}
+    """The rules of `GroundingConfig`'s own fields: as above, as the setting declares it, or by its type."""
     by_type = {bool: FLAG, int: whole(0, 2**31), float: number(-1e9, 1e9)}
     rules = dict(_OWN_RANGES)
+    for name, setting in model_settings().items():
+        rule = one_of(*setting.choices) if setting.choices else setting.check or by_type[setting.kind]
+        rules[name] = optional(rule) if setting.default is None else rule
     for name, kind in typing.get_type_hints(GroundingConfig.__init__).items():
         if name not in rules:
-            rules[name] = one_of(*choices[name]) if choices.get(name) else by_type[kind]
+            rules[name] = by_type[kind]
     return rules
 
 

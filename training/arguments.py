@@ -5,13 +5,13 @@ the reference may carry.
 """
 
 import argparse
-import dataclasses
 from collections.abc import Sequence
 
 from training.argument_checks import check
-from training.config import TrainingConfig
-from utils.flags import FlagParser, add_setting
+from training.config import TrainingConfig, config_class
+from utils.flags import FlagParser
 from utils.plugins import import_plugins
+from utils.settings import add_setting, settings_of
 from utils.systems import find_system
 
 REFUSED = {
@@ -28,7 +28,7 @@ def parse_arguments(argv: Sequence[str]) -> TrainingConfig:
     import_plugins(argv)
     parser = build_parser()
     values = vars(parser.parse(argv))
-    config = TrainingConfig(**values, given=frozenset(values))
+    config = config_class()(**values, given=frozenset(values))
     config.model_key = find_system(config.model_key)
     check(config)
     return config
@@ -43,11 +43,8 @@ def build_parser() -> FlagParser:
         refused=REFUSED,
     )
     groups = {}
-    for item in dataclasses.fields(TrainingConfig):
-        if "group" not in item.metadata:
-            continue
-        name = item.metadata["group"]
-        if name not in groups:
-            groups[name] = parser.add_argument_group(name)
-        add_setting(groups[name], item)
+    for setting in settings_of(config_class()).values():
+        if setting.group not in groups:
+            groups[setting.group] = parser.add_argument_group(setting.group)
+        add_setting(groups[setting.group], setting)
     return parser

@@ -3,7 +3,6 @@
 `TrainingConfig` says of every flag what another value means (`on_resume`).
 """
 
-import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping
@@ -15,11 +14,12 @@ from torch import nn
 
 from checkpoints.runs import BEST, Position, find_checkpoint, read_settings
 from groundscore.errors import UserError, shown
-from training.config import FIXED, RANKING, SAID, TrainingConfig, split_list
+from model.settings import model_settings
+from training.config import config_class, split_list
 from training.loop import Schedule
-from training.model_flags import MODEL_FIELDS
 from training.summaries import heading
 from utils.distributed import World
+from utils.settings import FIXED, RANKING, SAID, settings_of
 
 SAMPLED = 64  # values of a frozen parameter that its digest looks at
 
@@ -105,14 +105,14 @@ def describe_global_batch(written: Position, schedule: Schedule) -> str:
 
 def _values(run: Mapping[str, Any]) -> dict[str, Any]:
     """What the flags of a run came to: a flag that is not given may come from the base model or the device."""
-    model = {name: run["model"][name] for name in MODEL_FIELDS if name in run["model"]}
+    model = {name: run["model"][name] for name in model_settings() if name in run["model"]}
     return {**run["flags"], **model, **run["base"], "model_key": run["model"]["system"], "precision": run["precision"]}
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], *kinds: str) -> list[str]:
     """The flags of some kinds that differ."""
-    declared = {item.name: item.metadata.get("on_resume") for item in dataclasses.fields(TrainingConfig)}
-    return [name for name in new if declared.get(name) in kinds and name in old and _differ(name, old, new)]
+    asked = {name for name, setting in settings_of(config_class()).items() if setting.on_resume in kinds}
+    return [name for name in new if name in asked and name in old and _differ(name, old, new)]
 
 
 def _differ(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

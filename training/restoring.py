@@ -7,7 +7,7 @@ from typing import Any
 from checkpoints.runs import load_trained_weights, read_settings, resolve_checkpoint, verify_checkpoint
 from model.policy import REFERENCE_GATE
 from training.building import add_adapters_and_freeze, build_model
-from training.config import TrainingConfig
+from training.config import TrainingConfig, config_class
 from training.lora import merge_lora
 from training.scores import scores_at
 from utils.plugins import check_plugins, plugin_names
@@ -15,13 +15,13 @@ from utils.plugins import check_plugins, plugin_names
 
 def flags_of(settings: dict[str, Any]) -> TrainingConfig:
     """The flags of the run that wrote a checkpoint."""
-    known = {item.name for item in fields(TrainingConfig)}
+    known = {item.name for item in fields(config_class())}
     values = {name: value for name, value in settings["flags"].items() if name in known}
     check_plugins(plugin_names(values.get("plugin", "")), "this run")
     model = settings["model"]
     values |= {"model_key": model["system"], "gate": model.get("gate", REFERENCE_GATE)}
     values["attn_implementation"] = "sdpa"  # takes the packed rows of evaluation, and runs on every machine
-    return TrainingConfig(**values, given=frozenset({"model_key"}))
+    return config_class()(**values, given=frozenset({"model_key"}))
 
 
 def load_trained(

@@ -3,13 +3,13 @@
 Every function returns lines of text; nothing is printed here.
 """
 
-import dataclasses
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 
 from training.config import TrainingConfig
 from training.trainable import ParameterCount, human
+from utils.settings import settings_of
 
 WIDTH = 100
 RULE = "─"
@@ -55,15 +55,15 @@ def describe_flags(config: TrainingConfig) -> list[str]:
     """All flags by group; what was given on the command line has a star. Unset flags and those about families that are
     not trained on are left out."""
     groups: dict[str, list[str]] = {}
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if "group" not in item.metadata or value in (None, "") or item.name == "local_rank":
+    for setting in settings_of(type(config)).values():
+        value = getattr(config, setting.name)
+        if value in (None, "") or setting.name == "local_rank":
             continue
-        family, _, kind = item.name.rpartition("_")
+        family, _, kind = setting.name.rpartition("_")
         if kind == "data" and family not in config.families:
             continue
-        star = "*" if item.name in config.given else ""
-        groups.setdefault(item.metadata["group"], []).append(f"{item.name}{star} {_shown(value)}")
+        star = "*" if setting.name in config.given else ""
+        groups.setdefault(setting.group, []).append(f"{setting.name}{star} {_shown(value)}")
     lines = [*heading("Flags (* as given)")]
     width = max(map(len, groups))
     for group, items in groups.items():

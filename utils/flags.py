@@ -4,7 +4,6 @@ Nothing heavy is imported before the flags are known, so that `--help` and a mis
 """
 
 import argparse
-import dataclasses
 import difflib
 import sys
 from collections.abc import Sequence
@@ -12,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from groundscore.errors import UserError
-from training.config import TrainingConfig
+from model.settings import inference_settings
 from utils.plugins import HELP as PLUGIN_HELP
+from utils.settings import add_setting
 from utils.systems import find_system
 
 
@@ -152,11 +152,6 @@ def check_overrides(overrides: dict[str, Any], system: str) -> None:
         raise UserError(f"--{points}: this checkpoint is of {system}, and only READ has points; leave the flag out")
 
 
-def inference_settings() -> dict[str, dataclasses.Field]:
-    """The fields of `TrainingConfig` that describe a model and may be changed after training, by name."""
-    return {item.name: item for item in dataclasses.fields(TrainingConfig) if item.metadata.get("inference")}
-
-
 def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[Any, Any]:
     """The model, in evaluation mode on its device, and the processor that the flags name; what was loaded is said on
     standard error."""
@@ -207,34 +202,3 @@ def is_training_checkpoint(path: Path) -> bool:
     """Whether this is a run, or a checkpoint inside one, and not a directory of Hugging Face's kind."""
     marks = ("complete.json", "latest", "ckpt_model", "best_ckpt_model")
     return not (path / "config.json").exists() and any((path / mark).exists() for mark in marks)
-
-
-def add_setting(group, item: dataclasses.Field) -> None:
-    """Add the flag of a field of `TrainingConfig` to an argparse group."""
-    kind = _value_type(item.type)
-    text = item.metadata["help"]
-    if kind is bool:
-        on, *off = item.metadata.get("names", (item.name, f"no_{item.name}"))
-        state = "" if item.default is None else f" (default: {'on' if item.default else 'off'})"
-        group.add_argument(f"--{on}", dest=item.name, action="store_true", help=text + (state if off else ""))
-        for name in off:
-            group.add_argument(f"--{name}", dest=item.name, action="store_false", help=f"the opposite of --{on}")
-        return
-    if item.default not in (None, ""):
-        text += f" (default: {item.default})"
-    flags = [f"--{name}" for name in (item.name, *item.metadata.get("aliases", ()))]
-    metavar = "{" + ",".join(map(str, item.metadata["choices"])) + "}" if "choices" in item.metadata else None
-    group.add_argument(
-        *flags,
-        dest=item.name,
-        type=kind,
-        choices=item.metadata.get("choices"),
-        metavar=metavar or {int: "N", float: "X", str: "TEXT"}[kind],
-        help=text.replace("%", "%%"),
-    )
-
-
-def _value_type(annotation) -> type:
-    """The type of a field, without the None of `int | None`."""
-    members = getattr(annotation, "__args__", (annotation,))
-    return next(member for member in members if member is not type(None))

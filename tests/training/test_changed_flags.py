@@ -1,7 +1,6 @@
 """What a run says of flags that changed since the checkpoint that it goes on from was written."""
 
 import copy
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,13 @@ from tests.tiny import tiny_model
 from tests.training.test_checkpoints import ALONE, fake_checkpoint
 from training.arguments import parse_arguments
 from training.changed_flags import describe_changes, describe_global_batch, frozen_digest, keep_best_apart
-from training.config import FIXED, FREE, RANKING, SAID, TrainingConfig
+from training.config import config_class
 from training.loop import Schedule
 from training.settings import describe_run
+from utils.settings import FIXED, FREE, RANKING, SAID, settings_of
 
 CHECKPOINT = Path("runs/one/ckpt_model/global_step4")
-FLAGS = [item for item in dataclasses.fields(TrainingConfig) if "group" in item.metadata]
+FLAGS = list(settings_of(config_class()).values())
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_every_flag_does_what_it_declares(run, flag):
         before["precision"] = "bf16"
     if flag.name == "model_key":
         before["model"]["system"] = "LISA"
-    kind = flag.metadata["on_resume"]
+    kind = flag.on_resume
     assert kind in (FREE, SAID, RANKING, FIXED)
     if kind == FIXED:
         with pytest.raises(UserError, match=f"trained with (no )?--{flag.name}.*--exp_name.*--no_resume"):
