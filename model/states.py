@@ -45,6 +45,10 @@ class TargetStates:
         """Index of the last hidden state."""
         return len(self.unrolled) - 1
 
+    def at_every_target(self, layer: int) -> Tensor:
+        """int64 [S]: one layer, for all targets."""
+        return torch.full_like(self.image, layer)
+
     @property
     def seg(self) -> Tensor:
         """[S, n, L+1, D]: the targets' states at every layer, without a graph; what a policy looks at."""

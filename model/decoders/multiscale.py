@@ -8,17 +8,47 @@ import copy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import SamMaskDecoderConfig, SamVisionConfig
+from transformers import SamConfig, SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
 from transformers.models.sam.modeling_sam import (
     SamFeedForward,
     SamLayerNorm,
     SamPositionalEmbedding,
+    SamPromptEncoder,
     SamTwoWayTransformer,
 )
 
 from model.decoders.sam import DECODER_LAYER_NORM_EPS
 
 MASK_TOKENS = 4
+
+
+class SegFusion(nn.Module):
+    """Sums of the tokens of a scale and, where masks of several scales are fused, of the scales, by weights.
+
+    The weights do not require gradients by themselves. As in the reference the token weights start at
+    1/(tokens · scales), so a "mean" of tokens is scaled by 1/scales, and a single token is taken as it is.
+    """
+
+    def __init__(self, tokens: int, scales: int, *, fuses_scales: bool):
+        super().__init__()
+        start = 1.0 if tokens == 1 else 1.0 / (tokens * scales)
+        self.token_weights = nn.Parameter(torch.full((tokens,), start), requires_grad=False)
+        if fuses_scales:
+            self.scale_weights = nn.Parameter(torch.full((scales,), 1.0 / scales), requires_grad=False)
+
+    def forward(self, which: str, parts: Tensor) -> Tensor:
+        """Returns the weighted sum over the last axis of `parts`, which are of kind "token" or "scale"."""
+        return parts @ getattr(self, f"{which}_weights").to(parts.dtype)
+
+
+def position_encoder(width: int, side: int, patch: int) -> SamPromptEncoder:
+    """Builds SAM's prompt encoder for images of `side` pixels, of which the decoder uses positions and "no mask"."""
+    return SamPromptEncoder(
+        SamConfig(
+            vision_config=SamVisionConfig(num_pos_feats=width // 2, scale=1.0),
+            prompt_encoder_config=SamPromptEncoderConfig(hidden_size=width, image_size=side, patch_size=patch),
+        )
+    )
 
 
 class FeatureNeck(nn.Sequential):

@@ -1,50 +1,75 @@
 """READ (Qian et al., CVPR 2025): LISA plus similarity as points.
 
-Tokens: `[SEG]`. States: the last. Prompts: up to 60 points where the `[SEG]` state resembles the image tokens most and
-least, and the text token. Own losses: none; the points are differentiable.
+Tokens: one `[SEG]` per target. States: the last. Prompts: up to 60 points where the `[SEG]` state resembles the image
+tokens most and least, and the text token. Own losses: none; the points are differentiable.
 """
 
-import torch
+from __future__ import annotations
 
-from model.decoders.sam import embed_points
-from model.points import PointRule, points_on_image
-from model.similarity import map_on_cropped_image, map_on_padded_image, normalize_scores, similarities
+from typing import TYPE_CHECKING
+
 from model.systems.base import Prompt, System
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from dataloaders.batching.batch import Batch
+    from model.points import PointRule
+    from model.states import TargetStates
 
 
 class READ(System):
-    def prompt(self, model, states, batch, layer, layer_choice=None):
-        config = self.config
+    """`[SEG]`'s last state, projected, and points of its similarity map prompt SAM."""
+
+    def prompt(
+        self,
+        model: PreTrainedModel,
+        states: TargetStates,
+        batch: Batch,
+        layer: str | int,
+        layer_choice: Tensor | None = None,
+    ) -> Prompt:
+        """Returns points and a text token per target; `layer` does not matter."""
+        import torch
+
+        from model.decoders.sam import embed_points
+        from model.points import points_on_image
+        from model.similarity import normalize_scores, similarities
+
         seg, tokens = states.chosen(states.last_layer)
-        text = model.text_hidden_fcs(seg).unsqueeze(1)
-        similarity = similarities(seg, tokens)
-        rule = PointRule(
-            config.read_num_points,
-            config.read_t_pos,
-            config.read_t_neg,
-            config.read_down_sample,
-            config.read_point_space,
-        )
-        cropped = config.map_geometry == "fit" and not config.pad_train_clip_images
-        place = map_on_cropped_image if cropped else map_on_padded_image
-        maps, chosen_points, framed, texts, start = [], [], [], [], 0
-        for image, count in zip(states.groups, states.counts, strict=True):
-            group, size = slice(start, start + count), batch.original_sizes[image]
-            start += count
-            maps.append(place(normalize_scores(similarity[group]), size))
-            if count:
-                points, labels = points_on_image(similarity[group], size, rule, cropped=cropped)
-                chosen_points.append((points, labels))
-                height, width = batch.sam_sizes[image]
-                x, y = points.unbind(-1)
-                framed.append(torch.stack([x * (width / size[1]), y * (height / size[0])], dim=-1))
-                texts.append(text[group])
-        tokens = embed_points(model.sam, framed, [labels for _, labels in chosen_points])
+        text = model.text_hidden_fcs(seg).unsqueeze(1)  # [S, 1, C]
+        scores = similarities(seg, tokens)  # [S, P]
+        points, in_sam_frame, texts = [], [], []
+        for image, group, text_of_group in zip(
+            states.groups, scores.split(states.counts), text.split(states.counts), strict=True
+        ):
+            if len(group) == 0:
+                continue
+            size, (height, width) = batch.original_sizes[image], batch.sam_sizes[image]
+            points.append(points_on_image(group, size, self.point_rule, cropped=self.sees_center_only))
+            x, y = points[-1][0].unbind(-1)
+            in_sam_frame.append(torch.stack([x * (width / size[1]), y * (height / size[0])], dim=-1))
+            texts.append(text_of_group)
+        tokens = embed_points(model.sam, in_sam_frame, [labels for _, labels in points])
         return Prompt(
             text=text,
             sparse=[torch.cat(both, dim=1) for both in zip(tokens, texts, strict=True)],
-            dense=None,
-            layers=torch.full_like(states.image, states.last_layer),
-            maps=maps,
-            points=chosen_points,
+            layers=states.at_every_target(states.last_layer),
+            maps=self.similarity_maps(normalize_scores(scores), states, batch),
+            points=points,
+        )
+
+    @property
+    def point_rule(self) -> PointRule:
+        """How points are chosen, from the settings."""
+        from model.points import PointRule
+
+        config = self.config
+        return PointRule(
+            count=config.read_num_points,
+            positive=config.read_t_pos,
+            negative=config.read_t_neg,
+            down_sample=config.read_down_sample,
+            space=config.read_point_space,
         )

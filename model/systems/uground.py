@@ -6,26 +6,36 @@ Own losses: Gaussian BCE and Dice on the map; the policy's, with the map losses 
 Legend: S targets, K layers scored for each of them, P image tokens, L+1 hidden states, m targets of one image.
 """
 
-import torch
-from torch.utils.checkpoint import checkpoint
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from groundscore.errors import UserError
-from model.batched_losses import losses_of_maps, map_targets
-from model.decoders.sam import mask_prompt_side
-from model.policy import LayerPolicy
-from model.similarity import (
-    map_on_cropped_image,
-    map_on_padded_image,
-    mask_prompt,
-    similarity_scores,
-)
 from model.systems.base import OwnLosses, Prompt, System
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from dataloaders.batching.batch import Batch
+    from model.batched_losses import MapTargets
+    from model.states import TargetStates
 
 
 class UGround(System):
+    """The state and the similarity map of the layer that a policy chooses prompt SAM."""
+
     uses_policy = True
 
-    def modules(self):
+    def default_layer(self) -> str:
+        """Returns "greedy", or "last" for a model without a policy or with `eval_legacy`."""
+        return "last" if self.config.eval_legacy or self.config.mode == 1 else "greedy"
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Builds the layer policy; `UserError` for settings that exclude each other."""
+        from model.policy import LayerPolicy
+
         config = self.config
         try:
             policy = LayerPolicy(
@@ -43,10 +53,20 @@ class UGround(System):
             raise UserError(str(error)) from None
         return {"policy": policy}
 
-    def default_layer(self):
-        return "last" if self.config.eval_legacy or self.config.mode == 1 else "greedy"
+    def prompt(
+        self,
+        model: PreTrainedModel,
+        states: TargetStates,
+        batch: Batch,
+        layer: str | int,
+        layer_choice: Tensor | None = None,
+    ) -> Prompt:
+        """Returns a text token and, with `mask_prompt`, a mask prompt per target."""
+        import torch
 
-    def prompt(self, model, states, batch, layer, layer_choice=None):
+        from model.decoders.sam import mask_prompt_side
+        from model.similarity import mask_prompt, similarity_scores
+
         sample = None
         if isinstance(layer, int):
             layers = layer
@@ -57,25 +77,32 @@ class UGround(System):
             sample = model.policy.choose(states.seg[:, 0], "greedy" if layer == "mixture" else layer, layer_choice)
             layers = sample.layers
         seg, tokens = states.chosen(layers)
-        text = model.text_hidden_fcs(seg if self.config.mode == 3 else states.last[:, 0]).unsqueeze(1)
+        text = model.text_hidden_fcs(seg if self.config.mode == 3 else states.last[:, 0]).unsqueeze(1)  # [S, 1, C]
         if sample is not None and layer == "mixture":
             scores = self._mixed_scores(states, sample.log_probabilities.exp())
         else:
             scores = similarity_scores(seg, tokens)
-        maps = self._maps(scores, states, batch)
+        maps = self.similarity_maps(scores, states, batch)
         dense = None
         if self.config.mask_prompt:
             dense = torch.cat([mask_prompt(each, mask_prompt_side(model.sam)) for each in maps])
-        layers = layers if sample else torch.full_like(states.image, layers)
-        return Prompt(text=text, sparse=text, dense=dense, layers=layers, maps=maps, policy=sample)
+        layers = layers if sample else states.at_every_target(layers)
+        return Prompt(text=text, sparse=text, layers=layers, dense=dense, maps=maps, policy=sample)
 
-    def own_losses(self, model, prompt, states, batch, present):
+    def own_losses(
+        self, model: PreTrainedModel, prompt: Prompt, states: TargetStates, batch: Batch, present: bool
+    ) -> OwnLosses:
+        """Returns the losses of the similarity maps and, where a policy acted, the policy's loss and statistics."""
+        import torch
+
+        from model.batched_losses import losses_of_maps, map_targets
+
         config = self.config
         targets = map_targets(batch.masks, batch.ignore)
         bce, dice = losses_of_maps(prompt.maps, targets)
         policy, statistics = None, {}
         if prompt.policy is not None:
-            candidates = model.policy.candidates(prompt.policy)
+            candidates = model.policy.candidates(prompt.policy)  # [S, K]
             rewards = -(bce + dice).detach().unsqueeze(1)
             if model.policy.estimator == "expected":
                 rewards = self._rewards(states, batch, targets, range(states.last_layer + 1))
@@ -91,38 +118,45 @@ class UGround(System):
             bce, dice = self._mean_map_losses(states, batch, targets)
         return OwnLosses(mask_bce=bce, mask_dice=dice, policy=policy, statistics=statistics)
 
-    @torch.no_grad()
-    def _rewards(self, states, batch, targets, layers):
-        """Rewards [S, K] of `layers`, K numbers or int64 [S]: minus the losses of their maps, one after the other."""
-        columns = [self._scores(states, one) for one in layers]
-        losses = [losses_of_maps(self._maps(scores, states, batch), targets).sum(dim=0) for scores in columns]
-        return -torch.stack(losses, dim=1)
+    def _rewards(
+        self, states: TargetStates, batch: Batch, targets: list[MapTargets], layers: Iterable[int | Tensor]
+    ) -> Tensor:
+        """Returns rewards [S, K] of K `layers`, numbers or int64 [S]: minus the losses of their maps, without a graph.
 
-    def _mean_map_losses(self, states, batch, targets):
-        """The map losses [S] as means over all layers; maps are made again for the gradient, not kept."""
+        The maps of one layer are made and let go before those of the next.
+        """
+        import torch
 
-        def at(layer):
-            maps = self._maps(self._scores(states, layer), states, batch)
+        from model.batched_losses import losses_of_maps
+
+        with torch.no_grad():
+            losses = []
+            for layer in layers:
+                maps = self.similarity_maps(self._scores(states, layer), states, batch)
+                losses.append(losses_of_maps(maps, targets).sum(dim=0))
+            return -torch.stack(losses, dim=1)
+
+    def _mean_map_losses(self, states: TargetStates, batch: Batch, targets: list[MapTargets]) -> tuple[Tensor, Tensor]:
+        """Returns the map losses [S] as means over all layers; maps are recomputed for the gradient, not kept."""
+        from torch.utils.checkpoint import checkpoint
+
+        from model.batched_losses import losses_of_maps
+
+        def losses_at(layer: int) -> Tensor:
+            maps = self.similarity_maps(self._scores(states, layer), states, batch)
             return losses_of_maps(maps, targets)
 
-        number = states.last_layer + 1
-        total = sum(checkpoint(at, layer, use_reentrant=False, preserve_rng_state=False) for layer in range(number))
-        return (total / number).unbind(0)
+        layers = range(states.last_layer + 1)
+        total = sum(checkpoint(losses_at, layer, use_reentrant=False, preserve_rng_state=False) for layer in layers)
+        return (total / len(layers)).unbind(0)
 
-    def _scores(self, states, layers):
-        """Normalised similarities float32 [S, P] of every target at its own layer, int64 [S], or at one for all."""
+    def _scores(self, states: TargetStates, layers: Tensor | int) -> Tensor:
+        """Returns normalised similarities float32 [S, P] of every target at its own layer int64 [S], or at one."""
+        from model.similarity import similarity_scores
+
         return similarity_scores(*states.chosen(layers))
 
-    def _mixed_scores(self, states, probabilities):
-        """[S, P]: the normalised similarities of all layers, weighed by their probabilities [S, L+1]."""
+    def _mixed_scores(self, states: TargetStates, probabilities: Tensor) -> Tensor:
+        """Returns the normalised similarities [S, P] of all layers, weighted by their probabilities [S, L+1]."""
         weights = enumerate(probabilities.unbind(1))
         return sum(weight.unsqueeze(1) * self._scores(states, layer) for layer, weight in weights)
-
-    def _maps(self, scores, states, batch):
-        """Similarity maps of scores [S, P], per group of targets [m, H, W]."""
-        cropped = self.config.map_geometry == "fit" and not self.config.pad_train_clip_images
-        place = map_on_cropped_image if cropped else map_on_padded_image
-        return [
-            place(group, batch.original_sizes[image])
-            for group, image in zip(scores.split(states.counts), states.groups, strict=True)
-        ]

@@ -8,7 +8,7 @@ import torch
 from dataloaders.batching.collate import Collator
 from evaluation.layer_analysis import layer_analysis, layer_rewards
 from groundscore.errors import UserError
-from model.systems import uground
+from model import batched_losses
 from tests.tiny import text_only_sample, tiny_model, tiny_samples
 from training.arguments import parse_arguments
 
@@ -172,8 +172,8 @@ def test_the_chosen_layer_s_maps_are_scored_once(monkeypatch):
     """It is one of the 4 layers that are compared, and its losses are there already: the model learns from them."""
     model, processor = tiny_model()
     assert (model.policy.estimator, model.policy.samples) == ("leave_one_out", 4)
-    scored, losses = [], uground.losses_of_maps
-    monkeypatch.setattr(uground, "losses_of_maps", lambda *maps: scored.append(1) or losses(*maps))
+    scored, losses = [], batched_losses.losses_of_maps
+    monkeypatch.setattr(batched_losses, "losses_of_maps", lambda *maps: scored.append(1) or losses(*maps))
     model(Collator(processor)(tiny_samples()))
     assert len(scored) == 4
 
