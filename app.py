@@ -5,7 +5,7 @@ python app.py --version runs/quickstart/hf
 
 from collections.abc import Sequence
 
-from dashboard.tabs import TABS
+from dashboard import TABS
 from groundscore.errors import run_main
 from utils.flags import FlagParser, add_model_flags, positive
 from utils.plugins import import_plugins

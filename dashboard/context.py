@@ -1,11 +1,240 @@
-"""What every tab may use."""
+"""What the tabs share: limits, the model, which loads in the background, and its answers, one at a time."""
 
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from dashboard.answering import Answerer
-from dashboard.limits import Limits
-from dashboard.loading import BackgroundModel
+import cv2
+import numpy as np
+
+from groundscore.annotations.images import read_image
+from groundscore.errors import UserError
+from utils.drawing import split_targets
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the dashboard accepts.
+
+    upload_mb: megabytes of an image's file; pixels: of an image, before it is decoded.
+    work_pixels: a larger image is scaled down to this before the model sees it (masks have its size).
+    prompt: characters; answer: tokens; targets: masks of one answer.
+    waiting: questions in the queue; history: answers that a visitor can go back to.
+    """
+
+    upload_mb: int = 20
+    pixels: int = 50_000_000
+    work_pixels: int = 4_000_000
+    prompt: int = 2000
+    answer: int = 256
+    targets: int = 32
+    waiting: int = 32
+    history: int = 12
+
+
+def check_prompt(text: str | None, limits: Limits) -> str:
+    """The question without space around it; `UserError` where there is none, or too much."""
+    text = (text or "").strip()
+    if not text:
+        raise UserError("Please type what you are looking for.")
+    if len(text) > limits.prompt:
+        raise UserError(f"The instruction has {len(text)} characters; at most {limits.prompt} are read.")
+    return text
+
+
+def read_upload(path: str | None, limits: Limits) -> np.ndarray:
+    """A visitor's image as uint8 RGB [H, W, 3], at most `limits.work_pixels` large.
+
+    Errors never name the file's place on the server.
+    """
+    if not path:
+        raise UserError("Please choose an image first.")
+    try:
+        if Path(path).stat().st_size > limits.upload_mb * 2**20:
+            raise UserError(f"The image's file is larger than {limits.upload_mb} MB.")
+        image = read_image(path, pixels=limits.pixels, missing="choose another one")
+    except OSError:
+        raise UserError("The image could not be read. Please upload it again.") from None
+    except UserError as error:
+        raise UserError(str(error).replace(f"image {path}", "The image").replace(path, "The image")) from None
+    return shrink(image, limits.work_pixels)
+
+
+def shrink(image: np.ndarray, pixels: int) -> np.ndarray:
+    """The image with at most so many pixels, in its own proportions."""
+    height, width = image.shape[:2]
+    if height * width <= pixels:
+        return image
+    scale = (pixels / (height * width)) ** 0.5
+    size = (max(1, int(width * scale)), max(1, int(height * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+log = logging.getLogger(__name__)
+
+
+class BackgroundModel:
+    """What `load` returns, once it has: `load(tell)` runs in a thread and says through `tell` what it is doing.
+
+    Any number of threads may ask; nobody blocks.
+    """
+
+    def __init__(self, load: Callable[[Callable[[str], None]], Any], name: str):
+        self.name = name
+        self._load = load
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._stage, self._value, self._problem = "starting", None, None
+        self._thread = threading.Thread(target=self._run, name="model loader", daemon=True)
+
+    def start(self) -> "BackgroundModel":
+        self._thread.start()
+        return self
+
+    @property
+    def ready(self) -> bool:
+        return self._value is not None
+
+    @property
+    def problem(self) -> str | None:
+        """Why there will be no model, where there will be none."""
+        return self._problem
+
+    @property
+    def stage(self) -> str:
+        return self._stage
+
+    @property
+    def seconds(self) -> float:
+        """Since loading began."""
+        return time.monotonic() - self._began
+
+    def get(self) -> Any:
+        """The loaded model; `UserError` while it is on its way and where it failed."""
+        if self._problem:
+            raise UserError(f"The model could not be loaded: {self._problem}")
+        if self._value is None:
+            raise UserError(f"The model is still being loaded ({self._stage}). Please try again in a moment.")
+        return self._value
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Until it is loaded or has failed."""
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        try:
+            self._value = self._load(self._tell)
+        except UserError as error:
+            self._problem = str(error)
+            log.error("loading %s: %s", self.name, error)
+        except Exception as error:
+            self._problem = f"{type(error).__name__}; the program's log says more"
+            log.exception("loading %s", self.name)
+
+    def _tell(self, stage: str) -> None:
+        self._stage = stage
+        log.info("%s: %s", self.name, stage)
+
+
+class Stopped(Exception):
+    """The visitor, or a limit, ended an answer."""
+
+
+@dataclass
+class Answering:
+    """An answer on its way: what was written so far, and whether to stop."""
+
+    text: str = ""
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+class Answerer:
+    """Runs work on the model, one piece at a time, in threads that outlive no answer.
+
+    A visitor is named by a string; a new answer of the same visitor stops the one before.
+    """
+
+    def __init__(self, max_targets: int):
+        self._max_targets = max_targets
+        self._model_lock = threading.Lock()
+        self._running: dict[str, Answering] = {}
+        self._announced: dict[str, Answering] = {}
+        self._running_lock = threading.Lock()
+
+    def run(self, visitor: str, work: Callable[[Callable[[str], None]], Any]) -> Iterator[str | Any]:
+        """Yields the text so far as it grows, then what `work` returns.
+
+        `work(on_text)` runs the model and hands over pieces of text. Closing the iterator, `stop` and too many
+        targets end it: the first two by `Stopped`, the last by `UserError`.
+        """
+        with self._running_lock:
+            answering = self._announced.pop(visitor, None) or Answering()
+        events: queue.SimpleQueue = queue.SimpleQueue()
+
+        def on_text(piece: str) -> None:
+            if answering.stop.is_set():
+                raise Stopped
+            answering.text += piece
+            if sum(number is not None for _, number in split_targets(answering.text)) > self._max_targets:
+                raise UserError(f"The answer names more than {self._max_targets} targets and was stopped.")
+            events.put((None, answering.text))
+
+        def in_thread() -> None:
+            try:
+                with self._model_lock:
+                    if answering.stop.is_set():
+                        raise Stopped
+                    events.put((None, ""))
+                    events.put((True, work(on_text)))
+            except BaseException as error:  # every end must reach the listener, or it would wait for ever
+                events.put((False, error))
+
+        with self._running_lock:
+            before, self._running[visitor] = self._running.get(visitor), answering
+        if before is not None:
+            before.stop.set()
+        threading.Thread(target=in_thread, name="answer", daemon=True).start()
+        try:
+            while True:
+                done, event = events.get()
+                if done is False:
+                    raise event
+                yield event
+                if done:
+                    return
+        finally:
+            answering.stop.set()
+            with self._running_lock:
+                if self._running.get(visitor) is answering:
+                    del self._running[visitor]
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for the model and it does nothing."""
+        return not self._running and not self._model_lock.locked()
+
+    def announce(self, visitor: str) -> None:
+        """The visitor has asked something that will be run in its turn; from now on it can be stopped."""
+        with self._running_lock:
+            self._announced[visitor] = Answering()
+
+    def stop(self, visitor: str) -> None:
+        """Stop the visitor's answer, whether it is running or waits for its turn."""
+        with self._running_lock:
+            for answering in (self._running.get(visitor), self._announced.get(visitor)):
+                if answering is not None:
+                    answering.stop.set()
+
+    def forget(self, visitor: str) -> None:
+        """The visitor has left: stop its answer and remember nothing of it."""
+        self.stop(visitor)
+        with self._running_lock:
+            self._announced.pop(visitor, None)
 
 
 @dataclass

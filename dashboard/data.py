@@ -6,8 +6,8 @@ import gradio as gr
 
 from dashboard import markup
 from dashboard.context import Context
-from dashboard.inspection import Inspection
-from dashboard.samples import Draw, SampleBrowser, parse_rates, view
+from dashboard.samples import Draw, Inspection, SampleBrowser, parse_rates, view
+from dashboard.widgets import number
 from groundscore.errors import UserError
 
 SECONDS = 0.7
@@ -31,9 +31,9 @@ def data_tab(context: Context) -> None:
                 elem_id="data-rates",
             )
             with gr.Row():
-                count = _number("Samples", 1000, "data-count", minimum=1, maximum=MOST_SAMPLES)
-                per_sample = _number("Targets each", 3, "data-per-sample", minimum=1, maximum=20)
-                seed = _number("Seed", 42, "data-seed", minimum=0, maximum=2**31 - 1)
+                count = number("Samples", 1000, "data-count", minimum=1, maximum=MOST_SAMPLES)
+                per_sample = number("Targets each", 3, "data-per-sample", minimum=1, maximum=20)
+                seed = number("Seed", 42, "data-seed", minimum=0, maximum=2**31 - 1)
             draw_button = gr.Button("Draw", variant="primary", interactive=False, elem_id="data-draw")
             with gr.Row(elem_classes="actions"):
                 previous = gr.Button("Previous", elem_id="data-previous", min_width=80)
@@ -54,7 +54,7 @@ def data_tab(context: Context) -> None:
                     elem_id="data-overlay",
                 )
                 image = gr.Image(
-                    label="Picture",
+                    label="Image",
                     interactive=False,
                     buttons=["download", "fullscreen"],
                     height=360,
@@ -102,12 +102,12 @@ def data_tab(context: Context) -> None:
         tiles = gr.update(value=drawn.targets, visible=bool(drawn.targets))
         return [place, drawn.fields, drawn.image, drawn.overlay, drawn.conversations, tiles]
 
-    def on_draw(chosen, families, number, each, start, alpha):
+    def on_draw(chosen, families, samples, each, start, alpha):
         try:
             draw = Draw(
                 tuple(chosen),
                 parse_rates(families),
-                _whole(number, "Samples", MOST_SAMPLES),
+                _whole(samples, "Samples", MOST_SAMPLES),
                 _whole(each, "Targets each", 20),
                 _whole(start, "Seed", 2**31 - 1, least=0),
             )
@@ -160,10 +160,6 @@ def data_tab(context: Context) -> None:
             move(step), [opened, position, opacity], [position, *shown], trigger_mode="once", **quiet
         )
     opacity.input(on_opacity, [opened, position, opacity], overlay, trigger_mode="always_last", **quiet)
-
-
-def _number(label: str, value: int, elem_id: str, **options) -> gr.Number:
-    return gr.Number(value, label=label, precision=0, min_width=90, elem_id=elem_id, **options)
 
 
 def _whole(value: float | None, name: str, most: int, least: int = 1) -> int:

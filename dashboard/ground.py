@@ -1,23 +1,122 @@
-"""The Ground tab: a picture and an instruction in, the answer with its masks out."""
+"""The Ground tab: an image and an instruction in, the answer with its masks out."""
+
+from dataclasses import dataclass
 
 import gradio as gr
 
+from dashboard import markup
 from dashboard.context import Context
-from dashboard.exchange_files import thumbnail
-from dashboard.ground_widgets import (
-    AS_STARTED,
-    NOTHING_YET,
-    ONE_LAYER,
-    POLICY,
-    QuestionWidgets,
-    ResultWidgets,
-    lay_out_question,
-    lay_out_result,
-)
+from dashboard.exchanges import Visitor, thumbnail
 from dashboard.grounding import Grounding, View
-from dashboard.visitor import Visitor
-from dashboard.waiting import WaitingBar
+from dashboard.widgets import WaitingBar, busy, example_images, fill_from, image_upload
 from inference.reply import LayerChoice
+
+POLICY, ONE_LAYER, AS_STARTED = "Policy's choice", "This layer", "As started: "
+NOTHING_YET = markup.hint("The answer appears here.")
+
+
+@dataclass
+class QuestionWidgets:
+    """The widgets on the left."""
+
+    image: gr.Image
+    prompt: gr.Textbox
+    follow_up: gr.Checkbox
+    ask: gr.Button
+    stop: gr.Button
+    clear: gr.Button
+
+
+@dataclass
+class ResultWidgets:
+    """The widgets on the right; `parts` are those that a `View` fills, in the order of `ground._updates`."""
+
+    answer: gr.HTML
+    overlay: gr.Image
+    opacity: gr.Slider
+    rule: gr.Radio
+    layer: gr.Slider
+    targets: gr.HTML
+    downloads: list[gr.DownloadButton]
+    history: gr.Gallery
+    forget: gr.Button
+
+    @property
+    def parts(self) -> list[gr.components.Component]:
+        return [self.answer, self.overlay, self.targets, *self.downloads]
+
+
+def lay_out_question(context: Context) -> QuestionWidgets:
+    image = image_upload("Image", "ground-picture", height=320, sources=("upload", "clipboard"))
+    examples = example_images("ground-examples")
+    prompt = gr.Textbox(
+        label="Instruction",
+        placeholder="What is the thing you could drink from in this image? Please output segmentation mask.",
+        lines=2,
+        max_lines=6,
+        max_length=context.limits.prompt,
+        elem_id="ground-prompt",
+    )
+    with gr.Row(elem_classes="actions"):
+        ask = gr.Button("Ask", variant="primary", interactive=False, elem_id="ground-ask", min_width=80)
+        stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="ground-stop", min_width=80)
+        clear = gr.Button("Clear", elem_id="ground-clear", min_width=80)
+    follow_up = gr.Checkbox(
+        label="Follow-up question",
+        info="The model also sees your earlier questions about this image.",
+        elem_id="ground-follow-up",
+    )
+
+    fill_from(examples, image, prompt)
+    return QuestionWidgets(image, prompt, follow_up, ask, stop, clear)
+
+
+def lay_out_result() -> ResultWidgets:
+    answer = gr.HTML(NOTHING_YET, elem_id="ground-answer", elem_classes="bare")
+    overlay = gr.Image(
+        label="Masks",
+        type="filepath",
+        format="png",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+        elem_id="ground-overlay",
+        height=440,
+    )
+    with gr.Row(elem_classes="views"):
+        opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Mask opacity", elem_id="ground-opacity", min_width=220)
+        with gr.Column(min_width=260):
+            rule = gr.Radio(
+                [POLICY, ONE_LAYER],
+                label="Layer that prompts the masks",
+                value=POLICY,
+                visible=False,
+                elem_id="ground-rule",
+            )
+            layer = gr.Slider(0, 1, 0, step=1, label="Layer", visible=False, elem_id="ground-layer")
+    targets = gr.HTML("", elem_id="ground-targets", elem_classes="bare")
+    with gr.Row(elem_classes="downloads"):
+        names = {"overlay": "Overlay (PNG)", "masks": "Masks (ZIP)", "record": "RLE (JSON)"}
+        downloads = [
+            gr.DownloadButton(label, size="sm", interactive=False, min_width=90, elem_id=f"ground-download-{name}")
+            for name, label in names.items()
+        ]
+    with gr.Accordion("Your history", open=False, elem_id="ground-history-box"):
+        gr.HTML(markup.note("Only you see this. It ends with this page."), elem_classes="bare")
+        history = gr.Gallery(
+            show_label=False,
+            columns=4,
+            fit_columns=False,
+            height="auto",
+            object_fit="contain",
+            allow_preview=False,
+            interactive=False,
+            buttons=[],
+            elem_id="ground-history",
+            elem_classes="tiles",
+        )
+        forget = gr.Button("Delete my history", size="sm", elem_id="ground-forget")
+    return ResultWidgets(answer, overlay, opacity, rule, layer, targets, downloads, history, forget)
+
 
 STATE_SECONDS = 6 * 3600
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
@@ -43,12 +142,12 @@ def ground_tab(context: Context) -> None:
         return [person, [], None, *_updates(View(NOTHING_YET)), None]
 
     parts = [*result.parts, shown]
-    result.forget.click(on_forget, visitor, [visitor, result.history, question.picture, *parts], **QUIET)
+    result.forget.click(on_forget, visitor, [visitor, result.history, question.image, *parts], **QUIET)
 
     def on_clear():
         return [None, "", *_updates(View(NOTHING_YET)), None]
 
-    question.clear.click(on_clear, None, [question.picture, question.prompt, *parts], **QUIET)
+    question.clear.click(on_clear, None, [question.image, question.prompt, *parts], **QUIET)
 
 
 def _bind_asking(
@@ -56,26 +155,26 @@ def _bind_asking(
 ) -> None:
     parts, buttons = result.parts, [question.ask, question.stop]
 
-    def on_ask(person, picture, prompt, follow_up, rule, layer, opacity, request: gr.Request):
+    def on_ask(person, upload, prompt, follow_up, rule, layer, opacity, request: gr.Request):
         person = person or Visitor.arrive(tab.context.folder)
         before = person.number
         steps = tab.ask(
             request.session_hash,
             person,
-            picture,
+            upload,
             prompt,
             layer=tab.layer(_wish(rule, layer)),
             follow_up=follow_up,
             opacity=opacity,
         )
         for view in steps:
-            yield [*_updates(view), *_busy(True), person, gr.skip(), gr.skip()]
+            yield [*_updates(view), *busy(True), person, gr.skip(), gr.skip()]
         answered = person.number > before
-        yield [*_updates(None), *_busy(False), person, -1 if answered else None, _history(person)]
+        yield [*_updates(None), *busy(False), person, -1 if answered else None, _history(person)]
 
     def on_press(request: gr.Request):
         tab.context.answers.announce(request.session_hash)
-        return _busy(True)
+        return busy(True)
 
     def on_stop(request: gr.Request):
         tab.context.answers.stop(request.session_hash)  # the answer ends by itself and says so
@@ -85,7 +184,7 @@ def _bind_asking(
         on_ask,
         [
             visitor,
-            question.picture,
+            question.image,
             question.prompt,
             question.follow_up,
             result.rule,
@@ -100,7 +199,7 @@ def _bind_asking(
         api_visibility="private",
         trigger_mode="once",
     )
-    asking.failure(lambda: _busy(False), None, buttons, queue=False, **QUIET)  # where the queue is full
+    asking.failure(lambda: busy(False), None, buttons, queue=False, **QUIET)  # where the queue is full
     question.stop.click(on_stop, None, None, queue=False, **QUIET)
 
 
@@ -157,11 +256,6 @@ def _updates(view: View | None) -> list:
         view.targets,
         *(gr.update(value=path and str(path), interactive=path is not None) for path in files),
     ]
-
-
-def _busy(busy: bool) -> list:
-    """For the buttons Ask and Stop."""
-    return [gr.update(interactive=not busy), gr.update(interactive=busy)]
 
 
 def _layer_widgets(tab: Grounding) -> list:

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dashboard import exchange_files, markup
-from dashboard.answering import Stopped
-from dashboard.context import Context
-from dashboard.examples import PICTURES
-from dashboard.limits import check_prompt, read_picture
-from dashboard.visitor import Exchange, Visitor
+from dashboard import exchanges, markup
+from dashboard.context import Context, Stopped, check_prompt, read_upload
+from dashboard.examples import IMAGES
+from dashboard.exchanges import Exchange, Visitor
 from groundscore.errors import UserError
 from inference.reply import LayerChoice
 
@@ -70,7 +68,7 @@ class Grounding:
         self,
         who: str,
         person: Visitor,
-        picture: str | None,
+        upload: str | None,
         prompt: str | None,
         *,
         layer: LayerChoice = None,
@@ -80,14 +78,14 @@ class Grounding:
         """The answer as it grows, then with its masks, which are added to what `person` can go back to.
 
         who: names the visitor's browser tab, for stopping. follow_up: show the model the earlier questions about the
-        same picture, too.
+        same image, too.
         """
         said = ""
         try:
             session = self.context.model.get()
             question = check_prompt(prompt, self.context.limits)
-            image = read_picture(picture, self.context.limits)
-            self._note_upload(person, Path(picture))
+            image = read_upload(upload, self.context.limits)
+            self._note_upload(person, Path(upload))
             earlier = _earlier(person, image) if follow_up else ()
             yield View(markup.answer("", growing=True, note="waiting for the model"))
             reply = None
@@ -106,11 +104,11 @@ class Grounding:
         except Exception as error:
             yield View(markup.problem(sentence(error)))
 
-    def _note_upload(self, person: Visitor, picture: Path) -> None:
+    def _note_upload(self, person: Visitor, upload: Path) -> None:
         """The visitor's file goes with the visitor; the examples, of which Gradio serves copies, stay for all."""
-        below = picture.resolve().is_relative_to(self.context.folder.resolve())
-        if below and picture.name not in {path.name for path in PICTURES.iterdir()}:
-            person.uploads.add(picture)
+        below = upload.resolve().is_relative_to(self.context.folder.resolve())
+        if below and upload.name not in {path.name for path in IMAGES.iterdir()}:
+            person.uploads.add(upload)
 
     def look_again(
         self, who: str, person: Visitor, index: int | None, layer: LayerChoice, opacity: float
@@ -132,22 +130,22 @@ class Grounding:
             return View(markup.problem(sentence(error)))
 
     def show(self, person: Visitor, index: int | None, opacity: float) -> View | None:
-        """An exchange with all its pictures; None where there is no such exchange."""
+        """An exchange with all its images; None where there is no such exchange."""
         exchange = person.at(index)
         if exchange is None:
             return None
         return View(
             answer=markup.answer(exchange.text, note=_note(exchange)),
-            overlay=exchange_files.draw_overlay(exchange, opacity),
-            targets=markup.targets(exchange_files.draw_targets(exchange)),
-            masks=exchange_files.write_masks(exchange) if exchange.targets else None,
-            record=exchange_files.write_record(exchange),
+            overlay=exchanges.draw_overlay(exchange, opacity),
+            targets=markup.targets(exchanges.draw_targets(exchange)),
+            masks=exchanges.write_masks(exchange) if exchange.targets else None,
+            record=exchanges.write_record(exchange),
         )
 
     def recompose(self, person: Visitor, index: int | None, opacity: float) -> Path | None:
         """The overlay of an exchange with another opacity, without the model; None where there is no exchange."""
         exchange = person.at(index)
-        return None if exchange is None else exchange_files.draw_overlay(exchange, opacity)
+        return None if exchange is None else exchanges.draw_overlay(exchange, opacity)
 
 
 def sentence(error: Exception) -> str:
@@ -159,7 +157,7 @@ def sentence(error: Exception) -> str:
 
 
 def _earlier(person: Visitor, image: np.ndarray) -> tuple:
-    """The turns of the last exchanges without a break about this very picture."""
+    """The turns of the last exchanges without a break about this very image."""
     turns = []
     for exchange in reversed(person.exchanges):
         if exchange.size != image.shape[:2] or not np.array_equal(exchange.image(), image):

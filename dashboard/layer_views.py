@@ -1,17 +1,21 @@
-"""What the Layers tab shows of one question: each layer's similarity map, mask and probability; for READ its points."""
+"""What the Layers tab shows: of one question each layer's similarity map, mask and probability (for READ its points);
+of a whole split each layer's mean IoU and loss."""
 
 import base64
+import csv
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 from dashboard import markup
-from dashboard.limits import Limits, check_prompt, read_picture
+from dashboard.context import Limits, check_prompt, read_upload
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import SEG, Sample, Turn
-from evaluation.layer_analysis import layer_analysis
+from evaluation.layer_analysis import analyse_split, layer_analysis
 from evaluation.point_analysis import TargetPoints, point_analysis
 from groundscore.errors import UserError
 from groundscore.scoring.counts import iou
@@ -34,9 +38,9 @@ class Question:
     ignore: np.ndarray | None = None
 
 
-def read_question(picture: str | None, truth: str | None, prompt: str, answer: str, limits: Limits) -> Question:
+def read_question(upload: str | None, truth: str | None, prompt: str, answer: str, limits: Limits) -> Question:
     """What a visitor put into the tab; every mistake is a `UserError` with a sentence."""
-    image = read_picture(picture, limits)
+    image = read_upload(upload, limits)
     prompt = check_prompt(prompt, limits)
     answer = (answer or "").strip() or f"It is {SEG}."
     targets = answer.count(SEG)
@@ -44,10 +48,10 @@ def read_question(picture: str | None, truth: str | None, prompt: str, answer: s
         raise UserError(f"The answer has {targets} {SEG}; from 1 to {MOST_TARGETS} are shown.")
     if not truth:
         return Question(image, prompt, answer, None)
-    mask = read_picture(truth, limits).max(axis=2) > 127
+    mask = read_upload(truth, limits).max(axis=2) > 127
     if mask.shape != image.shape[:2]:
         raise UserError(
-            f"The truth has {mask.shape[1]} × {mask.shape[0]} pixels, the picture {image.shape[1]} × {image.shape[0]}."
+            f"The truth has {mask.shape[1]} × {mask.shape[0]} pixels, the image {image.shape[1]} × {image.shape[0]}."
         )
     if targets > 1:
         raise UserError("A truth is compared with one mask: please write an answer with one [SEG].")
@@ -57,12 +61,12 @@ def read_question(picture: str | None, truth: str | None, prompt: str, answer: s
 def question_of(item: EvaluationItem, expression: int) -> Question:
     """Expression `expression` of an evaluation item, with its given answer and its true masks."""
     if not 0 <= expression < len(item.prompts):
-        raise UserError(f"This picture has the expressions 0 to {len(item.prompts) - 1}.")
+        raise UserError(f"This image has the expressions 0 to {len(item.prompts) - 1}.")
     answer = item.given_answers[expression]
     masks = item.masks[expression][None] if item.target_masks is None else item.target_masks[expression]
     if SEG not in answer:
         raise UserError(
-            f"What is asked for is not in the picture (the answer is {answer!r}): there is no mask to look at."
+            f"What is asked for is not in the image (the answer is {answer!r}): there is no mask to look at."
         )
     return Question(
         item.image, item.prompts[expression].strip(), answer, np.asarray(masks)[: answer.count(SEG)], item.ignore
@@ -72,7 +76,7 @@ def question_of(item: EvaluationItem, expression: int) -> Question:
 def open_item(split: str, index: int, dataset_dir: Path) -> EvaluationItem:
     items = evaluation_set(split.strip(), dataset_dir)
     if not 0 <= index < len(items):
-        raise UserError(f"{split} has the pictures 0 to {len(items) - 1}.")
+        raise UserError(f"{split} has the images 0 to {len(items) - 1}.")
     return items[index]
 
 
@@ -110,18 +114,18 @@ def _batch(processor, question: Question):
     if masks is None:
         masks = np.zeros((question.answer.count(SEG), height, width), np.uint8)
     turns = (Turn(question.prompt, question.answer),)
-    sample = Sample(Path("picture"), question.image, [turns], masks, question.ignore, "dashboard", "layers")
+    sample = Sample(Path("image"), question.image, [turns], masks, question.ignore, "dashboard", "layers")
     return Collator(processor, packed=True, max_length=None, check_masks=False)([sample])
 
 
 def _layer_card(image, similarity, mask, *, layer, number, probability, iou, chosen) -> str:
     small, (similarity, mask) = _fitted(image, similarity, mask)
-    pictures = _inline(heat_map(small, similarity), "similarity") + _inline(
+    images = _inline(heat_map(small, similarity), "similarity") + _inline(
         overlay(small, [mask > 0.5], [colour_of(number)]), "mask"
     )
     words = f"layer {layer} · p {probability:.2f}" + ("" if iou is None else f" · IoU {iou:.2f}")
     bar = f'<div class="chance"><div style="width: {100 * probability:.1f}%"></div></div>'
-    return _figure(pictures, bar, words, "layer chosen" if chosen else "layer")
+    return _figure(images, bar, words, "layer chosen" if chosen else "layer")
 
 
 def _points_card(question: Question, target: TargetPoints, number: int) -> str:
@@ -138,8 +142,8 @@ def _points_card(question: Question, target: TargetPoints, number: int) -> str:
     words = f"last layer · {inside} points inside (green), {outside} outside (red)"
     if question.truth is not None:
         words += f" · IoU {_mask_iou(mask, question.truth[number] > 0, question.ignore):.2f}"
-    pictures = _inline(heat_map(small, similarity), "similarity") + _inline(drawn, "mask and points")
-    return f"<p>{markup.badge(number)}</p>" + _figure(pictures, "", words, "layer")
+    images = _inline(heat_map(small, similarity), "similarity") + _inline(drawn, "mask and points")
+    return f"<p>{markup.badge(number)}</p>" + _figure(images, "", words, "layer")
 
 
 def _mask_iou(mask: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None) -> float:
@@ -148,8 +152,8 @@ def _mask_iou(mask: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None) ->
     return iou(int((mask & truth & counted).sum()), int(((mask | truth) & counted).sum()))
 
 
-def _figure(pictures: str, bar: str, words: str, kind: str) -> str:
-    return f'<figure class="{kind}"><div class="pair">{pictures}</div>{bar}<figcaption>{words}</figcaption></figure>'
+def _figure(images: str, bar: str, words: str, kind: str) -> str:
+    return f'<figure class="{kind}"><div class="pair">{images}</div>{bar}<figcaption>{words}</figcaption></figure>'
 
 
 def _fitted(image: np.ndarray, *planes: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -160,6 +164,78 @@ def _fitted(image: np.ndarray, *planes: np.ndarray) -> tuple[np.ndarray, list[np
     return cv2.resize(image, size, interpolation=way), [cv2.resize(plane.astype(np.float32), size) for plane in planes]
 
 
-def _inline(picture: np.ndarray, description: str) -> str:
-    coded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+def _inline(image: np.ndarray, description: str) -> str:
+    coded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
     return f'<img alt="{description}" src="data:image/jpeg;base64,{base64.b64encode(coded).decode()}">'
+
+
+COLUMNS = ("layer", "IoU", "loss", "probability")
+
+
+@dataclass
+class LayerTable:
+    """Means over a split's targets.
+
+    iou, loss, probability: a value per layer, as in `evaluation.layer_analysis.LayerAnalysis`; greedy: the IoU with the
+    layer that the policy finds likeliest; oracle: with each target's best layer.
+    """
+
+    split: str
+    targets: int
+    iou: list[float]
+    loss: list[float]
+    probability: list[float]
+    greedy: float
+    oracle: float
+
+    def rows(self) -> list[dict[str, float]]:
+        """A row per layer with the fields `COLUMNS`."""
+        columns = zip(range(len(self.iou)), self.iou, self.loss, self.probability, strict=True)
+        return [dict(zip(COLUMNS, values, strict=True)) for values in columns]
+
+    def write_csv(self, path: Path) -> Path:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows())
+        return path
+
+
+def measure_split(
+    model, processor, split: str, dataset_dir: Path, *, limit: int, progress: Callable[[int, int], None]
+) -> LayerTable:
+    """Every layer's means on a split's first `limit` images; progress(done, total) counts images."""
+    split = split.strip()
+    items = evaluation_set(split, dataset_dir)
+    found = analyse_split(model, processor, items, batch_size=4, limit=limit, progress=progress)
+    targets = len(found.iou)
+    if not targets:
+        raise UserError(f"{split}: none of these images has a target.")
+    likeliest = found.probabilities.argmax(1)
+    return LayerTable(
+        split=split,
+        targets=targets,
+        iou=found.iou.mean(0).tolist(),
+        loss=found.loss.mean(0).tolist(),
+        probability=found.probabilities.mean(0).tolist(),
+        greedy=float(found.iou[torch.arange(targets), likeliest].mean()),
+        oracle=float(found.iou.max(1).values.mean()),
+    )
+
+
+def summary(table: LayerTable) -> str:
+    """The split's most telling numbers as HTML."""
+    best = max(range(len(table.iou)), key=table.iou.__getitem__)
+    least = min(range(len(table.loss)), key=table.loss.__getitem__)
+    values = (
+        ("IoU, last layer", f"{table.iou[-1]:.3f}"),
+        (f"IoU, best layer for all ({best})", f"{table.iou[best]:.3f}"),
+        ("IoU, the policy's choice", f"{table.greedy:.3f}"),
+        ("IoU, best layer of each target", f"{table.oracle:.3f}"),
+        (f"lowest loss (layer {least})", f"{table.loss[least]:.3f}"),
+    )
+    words = (
+        f"Means over {table.targets} targets of {table.split}. Loss: what training would count for the masks of that "
+        "layer, weighted BCE and Dice of the mask and, where the checkpoint learns it, of the similarity map."
+    )
+    return markup.numbers(values) + markup.note(words)

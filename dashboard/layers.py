@@ -13,11 +13,9 @@ import numpy as np
 import pandas
 
 from dashboard import markup
-from dashboard.answering import Stopped
-from dashboard.context import Context
+from dashboard.context import Context, Stopped
 from dashboard.grounding import sentence
-from dashboard.pictures import example_pictures, fill_from, picture_upload
-from dashboard.waiting import WaitingBar
+from dashboard.widgets import WaitingBar, busy, example_images, fill_from, image_upload, number
 from groundscore.errors import UserError
 
 MOST_IMAGES = 2000
@@ -31,9 +29,9 @@ def layers_tab(context: Context) -> None:
     with gr.Row(equal_height=False, elem_classes="columns"):
         with gr.Column(scale=3, min_width=300):
             with gr.Row():
-                picture = picture_upload("Picture", "layers-picture", height=190)
-                truth = picture_upload("Truth (optional)", "layers-truth", height=190)
-            examples = example_pictures("layers-examples")
+                image = image_upload("Image", "layers-picture", height=190)
+                truth = image_upload("Truth (optional)", "layers-truth", height=190)
+            examples = example_images("layers-examples")
             prompt = gr.Textbox(
                 label="Instruction",
                 placeholder="What is the thing you could drink from in this image?",
@@ -41,7 +39,7 @@ def layers_tab(context: Context) -> None:
                 max_length=context.limits.prompt,
                 elem_id="layers-prompt",
             )
-            fill_from(examples, picture, prompt)
+            fill_from(examples, image, prompt)
             answer = gr.Textbox(
                 "It is [SEG].", label="Answer that is given to the model", max_length=500, elem_id="layers-answer"
             )
@@ -49,8 +47,8 @@ def layers_tab(context: Context) -> None:
             with gr.Accordion("Take a question from a split", open=False):
                 split = _split("layers-split")
                 with gr.Row():
-                    index = _number("Picture", 0, "layers-index", minimum=0)
-                    expression = _number("Expression", 0, "layers-expression", minimum=0)
+                    index = number("Image", 0, "layers-index", minimum=0)
+                    expression = number("Expression", 0, "layers-expression", minimum=0)
                 take = gr.Button("Take it", elem_id="layers-take")
                 taken = gr.HTML()
         with gr.Column(scale=7, min_width=320):
@@ -62,7 +60,7 @@ def layers_tab(context: Context) -> None:
     with gr.Accordion("Over a split", open=True):
         with gr.Row():
             whole = _split("layers-whole", scale=3)
-            limit = _number("Pictures", 50, "layers-limit", minimum=1, maximum=MOST_IMAGES, scale=1)
+            limit = number("Images", 50, "layers-limit", minimum=1, maximum=MOST_IMAGES, scale=1)
         with gr.Row(elem_classes="actions"):
             measure = gr.Button("Measure", variant="primary", interactive=False, elem_id="layers-measure")
             stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="layers-stop")
@@ -107,53 +105,53 @@ def layers_tab(context: Context) -> None:
         *_, result = _steps(context, request, work)
         return markup.problem(str(result)) if isinstance(result, UserError) else result
 
-    def on_take(name, number, which):
+    def on_take(name, at, which):
         from dashboard.layer_views import open_item, question_of
 
         try:
-            question = question_of(open_item(name or "", int(number or 0), context.dataset_dir), int(which or 0))
+            question = question_of(open_item(name or "", int(at or 0), context.dataset_dir), int(which or 0))
         except UserError as error:
             return [gr.skip()] * 4 + [markup.problem(str(error))]
         one = question.truth is not None and len(question.truth) == 1
         drawn = np.repeat(question.truth[0][..., None] * 255, 3, axis=2).astype(np.uint8) if one else None
         return [question.image, drawn, question.prompt, question.answer, ""]
 
-    def on_measure(name, pictures, request: gr.Request):
-        from dashboard.layer_table import measure_split, summary
+    def on_measure(name, images, request: gr.Request):
+        from dashboard.layer_views import measure_split, summary
 
         began = time.monotonic()
 
         def work(on_text):
             def progress(done: int, total: int) -> None:
                 left = (time.monotonic() - began) / done * (total - done)
-                on_text(f"\n{done} of {total} pictures, {left:.0f} s left")
+                on_text(f"\n{done} of {total} images, {left:.0f} s left")
 
             chat = session()
-            number = min(max(int(pictures or 1), 1), MOST_IMAGES)
-            return measure_split(chat.model, chat.processor, name, context.dataset_dir, limit=number, progress=progress)
+            most = min(max(int(images or 1), 1), MOST_IMAGES)
+            return measure_split(chat.model, chat.processor, name, context.dataset_dir, limit=most, progress=progress)
 
         context.answers.announce(request.session_hash)  # Stop works from the moment it can be clicked
         nothing_new = [gr.skip()] * (len(plots) + 2)
-        yield [markup.hint("Waiting for the model …"), *nothing_new, *_busy(True)]
+        yield [markup.hint("Waiting for the model …"), *nothing_new, *busy(True)]
         for step in _steps(context, request, work):
             if isinstance(step, UserError):
-                yield [markup.problem(str(step)), *nothing_new, *_busy(False)]
+                yield [markup.problem(str(step)), *nothing_new, *busy(False)]
             elif isinstance(step, str):
-                yield [markup.hint(step.rpartition("\n")[2] or "Opening the split …"), *nothing_new, *_busy(True)]
+                yield [markup.hint(step.rpartition("\n")[2] or "Opening the split …"), *nothing_new, *busy(True)]
             else:
                 frame = pandas.DataFrame(step.rows())
                 named = frame.astype({"layer": str})  # a bar for each layer is as wide as its place
                 bars = gr.update(value=named, sort=list(named["layer"]))
                 path = step.write_csv(_private_file(context, "layers.csv"))
                 file = gr.update(value=str(path), visible=True)
-                yield [summary(step), frame, frame, bars, gr.update(visible=True), file, *_busy(False)]
+                yield [summary(step), frame, frame, bars, gr.update(visible=True), file, *busy(False)]
 
     def on_stop(request: gr.Request):
         context.answers.stop(request.session_hash)
 
     quiet = {"api_visibility": "private", "trigger_mode": "once"}
-    show.click(on_show, [picture, truth, prompt, answer], grid, show_progress="minimal", **quiet)
-    take.click(on_take, [split, index, expression], [picture, truth, prompt, answer, taken], **quiet)
+    show.click(on_show, [image, truth, prompt, answer], grid, show_progress="minimal", **quiet)
+    take.click(on_take, [split, index, expression], [image, truth, prompt, answer, taken], **quiet)
     results = [said, *plots, charts, table, measure, stop]
     measure.click(on_measure, [whole, limit], results, show_progress="hidden", **quiet)
     stop.click(on_stop, None, None, queue=False, **quiet)
@@ -163,18 +161,9 @@ def _split(elem_id: str, scale: int | None = None) -> gr.Dropdown:
     return gr.Dropdown(list(SPLITS), label="Split", allow_custom_value=True, scale=scale, elem_id=elem_id)
 
 
-def _number(label: str, value: int, elem_id: str, **options) -> gr.Number:
-    return gr.Number(value, label=label, precision=0, min_width=90, elem_id=elem_id, **options)
-
-
 def _axes(column: str, title: str) -> dict:
     """Of a plot of one column over the layers."""
     return {"x": "layer", "y": column, "title": title, "height": 240, "min_width": 260, "elem_id": f"layers-{column}"}
-
-
-def _busy(busy: bool) -> list:
-    """For the buttons Measure and Stop."""
-    return [gr.update(interactive=not busy), gr.update(interactive=busy)]
 
 
 def _private_file(context: Context, name: str) -> Path:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from utils.drawing import colour_of, split_targets
 
 if TYPE_CHECKING:
-    from dashboard.exchange_files import TargetPictures
+    from dashboard.exchanges import TargetImages
 
 # Characters that command a terminal or turn the direction of writing; browsers have no use for them either.
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -69,7 +69,7 @@ def badge(number: int) -> str:
     return f'<span class="seg" style="background: rgb({red}, {green}, {blue})">[SEG {number + 1}]</span>'
 
 
-def targets(drawn: Sequence["TargetPictures"]) -> str:
+def targets(drawn: Sequence["TargetImages"]) -> str:
     """A card for each target: its badge, what was found, its mask and its similarity map side by side."""
     cards = []
     for number, target in enumerate(drawn):

@@ -1,5 +1,10 @@
-"""Drawn training samples for looking at: opened lazily, drawn one at a time, nothing of them kept in memory."""
+"""What the Data tab shows: which data sets are there, and samples as training draws them.
 
+Mixtures are opened when they are first needed; samples are drawn one at a time and not kept in memory.
+"""
+
+import logging
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,15 +13,63 @@ from pathlib import Path
 import numpy as np
 
 from dashboard import markup
+from dataloaders.data_checks import SetReport, check_data
 from dataloaders.families.custom import targets_in
 from dataloaders.mixture import Mixture, build_mixture
 from dataloaders.sample import Sample
 from groundscore.errors import UserError
 from utils.drawing import colour_of, overlay
 
+log = logging.getLogger(__name__)
+
+
+class Inspection:
+    """Reports on all sets below `root`, as they come.
+
+    reports: those that are done; finished: whether all are; problem: why none will come, as a sentence.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.reports: list[SetReport] = []
+        self.finished = False
+        self.problem: str | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Begin, unless it has begun."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="inspection", daemon=True)
+                self._thread.start()
+
+    def trainable_sets(self) -> list[str]:
+        """ "family/name" of every set that samples can be drawn from, in the families' order."""
+        return [
+            f"{report.family}/{report.name}"
+            for report in self.reports
+            if report.state == "present" and "train" in report.counts
+        ]
+
+    def _run(self) -> None:
+        try:
+            if not self.root.is_dir():
+                raise UserError(f"There is no folder {self.root}; --dataset_dir names another one.")
+            for report in check_data(self.root):
+                self.reports.append(report)
+        except UserError as error:
+            self.problem = str(error)
+        except Exception:
+            log.exception("the check of %s failed", self.root)
+            self.problem = "The data could not be checked; the program's log says why."
+        finally:
+            self.finished = True
+
+
 OPENED = 4  # mixtures that stay open; their annotations are mapped files
 SCANNED_BETWEEN_REPORTS = 25
-SHOWN_SIDE = 640  # pixels; smaller pictures are enlarged up to it
+SHOWN_SIDE = 640  # pixels; smaller images are enlarged up to it
 
 
 @dataclass(frozen=True)
@@ -32,7 +85,7 @@ class Draw:
 
 @dataclass
 class SampleView:
-    """A sample as the page shows it: pictures uint8 [H, W, 3], captions and escaped HTML."""
+    """A sample as the page shows it: images uint8 [H, W, 3], captions and escaped HTML."""
 
     image: np.ndarray
     overlay: np.ndarray
@@ -53,7 +106,7 @@ class SampleBrowser:
         return self._open(draw)[index]
 
     def find(self, draw: Draw, text: str, start: int) -> Iterator[tuple[int, bool]]:
-        """Look for the next sample from `start` on, around the end, whose picture's path contains `text`.
+        """Look for the next sample from `start` on, around the end, whose image's path contains `text`.
 
         Yields (index, False) now and then while it looks, and (index, True) where it found one.
         """
@@ -67,7 +120,7 @@ class SampleBrowser:
                 return
             if step % SCANNED_BETWEEN_REPORTS == 0:
                 yield index, False
-        raise UserError(f"None of the {draw.count} drawn samples has {text!r} in its picture's path.")
+        raise UserError(f"None of the {draw.count} drawn samples has {text!r} in its image's path.")
 
     def _build(self, draw: Draw) -> Mixture:
         if not draw.sets:
@@ -109,7 +162,7 @@ def parse_rates(text: str) -> tuple[tuple[str, float], ...]:
 
 
 def view(sample: Sample, root: Path, opacity: float) -> SampleView:
-    """The sample drawn: every `[SEG]` in its colour, in the picture and in the words."""
+    """The sample drawn: every `[SEG]` in its colour, in the image and in the words."""
     masks = sample.masks[targets_in(sample.conversations)]
     image, drawn = _enlarged(sample.image, masks)
     return SampleView(
@@ -125,7 +178,7 @@ def view(sample: Sample, root: Path, opacity: float) -> SampleView:
 
 
 def _enlarged(image: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A small picture and its masks at a size that one can look at, pixel by pixel what they are."""
+    """A small image and its masks at a size that one can look at, pixel by pixel what they are."""
     factor = max(1, SHOWN_SIDE // max(image.shape[:2]))
     return image.repeat(factor, 0).repeat(factor, 1), masks.repeat(factor, 1).repeat(factor, 2) != 0
 
@@ -149,7 +202,7 @@ def _fields(sample: Sample, masks: np.ndarray, root: Path) -> str:
     rows = {
         "family": sample.family,
         "data set": sample.dataset,
-        "picture": (path.relative_to(root) if path.is_relative_to(root) else path).as_posix(),
+        "image": (path.relative_to(root) if path.is_relative_to(root) else path).as_posix(),
         "size": f"{width} × {height}",
         "conversations": str(len(sample.conversations)),
         "targets": f"{len(masks)}"

@@ -1,4 +1,7 @@
-"""From flags to a running server, and its clean end."""
+"""From flags to a page on a running server, and its clean end.
+
+Gradio is imported where it is first needed: it reads environment variables that `Server.start` sets.
+"""
 
 import logging
 import os
@@ -8,19 +11,20 @@ import socket
 import tempfile
 import threading
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dashboard.context import Context
-from dashboard.examples import PICTURES
-from dashboard.limits import Limits
-from dashboard.loading import BackgroundModel
-from dashboard.tabs import TABS
+from dashboard import TABS, markup
+from dashboard.context import BackgroundModel, Context, Limits
+from dashboard.examples import IMAGES
 from groundscore.errors import UserError
 
 if TYPE_CHECKING:
+    import gradio as gr
+
     from inference.session import ChatSession
+
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LAST_PORT = 65535
@@ -104,7 +108,6 @@ class Server:
         from starlette.middleware import Middleware
 
         from dashboard.gate import Gate
-        from dashboard.page import STYLE, build_page, theme
 
         self.page = build_page(self.context, self.names)
         self.page.queue(max_size=self.limits.waiting, default_concurrency_limit=4, api_open=False)
@@ -119,7 +122,7 @@ class Server:
                 auth=self.auth,
                 theme=theme(),
                 css_paths=STYLE,
-                allowed_paths=[str(PICTURES)],
+                allowed_paths=[str(IMAGES)],
                 max_file_size=self.limits.upload_mb * 2**20,
                 state_session_capacity=200,
                 app_kwargs={
@@ -170,3 +173,43 @@ class Server:
         if self.page is not None:
             self.page.close(verbose=False)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+TITLE = "UGround"
+STYLE = Path(__file__).with_name("style.css")
+
+
+def build_page(context: Context, names: Sequence[str]) -> "gr.Blocks":
+    """The page with the tabs of these names; a single one stands without a bar of tabs."""
+    import gradio as gr
+
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 6 * 3600), fill_width=True) as page:
+        line = "Visual grounding with language"
+        gr.HTML(markup.header(TITLE, f"{line} · {context.model.name}" if context.model else line))
+        if len(names) == 1:
+            TABS[names[0]].load()(context)
+        else:
+            with gr.Tabs():
+                for name in names:
+                    with gr.Tab(TABS[name].title, id=name):
+                        TABS[name].load()(context)
+
+        def leave(request: gr.Request) -> None:
+            context.answers.forget(request.session_hash)
+
+        page.unload(leave)  # a reload or a closed page must not keep the model busy for nobody
+    return page
+
+
+def theme() -> "gr.themes.Base":
+    """Quiet greys and one accent, in the fonts that the visitor's system has."""
+    import gradio as gr
+
+    fonts = ("ui-sans-serif", "system-ui", "sans-serif")
+    return gr.themes.Base(
+        primary_hue=gr.themes.colors.blue,
+        neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_md,
+        font=fonts,
+        font_mono=("ui-monospace", "Consolas", "monospace"),
+    )

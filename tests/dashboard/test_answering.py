@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from dashboard.answering import Answerer, Stopped
+from dashboard.context import Answerer, Stopped
 from groundscore.errors import UserError
 
 

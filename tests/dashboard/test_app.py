@@ -6,10 +6,9 @@ import socket
 import pytest
 
 import app
-from dashboard import serving
-from dashboard.limits import Limits
+from dashboard import TABS, serving
+from dashboard.context import Limits
 from dashboard.serving import Server, choose_tabs, credentials
-from dashboard.tabs import TABS
 from groundscore.errors import UserError
 
 

@@ -24,7 +24,7 @@ class GroundScreen(Screen):
     def ask_about_example(self, number: int = 0) -> None:
         self.page.locator("#ground-examples button").nth(number).click()
         self.page.wait_for_function(
-            f"document.querySelector('#ground-prompt textarea').value == {EXAMPLES[number][1]!r}"
+            f"document.querySelector('#ground-prompt textarea').value == {EXAMPLES[number].question!r}"
         )
         self.page.wait_for_selector("#ground-picture img")
         self.page.click("#ground-ask")
@@ -97,7 +97,7 @@ def test_a_follow_up_joins_the_history_which_can_be_looked_at_saved_and_deleted(
     with page.expect_download() as download:
         page.click("#ground-download-record")
     record = json.loads(Path(download.value.path()).read_text())
-    assert record["prompt"] == EXAMPLES[0][1] and len(record["targets"]) == 2
+    assert record["prompt"] == EXAMPLES[0].question and len(record["targets"]) == 2
     with page.expect_download() as download:
         page.click("#ground-download-overlay")
     assert Path(download.value.path()).read_bytes()[1:4] == b"PNG"
@@ -141,7 +141,7 @@ def test_two_people_ask_at_once_and_see_their_own_answer(browser, server):
         screen.page.locator("#ground-history-box button").first.click()
         screen.page.wait_for_selector("#ground-history .thumbnail-item")
         (said,) = screen.page.locator("#ground-history .thumbnail-item").all_inner_texts()
-        assert said.strip()[:20] == EXAMPLES[number][1][:20]
+        assert said.strip()[:20] == EXAMPLES[number].question[:20]
         screen.leave()
 
 

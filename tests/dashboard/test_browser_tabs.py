@@ -86,7 +86,7 @@ def test_a_sample_is_found_by_the_name_of_its_file(screen):
     screen.wait_for_text("#data-where", "Sample 1 of")
     page.click("#data-next")
     screen.wait_for_text("#data-where", "Sample 2 of")
-    name = page.locator("#data-fields tr", has_text="picture").first.locator("td").inner_text().rpartition("/")[2]
+    name = page.locator("#data-fields tr", has_text="image").first.locator("td").inner_text().rpartition("/")[2]
     page.click("#data-next")
     screen.wait_for_text("#data-where", "Sample 3 of")
     search = page.locator("#data-find input, #data-find textarea").first
@@ -153,7 +153,7 @@ def test_an_example_has_layers_without_a_truth_and_mistakes_are_sentences(screen
     page.wait_for_selector("#layers-grid .problem")
     page.locator("#layers-examples button").first.click()
     page.wait_for_selector("#layers-picture img")
-    assert page.locator("#layers-prompt textarea").input_value() == EXAMPLES[0][1]
+    assert page.locator("#layers-prompt textarea").input_value() == EXAMPLES[0].question
     screen.fill("#layers-answer", "It is nothing.")
     page.click("#layers-show")
     screen.wait_for_text("#layers-grid .problem", "from 1 to 4 are shown")

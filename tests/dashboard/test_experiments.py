@@ -5,8 +5,16 @@ import os
 
 import pytest
 
-from dashboard.experiments import curve, find_experiments, read_metrics, read_reports, read_scores, scalar_names
-from dashboard.runs import _listing, _scores
+from dashboard.runs import (
+    _listing,
+    _scores,
+    curve,
+    find_experiments,
+    read_metrics,
+    read_reports,
+    read_scores,
+    scalar_names,
+)
 
 
 def write_run(folder, records, scores=None, changed=1_000_000):

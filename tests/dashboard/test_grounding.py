@@ -10,15 +10,11 @@ from PIL import Image
 from pycocotools import mask as run_lengths
 
 from dashboard import markup
-from dashboard.context import Context
-from dashboard.examples import PICTURES
-from dashboard.exchange_files import thumbnail
-from dashboard.ground import _layer_widgets, _wish
-from dashboard.ground_widgets import ONE_LAYER, POLICY
+from dashboard.context import BackgroundModel, Context, Limits
+from dashboard.examples import IMAGES
+from dashboard.exchanges import Visitor, thumbnail
+from dashboard.ground import ONE_LAYER, POLICY, _layer_widgets, _wish
 from dashboard.grounding import UNEXPECTED, Grounding
-from dashboard.limits import Limits
-from dashboard.loading import BackgroundModel
-from dashboard.visitor import Visitor
 from groundscore.errors import UserError
 from tests.dashboard.visits import tiny_session
 from utils.drawing import colour_of
@@ -138,7 +134,7 @@ def test_a_history_has_a_length_and_its_files_go_with_it(tab, person, photo):
 def test_uploads_go_with_the_history_and_examples_stay(tab, person, photo):
     cache = tab.context.folder / "0123456789"
     cache.mkdir()
-    example = next(PICTURES.glob("*.jpg"), None) or next(PICTURES.iterdir())
+    example = next(IMAGES.glob("*.jpg"), None) or next(IMAGES.iterdir())
     upload, served = cache / "mine.png", cache / example.name
     upload.write_bytes(Path(photo).read_bytes())
     served.write_bytes(example.read_bytes())

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dashboard.layer_table import measure_split
-from dashboard.layer_views import Question, open_item, question_of, read_question, show_layers
-from dashboard.limits import Limits
+from dashboard.context import Limits
+from dashboard.layer_views import Question, measure_split, open_item, question_of, read_question, show_layers
 from groundscore.errors import UserError
 from miniature import data
 from tests.tiny import box_mask, picture, tiny_model
@@ -90,7 +89,7 @@ def test_a_split_is_measured_layer_by_layer(tmp_path):
     item = open_item("grefcoco|unc|val", 0, root)
     first = next(index for index, there in enumerate(item.exists) if there)
     assert question_of(item, first).truth.any()
-    with pytest.raises(UserError, match="not in the picture"):
+    with pytest.raises(UserError, match="not in the image"):
         question_of(item, item.exists.index(False))
-    with pytest.raises(UserError, match="has the pictures 0 to"):
+    with pytest.raises(UserError, match="has the images 0 to"):
         open_item("grefcoco|unc|val", 99, root)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dashboard.limits import Limits, check_prompt, read_picture
+from dashboard.context import Limits, check_prompt, read_upload
 from groundscore.errors import UserError
 
 LIMITS = Limits(upload_mb=1, pixels=10_000, work_pixels=1000, prompt=10)
@@ -16,7 +16,7 @@ def save(path, *size, mode="RGB"):
 
 
 def test_a_picture_is_scaled_down_to_what_is_worked_on(tmp_path):
-    image = read_picture(save(tmp_path / "a.png", 100, 50), LIMITS)
+    image = read_upload(save(tmp_path / "a.png", 100, 50), LIMITS)
     assert image.shape[0] * image.shape[1] <= 1000
     assert image.shape[1] / image.shape[0] == pytest.approx(2, rel=0.1)
     assert image.dtype == np.uint8 and image.shape[2] == 3
@@ -25,13 +25,13 @@ def test_a_picture_is_scaled_down_to_what_is_worked_on(tmp_path):
 def test_a_small_picture_keeps_its_size(tmp_path):
     for mode in ("RGB", "RGBA", "L", "P", "CMYK", "1"):
         path = save(tmp_path / f"{mode}.tif", 30, 20, mode=mode)
-        assert read_picture(path, LIMITS).shape == (20, 30, 3)
+        assert read_upload(path, LIMITS).shape == (20, 30, 3)
 
 
 @pytest.mark.parametrize(
     "make,message",
     [
-        (lambda folder: None, "choose a picture"),
+        (lambda folder: None, "choose an image"),
         (lambda folder: str(folder / "gone.png"), "upload it again"),
         (lambda folder: str(folder), "is a folder"),
         (lambda folder: save(folder / "big.png", 200, 200), "200 × 200 pixels, more than 10000"),
@@ -40,7 +40,7 @@ def test_a_small_picture_keeps_its_size(tmp_path):
 )
 def test_what_is_not_a_usable_picture_is_refused_without_naming_its_place(tmp_path, make, message):
     with pytest.raises(UserError, match=message) as error:
-        read_picture(make(tmp_path), LIMITS)
+        read_upload(make(tmp_path), LIMITS)
     assert str(tmp_path) not in str(error.value)
 
 
@@ -48,7 +48,7 @@ def test_a_file_that_is_too_large_is_not_opened(tmp_path):
     path = tmp_path / "large.png"
     path.write_bytes(bytes(2 << 20))
     with pytest.raises(UserError, match="larger than 1 MB"):
-        read_picture(str(path), LIMITS)
+        read_upload(str(path), LIMITS)
 
 
 def test_a_prompt_is_trimmed_and_bounded():

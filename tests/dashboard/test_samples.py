@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from dashboard.inspection import Inspection
-from dashboard.samples import Draw, SampleBrowser, parse_rates, view
+from dashboard.samples import Draw, Inspection, SampleBrowser, parse_rates, view
 from groundscore.errors import UserError
 from miniature import data
 

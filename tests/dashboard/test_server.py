@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dashboard.limits import Limits
+from dashboard.context import Limits
 from tests.dashboard.visits import Visit, files_below, running, server_path, shown, tiny_session
 
 LIMITS = Limits(upload_mb=1, pixels=10**6, prompt=300, targets=4)
@@ -79,7 +79,7 @@ def test_html_is_shown_and_never_obeyed(visit):
     [
         (b"not a picture", "Where?", "not an image"),
         (png()[:120], "Where?", "damaged"),
-        (b"", "Where?", "The picture is empty; choose another one"),
+        (b"", "Where?", "The image is empty; choose another one"),
         (bomb(2000), "Where?", "2000 × 2000 pixels, more than 1000000"),
         (bomb(30000), "Where?", "too many pixels"),
         (png(size=(1, 500)), "Where?", "strip"),
@@ -97,7 +97,7 @@ def test_bad_input_is_answered_by_a_sentence(server, visit, content, prompt, sen
 
 
 def test_a_question_without_a_picture_is_answered_by_a_sentence(visit):
-    assert "choose a picture first" in shown(visit.ask(None, "Where?"))
+    assert "choose an image first" in shown(visit.ask(None, "Where?"))
 
 
 def test_too_large_an_upload_is_refused(visit):

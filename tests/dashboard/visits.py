@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 import app
-from dashboard.limits import Limits
+from dashboard.context import Limits
 from dashboard.serving import Server
 from inference.session import ChatSession
 from tests.tiny import tiny_model, write_answer

@@ -1,0 +1,86 @@
+"""Widgets that several tabs use: an upload, the shipped examples, a number, and the bar shown while the model loads."""
+
+from collections.abc import Callable, Sequence
+
+import gradio as gr
+
+from dashboard import markup
+from dashboard.context import Context
+from dashboard.examples import EXAMPLES
+
+
+def image_upload(label: str, elem_id: str, *, height: int, sources: Sequence[str] = ("upload",)) -> gr.Image:
+    """An image that arrives as the path of its file.
+
+    Gradio would decode the upload by itself: without our limits, and with a traceback for a bad one.
+    """
+    component = gr.Image(
+        label=label,
+        type="filepath",
+        format="png",
+        sources=list(sources),
+        height=height,
+        buttons=[],
+        image_mode=None,
+        elem_id=elem_id,
+    )
+    component.preprocess = lambda upload: upload.path if upload else None
+    return component
+
+
+def example_images(elem_id: str) -> gr.Dataset:
+    """The shipped images side by side; `fill_from` says where a choice goes."""
+    return gr.Dataset(
+        label="Examples",
+        components=[gr.Image(visible=False)],
+        samples=[[str(example.image)] for example in EXAMPLES],
+        type="index",
+        elem_id=elem_id,
+    )
+
+
+def fill_from(examples: gr.Dataset, image: gr.Image, prompt: gr.Textbox) -> None:
+    """Put the example that is chosen into `image`, and its question into `prompt`."""
+
+    def on_example(index):
+        if not 0 <= index < len(EXAMPLES):
+            return [gr.skip()] * 2
+        return [str(EXAMPLES[index].image), EXAMPLES[index].question]
+
+    examples.click(on_example, examples, [image, prompt], show_progress="hidden", api_visibility="private")
+
+
+def number(label: str, value: int, elem_id: str, **options) -> gr.Number:
+    """A field for a whole number; options: of `gr.Number`."""
+    return gr.Number(value, label=label, precision=0, min_width=90, elem_id=elem_id, **options)
+
+
+def busy(running: bool) -> list:
+    """Updates of a start button and its stop button: while something runs, only the second can be pressed."""
+    return [gr.update(interactive=not running), gr.update(interactive=running)]
+
+
+class WaitingBar:
+    """Make it where the bar belongs; `when_ready` says what is to happen once the model is there."""
+
+    def __init__(self, context: Context):
+        self._model, self._page = context.model, gr.context.Context.root_block
+        self._bar = gr.HTML(self._progress(), elem_classes="waiting")
+
+    def when_ready(self, outputs: Sequence[gr.components.Component], updates: Callable[[], list]) -> None:
+        """Show progress until the model is loaded; then give `outputs` the values of `updates()`, on every page."""
+        timer = gr.Timer(0.7)
+
+        def tick():
+            if self._model.ready:
+                return [gr.update(value="", visible=False), gr.Timer(active=False), *updates()]
+            ended = gr.Timer(active=False) if self._model.problem else gr.skip()
+            return [self._progress(), ended, *[gr.skip()] * len(outputs)]
+
+        quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        gr.on([self._page.load, timer.tick], tick, None, [self._bar, timer, *outputs], **quiet)
+
+    def _progress(self) -> str:
+        if self._model.problem:
+            return markup.problem(f"The model could not be loaded: {self._model.problem}")
+        return markup.loading(self._model.name, self._model.stage, self._model.seconds)
