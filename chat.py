@@ -43,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--prompt is empty")
 
     from groundscore.annotations.images import read_image
+    from groundscore.writing import make_directory
     from inference.prompt_files import read_prompts
-    from inference.saving import make_directory
 
     # Everything that can be wrong is found before the model is loaded.
     make_directory(flags.vis_save_path)

@@ -93,16 +93,13 @@ def main(argv: Sequence[str]) -> int:
     import_plugins(argv)
     flags = build_parser().parse(argv)
     if flags.compare:
-        from evaluation.saved import compare
+        from groundscore.scoring.comparison import compare_reports
 
-        return compare(flags)
-    if flags.predictions:
-        from evaluation.saved import evaluate_predictions
+        print(compare_reports(*flags.compare))
+        return 0
+    from evaluation.commands import score
 
-        return evaluate_predictions(flags, argv)
-    from evaluation.benchmarking import evaluate_checkpoint
-
-    return evaluate_checkpoint(flags, argv)
+    return score(flags, argv)
 
 
 if __name__ == "__main__":

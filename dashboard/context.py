@@ -14,7 +14,7 @@ import numpy as np
 
 from groundscore.annotations.images import read_image
 from groundscore.errors import UserError
-from utils.drawing import split_targets
+from groundscore.drawing import split_targets
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,11 @@ from dashboard import markup
 from dashboard.context import Limits, check_prompt, read_upload
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import SEG, Sample, Turn
-from evaluation.layer_analysis import analyse_split, layer_analysis
-from evaluation.point_analysis import TargetPoints, point_analysis
+from evaluation.layer_analysis import TargetPoints, analyse_split, layer_analysis, point_analysis
 from groundscore.errors import UserError
-from groundscore.scoring.counts import iou
+from groundscore.scoring.counts import mask_iou
 from groundscore.splits import EvaluationItem, evaluation_set
-from utils.drawing import colour_of, heat_map, overlay
+from groundscore.drawing import colour_of, heat_map, overlay
 
 CARD_SIDE = 280  # pixels
 MOST_TARGETS = 4
@@ -141,15 +140,9 @@ def _points_card(question: Question, target: TargetPoints, number: int) -> str:
     inside, outside = (int((target.labels == kind).sum()) for kind in (1, 0))
     words = f"last layer · {inside} points inside (green), {outside} outside (red)"
     if question.truth is not None:
-        words += f" · IoU {_mask_iou(mask, question.truth[number] > 0, question.ignore):.2f}"
+        words += f" · IoU {mask_iou(mask, question.truth[number], question.ignore):.2f}"
     images = _inline(heat_map(small, similarity), "similarity") + _inline(drawn, "mask and points")
     return f"<p>{markup.badge(number)}</p>" + _figure(images, "", words, "layer")
-
-
-def _mask_iou(mask: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None) -> float:
-    """Of bool [H, W] masks over the pixels that count; 1 where both are empty."""
-    counted = True if ignore is None else ~ignore
-    return iou(int((mask & truth & counted).sum()), int(((mask | truth) & counted).sum()))
 
 
 def _figure(images: str, bar: str, words: str, kind: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from utils.drawing import colour_of, split_targets
+from groundscore.drawing import colour_of, split_targets
 
 if TYPE_CHECKING:
     from dashboard.exchanges import TargetImages

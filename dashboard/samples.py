@@ -17,8 +17,8 @@ from dataloaders.data_checks import SetReport, check_data
 from dataloaders.families.custom import targets_in
 from dataloaders.mixture import Mixture, build_mixture
 from dataloaders.sample import Sample
+from groundscore.drawing import colour_of, overlay
 from groundscore.errors import UserError
-from utils.drawing import colour_of, overlay
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Scoring a model on a split, with exact counts on any number of processes.
+"""Scoring a model on a split, with exact counts on any number of processes; analysis of layers.
 
     evaluation set ─▶ questions ─▶ batches ─▶ model.force | model.generate ─▶ pixel counts ─▶ groundscore.scoring
 
@@ -7,9 +7,11 @@ Two protocols, and every report says which one it used:
   without a target the choice between `[SEG]` and `[REJ]`, are scored.
 - "generated": what a user gets. The model writes the answer (greedily), and the union of its masks is the prediction;
   an answer without `[SEG]` predicts nothing.
+
+What needs no model is in `groundscore`.
 """
 
-from evaluation.protocol import ANSWERS, EXPLAIN, EXPRESSIONS, Protocol
+from evaluation.questions import ANSWERS, EXPLAIN, EXPRESSIONS, Protocol
 from evaluation.running import Effort, Outcome, evaluate
 
 __all__ = ["ANSWERS", "EXPLAIN", "EXPRESSIONS", "Effort", "Outcome", "Protocol", "evaluate"]

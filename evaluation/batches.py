@@ -1,6 +1,6 @@
 """Images of a split to batches for the model, read ahead by worker processes.
 
-Legend: I images, E expressions of an image, Q places of targets in given answers, H W pixels.
+Legend: I images, E expressions of an image, Q targets of given answers, H W pixels.
 """
 
 import copy
@@ -18,8 +18,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample
-from evaluation.protocol import Protocol
-from evaluation.questions import Questions, ask
+from evaluation.questions import Protocol, Questions, ask
 from groundscore.annotations.repairs import Repair, Tolerance
 from groundscore.errors import UserError
 from groundscore.splits import EvaluationItem, LeftOut, read_item
@@ -29,8 +28,8 @@ from groundscore.splits import EvaluationItem, LeftOut, read_item
 class Part:
     """Some expressions of one image, or all of them, with what their masks are compared with.
 
-    number: the item's place in the split; total: how many expressions it has.
-    image: its path; index: the entry's place in its file, where a picture may occur more than once.
+    number: the item's index in the split; total: how many expressions it has.
+    image: its path; index: the entry's index in its file, where an image may occur more than once.
     refs [E], exists [E]: as in `EvaluationItem`.
     truth bool [E, H, W]; for MUSE the targets of all questions, [ΣT, H, W], and `targets` [E] how many each has.
     ignore: bool [H, W] or None. data: see `digest_of`. repairs: of the item.
@@ -59,7 +58,7 @@ class Work:
     """A batch for the model and its images' parts.
 
     decided int64 [Q]: flat positions in the rows at which the model chooses between `[SEG]` and `[REJ]`, for all
-    places of all parts; empty for generation.
+    targets of all parts; empty for generation.
     """
 
     batch: Batch
@@ -208,7 +207,7 @@ def digest_of(item: EvaluationItem) -> str:
 
 
 def check_item(item: EvaluationItem) -> None:
-    """Refuse masks of another size than their picture."""
+    """Raises `UserError` for masks of another size than their image."""
     size = item.image.shape[:2]
     stacks = [item.masks, *(item.target_masks or ())]
     if item.ignore is not None:
@@ -217,14 +216,14 @@ def check_item(item: EvaluationItem) -> None:
         if masks.ndim != 3 or masks.shape[1:] != size:
             raise UserError(
                 f"{item.dataset}|{item.split}: {item.image_path} is {size[0]} x {size[1]} pixels, but its masks are "
-                f"{' x '.join(map(str, masks.shape[1:]))}; the annotations belong to another version of the picture"
+                f"{' x '.join(map(str, masks.shape[1:]))}; the annotations belong to another version of the image"
             )
 
 
 def _sample(item: EvaluationItem, questions: Questions) -> Sample:
     """The conversations as a sample; its masks stand for the number of targets only."""
-    again = sum(place.read_again for place in questions.places)
-    masks = np.broadcast_to(np.uint8(0), (len(questions.places) + again, *item.image.shape[:2]))
+    again = sum(target.read_again for target in questions.targets)
+    masks = np.broadcast_to(np.uint8(0), (len(questions.targets) + again, *item.image.shape[:2]))
     conversations = questions.with_seg + questions.as_given
     return Sample(item.image_path, item.image, conversations, masks, None, "evaluation", item.dataset)
 
@@ -235,21 +234,21 @@ def _without_repeated_targets(batch: Batch, parts: list[Part]) -> Work:
     rej = iter(range(len(batch.rej_positions)))
     kept, decided, kinds = [], [], []
     for part, of_image in zip(parts, batch.target_is_seg, strict=True):
-        places = part.questions.places
-        first = [next(seg) for _ in places]
+        targets = part.questions.targets
+        first = [next(seg) for _ in targets]
         # Positions of the repeated answers, in written order.
         again = iter(
             [
                 batch.seg_positions[next(seg), 0] if is_seg else batch.rej_positions[next(rej), 0]
-                for is_seg in of_image[len(places) :]
+                for is_seg in of_image[len(targets) :]
             ]
         )
         decided += [
-            next(again) if place.read_again else batch.seg_positions[target, 0]
-            for place, target in zip(places, first, strict=True)
+            next(again) if target.read_again else batch.seg_positions[index, 0]
+            for target, index in zip(targets, first, strict=True)
         ]
         kept += first
-        kinds.append([True] * len(places))
+        kinds.append([True] * len(targets))
     batch = replace(
         batch,
         seg_positions=batch.seg_positions[kept],

@@ -1,4 +1,4 @@
-"""What every layer would have done: masks from each hidden state, beside what the policy thinks of it.
+"""What every layer would have done: masks from each hidden state, beside the policy's probability of it.
 
 The given answers are read once and SAM encodes every image once; only similarity maps and mask decoding are done for
 each layer.
@@ -16,6 +16,7 @@ from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
+from groundscore.scoring.counts import ious
 from groundscore.splits import EvaluationItem
 from model.batched_losses import losses_of_maps, map_targets
 from model.decoders import sam
@@ -67,9 +68,7 @@ def layer_analysis(model: GroundingModel, batch: Batch, *, layers_at_once: int =
         nothing = [torch.zeros((0, number, *size), device=model.device) for size in batch.original_sizes]
         empty = torch.zeros((0, number), device=model.device)
         return LayerAnalysis(empty, empty, empty, nothing, [each.bool() for each in nothing])
-    images = model.encode_images(batch)
-    unrolled, places = model.read(batch, images)
-    states = model.target_states(batch, images, unrolled, places)
+    states = _target_states(model, batch)
     embeddings = sam.encode_images(model.sam, batch.sam_images, batch.sam_sizes)
     targets = [gaussian_target(truth) if len(truth) else None for truth in batch.masks]
     maps, masks, losses = [], [], []
@@ -140,6 +139,12 @@ def _sample(item: EvaluationItem) -> Sample:
     return Sample(item.image_path, item.image, conversations, masks, item.ignore, "evaluation", item.dataset)
 
 
+def _target_states(model: GroundingModel, batch: Batch):
+    """The hidden states of the batch's targets, from reading its given answers once."""
+    images = model.encode_images(batch)
+    return model.target_states(batch, images, *model.read(batch, images))
+
+
 def _dense(model: GroundingModel, prompt) -> Tensor:
     """Dense prompts of one layer's targets."""
     if prompt.dense is not None:
@@ -173,17 +178,16 @@ def _loss(model: GroundingModel, batch: Batch, logits: list[Tensor], maps: list[
 def _iou(masks: Tensor, truth: Tensor, ignore: Tensor | None) -> Tensor:
     """[m, L+1] of masks [m, L+1, H, W] with the true ones [m, H, W]."""
     truth = truth.bool().unsqueeze(1)
-    counted = torch.ones_like(truth) if ignore is None else ~ignore
-    union = ((masks | truth) & counted).sum(dim=(2, 3))
-    shared = (masks & truth & counted).sum(dim=(2, 3))
-    return torch.where(union > 0, shared / union.clamp(min=1), torch.ones_like(union, dtype=torch.float32))
+    kept = torch.ones_like(truth) if ignore is None else ~ignore
+    counts = [(pixels & kept).sum(dim=(2, 3)).cpu().numpy() for pixels in (masks & truth, masks | truth)]
+    return torch.from_numpy(ious(*counts)).float().to(masks.device)
 
 
 @torch.no_grad()
 def layer_rewards(
     model: GroundingModel, processor, items: Sequence[EvaluationItem], *, limit: int, batch_size: int = 16
 ) -> tuple[Tensor, Tensor]:
-    """What the policy learns from, for all targets of the first `limit` images, on the CPU.
+    """States and rewards that the policy is trained from, for all targets of the first `limit` images, on the CPU.
 
     Returns the targets' states [S, L+1, D] and the reward of each layer [S, L+1], minus its map loss.
     """
@@ -192,9 +196,7 @@ def layer_rewards(
     for start in range(0, min(limit, len(items)), batch_size):
         samples = [_sample(items[index]) for index in range(start, min(start + batch_size, limit, len(items)))]
         batch = collate(samples).to(model.device)
-        images = model.encode_images(batch)
-        unrolled, places = model.read(batch, images)
-        states = model.target_states(batch, images, unrolled, places)
+        states = _target_states(model, batch)
         seen.append(states.seg[:, 0].float().cpu())
         targets = map_targets(batch.masks, batch.ignore)
         losses = []
@@ -203,3 +205,30 @@ def layer_rewards(
             losses.append(losses_of_maps(prompt.maps, targets).sum(dim=0))  # whether or not the maps are trained
         rewards.append(-torch.stack(losses, dim=1).float().cpu())
     return torch.cat(seen), torch.cat(rewards)
+
+
+# --- READ's points ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class TargetPoints:
+    """One `[SEG]`: its mask bool [H, W], its similarity map [H, W] in [0, 1], its points [K, 2] (x, y) in pixels of the
+    image, and their labels [K]: 1 inside, 0 outside, -1 neither."""
+
+    mask: Tensor
+    similarity: Tensor
+    points: Tensor
+    labels: Tensor
+
+
+@torch.no_grad()
+def point_analysis(model: GroundingModel, batch: Batch) -> list[TargetPoints]:
+    """The points of every `[SEG]` of the batch's given answers, in order; `batch` on the model's device."""
+    states = _target_states(model, batch)
+    prompt = model.system.prompt(model, states, batch, "last")
+    if prompt.points is None or prompt.maps is None:
+        raise UserError(f"{model.config.system} prompts its masks without points")
+    masks = [logits > 0 for group in model.masks(batch, states, prompt) for logits in group]
+    maps = [similarity for group in prompt.maps for similarity in group]
+    points = [pair for group in prompt.points for pair in zip(*group, strict=True)]
+    return [TargetPoints(mask, similarity, *pair) for mask, similarity, pair in zip(masks, maps, points, strict=True)]

@@ -1,19 +1,25 @@
-"""The model's masks for the expressions of a batch, from given or from generated answers; all of it on the device.
+"""The model's masks for the expressions of a batch, from given or generated answers, and their pixel counts.
 
-Legend: E expressions of a part, P predictions (E; for MUSE one per target of an answer), Q places in given answers,
-H W pixels.
+Everything stays on the device until `count` reads one tensor back for the whole batch.
+
+Legend: E expressions of a part, P predictions (E; for MUSE one per target of an answer), T true masks, Q targets of
+given answers, H W pixels.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from evaluation.batches import Part, Work
-from evaluation.protocol import Protocol
-from evaluation.questions import TARGET, Place
+from evaluation.questions import TARGET, GivenTarget, Protocol
+from groundscore.errors import UserError
+from groundscore.scoring.counts import ExpressionCounts, QuestionCounts, Row
+from groundscore.scoring.predictions import encode_mask
+from model.grounding import GroundingModel
+from model.outputs import Answer
 
 
 @dataclass
@@ -38,29 +44,29 @@ class Predicted:
     texts: list[str | None]
 
 
-def predict(model, work: Work, protocol: Protocol, decode: Callable[[list[int]], str]) -> list[Predicted]:
-    """Predictions for every part of a batch that is on the model's device."""
+def predict(
+    model: GroundingModel, work: Work, protocol: Protocol, decode: Callable[[list[int]], str]
+) -> list[Predicted]:
+    """Predictions for every part of a batch that is on the model's device; decode: from token ids to text."""
     if protocol.answer == "given":
         return _from_given(model, work, protocol)
     return _from_generated(model, work, protocol, decode)
 
 
-def _from_given(model, work: Work, protocol: Protocol) -> list[Predicted]:
+# --- given answers ----------------------------------------------------------------------------------------------------
+
+
+def _from_given(model: GroundingModel, work: Work, protocol: Protocol) -> list[Predicted]:
     forced = model.force(work.batch, work.decided, protocol.layer)
-    accepted = _accepted(
-        model.config, forced.written, [place for part in work.parts for place in part.questions.places]
-    )
-    sizes = [len(part.questions.places) for part in work.parts]
-    return [
-        _of_places(part, logits, accepts, layers)
-        for part, logits, accepts, layers in zip(
-            work.parts, forced.mask_logits, accepted.split(sizes), forced.layers.split(sizes), strict=True
-        )
-    ]
+    targets = [target for part in work.parts for target in part.questions.targets]
+    sizes = [len(part.questions.targets) for part in work.parts]
+    accepted = _accepted(model.config, forced.written, targets).split(sizes)
+    per_part = zip(work.parts, forced.mask_logits, accepted, forced.layers.split(sizes), strict=True)
+    return [_of_targets(part, logits, accepts, layers) for part, logits, accepts, layers in per_part]
 
 
-def _accepted(config, written: Tensor, places: list[Place]) -> Tensor:
-    """bool [Q]: whether the target of each place is taken as present.
+def _accepted(config, written: Tensor, targets: Sequence[GivenTarget]) -> Tensor:
+    """Whether each target is taken as present, bool [Q]; written: the tokens that the model would write there.
 
     Where `[SEG]` is given any other token counts as a rejection, where `[REJ]` is given any other token counts as
     acceptance (the reference's rule).
@@ -69,33 +75,29 @@ def _accepted(config, written: Tensor, places: list[Place]) -> Tensor:
     def flags(values) -> Tensor:
         return torch.tensor(list(values), dtype=torch.bool).to(written.device, non_blocking=True)
 
-    is_seg = flags(place.is_seg for place in places)
-    judged = flags(place.judged for place in places)
+    is_seg = flags(target.is_seg for target in targets)
+    judged = flags(target.judged for target in targets)
     rejects = config.rej_token_ids[0] if config.rej_token_ids else -1
     accepts = torch.where(is_seg, written == config.seg_token_ids[0], written != rejects)
     return accepts | ~judged
 
 
-def _of_places(part: Part, logits: Tensor, accepts: Tensor, layers: Tensor) -> Predicted:
-    """The masks [m, H, W] of a part's places as one prediction per expression, or for MUSE one per place."""
-    places = part.questions.places
-    expressions = len(part.questions.expressions)
-    owner = [place.expression for place in places]
-    drawn = logits > 0
-    if owner == list(range(expressions)):
-        masks, accepted = drawn, accepts
-    else:
-        accepted = accepts.new_zeros(expressions)
-        for place, number in enumerate(owner):
-            accepted[number] |= accepts[place]
-        masks = drawn
-        if not part.questions.separate:
+def _of_targets(part: Part, logits: Tensor, accepts: Tensor, layers: Tensor) -> Predicted:
+    """The masks [Q, H, W] of a part's targets as one prediction per expression, or for MUSE one per target."""
+    expressions, separate = len(part.questions.expressions), part.questions.separate
+    owner = [target.expression for target in part.questions.targets]
+    masks, accepted = logits > 0, accepts
+    if owner != list(range(expressions)):
+        drawn, accepted = masks, accepts.new_zeros(expressions)
+        for index, number in enumerate(owner):
+            accepted[number] |= accepts[index]
+        if not separate:
             masks = drawn.new_zeros((expressions, *drawn.shape[1:]))
-            for place, number in enumerate(owner):
-                masks[number] |= drawn[place] & (accepts[place] | ~accepted[number])
+            for index, number in enumerate(owner):
+                masks[number] |= drawn[index] & (accepts[index] | ~accepted[number])
     return Predicted(
         masks=masks,
-        counts=[owner.count(number) for number in range(expressions)] if part.questions.separate else [1] * expressions,
+        counts=[owner.count(number) for number in range(expressions)] if separate else [1] * expressions,
         accepted=accepted,
         broken=(~logits.isfinite()).sum(),
         layers=layers,
@@ -104,7 +106,12 @@ def _of_places(part: Part, logits: Tensor, accepts: Tensor, layers: Tensor) -> P
     )
 
 
-def _from_generated(model, work: Work, protocol: Protocol, decode) -> list[Predicted]:
+# --- generated answers ------------------------------------------------------------------------------------------------
+
+
+def _from_generated(
+    model: GroundingModel, work: Work, protocol: Protocol, decode: Callable[[list[int]], str]
+) -> list[Predicted]:
     answers = iter(model.generate(work.batch, max_new_tokens=protocol.max_new_tokens, layer=protocol.layer))
     predicted = []
     for part in work.parts:
@@ -114,12 +121,12 @@ def _from_generated(model, work: Work, protocol: Protocol, decode) -> list[Predi
     return predicted
 
 
-def _of_answers(part: Part, answers: list, device: torch.device, texts: list[str]) -> Predicted:
+def _of_answers(part: Part, answers: Sequence[Answer], device: torch.device, texts: list[str]) -> Predicted:
     """The answers to a part's questions as predictions of its expressions."""
     expressions = len(part.questions.expressions)
-    size = part.truth.shape[1:]
     logits = [answer.mask_logits.to(device) for answer in answers]
     drawn = [masks > 0 for masks in logits]
+    counts = [1] * expressions
     if part.questions.separate:
         counts = [len(masks) for masks in drawn]
         present = [count > 0 for count in counts]
@@ -129,11 +136,11 @@ def _of_answers(part: Part, answers: list, device: torch.device, texts: list[str
         (decisions,) = [answer.decisions for answer in answers]
         present = (decisions + [False] * expressions)[:expressions]
         own = iter(drawn[0])
-        empty = torch.zeros(size, dtype=torch.bool, device=device)
-        masks, counts = torch.stack([next(own) if there else empty for there in present]), [1] * expressions
+        empty = torch.zeros(part.truth.shape[1:], dtype=torch.bool, device=device)
+        masks = torch.stack([next(own) if there else empty for there in present])
     else:
         present = [len(answer.seg_indices) > 0 for answer in answers]
-        masks, counts = torch.stack([each.any(0) for each in drawn]), [1] * expressions
+        masks = torch.stack([each.any(0) for each in drawn])
     return Predicted(
         masks=masks,
         counts=counts,
@@ -141,12 +148,121 @@ def _of_answers(part: Part, answers: list, device: torch.device, texts: list[str
         broken=torch.stack([(~each.isfinite()).sum() for each in logits]).sum(),
         layers=torch.tensor([int(layer) for answer in answers for layer in answer.layers], device=device).long(),
         silent=present.count(False),
-        texts=_share_text(texts[0], expressions) if part.questions.joint else texts,
+        texts=share_text(texts[0], expressions) if part.questions.joint else texts,
     )
 
 
-def _share_text(text: str, expressions: int) -> list[str]:
+def share_text(text: str, expressions: int) -> list[str]:
     """What a joint answer says of each expression: up to its target; those without one have what follows the last."""
     pieces = re.findall(rf".*?(?:{TARGET.pattern})", text, re.DOTALL)
     rest = text[len("".join(pieces)) :]
     return (pieces + [rest] * expressions)[:expressions]
+
+
+# --- counts -----------------------------------------------------------------------------------------------------------
+
+
+def count(parts: Sequence[Part], predicted: Sequence[Predicted]) -> list[tuple[list[Row], list[int]]]:
+    """Rows and layers of every part; one tensor for the whole batch is read back from the device.
+
+    Raises `UserError` where logits are not finite or a mask has not its image's size.
+    """
+    measure = [_question_pixels if part.questions.separate else _expression_pixels for part in parts]
+    vectors = [each(part, one) for each, part, one in zip(measure, parts, predicted, strict=True)]
+    pieces = [piece for vector, one in zip(vectors, predicted, strict=True) for piece in (vector, one.layers)]
+    numbers = iter(torch.cat(pieces).tolist())
+    counted = []
+    for part, vector, one in zip(parts, vectors, predicted, strict=True):
+        broken, *own = [next(numbers) for _ in range(len(vector))]
+        if broken:
+            raise UserError(
+                f"{part.name}: {broken} pixels of the mask logits are not finite; try --precision fp32, and another "
+                "checkpoint where that does not help"
+            )
+        read = _question_rows if part.questions.separate else _expression_rows
+        counted.append((read(part, one, own), [next(numbers) for _ in range(len(one.layers))]))
+    return counted
+
+
+def _expression_pixels(part: Part, predicted: Predicted) -> Tensor:
+    """int64 [1 + 5 E]: broken logits; then intersections, unions, predicted areas, target areas and accepted."""
+    drawn, truth = _without_ignored(part, predicted.masks)
+    overlap = (drawn & truth).flatten(1).sum(1)
+    area, target = drawn.flatten(1).sum(1), truth.flatten(1).sum(1)
+    table = torch.stack([overlap, area + target - overlap, area, target, predicted.accepted.long()])
+    return torch.cat([predicted.broken[None], table.flatten()])
+
+
+def _expression_rows(part: Part, predicted: Predicted, numbers: list[int]) -> list[Row]:
+    expressions = part.questions.expressions
+    size = len(expressions)
+    columns = [numbers[start : start + size] for start in range(0, 5 * size, size)]
+    refs = [ref if ref >= 0 else None for ref in part.refs]
+    return [
+        ExpressionCounts(part.number, part.image, expression, ref, exists, bool(accepted), *pixels, text)
+        for expression, ref, exists, *pixels, accepted, text in zip(
+            expressions, refs, part.exists, *columns, predicted.texts, strict=True
+        )
+    ]
+
+
+def _question_pixels(part: Part, predicted: Predicted) -> Tensor:
+    """int64: broken logits; then for every question areas [P], areas [T] and intersections [P · T]."""
+    drawn, truth = _without_ignored(part, predicted.masks)
+    # A product of zeros and ones counts exactly in float32 up to 2^24 pixels.
+    exact = torch.float32 if truth.shape[1] * truth.shape[2] <= 2**24 else torch.float64
+    vectors = [predicted.broken[None]]
+    for masks, targets in zip(drawn.split(predicted.counts), truth.split(part.targets), strict=True):
+        masks, targets = masks.flatten(1), targets.flatten(1)
+        overlaps = masks.to(exact) @ targets.to(exact).T
+        vectors += [masks.sum(1), targets.sum(1), overlaps.round().long().flatten()]
+    return torch.cat(vectors)
+
+
+def _question_rows(part: Part, predicted: Predicted, numbers: list[int]) -> list[Row]:
+    values = iter(numbers)
+    rows: list[Row] = []
+    questions = zip(part.questions.expressions, predicted.counts, part.targets, predicted.texts, strict=True)
+    for expression, masks, targets, text in questions:
+        areas = [next(values) for _ in range(masks)]
+        target_areas = [next(values) for _ in range(targets)]
+        overlaps = [[next(values) for _ in range(targets)] for _ in range(masks)]
+        rows.append(QuestionCounts(part.number, part.image, overlaps, areas, target_areas, expression, text))
+    return rows
+
+
+def _without_ignored(part: Part, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Predicted and true masks on the device, without the pixels that do not count."""
+    if masks.shape[1:] != part.truth.shape[1:]:
+        raise UserError(f"{part.name}: predicted masks {list(masks.shape)} do not fit the image's")
+    truth = part.truth.to(masks.device, non_blocking=True)
+    if part.ignore is None:
+        return masks, truth
+    kept = ~part.ignore.to(masks.device, non_blocking=True)
+    return masks & kept, truth & kept
+
+
+def prediction_lines(spec: str, part: Part, predicted: Predicted, rows: Sequence[Row]) -> list[dict]:
+    """One object per expression of a part, in the form that `eval.py --predictions` reads.
+
+    The mask of a rejected expression is kept where one was drawn: `--gres_reference` counts it.
+    """
+    masks = predicted.masks.cpu().numpy()
+    lines = []
+    first = 0
+    for expression, count, text, row in zip(
+        part.questions.expressions, predicted.counts, predicted.texts, rows, strict=True
+    ):
+        own = masks[first : first + count]
+        first += count
+        line = {"split": spec, "image": part.image, "expression": expression}
+        if part.index is not None:
+            line["index"] = part.index
+        if part.questions.separate:
+            line |= {"present": bool(len(own)), "masks": [encode_mask(mask) for mask in own]}
+        else:
+            line |= {"present": row.present, "mask": encode_mask(own[0]) if own[0].any() else None}
+        if text is not None:
+            line["answer"] = text
+        lines.append(line)
+    return lines

@@ -1,19 +1,55 @@
-"""The line that tells how far an evaluation is: a bar, the scores so far, and how long it will take."""
+"""How far an evaluation is: the scores so far, and the line that tells them and how long it will take."""
 
 import sys
 import time
+from collections.abc import Callable, Iterable
 from typing import TextIO
+
+from evaluation.records import ImageResult
+from groundscore.scoring.counts import iou
 
 WIDTH = 24
 SECONDS_BETWEEN_LINES = 30
+
+Progress = Callable[[int, int, float | None, float | None], None]
+
+
+class RunningScores:
+    """Scores of the images done so far, for `progress` alone: those of earlier calls and of this process.
+
+    total: how many images there are. progress: called with images done, `total`, and gIoU and cIoU or None.
+    """
+
+    def __init__(self, done: Iterable[ImageResult], remaining: int, progress: Progress | None):
+        self.progress = progress
+        self.images = self.pairs = self.intersection = self.union = 0
+        self.ious = 0.0
+        for result in done:
+            self._count(result)
+        self.total = self.images + remaining
+        if progress and remaining:
+            progress(self.images, self.total, None, None)
+
+    def add(self, results: Iterable[ImageResult]) -> None:
+        for result in results:
+            self._count(result)
+        if self.progress and self.pairs:
+            self.progress(self.images, self.total, self.ious / self.pairs, iou(self.intersection, self.union))
+
+    def _count(self, result: ImageResult) -> None:
+        self.images += 1
+        for pair in (pair for row in result.rows for pair in row.pairs()):
+            self.pairs += 1
+            self.ious += pair.iou
+            self.intersection += pair.intersection
+            self.union += pair.union
 
 
 class ProgressBar:
     """A bar that is rewritten on a terminal; elsewhere a line now and then.
 
-    Call it with images done, images in all, and the running gIoU and cIoU (None before there are any); first before
-    any work, so that what an earlier call has done does not make the estimate too good. Of several processes that
-    share a split the main one shows its own part.
+    It is called as `Progress`; first before any work, so that what an earlier call has done does not make the estimate
+    too good. Of several processes that share a split the main one shows its own part.
     """
 
     def __init__(self, name: str, stream: TextIO | None = None):

@@ -1,7 +1,7 @@
-"""What is asked about an image, and which expression each target of the answer belongs to.
+"""How a model is asked about an image, and which expression each target of an answer belongs to.
 
 A given answer that says `[REJ]` is laid out twice, as two branches of one row: as it is, which shows whether the model
-itself would reject; and with `[SEG]` in every place, which gives a mask for every expression. An expression that the
+itself would reject; and with `[SEG]` at every target, which gives a mask for every expression. An expression that the
 model wrongly accepts is so scored on the mask that it would have drawn.
 """
 
@@ -9,22 +9,73 @@ import re
 from dataclasses import dataclass
 
 from dataloaders.sample import REJ, SEG, Turn
-from evaluation.protocol import Protocol
 from groundscore.errors import UserError
 from groundscore.splits import EvaluationItem
 
+ANSWERS = ("given", "generated")
+EXPRESSIONS = ("together", "single")
+EXPLAIN = {
+    "given": "the answer with its [SEG] is given; masks, and [SEG] against [REJ], are scored",
+    "generated": "the model writes the answer itself (greedy decoding)",
+    "together": "one question about all expressions of an image, where the set has such a question",
+    "single": "one question for each expression",
+}
 TARGET = re.compile(re.escape(SEG) + "|" + re.escape(REJ))
 
 Conversation = tuple[Turn, ...]
 
 
+@dataclass(frozen=True)
+class Protocol:
+    """How a model is asked.
+
+    answer: one of `ANSWERS`. expressions: one of `EXPRESSIONS`; None for what published numbers use with that answer:
+    together where it is given, single where it is generated.
+    layer: the hidden state that prompts the masks, None for the checkpoint's own choice.
+    max_new_tokens: longest generated answer. limit: score the first so many images only, None for all.
+    """
+
+    answer: str = "generated"
+    expressions: str | None = None
+    layer: int | str | None = None
+    max_new_tokens: int = 128
+    limit: int | None = None
+
+    def __post_init__(self):
+        if self.answer not in ANSWERS:
+            raise ValueError(f"answer {self.answer!r}: expected one of {', '.join(ANSWERS)}")
+        if self.expressions not in (None, *EXPRESSIONS):
+            raise ValueError(f"expressions {self.expressions!r}: expected one of {', '.join(EXPRESSIONS)}")
+
+    @property
+    def asks(self) -> str:
+        """How expressions are asked for where both ways are possible."""
+        return self.expressions or ("together" if self.answer == "given" else "single")
+
+    def asks_together(self, item: EvaluationItem) -> bool:
+        """Whether this item is asked about in one question."""
+        return bool(item.joint_prompt) and (item.together or self.asks == "together")
+
+    def to_dict(self) -> dict[str, str | int | None]:
+        """What a report says of it; `max_new_tokens` only where something is generated."""
+        content = {
+            "answer": self.answer,
+            "expressions": self.asks,
+            "layer": "checkpoint" if self.layer is None else str(self.layer),
+            "limit": self.limit,
+        }
+        if self.answer == "generated":
+            content["max_new_tokens"] = self.max_new_tokens
+        return content
+
+
 @dataclass
-class Place:
-    """A place of a target in a given answer.
+class GivenTarget:
+    """A target in a given answer.
 
     expression: the position in `Questions.expressions` that it belongs to.
     is_seg: the given answer says `[SEG]` there.
-    read_again: whether the model would write that is read in `Questions.as_given`, else in `with_seg`.
+    read_again: what the model would write there is read in `Questions.as_given`, else in `with_seg`.
     judged: a rejection there counts; else the target is taken as present, as published scores take it.
     """
 
@@ -38,10 +89,10 @@ class Place:
 class Questions:
     """Some expressions of one image and the conversations that ask for them.
 
-    expressions: their numbers in the item, E of them.
+    expressions: their indices in the item, E of them.
     with_seg: the conversations whose masks are scored, open for generation.
     as_given: those among them whose given answer says `[REJ]`, with the answer as it is.
-    places: every place of a target in the given answers, in written order; empty for generation.
+    targets: all targets of the given answers, in written order; empty for generation.
     joint: one conversation asks for all expressions in order.
     separate: every target of an expression is a prediction of its own (MUSE), else their union is the prediction.
     """
@@ -49,15 +100,18 @@ class Questions:
     expressions: list[int]
     with_seg: list[Conversation]
     as_given: list[Conversation]
-    places: list[Place]
+    targets: list[GivenTarget]
     joint: bool
     separate: bool
 
 
 def ask(item: EvaluationItem, protocol: Protocol, expressions: list[int]) -> Questions:
-    """The questions about `expressions` of an item, which are all of them where they are asked for together."""
+    """Returns the questions about `expressions` of an item, which are all of them where they are asked for together.
+
+    Raises `UserError` where a given answer has not one target for each expression, for MUSE one for each true mask.
+    """
     joint = protocol.asks_together(item)
-    separate = scores_targets(item)
+    separate = item.target_masks is not None and item.dataset.startswith("MultiReasonSeg")
     if joint:
         texts = [(item.joint_prompt, item.joint_answer)]
     else:
@@ -65,38 +119,26 @@ def ask(item: EvaluationItem, protocol: Protocol, expressions: list[int]) -> Que
     if protocol.answer == "generated":
         return Questions(expressions, [(Turn(text, None),) for text, _ in texts], [], [], joint, separate)
 
-    places = []
+    targets = []
     for number, (_, answer) in enumerate(texts):
-        rejects = REJ in answer
         for kind in TARGET.findall(answer):
             judged = item.may_be_absent or kind == REJ
-            places.append(Place(len(places) if joint else number, kind == SEG, rejects, judged))
-    _check(item, places, expressions, joint, separate)
+            targets.append(GivenTarget(len(targets) if joint else number, kind == SEG, REJ in answer, judged))
+    named = f"{item.dataset}|{item.split}: {item.image_path}"
+    if joint and len(targets) != len(expressions):
+        raise UserError(f"{named}: the given answer names {len(targets)} targets for {len(expressions)} expressions")
+    for position, number in enumerate(expressions if separate else ()):
+        count, true = sum(target.expression == position for target in targets), len(item.target_masks[number])
+        if count != true:
+            raise UserError(
+                f"{named}: the given answer to {item.prompts[number]!r} names {count} targets, but there are {true} "
+                "masks"
+            )
     return Questions(
         expressions=expressions,
         with_seg=[(Turn(text, answer.replace(REJ, SEG)),) for text, answer in texts],
         as_given=[(Turn(text, answer),) for text, answer in texts if REJ in answer],
-        places=places,
+        targets=targets,
         joint=joint,
         separate=separate,
     )
-
-
-def scores_targets(item: EvaluationItem) -> bool:
-    """Whether every target of the item's questions is scored by itself (MUSE)."""
-    return item.target_masks is not None and item.dataset.startswith("MultiReasonSeg")
-
-
-def _check(item: EvaluationItem, places: list[Place], expressions: list[int], joint: bool, separate: bool) -> None:
-    """Every expression has its places: one each in a joint answer, one per true mask for MUSE."""
-    named = f"{item.dataset}|{item.split}: {item.image_path}"
-    if joint and len(places) != len(expressions):
-        raise UserError(f"{named}: the given answer names {len(places)} targets for {len(expressions)} expressions")
-    for position, number in enumerate(expressions if separate else ()):
-        named_targets = sum(place.expression == position for place in places)
-        true_targets = len(item.target_masks[number])
-        if named_targets != true_targets:
-            raise UserError(
-                f"{named}: the given answer to {item.prompts[number]!r} names {named_targets} targets, "
-                f"but there are {true_targets} masks"
-            )

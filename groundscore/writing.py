@@ -6,11 +6,12 @@ A reader sees the old content or the new, whatever happens in between; a failure
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from groundscore.errors import naming
+from groundscore.errors import UserError, naming
 
 
 @contextlib.contextmanager
@@ -37,6 +38,15 @@ def write_text(path: Path, text: str, *, sync: bool = False) -> None:
         beside.write_text(text, encoding="utf-8", errors="replace")
 
 
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a UTF-8 file, piece by piece, whole or not at all; `UserError` where the disk does not take it."""
+    try:
+        with written_whole(path) as beside, beside.open("w", encoding="utf-8", errors="replace") as file:
+            file.writelines(lines)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror})") from error
+
+
 def write_json(path: Path, value: Any, *, sync: bool = False, **options: Any) -> None:
     """Write a JSON file whole or not at all, indented by 2; `options` of `json.dumps`."""
     write_text(path, json.dumps(value, **{"indent": 2, **options}) + "\n", sync=sync)
@@ -49,3 +59,15 @@ def sync_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_directory(directory: Path) -> None:
+    """Makes a directory for results, before any work is spent on them; `UserError` where it cannot be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{directory} cannot be a directory for results: a file is in its place") from None
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written ({error.strerror}); choose another place for results") from None

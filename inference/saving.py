@@ -5,7 +5,6 @@ kite_1.json  kite_1_overlay.png  kite_1_mask_1.png  kite_1_mask_2.png …
 
 import json
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,21 +13,10 @@ import numpy as np
 from PIL import Image
 
 from dataloaders.sample import Turn
+from groundscore.drawing import colour_of, overlay
 from groundscore.errors import UserError
+from groundscore.writing import make_directory
 from inference.reply import Reply
-from utils.drawing import colour_of, overlay
-
-
-def make_directory(directory: Path) -> None:
-    """Make a directory for results that can be written, before any work is spent on them."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{directory} cannot be a directory for results: a file is in its place") from None
-    except OSError as error:
-        raise UserError(f"{directory} cannot be written ({error.strerror}); choose another place for results") from None
 
 
 @dataclass

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from groundscore.annotations.images import read_image
+from groundscore.drawing import ansi, colour_of, split_targets
 from groundscore.errors import UserError, describe, printable
 from groundscore.reading import user_path
 from inference.saving import save_conversation, save_reply
-from utils.drawing import ansi, colour_of, split_targets
 from utils.flags import layer_choice
 
 _HISTORY_LINES = 1000

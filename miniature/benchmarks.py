@@ -13,7 +13,7 @@ from pathlib import Path
 from evaluation.menu import BENCHMARKS
 from groundscore.errors import UserError, run_main
 from groundscore.reading import read_json
-from groundscore.scoring.scores import kind_of
+from groundscore.scoring.metrics import kind_of
 from miniature.programs import chosen_systems, scoring_command
 from utils.systems import SYSTEMS
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from groundscore.drawing import overlay
 from miniature.language import pick_referring, reasoning
 from miniature.scenes import Scene, random_scene
 from utils.contact_sheet import save_sheet
-from utils.drawing import overlay
 
 COLUMNS, ROWS = 4, 3
 CELL, TEXT, GAP = 220, 92, 16

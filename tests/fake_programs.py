@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import eval as eval_script
-from evaluation.places import choose_places
+from evaluation.report_path import report_path
 from miniature import programs
 from training.arguments import parse_arguments
 
@@ -29,7 +29,7 @@ def replace_programs(monkeypatch, root: Path, losses: list[dict], scores: dict) 
             flags = eval_script.build_parser().parse(command[command.index("eval.py") + 1 :])
             splits = flags.val_dataset.split("||")
             report = {"protocol": {}, "dataset_dir": flags.dataset_dir, "splits": dict.fromkeys(splits, scores)}
-            path = choose_places(flags, splits).report
+            path = report_path(flags, splits)
             assert path.is_relative_to(root)
             path.write_text(json.dumps(report))
         return SimpleNamespace(returncode=0)

@@ -11,6 +11,7 @@ from torch import Tensor
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
+from groundscore.scoring.counts import iou
 from utils.distributed import choose_device
 
 # Largest relative difference that rounding explains: of weights to the saved precision, and of sums in another order.
@@ -82,12 +83,11 @@ def probe(model, processor, layers: list[int] | None = None) -> Probe:
 
 def compare(one: Probe, other: Probe) -> Comparison:
     a, b = one.masks > 0, other.masks > 0
-    union = (a | b).sum().item()
     return Comparison(
         logits=_relative(one.logits, other.logits),
         masks=_relative(one.masks, other.masks),
         tokens=(one.logits.argmax(-1) == other.logits.argmax(-1)).float().mean().item(),
-        iou=(a & b).sum().item() / union if union else 1.0,
+        iou=iou(int((a & b).sum()), int((a | b).sum())),
     )
 
 

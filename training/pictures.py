@@ -11,6 +11,7 @@ import numpy as np
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
 from groundscore.annotations.repairs import STRICT, Tolerance
+from groundscore.scoring.counts import mask_iou
 from groundscore.splits import EvaluationItem, spread_items
 from utils.contact_sheet import SheetRow, contact_sheet
 
@@ -46,9 +47,6 @@ def _row(model, collate: Collator, item: EvaluationItem, number: int, layer: int
     (result,) = model.segment(collate([sample]).to(model.device), layer=layer)
     predicted = (result.mask_logits > 0).cpu().numpy()
     truth = masks.any(0)
-    counted = np.ones(truth.shape, bool) if item.ignore is None else ~item.ignore
-    union = ((predicted.any(0) | truth) & counted).sum()
-    overlap = (predicted.any(0) & truth & counted).sum()
     maps = result.similarity_maps
     return SheetRow(
         image=item.image,
@@ -60,7 +58,7 @@ def _row(model, collate: Collator, item: EvaluationItem, number: int, layer: int
         similarity=maps[0].float().cpu().numpy() if maps is not None and len(maps) else None,
         layer=result.layers[0] if result.layers else None,
         label=f"{item.dataset} {item.split}",
-        iou=float(overlap / union) if union else 1.0,
+        iou=mask_iou(predicted.any(0), truth, item.ignore),
     )
 
 

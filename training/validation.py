@@ -88,8 +88,7 @@ class Validation:
     ) -> dict[str, Any]:
         """The scores of one split; `limit` overrides that of the command line."""
         from evaluation import Effort, Protocol, evaluate
-        from evaluation.running import place
-        from groundscore.scoring.scores import score_split
+        from groundscore.scoring.metrics import score_split
 
         options = self.options
         limit = options["limit"] if limit is None else limit
@@ -105,7 +104,7 @@ class Validation:
                 tolerance=self.tolerance,
                 progress=progress,
             )
-        if self.bad_samples_file and place()[0] == 0:
+        if self.bad_samples_file and World.joined(model.device).is_main:
             list_bad_samples(
                 self.bad_samples_file, split, [one.to_dict() for one in outcome.left_out], outcome.repaired
             )

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from groundscore.drawing import IGNORE_COLOUR, Colour, colour_of, heat_map, overlay, split_targets
 from groundscore.errors import UserError
-from utils.drawing import IGNORE_COLOUR, Colour, colour_of, heat_map, overlay, split_targets
 
 SOFTWARE = "UGround contact sheet"  # what our PNG files say that they were made by
 

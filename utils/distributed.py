@@ -34,6 +34,14 @@ class World:
     local_rank: int
     device: torch.device
 
+    @classmethod
+    def joined(cls, device: torch.device) -> "World":
+        """Returns the world that this process has joined, of one process if none."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            local_rank = int(os.environ.get("LOCAL_RANK", 0))
+            return cls(torch.distributed.get_rank(), torch.distributed.get_world_size(), local_rank, device)
+        return cls(0, 1, 0, device)
+
     @property
     def is_main(self) -> bool:
         return self.rank == 0

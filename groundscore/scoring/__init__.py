@@ -1,8 +1,8 @@
-"""Scores of predictions: from pixel counts, without a model.
+"""Scores of predictions, from pixel counts alone: no model and no torch.
 
-    masks ─▶ counts ─▶ rows ─▶ tables ─▶ metrics ─▶ scores ─▶ tabulating, report
-                        ▲                   └─▶ bootstrap ─┘      └─▶ compare, gallery
-    prediction_files ─▶ predictions
+    masks ─▶ counts (rows) ─▶ metrics (scores) ─▶ report (files), tables, gallery
+             ▲                 └─ bootstrap (intervals) ─▶ comparison (of two reports)
+    predictions (files)
 
 A row holds the pixel counts of one expression (of one question for MUSE). Everything after the rows is a function of
 them alone: processes gather rows, a killed evaluation goes on from its rows, two reports are compared by theirs.

@@ -1,27 +1,52 @@
-"""How far scores would have varied with other pictures: a bootstrap over pictures.
+"""How far a score would vary with other images: a bootstrap over images.
 
-A picture is drawn with all its expressions, since these are not independent of each other. Every metric is a ratio of
-sums, so a resample needs no more than the sums of its pictures.
+An image is drawn with all its expressions, since these depend on each other. Every metric is a ratio of two sums, so a
+resample needs only the sums of each image.
 
-Legend: I pictures, M columns of sums, B resamples.
+Legend: I images, K terms of a sum, M columns of sums, B resamples.
 """
 
-import numpy as np
+from dataclasses import dataclass
 
-from groundscore.scoring.metrics import Ratio, Terms
+import numpy as np
 
 LEVEL = 0.95
 _DRAWS_AT_ONCE = 2**22  # bounds the memory
 
 
-def sums_by_image(terms: Terms, images: int) -> np.ndarray:
-    """Numerator, denominator and number of terms of every picture: float64 [I, 3]; pixel sums stay below 2^53."""
-    columns = (terms.numerator, terms.denominator, np.ones(len(terms.image)))
-    return np.stack([np.bincount(terms.image, column, images) for column in columns], axis=1)
+@dataclass(frozen=True)
+class Terms:
+    """What a ratio of sums adds up: columns [K] with the image that each term belongs to, and its two parts."""
+
+    image: np.ndarray
+    numerator: np.ndarray
+    denominator: np.ndarray
+
+    @classmethod
+    def mean(cls, image: np.ndarray, values: np.ndarray) -> "Terms":
+        """Returns the terms of the mean of `values`."""
+        return cls(image, values, np.ones(len(values), np.int64))
+
+    @classmethod
+    def share(cls, image: np.ndarray, chosen: np.ndarray, hits: np.ndarray) -> "Terms":
+        """Returns the terms of the share of `hits` among the `chosen`; both bool [K]."""
+        return cls.mean(image[chosen], hits[chosen].astype(np.int64))
+
+    def by_image(self, images: int) -> np.ndarray:
+        """Returns numerator, denominator and number of terms of each image, float64 [I, 3]; pixels stay below 2^53."""
+        columns = (self.numerator, self.denominator, np.ones(len(self.image)))
+        return np.stack([np.bincount(self.image, column, images) for column in columns], axis=1)
+
+    def ratio(self, zero: float | None) -> float | None:
+        """Returns the ratio of the sums; `zero` if the denominators of some terms sum to 0; None without terms."""
+        denominator = self.denominator.sum().item()
+        if denominator:
+            return self.numerator.sum().item() / denominator
+        return zero if len(self.image) else None
 
 
 def resample(sums: np.ndarray, samples: int, seed: int) -> np.ndarray:
-    """Totals of `samples` draws of as many pictures as there are, with replacement: [I, M] to [B, M]."""
+    """Totals [B, M] of `samples` draws, with replacement, of as many images as there are; sums: [I, M]."""
     images = len(sums)
     rng = np.random.default_rng(seed)
     totals = np.empty((samples, sums.shape[1]))
@@ -34,11 +59,8 @@ def resample(sums: np.ndarray, samples: int, seed: int) -> np.ndarray:
     return totals
 
 
-def values_of(totals: np.ndarray, zero: float | None) -> np.ndarray:
-    """The metric in every resample, float64 [B], from totals [B, 3]; NaN where a resample has nothing to score.
-
-    zero: as in `Ratio`.
-    """
+def ratios(totals: np.ndarray, zero: float | None) -> np.ndarray:
+    """Ratio in every resample, float64 [B], from totals [B, 3] of `Terms.by_image`; NaN where there are no terms."""
     numerator, denominator, count = totals.T
     values = np.full(len(totals), np.nan)
     np.divide(numerator, denominator, out=values, where=denominator > 0)
@@ -48,21 +70,8 @@ def values_of(totals: np.ndarray, zero: float | None) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> list[float] | None:
-    """The middle 95 % of resampled values; None where there are none."""
+    """The middle 95 % of resampled values, [low, high]; None where there are none."""
     values = values[~np.isnan(values)]
     if not len(values):
         return None
     return np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-
-
-def intervals(
-    metrics: dict[str, Ratio], terms: dict[str, Terms], images: int, *, samples: int, seed: int
-) -> dict[str, list[float] | None]:
-    """The 95 % interval [low, high] of every metric; None where it has no value, or for fewer than two pictures."""
-    if samples == 0 or images < 2:
-        return dict.fromkeys(metrics)
-    totals = resample(np.concatenate([sums_by_image(terms[name], images) for name in metrics], axis=1), samples, seed)
-    return {
-        name: interval(values_of(totals[:, 3 * place : 3 * place + 3], metric.zero))
-        for place, (name, metric) in enumerate(metrics.items())
-    }

@@ -1,30 +1,56 @@
-"""Pixel counts of predictions against the truth: the rows that every score is computed from.
+"""Pixel counts of predictions against the ground truth: the rows that every score follows from.
 
-Legend: E expressions of an image, P predictions and T targets of a question, H W pixels.
+A row holds the counts of one expression (for MUSE of one question). `Expressions` and `Pairs` are the rows of a split
+as columns, which metrics are computed from.
+
+Legend: E expressions of an image, P predictions and T targets of a question, N expressions and K pairs of a split,
+H W pixels.
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from dataloaders.sample import REJ, SEG
 from groundscore.schema import ShapeError, flag, list_of, optional, record, text, whole
+from groundscore.splits import LeftOut
 
 MOST_PIXELS = 2**34  # of an image: far more than any has, and few enough that sums stay exact
+
+# An answer denies the target if it has one of these words or [REJ], and no [SEG].
+_DENIAL = re.compile(
+    r"\b(?:no|not|none|nothing|neither|cannot|without|absent|missing|false|incorrect)\b|n['’]t\b", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prediction and its target. matched: False where one of the two is missing."""
+
+    intersection: int
+    union: int
+    matched: bool = True
+
+    @property
+    def iou(self) -> float:
+        """I / U; 0 for a pair that lacks one side, even if the other is an empty mask."""
+        return iou(self.intersection, self.union) if self.matched else 0.0
 
 
 @dataclass(frozen=True)
 class ExpressionCounts:
-    """One expression and the mask that was predicted for it.
+    """The counts of one expression and the mask predicted for it.
 
-    item: index in the split's list of items. image: path of the picture, relative to the data root.
-    expression: index in the item's list of expressions.
+    item: index in the split. image: path of the image, relative to the data root.
+    expression: index among the item's expressions.
     ref: the group of sentences that it belongs to, None where the data set has no such groups.
-    exists: the expression means something in the picture. present: the model says so.
-    intersection, union, predicted_area, target_area: in pixels, without those to ignore, of the mask as it was drawn.
-        Where `present` is False the prediction counts as empty, whatever was drawn (see `Expressions` in tables.py).
+    exists: the target is in the image. present: the model says so.
+    intersection, union, predicted_area, target_area: pixels, without ignored ones, of the mask as it was drawn. Where
+        `present` is False the prediction counts as empty, whatever was drawn (`Expressions.with_rejections`).
     answer: what the model wrote, None where it did not write or the text is unknown.
     """
 
@@ -40,14 +66,18 @@ class ExpressionCounts:
     target_area: int
     answer: str | None = None
 
+    def pairs(self) -> list[Pair]:
+        """The one pair of masks, the prediction empty where the expression was rejected."""
+        return [Pair(self.intersection, self.union) if self.present else Pair(0, self.target_area)]
+
     def to_dict(self) -> dict[str, Any]:
-        """Content for JSON; `row_from_dict` reads it back."""
+        """Returns content for JSON; `row_from_dict` reads it back."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class QuestionCounts:
-    """One question of MUSE: P predicted masks, T targets.
+    """The counts of one question of MUSE: P predicted masks, T targets.
 
     item, image, expression, answer: as in `ExpressionCounts`; the expression is the question.
     intersections: pixels [P][T]. predicted_areas [P], target_areas [T]: pixels.
@@ -61,40 +91,203 @@ class QuestionCounts:
     expression: int = 0
     answer: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Content for JSON; `row_from_dict` reads it back."""
-        return asdict(self)
+    def pairs(self) -> list[Pair]:
+        """max(P, T) pairs: predictions assigned to targets so that the sum of IoU is largest.
 
-    def pairs(self) -> list["Pair"]:
-        """Predictions assigned to targets so that the sum of IoU is largest; what is left over pairs with nothing.
-
-        max(P, T) pairs: the assigned ones by prediction, then unmatched predictions, then unmatched targets.
+        First the assigned ones by prediction, then unmatched predictions, then unmatched targets.
         """
         predicted = np.array(self.predicted_areas, np.int64)
         targets = np.array(self.target_areas, np.int64)
         overlaps = np.array(self.intersections, np.int64).reshape(len(predicted), len(targets))
         unions = predicted[:, None] + targets - overlaps  # [P, T]
-        rows, columns = linear_sum_assignment(ratios(overlaps, unions), maximize=True)
-        matched = [Pair(int(overlaps[p, t]), int(unions[p, t]), True) for p, t in zip(rows, columns, strict=True)]
+        rows, columns = linear_sum_assignment(ious(overlaps, unions), maximize=True)
+        matched = [Pair(int(overlaps[p, t]), int(unions[p, t])) for p, t in zip(rows, columns, strict=True)]
         extra = np.delete(predicted, rows).tolist() + np.delete(targets, columns).tolist()
-        return matched + [Pair(0, area, False) for area in extra]
+        return matched + [Pair(0, area, matched=False) for area in extra]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns content for JSON; `row_from_dict` reads it back."""
+        return asdict(self)
 
 
 Row = ExpressionCounts | QuestionCounts
 
 
+@dataclass(kw_only=True)
+class SplitCounts:
+    """All that a split was counted for.
+
+    rows: of all expressions, in the order of the split. masks: of each row its predicted masks as RLE, or nothing for
+    all where they were not kept. left_out: entries that cannot be used and have no row. repaired: what was mended in
+    the others, as `Repair.to_dict` with "item" and "image".
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    masks: list[Sequence[Any]] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    repaired: list[dict[str, Any]] = field(default_factory=list)
+
+
+# --- masks to counts --------------------------------------------------------------------------------------------------
+
+
+def iou(intersection: int, union: int) -> float:
+    """I / U; 1 where both masks are empty."""
+    return 1.0 if union == 0 else intersection / union
+
+
+def ious(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:
+    """I / U elementwise, float64; 1 where U is 0."""
+    return np.where(unions == 0, 1.0, intersections / np.maximum(unions, 1))
+
+
+def mask_iou(prediction: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None) -> float:
+    """IoU of two masks [H, W], over the pixels that are not ignored."""
+    (intersection,), (union,), *_ = expression_counts(prediction[None], truth[None], ignore)
+    return iou(intersection, union)
+
+
+def row_iou(row: Row) -> float:
+    """IoU of an expression; for a question of MUSE the mean over its pairs, 1 where it has none."""
+    pairs = row.pairs()
+    return sum(pair.iou for pair in pairs) / len(pairs) if pairs else 1.0
+
+
+def expression_counts(
+    predictions: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None
+) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Intersections, unions, predicted areas and target areas of E pairs of masks.
+
+    predictions, truth: [E, H, W], pixels that are not 0 belong to the mask. ignore: [H, W] likewise, pixels that do not
+    count. Raises ValueError where sizes differ.
+    """
+    if predictions.shape != truth.shape:
+        raise ValueError(f"masks of different sizes: {predictions.shape} against {truth.shape}")
+    predictions, truth = _without_ignored(predictions, ignore), _without_ignored(truth, ignore)
+    overlap = _areas(predictions & truth)
+    predicted, target = _areas(predictions), _areas(truth)
+    return overlap.tolist(), (predicted + target - overlap).tolist(), predicted.tolist(), target.tolist()
+
+
+def question_counts(
+    predictions: np.ndarray, targets: np.ndarray, ignore: np.ndarray | None = None
+) -> tuple[list[list[int]], list[int], list[int]]:
+    """Intersections [P][T], predicted areas and target areas of a question of MUSE.
+
+    predictions: [P, H, W], targets: [T, H, W], ignore: [H, W], as in `expression_counts`.
+    """
+    if predictions.shape[1:] != targets.shape[1:]:
+        raise ValueError(f"masks of different sizes: {predictions.shape[1:]} against {targets.shape[1:]}")
+    predictions, targets = _without_ignored(predictions, ignore), _without_ignored(targets, ignore)
+    overlaps = [_areas(targets & prediction).tolist() for prediction in predictions]
+    return overlaps, _areas(predictions).tolist(), _areas(targets).tolist()
+
+
+def _without_ignored(masks: np.ndarray, ignore: np.ndarray | None) -> np.ndarray:
+    masks = masks != 0
+    return masks if ignore is None else masks & (ignore == 0)
+
+
+def _areas(masks: np.ndarray) -> np.ndarray:
+    return np.count_nonzero(masks, axis=(1, 2)).astype(np.int64)
+
+
+# --- rows as columns --------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class Pair:
-    """A prediction and its target. matched: False where one of them is missing."""
+class Expressions:
+    """Columns [N] of `ExpressionCounts`.
 
-    intersection: int
-    union: int
-    matched: bool
+    image: index of the image among those of the rows; images: how many there are.
+    ref: int64, -1 where there is none. exists, present: bool.
+    intersection, union, predicted, target: int64 pixels.
+    rejected: bool, the prediction counts as "there is no target".
+    denies: float64, 1 where the answer denies that there is a target, 0 where not, NaN where no answer is known.
+    """
 
-    @property
-    def iou(self) -> float:
-        """0 for a pair that lacks one side, an empty extra mask included."""
-        return iou(self.intersection, self.union) if self.matched else 0.0
+    images: int
+    image: np.ndarray
+    ref: np.ndarray
+    exists: np.ndarray
+    present: np.ndarray
+    intersection: np.ndarray
+    union: np.ndarray
+    predicted: np.ndarray
+    target: np.ndarray
+    rejected: np.ndarray
+    denies: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[ExpressionCounts]) -> "Expressions":
+        """Returns the counts as they were drawn: a rejected expression keeps its mask."""
+        items, image = np.unique([row.item for row in rows], return_inverse=True)
+        present = np.array([row.present for row in rows], bool)
+        return cls(
+            images=len(items),
+            image=image,
+            ref=np.array([-1 if row.ref is None else row.ref for row in rows], np.int64),
+            exists=np.array([row.exists for row in rows], bool),
+            present=present,
+            intersection=np.array([row.intersection for row in rows], np.int64),
+            union=np.array([row.union for row in rows], np.int64),
+            predicted=np.array([row.predicted_area for row in rows], np.int64),
+            target=np.array([row.target_area for row in rows], np.int64),
+            rejected=~present,
+            denies=np.array([_denies(row.answer) for row in rows], np.float64),
+        )
+
+    def with_rejections(self) -> "Expressions":
+        """Returns a copy with an empty mask for every rejected expression; a mask without pixels rejects, too."""
+        predicted = np.where(self.present, self.predicted, 0)
+        return replace(
+            self,
+            intersection=np.where(self.present, self.intersection, 0),
+            union=np.where(self.present, self.union, self.target),
+            predicted=predicted,
+            rejected=predicted == 0,
+        )
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Columns [K] of the predictions and targets of MUSE, assigned to each other.
+
+    image, images: as in `Expressions`. intersection, union: int64 pixels. iou: float64.
+    larger: int64 [images], for each image the number of its predictions or of its targets, whichever is larger.
+    """
+
+    images: int
+    image: np.ndarray
+    intersection: np.ndarray
+    union: np.ndarray
+    iou: np.ndarray
+    larger: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[QuestionCounts]) -> "Pairs":
+        items, image = np.unique([row.item for row in rows], return_inverse=True)
+        paired = [row.pairs() for row in rows]
+        pairs = [pair for one in paired for pair in one]
+        predictions = np.bincount(image, [len(row.predicted_areas) for row in rows], len(items))
+        targets = np.bincount(image, [len(row.target_areas) for row in rows], len(items))
+        return cls(
+            images=len(items),
+            image=np.repeat(image, [len(one) for one in paired]),
+            intersection=np.array([pair.intersection for pair in pairs], np.int64),
+            union=np.array([pair.union for pair in pairs], np.int64),
+            iou=np.array([pair.iou for pair in pairs], np.float64),
+            larger=np.maximum(predictions, targets).astype(np.int64),
+        )
+
+
+def _denies(answer: str | None) -> float:
+    if answer is None:
+        return np.nan
+    return float(SEG not in answer and (REJ in answer or _DENIAL.search(answer) is not None))
+
+
+# --- rows in files ----------------------------------------------------------------------------------------------------
 
 
 def _area(value: Any, where: str) -> None:
@@ -103,35 +296,22 @@ def _area(value: Any, where: str) -> None:
         raise ShapeError(f"{where} is larger than any image")
 
 
+_BOTH = {"item": whole(0), "image": text}
 _EXPRESSION = record(
-    {
-        "item": whole(0),
-        "image": text,
-        "expression": whole(0),
-        "ref": optional(whole(0)),
-        "exists": flag,
-        "present": flag,
-        "intersection": _area,
-        "union": _area,
-        "predicted_area": _area,
-        "target_area": _area,
-    },
+    _BOTH
+    | {"expression": whole(0), "ref": optional(whole(0)), "exists": flag, "present": flag}
+    | dict.fromkeys(("intersection", "union", "predicted_area", "target_area"), _area),
     {"answer": optional(text)},
 )
 _QUESTION = record(
-    {
-        "item": whole(0),
-        "image": text,
-        "intersections": list_of(list_of(_area)),
-        "predicted_areas": list_of(_area),
-        "target_areas": list_of(_area),
-    },
+    _BOTH
+    | {"intersections": list_of(list_of(_area)), "predicted_areas": list_of(_area), "target_areas": list_of(_area)},
     {"expression": whole(0), "answer": optional(text)},
 )
 
 
 def check_row(value: Any, where: str) -> None:
-    """The shape of a row in a file: its fields, and counts that can be those of two masks."""
+    """Checks the shape of a row in a file: its fields, and that its counts can be those of two masks."""
     if isinstance(value, dict) and "intersections" in value:
         _QUESTION(value, where)
         overlaps, predicted, targets = value["intersections"], value["predicted_areas"], value["target_areas"]
@@ -153,64 +333,5 @@ def check_row(value: Any, where: str) -> None:
 
 
 def row_from_dict(content: dict[str, Any]) -> Row:
-    """The row that `to_dict` made; `content` has passed `check_row`."""
+    """Returns the row that `to_dict` made; `content` has passed `check_row`."""
     return QuestionCounts(**content) if "intersections" in content else ExpressionCounts(**content)
-
-
-def iou(intersection: int, union: int) -> float:
-    """I / U; nothing predicted where nothing was to be found is right."""
-    return 1.0 if union == 0 else intersection / union
-
-
-def ratios(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:
-    """I / U elementwise, float64; 1 where U is 0."""
-    return np.where(unions == 0, 1.0, intersections / np.maximum(unions, 1))
-
-
-def scored_pairs(row: Row) -> Iterator[tuple[int, int]]:
-    """(intersection, union) of everything in a row that gIoU counts, rejections applied: for running scores."""
-    if isinstance(row, QuestionCounts):
-        yield from ((pair.intersection, pair.union) for pair in row.pairs())
-    elif row.present:
-        yield row.intersection, row.union
-    else:
-        yield 0, row.target_area
-
-
-def expression_counts(
-    predictions: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None
-) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Intersections, unions, predicted areas and target areas of E pairs of masks.
-
-    predictions, truth: [E, H, W], pixels that are not 0 belong to the mask. ignore: [H, W] likewise, pixels that do not
-    count. Raises ValueError where sizes differ.
-    """
-    if predictions.shape != truth.shape:
-        raise ValueError(f"masks of different sizes: {predictions.shape} against {truth.shape}")
-    predictions, truth = _counted(predictions, ignore), _counted(truth, ignore)
-    overlap = _areas(predictions & truth)
-    predicted, target = _areas(predictions), _areas(truth)
-    return overlap.tolist(), (predicted + target - overlap).tolist(), predicted.tolist(), target.tolist()
-
-
-def question_counts(
-    predictions: np.ndarray, targets: np.ndarray, ignore: np.ndarray | None = None
-) -> tuple[list[list[int]], list[int], list[int]]:
-    """Intersections [P][T], predicted areas and target areas of a question of MUSE.
-
-    predictions: [P, H, W], targets: [T, H, W], ignore: [H, W], as in `expression_counts`.
-    """
-    if predictions.shape[1:] != targets.shape[1:]:
-        raise ValueError(f"masks of different sizes: {predictions.shape[1:]} against {targets.shape[1:]}")
-    predictions, targets = _counted(predictions, ignore), _counted(targets, ignore)
-    overlaps = [_areas(targets & prediction).tolist() for prediction in predictions]
-    return overlaps, _areas(predictions).tolist(), _areas(targets).tolist()
-
-
-def _counted(masks: np.ndarray, ignore: np.ndarray | None) -> np.ndarray:
-    masks = masks != 0
-    return masks if ignore is None else masks & (ignore == 0)
-
-
-def _areas(masks: np.ndarray) -> np.ndarray:
-    return np.count_nonzero(masks, axis=(1, 2)).astype(np.int64)

@@ -1,6 +1,6 @@
 """Best, worst and random cases of an evaluation as one HTML page that needs no other file.
 
-Pictures are inside the page, words from data and model are escaped, and the page may load or run nothing.
+Images are inside the page, words from data and model are escaped, and the page may load or run nothing.
 """
 
 import base64
@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from groundscore.scoring.counts import QuestionCounts, Row, scored_pairs
-from groundscore.scoring.counts import iou as ratio
-from groundscore.scoring.masks import decode_mask
-from groundscore.scoring.report import write_whole
+from groundscore.drawing import IGNORE_COLOUR, colour_of, overlay
+from groundscore.scoring.counts import QuestionCounts, Row, row_iou
+from groundscore.scoring.predictions import decode_mask
 from groundscore.splits import EvaluationItem
-from utils.drawing import IGNORE_COLOUR, colour_of, overlay
+from groundscore.writing import write_lines
 
-SIDE = 320  # longest side of a picture in the page
+SIDE = 320  # longest side of an image in the page
 CASES = 6  # of each choice
 
 _STYLE = """
@@ -37,7 +36,7 @@ h3 { font-size: 16px; margin: 20px 0 8px }
 p { margin: 0 0 8px } .soft { color: var(--soft) }
 .cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 560px), 1fr)); gap: 14px }
 article { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px; min-width: 0 }
-.pictures { display: grid; grid-template-columns: repeat(3, 1fr); gap: 8px; margin: 0 0 8px }
+.images { display: grid; grid-template-columns: repeat(3, 1fr); gap: 8px; margin: 0 0 8px }
 figure { margin: 0; min-width: 0 } img { display: block; width: 100%; height: auto; border-radius: 4px }
 figcaption { font-size: 12px; color: var(--soft) }
 .asked { font-weight: 600; overflow-wrap: anywhere } .answer, .path { overflow-wrap: anywhere }
@@ -50,8 +49,8 @@ figcaption { font-size: 12px; color: var(--soft) }
 class Section:
     """What is shown of one split.
 
-    title: the split and how it was asked. rows: of all expressions; masks: of each row the run lengths of its masks.
-    items: the split, from which pictures and truth are read again. note: what must be known of it besides.
+    title: the split and how it was asked. rows: of all expressions; masks: of each row its masks as RLE.
+    items: the split, from which images and ground truth are read again. note: what must be known of it besides.
     """
 
     title: str
@@ -63,46 +62,38 @@ class Section:
 
 def write_gallery(path: Path, title: str, sections: Iterable[Section], *, cases: int = CASES, seed: int = 0) -> None:
     """Write the page whole or not at all; `cases` of each choice from every section, the random ones by `seed`."""
-    write_whole(path, _page(title, sections, cases, seed))
+    write_lines(path, _page(title, sections, cases, seed))
 
 
 def choose_cases(rows: Sequence[Row], count: int, seed: int) -> dict[str, list[int]]:
-    """Places of the best, the worst and random rows, no row twice.
+    """Indices of the best, the worst and random rows, no row twice.
 
     Best are those whose target has pixels; a larger target first where IoU is equal. Of equally bad ones the most
-    wrong pixels come first. For variety a picture is taken once for each choice where there are enough.
+    wrong pixels come first. For variety an image is taken once for each choice where there are enough.
     """
     scores = [row_iou(row) for row in rows]
     areas = [_target_area(row) for row in rows]
-    wrong = [sum(union - intersection for intersection, union in scored_pairs(row)) for row in rows]
-    places = range(len(rows))
-    best = sorted((n for n in places if areas[n] > 0), key=lambda n: (-scores[n], -areas[n], n))
-    worst = sorted(places, key=lambda n: (scores[n], -wrong[n], n))
+    wrong = [sum(pair.union - pair.intersection for pair in row.pairs()) for row in rows]
+    indices = range(len(rows))
+    best = sorted((n for n in indices if areas[n] > 0), key=lambda n: (-scores[n], -areas[n], n))
+    worst = sorted(indices, key=lambda n: (scores[n], -wrong[n], n))
     random = np.random.default_rng(seed).permutation(len(rows)).tolist()
     chosen: dict[str, list[int]] = {}
     taken: set[int] = set()
     for name, ordered in (("Best", best), ("Worst", worst), ("Random", random)):
         # Of few rows each choice gets its share.
         share = min(count, -(-(len(rows) - len(taken)) // (3 - len(chosen))))
-        chosen[name] = _varied([place for place in ordered if place not in taken], rows, share)
+        chosen[name] = _varied([index for index in ordered if index not in taken], rows, share)
         taken |= set(chosen[name])
     return chosen
-
-
-def row_iou(row: Row) -> float:
-    """IoU of an expression; of a question of MUSE the mean over its pairs, 1 where it has none."""
-    if isinstance(row, QuestionCounts):
-        pairs = row.pairs()
-        return sum(pair.iou for pair in pairs) / len(pairs) if pairs else 1.0
-    return ratio(*next(scored_pairs(row)))
 
 
 def _varied(ordered: Sequence[int], rows: Sequence[Row], count: int) -> list[int]:
     seen: set[int] = set()
     first, again = [], []
-    for place in ordered:
-        (again if rows[place].item in seen else first).append(place)
-        seen.add(rows[place].item)
+    for index in ordered:
+        (again if rows[index].item in seen else first).append(index)
+        seen.add(rows[index].item)
     return (first + again)[:count]
 
 
@@ -125,46 +116,46 @@ def _page(title: str, sections: Iterable[Section], cases: int, seed: int) -> Ite
         yield f"<section>\n<h2>{html.escape(section.title)}</h2>\n"
         if section.note:
             yield f"<p><strong>{html.escape(section.note)}</strong></p>\n"
-        for choice, places in choose_cases(section.rows, cases, seed).items():
-            if places:
+        for choice, indices in choose_cases(section.rows, cases, seed).items():
+            if indices:
                 yield f'<h3>{choice}</h3>\n<div class="cases">\n'
-                for place in places:
-                    yield _case(section, place)
+                for index in indices:
+                    yield _case(section, index)
                 yield "</div>\n"
         yield "</section>\n"
     yield "</body>\n</html>\n"
 
 
-def _case(section: Section, place: int) -> str:
-    row = section.rows[place]
+def _case(section: Section, index: int) -> str:
+    row = section.rows[index]
     item = section.items[row.item]
     expression = item.expressions[row.expression]
     separate = isinstance(row, QuestionCounts)
     truth = item.target_masks[row.expression] if separate else item.masks[row.expression][None]
     present = bool(row.predicted_areas) if separate else row.present
-    drawn = section.masks[place] if present else ()
+    drawn = section.masks[index] if present else ()
     size = item.image.shape[:2]
-    predicted = [decode_mask(lengths, size, f"{row.image}, expression {row.expression}") for lengths in drawn]
+    predicted = [decode_mask(rle, size, f"{row.image}, expression {row.expression}") for rle in drawn]
     figures = (
-        ("image", _picture(item, ())),
-        ("truth" if truth.any() else "truth: nothing", _picture(item, truth, ignored=True)),
-        ("prediction" if any(mask.any() for mask in predicted) else "prediction: nothing", _picture(item, predicted)),
+        ("image", _drawn(item, ())),
+        ("truth" if truth.any() else "truth: nothing", _drawn(item, truth, ignored=True)),
+        ("prediction" if any(mask.any() for mask in predicted) else "prediction: nothing", _drawn(item, predicted)),
     )
-    pictures = "".join(
+    figures = "".join(
         f'<figure><img src="data:image/jpeg;base64,{data}" alt="{html.escape(caption)}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         for caption, data in figures
     )
     answer = "" if row.answer is None else f'<p class="answer">{html.escape(row.answer)}</p>'
     return (
-        f'<article><div class="pictures">{pictures}</div>'
+        f'<article><div class="images">{figures}</div>'
         f'<p><span class="iou">IoU {row_iou(row):.3f}</span> <span class="asked">{html.escape(expression)}</span></p>'
         f'{answer}<p class="path">{html.escape(row.image)}, expression {row.expression}</p></article>\n'
     )
 
 
-def _picture(item: EvaluationItem, masks: Sequence[np.ndarray], *, ignored: bool = False) -> str:
-    """The picture with masks as JPEG, base64; drawn at the size of the page, so that outlines stay thin."""
+def _drawn(item: EvaluationItem, masks: Sequence[np.ndarray], *, ignored: bool = False) -> str:
+    """Returns the image with masks as base64 JPEG, drawn at the size of the page so that outlines stay thin."""
     height, width = item.image.shape[:2]
     scale = min(1.0, SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

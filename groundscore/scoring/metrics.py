@@ -1,229 +1,415 @@
-"""The metrics, each a ratio of two sums. `docs/evaluation.md` has their definitions and sources.
+"""The metrics: what each is called, where it applies, how it is computed from counts; and the scores of a split.
 
-Pixel sums and counts are int64, sums of ratios float64; there is no smoothing constant. A metric can be updated with
-the rows of some pictures, merged with that of another process and computed; of the same terms `bootstrap.py` makes
-intervals. What has seen nothing that it is about has the value None.
+A metric is a `Metric` in `METRICS`. Scores, report files, tables, `--compare`, and the tables of docs/evaluation.md
+follow from there; docs/adding_a_metric.md adds one from a module of your own.
 
-Legend: N expressions, K terms of a sum.
+Pixel sums and counts are int64, sums of ratios float64; there is no smoothing constant.
+
+Legend: N expressions, K pairs of masks, of one split.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from groundscore.scoring.counts import ratios
-from groundscore.scoring.tables import Expressions, Pairs
+from groundscore.errors import UserError
+from groundscore.scoring.bootstrap import Terms, interval, ratios, resample
+from groundscore.scoring.counts import ExpressionCounts, Expressions, Pairs, QuestionCounts, Row, ious
 
-PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+# The kinds of split, and the headings of their tables.
+KINDS = {
+    "plain": "Segmentation",
+    "gres": "Generalised referring segmentation",
+    "false_premise": "False premises",
+    "robust": "Robust referring segmentation",
+    "muse": "Many targets per question",
+}
+ALL_BUT_MUSE = ("plain", "gres", "false_premise", "robust")
+INTERVAL = "_ci95"  # "gIoU" has its interval beside it as "gIoU_ci95"
+_REFERENCE_SETS = ("grefcoco", "refzom")  # those that `--gres_reference` is about
 
 
-@dataclass(frozen=True)
-class Terms:
-    """What a metric adds up: columns [K] with the picture each term belongs to, and its share of both sums."""
+def kind_of(spec: str) -> str:
+    """The kind of a split, one of `KINDS`.
 
-    image: np.ndarray
-    numerator: np.ndarray
-    denominator: np.ndarray
+    spec: as in `groundscore.splits`. Own data ("custom|…") may have `[REJ]` and are scored as GRES sets are; a
+    two-part name of a RefCOCO set stands for its version without the images of false-premise sets.
+    """
+    name, *rest = (part.strip() for part in spec.split("|"))
+    if name.startswith("MultiReasonSeg"):
+        return "muse"
+    if name in (*_REFERENCE_SETS, "custom"):
+        return "gres"
+    if name.startswith("R-"):
+        return "robust"
+    if name.startswith("fp") or (name.startswith("ref") and len(rest) == 1):
+        return "false_premise"
+    return "plain"
 
 
-class Ratio:
-    """A sum over another; subclasses say what is added up.
+def counts_as_reference(spec: str, gres_reference: bool) -> bool:
+    """Whether `--gres_reference` changes how a split is counted."""
+    return gres_reference and _set_of(spec) in _REFERENCE_SETS
 
-    zero: the value where terms were seen, but their denominators sum to nothing.
+
+def _set_of(spec: str) -> str:
+    return spec.split("|")[0].strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A ratio of two sums over the expressions of a split, for MUSE over its pairs of masks.
+
+    name: key in reports. help: definition, a cell of the table in docs/evaluation.md. title: heading of its column.
+    terms: from the columns of a split's counts (`Expressions`, for MUSE `Pairs`) to what is summed.
+    kinds: of the splits that it applies to. columns: kinds whose tables show it, by default all of `kinds`.
+    sets: only data sets of these names, by default all. reference: only where `--gres_reference` changes the counting
+        (True), only where it does not (False), or in both cases.
+    zero: the value where there are terms, but their denominators sum to 0; None for "not applicable".
+    most: the largest value that it can have; the smallest is 0. higher_is_better: False marks its column with ↓.
     """
 
+    name: str
+    help: str
+    terms: Callable[[Any], Terms]
+    kinds: Sequence[str]
+    columns: Sequence[str] | None = None
+    sets: Sequence[str] | None = None
+    reference: bool | None = None
     zero: float | None = None
+    most: float = 1.0
+    higher_is_better: bool = True
+    title: str = ""
 
-    def __init__(self, numerator: int | float = 0, denominator: int = 0, count: int = 0):
-        self.numerator, self.denominator, self.count = numerator, denominator, count
+    @property
+    def heading(self) -> str:
+        return (self.title or self.name) + ("" if self.higher_is_better else " ↓")
 
-    def terms(self, table: Expressions | Pairs) -> Terms:
-        raise NotImplementedError
+    def applies(self, spec: str, gres_reference: bool = False) -> bool:
+        """Whether the split has this metric."""
+        return (
+            kind_of(spec) in self.kinds
+            and (self.sets is None or _set_of(spec) in self.sets)
+            and self.reference in (None, counts_as_reference(spec, gres_reference))
+        )
 
-    def update(self, table: Expressions | Pairs) -> None:
-        """Count the rows of some pictures; all rows of a picture come in the same table."""
-        terms = self.terms(table)
-        self.numerator += terms.numerator.sum().item()
-        self.denominator += terms.denominator.sum().item()
-        self.count += len(terms.image)
+    def in_table(self, kind: str) -> bool:
+        """Whether the table of a kind of split has a column of this metric."""
+        return kind in self.kinds and kind in (self.kinds if self.columns is None else self.columns)
 
-    def merge(self, other: "Ratio") -> None:
-        """Add what another process has counted."""
-        assert type(self) is type(other)
-        self.numerator += other.numerator
-        self.denominator += other.denominator
-        self.count += other.count
-
-    def state(self) -> dict[str, int | float]:
-        """Content for JSON; the constructor takes it back, beside what a metric is made with."""
-        return {"numerator": self.numerator, "denominator": self.denominator, "count": self.count}
-
-    def compute(self) -> float | None:
-        if self.denominator:
-            return self.numerator / self.denominator
-        return self.zero if self.count else None
+    def compute(self, counts: Expressions | Pairs) -> float | None:
+        """Returns the value for counts of a split; None where it is not applicable to any of them."""
+        return self.terms(counts).ratio(self.zero)
 
 
-class MeanIoU(Ratio):
-    """gIoU: mean over expressions of I / U, 1 where U = 0."""
-
-    def terms(self, table: Expressions) -> Terms:
-        return Terms(table.image, ratios(table.intersection, table.union), np.ones_like(table.image))
-
-
-class CumulativeIoU(Ratio):
-    """cIoU, and Segment of false-premise sets: sum of intersections over sum of unions."""
-
-    zero = 1.0
-
-    def terms(self, table: Expressions | Pairs) -> Terms:
-        return Terms(table.image, table.intersection, table.union)
+def register(metric: Metric) -> None:
+    """Adds a metric behind the others. Raises `UserError` where its name or kinds cannot be."""
+    unknown = set(metric.kinds) - KINDS.keys()
+    if unknown:
+        raise UserError(f"metric {metric.name}: no kind of split is called {min(unknown)!r}; {', '.join(KINDS)} are")
+    if metric.name in RESERVED or metric.name.endswith(INTERVAL):
+        raise UserError(f"metric {metric.name}: reports have something else under this name; choose another")
+    if any(metric.name == other.name and set(metric.kinds) & set(other.kinds) for other in METRICS):
+        raise UserError(f"metric {metric.name}: there is one of this name already; choose another")
+    METRICS.append(metric)
 
 
-class PrecisionAt(Ratio):
-    """Share of the targets with pixels whose IoU is strictly above `threshold`."""
-
-    def __init__(self, threshold: float, **state: int):
-        super().__init__(**state)
-        self.threshold = threshold
-
-    def terms(self, table: Expressions) -> Terms:
-        hits = ratios(table.intersection, table.union) > self.threshold
-        return _share(table, table.target > 0, hits)
+def metrics_of(spec: str, *, gres_reference: bool = False) -> list[Metric]:
+    """The metrics of a split, as reports order them."""
+    return [metric for metric in METRICS if metric.applies(spec, gres_reference)]
 
 
-class EmptyAccuracy(Ratio):
-    """N-acc of GRES: share of empty targets that are rejected, TP / (TP + FN)."""
-
-    def terms(self, table: Expressions) -> Terms:
-        return _share(table, table.target == 0, table.rejected)
+# --- formulas: all but MUSE -------------------------------------------------------------------------------------------
 
 
-class TargetAccuracy(Ratio):
-    """T-acc of GRES: share of targets with pixels that are not rejected, TN / (TN + FP)."""
-
-    def terms(self, table: Expressions) -> Terms:
-        return _share(table, table.target > 0, ~table.rejected)
+def mean_iou(e: Expressions) -> Terms:
+    return Terms.mean(e.image, ious(e.intersection, e.union))
 
 
-class ReferenceMeanIoU(Ratio):
-    """gIoU of GRES as the reference counts it: an empty target scores 1 where it is rejected, else 0; any other target
-    is scored with the mask that was drawn, even if it was rejected."""
-
-    def terms(self, table: Expressions) -> Terms:
-        drawn = ratios(table.intersection, table.union)
-        values = np.where(table.target == 0, table.rejected, drawn)
-        return Terms(table.image, values.astype(np.float64), np.ones_like(table.image))
+def cumulative_iou(e: Expressions | Pairs) -> Terms:
+    return Terms(e.image, e.intersection, e.union)
 
 
-class ReferenceCumulativeIoU(Ratio):
-    """cIoU of GRES as the reference counts it: over the masks as drawn; for an empty target only what was accepted
-    joins the union, and that in gRefCOCO alone (`false_accepts`)."""
-
-    zero = 1.0
-
-    def __init__(self, false_accepts: bool, **state: int):
-        super().__init__(**state)
-        self.false_accepts = false_accepts
-
-    def terms(self, table: Expressions) -> Terms:
-        false_union = np.where(table.rejected, 0, table.union) if self.false_accepts else 0
-        return Terms(table.image, table.intersection, np.where(table.target == 0, false_union, table.union))
+def precision_at(threshold: float) -> Callable[[Expressions], Terms]:
+    return lambda e: Terms.share(e.image, e.target > 0, ious(e.intersection, e.union) > threshold)
 
 
-class See(Ratio):
-    """Share of expressions that are said to be there exactly if they are."""
-
-    def terms(self, table: Expressions) -> Terms:
-        return _share(table, np.ones_like(table.exists), table.present == table.exists)
+def empty_accuracy(e: Expressions) -> Terms:
+    return Terms.share(e.image, e.target == 0, e.rejected)
 
 
-class Say(Ratio):
-    """A stand-in for the judged quality of refusals: share of false premises whose written answer denies them.
-
-    Without written answers it has no value.
-    """
-
-    def terms(self, table: Expressions) -> Terms:
-        return _share(table, ~table.exists & ~np.isnan(table.denies), table.denies == 1)
+def target_accuracy(e: Expressions) -> Terms:
+    return Terms.share(e.image, e.target > 0, ~e.rejected)
 
 
-class RobustIoU(Ratio):
-    """rIoU: mean over refs of I / U of its true sentences, where what is predicted for false sentences of the same ref
-    joins U; 1 where U = 0."""
-
-    def terms(self, table: Expressions) -> Terms:
-        refs = _Refs(table)
-        union = refs.sum(np.where(table.exists, table.union, table.predicted))
-        values = ratios(refs.sum(np.where(table.exists, table.intersection, 0)), union)
-        return Terms(refs.image, values, np.ones_like(refs.image))
+def reference_mean_iou(e: Expressions) -> Terms:
+    """gIoU as the reference counts it: an empty target scores 1 where it is rejected, else 0; any other target is
+    scored with the mask that was drawn, even if it was rejected."""
+    return Terms.mean(e.image, np.where(e.target == 0, e.rejected, ious(e.intersection, e.union)).astype(np.float64))
 
 
-class RejectionRate(Ratio):
-    """mRR: mean over refs with false sentences of the share of these that are answered empty."""
-
-    def terms(self, table: Expressions) -> Terms:
-        refs = _Refs(table)
-        false = refs.sum(~table.exists)
-        has = false > 0
-        rates = refs.sum(~table.exists & table.rejected)[has] / false[has]
-        return Terms(refs.image[has], rates, np.ones_like(refs.image[has]))
+def reference_cumulative_iou(e: Expressions) -> Terms:
+    """cIoU of gRefCOCO as the reference counts it: over the masks as drawn; for an empty target only what was accepted
+    joins the union."""
+    return Terms(e.image, e.intersection, np.where((e.target == 0) & e.rejected, 0, e.union))
 
 
-class RefMeanIoU(Ratio):
-    """mIoU of robust sets: mean over refs with true sentences of the mean IoU of these."""
-
-    def terms(self, table: Expressions) -> Terms:
-        refs = _Refs(table)
-        true = refs.sum(table.exists)
-        has = true > 0
-        sums = refs.sum(np.where(table.exists, ratios(table.intersection, table.union), 0.0))
-        return Terms(refs.image[has], sums[has] / true[has], np.ones_like(refs.image[has]))
+def refzom_cumulative_iou(e: Expressions) -> Terms:
+    """cIoU of RefZOM as the reference counts it: nothing of an empty target joins the union."""
+    return Terms(e.image, e.intersection, np.where(e.target == 0, 0, e.union))
 
 
-class TrueCumulativeIoU(Ratio):
-    """oIoU of robust sets: sum of intersections over sum of unions of the true sentences."""
-
-    zero = 1.0
-
-    def terms(self, table: Expressions) -> Terms:
-        chosen = table.exists
-        return Terms(table.image[chosen], table.intersection[chosen], table.union[chosen])
+def see(e: Expressions) -> Terms:
+    return Terms.mean(e.image, (e.present == e.exists).astype(np.int64))
 
 
-class PairMeanIoU(Ratio):
-    """gIoU of MUSE: mean IoU over assigned pairs; a prediction or a target without partner is a pair with 0."""
-
-    def terms(self, table: Pairs) -> Terms:
-        return Terms(table.image, table.iou, np.ones_like(table.image))
-
-
-class ReferencePairMeanIoU(Ratio):
-    """gIoU of MUSE over the reference's number of pairs: per picture the larger of all its predictions and all its
-    targets. Surplus in one question makes up for lack in another, so that it may exceed 1."""
-
-    def terms(self, table: Pairs) -> Terms:
-        sums = np.bincount(table.image, table.iou, table.images)
-        return Terms(np.arange(table.images), sums, table.larger)
+def say(e: Expressions) -> Terms:
+    return Terms.share(e.image, ~e.exists & ~np.isnan(e.denies), e.denies == 1)
 
 
 class _Refs:
-    """The refs of a table: expressions grouped by picture and ref. image: int64, the picture of each ref."""
+    """Expressions grouped by image and ref. image: int64, the image of each ref."""
 
-    def __init__(self, table: Expressions):
-        keys = np.stack([table.image, table.ref], axis=1)
-        groups, self._member = np.unique(keys, axis=0, return_inverse=True)
+    def __init__(self, e: Expressions):
+        groups, self._member = np.unique(np.stack([e.image, e.ref], axis=1), axis=0, return_inverse=True)
         self.image = groups[:, 0]
 
     def sum(self, values: np.ndarray) -> np.ndarray:
-        """Sums by ref of a column [N], in its type; flags are counted."""
+        """Returns sums by ref of a column [N], in its type; flags are counted."""
         values = values.astype(np.int64) if values.dtype == bool else values
         sums = np.zeros(len(self.image), values.dtype)
         np.add.at(sums, self._member.reshape(-1), values)
         return sums
 
+    def mean(self, chosen: np.ndarray, values: np.ndarray) -> Terms:
+        """Returns the terms of the mean over refs of the mean of `values` over their `chosen` expressions."""
+        count = self.sum(chosen)
+        has = count > 0
+        sums = self.sum(np.where(chosen, values, np.zeros_like(values)))
+        return Terms.mean(self.image[has], sums[has] / count[has])
 
-def _share(table: Expressions, chosen: np.ndarray, hits: np.ndarray) -> Terms:
-    """The share of `hits` among the `chosen` expressions; both bool [N]."""
-    counted = hits[chosen].astype(np.int64)
-    return Terms(table.image[chosen], counted, np.ones_like(counted))
+
+def robust_iou(e: Expressions) -> Terms:
+    refs = _Refs(e)
+    union = refs.sum(np.where(e.exists, e.union, e.predicted))
+    return Terms.mean(refs.image, ious(refs.sum(np.where(e.exists, e.intersection, 0)), union))
+
+
+def rejection_rate(e: Expressions) -> Terms:
+    return _Refs(e).mean(~e.exists, e.rejected)
+
+
+def ref_mean_iou(e: Expressions) -> Terms:
+    return _Refs(e).mean(e.exists, ious(e.intersection, e.union))
+
+
+def true_cumulative_iou(e: Expressions) -> Terms:
+    return Terms(e.image[e.exists], e.intersection[e.exists], e.union[e.exists])
+
+
+# --- formulas: MUSE ---------------------------------------------------------------------------------------------------
+
+
+def pair_mean_iou(pairs: Pairs) -> Terms:
+    return Terms.mean(pairs.image, pairs.iou)
+
+
+def reference_pair_mean_iou(pairs: Pairs) -> Terms:
+    return Terms(np.arange(pairs.images), np.bincount(pairs.image, pairs.iou, pairs.images), pairs.larger)
+
+
+# --- declarations, in the order of reports ----------------------------------------------------------------------------
+
+_SUM = "ΣI / ΣU"
+METRICS: list[Metric] = [
+    Metric(
+        name="rIoU",
+        kinds=["robust"],
+        terms=robust_iou,
+        help=f"mean over refs of {_SUM}, with I and U of its true sentences, and the areas that were predicted for its "
+        "false ones in ΣU; 1 where ΣU = 0",
+    ),
+    Metric(
+        name="mRR",
+        kinds=["robust"],
+        terms=rejection_rate,
+        help="mean over the refs that have false sentences of the share of these with an empty prediction",
+    ),
+    Metric(
+        name="mIoU",
+        kinds=["robust"],
+        terms=ref_mean_iou,
+        help="mean over the refs that have true sentences of the mean I / U of these",
+    ),
+    Metric(name="oIoU", kinds=["robust"], terms=true_cumulative_iou, zero=1.0, help=f"{_SUM} over all true sentences"),
+    Metric(
+        name="See",
+        kinds=["false_premise", "robust"],
+        terms=see,
+        help="share of expressions that are said to be there (`present`) exactly if they are",
+    ),
+    Metric(
+        name="Segment",
+        kinds=["false_premise", "robust"],
+        terms=cumulative_iou,
+        zero=1.0,
+        help="cIoU over all expressions: what is predicted for a false premise joins ΣU",
+    ),
+    Metric(
+        name="Say",
+        kinds=["false_premise", "robust"],
+        columns=["false_premise"],
+        terms=say,
+        help="**a stand-in.** Share of the false premises whose written answer denies them: it has no `[SEG]`, and has "
+        "`[REJ]` or one of *no, not, …n't, none, nothing, neither, cannot, without, absent, missing, false, "
+        "incorrect*. Published Say scores have a language model judge the answer; this one sees whether the model "
+        "denies, not whether it explains well. Of a joint answer an expression has the part up to its target. `null` "
+        "where no answer was written (`--answer given`).",
+    ),
+    Metric(
+        name="gIoU",
+        kinds=ALL_BUT_MUSE,
+        columns=["plain", "gres", "false_premise"],
+        terms=mean_iou,
+        reference=False,
+        help="mean over expressions of I / U; 1 where U = 0",
+    ),
+    Metric(
+        name="gIoU",
+        kinds=["gres"],
+        terms=reference_mean_iou,
+        reference=True,
+        help="with `--gres_reference`: an empty target scores 1 exactly if it was rejected by its token; any other is "
+        "scored with the mask that was drawn, even if it was rejected",
+    ),
+    Metric(
+        name="gIoU",
+        kinds=["muse"],
+        terms=pair_mean_iou,
+        help="ΣIoU over pairs / number of pairs; a pair that lacks one side has IoU 0",
+    ),
+    Metric(
+        name="cIoU",
+        kinds=(*ALL_BUT_MUSE, "muse"),
+        columns=["plain", "gres", "muse"],
+        terms=cumulative_iou,
+        reference=False,
+        zero=1.0,
+        help=f"{_SUM}; 1 where ΣU = 0",
+    ),
+    Metric(
+        name="cIoU",
+        kinds=["gres"],
+        sets=["grefcoco"],
+        terms=reference_cumulative_iou,
+        reference=True,
+        zero=1.0,
+        help=f"with `--gres_reference`, gRefCOCO: {_SUM} of the masks as drawn; for an empty target only the area that "
+        "was accepted joins ΣU",
+    ),
+    Metric(
+        name="cIoU",
+        kinds=["gres"],
+        sets=["refzom"],
+        terms=refzom_cumulative_iou,
+        reference=True,
+        zero=1.0,
+        help=f"with `--gres_reference`, RefZOM: {_SUM} of the masks as drawn over the targets with pixels",
+    ),
+    Metric(
+        name="gIoU_reference_pairs",
+        kinds=["muse"],
+        terms=reference_pair_mean_iou,
+        most=float("inf"),
+        help="ΣIoU / the reference's number of pairs: per image the larger of all its predictions and all its targets. "
+        "A surplus in one question makes up for a lack in another, so that it may exceed 1.",
+    ),
+    Metric(
+        name="N_acc",
+        kinds=["gres"],
+        terms=empty_accuracy,
+        help="share of empty targets whose prediction is empty: TP / (TP + FN)",
+    ),
+    Metric(
+        name="T_acc",
+        kinds=["gres"],
+        terms=target_accuracy,
+        help="share of the other targets whose prediction is not empty: TN / (TN + FP)",
+    ),
+    *(
+        Metric(
+            name=f"P@{threshold}",
+            kinds=ALL_BUT_MUSE,
+            columns=columns,
+            terms=precision_at(threshold),
+            help=f"share of the targets with pixels whose I / U is strictly above {threshold}",
+        )
+        for threshold, columns in ((0.5, ["plain", "gres"]), (0.6, []), (0.7, ["plain"]), (0.8, []), (0.9, ["plain"]))
+    ),
+]
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+COUNTS = ("images", "expressions", "empty_targets", "absent", "rejected", "predictions", "targets", "pairs", "silent")
+COUNTS += ("left_out", "repaired")
+RESERVED = (*COUNTS, "protocol", "layers", "seconds", "error", "left_out_entries", "repaired_entries")
+
+
+def columns_of(spec: str, rows: Sequence[Row], *, gres_reference: bool = False) -> Expressions | Pairs:
+    """The columns that the split's metrics are computed from."""
+    if kind_of(spec) == "muse":
+        return Pairs.of(rows)
+    drawn = Expressions.of(rows)
+    return drawn if counts_as_reference(spec, gres_reference) else drawn.with_rejections()
+
+
+def score_split(
+    spec: str,
+    rows: Sequence[ExpressionCounts] | Sequence[QuestionCounts],
+    *,
+    gres_reference: bool = False,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """All scores of a split, with a 95 % interval beside each.
+
+    rows: of all its expressions, for MUSE of all its questions. gres_reference: count gRefCOCO and RefZOM as the
+    reference does. bootstrap: resamples of the images, 0 for no intervals; seed: of these.
+
+    Keys: the metrics of `metrics_of`, `<metric>_ci95` ([low, high] or None), and counts: "images", "expressions", and
+    those of the kind of split. A metric is None where it is not applicable.
+    Raises `UserError` where there are no rows.
+    """
+    if not rows:
+        raise UserError(f"{spec}: there is nothing to score")
+    rows = sorted(rows, key=lambda row: (row.item, row.expression))
+    columns = columns_of(spec, rows, gres_reference=gres_reference)
+    metrics = metrics_of(spec, gres_reference=gres_reference)
+    terms = [metric.terms(columns) for metric in metrics]
+    intervals: list[list[float] | None] = [None] * len(metrics)
+    if bootstrap and columns.images > 1:
+        sums = np.concatenate([each.by_image(columns.images) for each in terms], axis=1)  # [I, 3 M]
+        totals = np.split(resample(sums, bootstrap, seed), len(metrics), axis=1)
+        intervals = [interval(ratios(own, metric.zero)) for own, metric in zip(totals, metrics, strict=True)]
+    scores: dict[str, Any] = {}
+    for metric, own, bounds in zip(metrics, terms, intervals, strict=True):
+        value = own.ratio(metric.zero)
+        scores |= {metric.name: value, metric.name + INTERVAL: None if value is None else bounds}
+    return scores | {"images": columns.images, "expressions": len(rows)} | _counts(rows, columns)
+
+
+def _counts(rows: Sequence[Row], columns: Expressions | Pairs) -> dict[str, int]:
+    if isinstance(columns, Pairs):
+        return {
+            "predictions": sum(len(row.predicted_areas) for row in rows),
+            "targets": sum(len(row.target_areas) for row in rows),
+            "pairs": len(columns.image),
+        }
+    return {
+        "empty_targets": int((columns.target == 0).sum()),
+        "absent": int((~columns.exists).sum()),
+        "rejected": int(columns.rejected.sum()),
+    }

@@ -1,59 +1,149 @@
-"""Reports on disk: the scores as JSON, a Markdown table, and the rows that they were computed from.
+"""The report of an evaluation: its scores, what they were computed from, and the files that hold them.
 
-<name>.json   <name>.md   <name>.rows.jsonl
+<name>.json  <name>.md  <name>.rows.jsonl  and, where asked for,  <name>.predictions.jsonl  <name>.html
 """
 
 import json
-import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from groundscore.annotations.bad_samples import list_bad_samples
 from groundscore.errors import UserError, shown
 from groundscore.reading import parse_json, read_json, read_lines
-from groundscore.schema import (
-    Shape,
-    ShapeError,
-    anything,
-    flag,
-    list_of,
-    mapping,
-    number,
-    optional,
-    text,
-    whole,
-)
-from groundscore.scoring.counts import Row, check_row, row_from_dict
-from groundscore.scoring.scores import INTERVAL, kind_of, metrics_of
+from groundscore.schema import Shape, ShapeError, anything, flag, list_of, mapping, number, optional, text, whole
+from groundscore.scoring.counts import Row, SplitCounts, check_row, row_from_dict
+from groundscore.scoring.gallery import Section, write_gallery
+from groundscore.scoring.metrics import COUNTS, INTERVAL, METRICS, kind_of, score_split
+from groundscore.scoring.tables import left_out_note, scores_table
+from groundscore.splits import EvaluationItem
+from groundscore.writing import write_lines
 
 MOST_SECONDS = 2**32  # more than a century
 
 
-def rows_path(report: Path) -> Path:
-    """Where the rows of a report lie."""
-    return report.with_suffix(".rows.jsonl")
+@dataclass(frozen=True)
+class ReportFiles:
+    """The files of a report, all named like its JSON file and beside it."""
+
+    report: Path
+
+    @property
+    def table(self) -> Path:
+        return self.report.with_suffix(".md")
+
+    @property
+    def rows(self) -> Path:
+        return self.report.with_suffix(".rows.jsonl")
+
+    @property
+    def gallery(self) -> Path:
+        return self.report.with_suffix(".html")
+
+    @property
+    def bad_samples(self) -> Path:
+        """What was left out or repaired; there is none where nothing was."""
+        return self.report.with_suffix(".bad_samples.jsonl")
+
+    def predictions(self, answer: str | None = None) -> Path:
+        """answer: of the protocol, where a report has several."""
+        return self.report.with_suffix(f".{answer}.predictions.jsonl" if answer else ".predictions.jsonl")
+
+
+@dataclass
+class Report:
+    """Scores by split, or with several protocols by split and answer.
+
+    header: what the report says besides. nested: every split has an object for each answer (`--answer both`).
+    gres_reference, bootstrap: see `score_split`. failed: a split could not be scored.
+    """
+
+    header: dict[str, Any]
+    nested: bool = False
+    gres_reference: bool = False
+    bootstrap: int = 1000
+    splits: dict[str, dict] = field(default_factory=dict)
+    failed: bool = False
+    _counted: list[tuple[str, str, SplitCounts]] = field(default_factory=list)
+
+    def add(self, spec: str, protocol: dict[str, Any], counts: SplitCounts, **beside: Any) -> None:
+        """Scores what was counted; protocol: with "answer"; `beside` stands beside the scores."""
+        scores = score_split(spec, counts.rows, gres_reference=self.gres_reference, bootstrap=self.bootstrap)
+        left_out = [one.to_dict() for one in counts.left_out]
+        scores |= {"left_out": len(left_out), "repaired": len(counts.repaired)}
+        scores |= {"left_out_entries": left_out, "repaired_entries": counts.repaired}
+        self._put(spec, scores | {"protocol": protocol} | beside)
+        self._counted.append((spec, protocol["answer"], counts))
+
+    def add_failure(self, spec: str, protocol: dict[str, Any], reason: str) -> None:
+        """Adds an entry that says why a split has no scores."""
+        self.failed = True
+        self._put(spec, {"error": reason, "protocol": protocol})
+
+    def _put(self, spec: str, scores: dict[str, Any]) -> None:
+        if self.nested:
+            self.splits.setdefault(spec, {})[scores["protocol"]["answer"]] = scores
+        else:
+            self.splits[spec] = scores
+
+    def scores(self, spec: str, answer: str) -> dict[str, Any]:
+        """The scores of a split under the protocol of an answer."""
+        return self.splits[spec][answer] if self.nested else self.splits[spec]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report, as JSON can hold it."""
+        layers: Counter[int] = Counter()
+        for spec, answer, _ in self._counted:
+            layers.update({int(layer): times for layer, times in self.scores(spec, answer).get("layers", {}).items()})
+        return {"splits": self.splits, **self.header, "layers": {str(one): n for one, n in sorted(layers.items())}}
+
+    def table(self, explain: Mapping[str, str] = {}) -> str:
+        """See `tables.scores_table`."""
+        return scores_table(self.splits, nested=self.nested, explain=explain)
+
+    def write(self, files: ReportFiles, table: str) -> None:
+        """Writes the rows, the table and the report, each file whole or not at all, and lists bad samples if any."""
+        write_report(files.report, self.to_dict(), table, ((spec, ans, one.rows) for spec, ans, one in self._counted))
+        files.bad_samples.unlink(missing_ok=True)
+        for spec, _, counts in self._counted:
+            list_bad_samples(files.bad_samples, spec, [one.to_dict() for one in counts.left_out], counts.repaired)
+
+    def write_gallery(self, files: ReportFiles, sets: Mapping[str, Sequence[EvaluationItem]]) -> None:
+        """Writes the page of best, worst and random cases; `sets`: the splits that were scored."""
+        sections = []
+        for spec, answer, counts in self._counted:
+            scores = self.scores(spec, answer)
+            title = " · ".join(filter(None, (spec, answer, scores["protocol"].get("expressions"))))
+            sections.append(Section(title, sets[spec], counts.rows, counts.masks, left_out_note(scores)))
+        write_gallery(files.gallery, files.report.stem, sections)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def write_report(
     path: Path, report: dict[str, Any], table: str, rows: Iterable[tuple[str, str, Sequence[Row]]]
 ) -> None:
-    """Write a report and what belongs to it, each file whole or not at all; the report last.
+    """Writes a report and what belongs to it, each file whole or not at all; the report last.
 
     report: content with "splits"; table: Markdown; rows: (split, answer, its rows).
     """
+    files = ReportFiles(path)
     lines = (
         json.dumps({"split": split, "protocol": answer, **row.to_dict()}) + "\n"
         for split, answer, some in rows
         for row in some
     )
-    write_whole(rows_path(path), lines)
-    write_whole(path.with_suffix(".md"), [f"# {path.stem}\n\n{table}\n"])
-    write_whole(path, [json.dumps(report, indent=2, allow_nan=False) + "\n"])
+    write_lines(files.rows, lines)
+    write_lines(files.table, [f"# {path.stem}\n\n{table}\n"])
+    write_lines(path, [json.dumps(report, indent=2, allow_nan=False) + "\n"])
 
 
 def refuse_foreign_report(path: Path) -> None:
-    """Raise `UserError` where writing a report would replace a file that eval.py has not written."""
-    table = path.with_suffix(".md")
+    """Raises `UserError` where writing a report would replace a file that eval.py has not written."""
+    table = ReportFiles(path).table
     if path.exists():
         try:
             content = read_json(path, missing="it is to be written")
@@ -74,7 +164,7 @@ def read_report(path: Path) -> dict[str, Any]:
     if not isinstance(report, dict) or not isinstance(report.get("splits"), dict):
         raise UserError(f"{path} is not a report of eval.py: it has no 'splits'")
     try:
-        _with_known(_PARTS, report, "")
+        _known(_REPORT)(report, "")
         _finite(report, "")
     except (ShapeError, RecursionError) as error:
         raise UserError(f"{path} is not a report of eval.py ({error}); evaluate again") from error
@@ -86,15 +176,15 @@ def read_rows(report: Path) -> dict[tuple[str, str], list[Row]]:
 
     A split has rows of one kind, and each expression once.
     """
-    path = rows_path(report)
+    path = ReportFiles(report).rows
     if not path.exists():
         raise UserError(
             f"{path} is missing: the rows of {report.name}, which eval.py writes beside it; keep them together"
         )
     found: dict[tuple[str, str], list[Row]] = {}
     lines: dict[tuple[str, str, int, int], int] = {}
-    for place, line in read_lines(path, missing="eval.py writes it beside its report"):
-        where = f"{path}, line {place}"
+    for index, line in read_lines(path, missing="eval.py writes it beside its report"):
+        where = f"{path}, line {index}"
         content = parse_json(line, where, remedy="evaluate again")
         try:
             _row_of_a_split(content, "")
@@ -102,39 +192,34 @@ def read_rows(report: Path) -> dict[tuple[str, str], list[Row]]:
             raise UserError(f"{where} is not a row of a report ({error}); evaluate again") from error
         key = (content.pop("split"), content.pop("protocol"))
         row = row_from_dict(content)
-        before = lines.setdefault((*key, row.item, row.expression), place)
-        if before != place:
+        before = lines.setdefault((*key, row.item, row.expression), index)
+        if before != index:
             raise UserError(f"{where} is about the same expression as line {before}; evaluate again")
         found.setdefault(key, []).append(row)
     return found
 
 
-def _row_of_a_split(value: Any, where: str) -> None:
-    """The shape of a line: a row, and the split and protocol that it belongs to."""
-    mapping(anything, at_least=("split", "protocol"))(value, where)
-    text(value["split"], "split")
-    text(value["protocol"], "protocol")
-    check_row({key: one for key, one in value.items() if key not in ("split", "protocol")}, where)
-    if ("intersections" in value) != (kind_of(value["split"]) == "muse"):
-        raise ShapeError(f"split {shown(value['split'])} has rows of another kind")
+# --- shapes of what is read -------------------------------------------------------------------------------------------
 
 
-def _share(value: Any, where: str) -> None:
-    number(value, where)
-    if not 0 <= value <= 1:
-        raise ShapeError(f"{where} is outside 0 to 1")
+def _known(shapes: Mapping[str, Shape], at_least: Sequence[str] = ()) -> Shape:
+    """The shape of an object whose known keys have theirs; others may hold anything."""
+
+    def check(value: Any, where: str) -> None:
+        mapping(anything, at_least=at_least)(value, where)
+        for name in value.keys() & shapes.keys():
+            shapes[name](value[name], f"{where}.{name}" if where else name)
+
+    return check
 
 
-def _scores(value: Any, where: str) -> None:
-    """The scores of a split under one protocol: counts, metrics from 0 to 1 or None, and their intervals."""
-    mapping(anything)(value, where)
-    for name, one in value.items():
-        if name.endswith(INTERVAL):
-            optional(list_of(_share))(one, f"{where}.{name}")
-        elif name in _METRICS:
-            optional(_share)(one, f"{where}.{name}")
-        elif name in _OTHER:
-            _OTHER[name](one, f"{where}.{name}")
+def _between(low: float, high: float) -> Shape:
+    def check(value: Any, where: str) -> None:
+        number(value, where)
+        if not low <= value <= high:
+            raise ShapeError(f"{where} is outside {low:g} to {high:g}")
+
+    return check
 
 
 def _finite(value: Any, where: str) -> None:
@@ -147,34 +232,23 @@ def _finite(value: Any, where: str) -> None:
         number(value, where)
 
 
-_NAMED: dict[str, Shape] = {"answer": text, "expressions": optional(text), "layer": text, "gres_reference": flag}
-
-
-def _protocol(value: Any, where: str) -> None:
-    _with_known(_NAMED, value, where)
-
-
-def _seconds(value: Any, where: str) -> None:
-    number(value, where)
-    if not 0 <= value < MOST_SECONDS:
-        raise ShapeError(f"{where} is out of range")
-
-
-def _left_out(value: Any, where: str) -> None:
-    mapping(anything, at_least=("image", "reason"))(value, where)
-    _with_known({"image": text, "reason": text}, value, where)
-
-
-_COUNTS = ("images", "expressions", "empty_targets", "absent", "rejected", "predictions", "targets", "pairs", "silent")
-_COUNTS += ("left_out", "repaired")
-_METRICS = {name for spec in ("MultiReasonSeg|", "grefcoco|", "R-|") for name in metrics_of(spec)}
-_OTHER: dict[str, Shape] = {name: whole(0) for name in _COUNTS} | {
-    "protocol": _protocol,
+_PROTOCOL = _known({"answer": text, "expressions": optional(text), "layer": text, "gres_reference": flag})
+_BESIDE: dict[str, Shape] = {name: whole(0) for name in COUNTS} | {
+    "protocol": _PROTOCOL,
     "layers": mapping(whole(0)),
-    "seconds": _seconds,
+    "seconds": _between(0, MOST_SECONDS),
     "error": text,
-    "left_out_entries": list_of(_left_out),
+    "left_out_entries": list_of(_known({"image": text, "reason": text}, at_least=("image", "reason"))),
 }
+
+
+def _scores(value: Any, where: str) -> None:
+    """The scores of a split under one protocol: counts, metrics or None, and their intervals."""
+    shapes = dict(_BESIDE)
+    for metric in METRICS:
+        score = _between(0, metric.most)
+        shapes |= {metric.name: optional(score), metric.name + INTERVAL: optional(list_of(score))}
+    _known(shapes)(value, where)
 
 
 def _split(value: Any, where: str) -> None:
@@ -183,33 +257,21 @@ def _split(value: Any, where: str) -> None:
     (_scores if value.keys() & {"gIoU", "error"} else mapping(_scores))(value, where)
 
 
-def _with_known(known: Mapping[str, Shape], value: Any, where: str) -> None:
-    """An object whose known keys have their shapes; others may hold anything."""
-    mapping(anything)(value, where)
-    for name in value.keys() & known.keys():
-        known[name](value[name], f"{where}.{name}" if where else name)
+def _row_of_a_split(value: Any, where: str) -> None:
+    """A line of rows: a row, and the split and protocol that it belongs to."""
+    mapping(anything, at_least=("split", "protocol"))(value, where)
+    text(value["split"], "split")
+    text(value["protocol"], "protocol")
+    check_row({key: one for key, one in value.items() if key not in ("split", "protocol")}, where)
+    if ("intersections" in value) != (kind_of(value["split"]) == "muse"):
+        raise ShapeError(f"split {shown(value['split'])} has rows of another kind")
 
 
-def _source(value: Any, where: str) -> None:
-    _with_known({"version": text, "file": text}, value, where)
-
-
-_PARTS: dict[str, Shape] = {
+_SOURCE = _known({"version": text, "file": text})
+_REPORT: dict[str, Shape] = {
     "splits": mapping(_split),
-    "protocol": _protocol,
-    "checkpoint": _source,
-    "predictions": _source,
+    "protocol": _PROTOCOL,
+    "checkpoint": _SOURCE,
+    "predictions": _SOURCE,
     "layers": mapping(whole(0)),
 }
-
-
-def write_whole(path: Path, pieces: Iterable[str]) -> None:
-    """Write a text file whole or not at all; what UTF-8 cannot hold becomes "?"."""
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        with unfinished.open("w", encoding="utf-8", errors="replace") as file:
-            file.writelines(pieces)
-        os.replace(unfinished, path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written ({error.strerror})") from error

@@ -1,110 +1,107 @@
-"""Rows as columns, so that metrics are array operations.
+"""Scores as Markdown tables, for the terminal and for the file beside a report; and what must be known beside them."""
 
-Legend: N expressions, K pairs of masks, all of one split.
-"""
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from groundscore.errors import printable
+from groundscore.scoring.metrics import INTERVAL, KINDS, METRICS, Metric, kind_of
 
-import numpy as np
-
-from dataloaders.sample import REJ, SEG
-from groundscore.scoring.counts import ExpressionCounts, QuestionCounts
-
-# A denial is one of these words or [REJ], in an answer without [SEG].
-_DENIAL = re.compile(
-    r"\b(?:no|not|none|nothing|neither|cannot|without|absent|missing|false|incorrect)\b|n['’]t\b", re.IGNORECASE
-)
+Scores = Mapping[str, Any]  # of a split under one protocol, as in a report
+SHOWN = 3  # left-out entries that a note names
 
 
-@dataclass(frozen=True)
-class Expressions:
-    """Columns [N] of `ExpressionCounts`.
+def scores_table(splits: Mapping[str, Scores], *, nested: bool = False, explain: Mapping[str, str] = {}) -> str:
+    """Tables by kind of split, a line per split and protocol; scores in percent with their 95 % intervals.
 
-    image: number of the picture among those of the table, from 0; images: how many there are.
-    ref: int64, -1 where there is none. exists, present: bool.
-    intersection, union, predicted, target: int64 pixels.
-    rejected: bool, the prediction counts as "nothing is there".
-    denies: float64, 1 where the answer denies that the thing is there, 0 where not, NaN where no answer is known.
+    splits: as in a report; nested: each split has an object per answer. explain: what the protocols' words mean.
     """
-
-    images: int
-    image: np.ndarray
-    ref: np.ndarray
-    exists: np.ndarray
-    present: np.ndarray
-    intersection: np.ndarray
-    union: np.ndarray
-    predicted: np.ndarray
-    target: np.ndarray
-    rejected: np.ndarray
-    denies: np.ndarray
-
-    @classmethod
-    def of(cls, rows: Sequence[ExpressionCounts]) -> "Expressions":
-        """The counts as they were drawn: a rejected expression keeps its mask."""
-        items, image = np.unique([row.item for row in rows], return_inverse=True)
-        present = np.array([row.present for row in rows], bool)
-        return cls(
-            images=len(items),
-            image=image,
-            ref=np.array([-1 if row.ref is None else row.ref for row in rows], np.int64),
-            exists=np.array([row.exists for row in rows], bool),
-            present=present,
-            intersection=np.array([row.intersection for row in rows], np.int64),
-            union=np.array([row.union for row in rows], np.int64),
-            predicted=np.array([row.predicted_area for row in rows], np.int64),
-            target=np.array([row.target_area for row in rows], np.int64),
-            rejected=~present,
-            denies=np.array([_denies(row.answer) for row in rows], np.float64),
-        )
-
-    def with_rejections(self) -> "Expressions":
-        """The same with an empty mask for every expression that was rejected; a mask without pixels rejects, too."""
-        predicted = np.where(self.present, self.predicted, 0)
-        return replace(
-            self,
-            intersection=np.where(self.present, self.intersection, 0),
-            union=np.where(self.present, self.union, self.target),
-            predicted=predicted,
-            rejected=predicted == 0,
-        )
+    entries = list(entries_of(splits, nested))
+    parts = []
+    for kind, heading in KINDS.items():
+        chosen = [entry for entry in entries if kind_of(entry[0]) == kind]
+        if chosen:
+            columns = {metric.name: metric for metric in METRICS if metric.in_table(kind)}
+            parts.append(f"**{heading}**\n\n{_table_of(chosen, columns)}")
+    parts += [
+        f"**{split} ({scores['protocol']['answer']}): {note}**"
+        for split, scores in entries
+        if (note := left_out_note(scores))
+    ]
+    used = dict.fromkeys(
+        str(scores["protocol"].get(name)) for _, scores in entries for name in ("answer", "expressions")
+    )
+    notes = [f"{word}: {explain[word]}" for word in used if word in explain]
+    notes += [
+        f"{split} ({scores['protocol']['answer']}) could not be scored: {printable(scores['error'])}"
+        for split, scores in entries
+        if "error" in scores
+    ]
+    notes.append("Percent, with 95 % intervals by bootstrap over images; none: metric not applicable.")
+    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)])
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Predictions and targets of MUSE, assigned to each other: columns [K].
+def entries_of(splits: Mapping[str, Any], nested: bool) -> Iterable[tuple[str, Scores]]:
+    """Split and scores, for each answer where there are several."""
+    for split, scores in splits.items():
+        for one in scores.values() if nested else [scores]:
+            yield split, one
 
-    image, images: as in `Expressions`. intersection, union: int64 pixels. iou: float64.
-    larger: int64 [images], of each picture the number of its predictions or of its targets, whichever is more.
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first of them the header, as an aligned table."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def left_out_note(scores: Scores) -> str:
+    """A sentence about the entries that a split's scores are without; empty where there are none.
+
+    scores: those of earlier versions left nothing out.
     """
-
-    images: int
-    image: np.ndarray
-    intersection: np.ndarray
-    union: np.ndarray
-    iou: np.ndarray
-    larger: np.ndarray
-
-    @classmethod
-    def of(cls, rows: Sequence[QuestionCounts]) -> "Pairs":
-        items, image = np.unique([row.item for row in rows], return_inverse=True)
-        paired = [row.pairs() for row in rows]
-        pairs = [pair for one in paired for pair in one]
-        predictions = np.bincount(image, [len(row.predicted_areas) for row in rows], len(items))
-        targets = np.bincount(image, [len(row.target_areas) for row in rows], len(items))
-        return cls(
-            images=len(items),
-            image=np.repeat(image, [len(one) for one in paired]),
-            intersection=np.array([pair.intersection for pair in pairs], np.int64),
-            union=np.array([pair.union for pair in pairs], np.int64),
-            iou=np.array([pair.iou for pair in pairs], np.float64),
-            larger=np.maximum(predictions, targets).astype(np.int64),
-        )
+    entries = scores.get("left_out_entries", ())
+    if not entries:
+        return ""
+    names = [entry["image"] or entry["reason"] for entry in entries[:SHOWN]]
+    more = f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
+    return printable(
+        f"NOT THE WHOLE SPLIT: {len(entries)} bad {'entry is' if len(entries) == 1 else 'entries are'} left out "
+        f"({', '.join(names)}{more}); compare only with scores of the same expressions"
+    )
 
 
-def _denies(answer: str | None) -> float:
-    if answer is None:
-        return np.nan
-    return float(SEG not in answer and (REJ in answer or _DENIAL.search(answer) is not None))
+def definitions_table(kinds: Sequence[str]) -> str:
+    """Names and definitions of the metrics that apply to any of `kinds` of split, and to no other, as Markdown."""
+    chosen = [metric for metric in METRICS if set(metric.kinds) <= set(kinds)]
+    return "\n".join(["| Key | Definition |", "|---|---|", *(f"| `{one.name}` | {one.help} |" for one in chosen)])
+
+
+def _table_of(entries: Sequence[tuple[str, Scores]], columns: Mapping[str, Metric]) -> str:
+    counts = [name for name in ("images", "expressions", "silent") if any(name in scores for _, scores in entries)]
+    counts += [name for name in ("left_out", "repaired") if any(scores.get(name) for _, scores in entries)]
+    layers = any(scores.get("layers") for _, scores in entries)
+    headings = [metric.heading for metric in columns.values()]
+    rows = [["split", "answer", "asked", *headings, *counts, *(["layers"] if layers else [])]]
+    for split, scores in entries:
+        protocol = scores["protocol"]
+        row = [split, protocol["answer"], protocol.get("expressions") or "-"]
+        row += [_percent(scores, name) for name in columns]
+        row += [str(scores.get(name, "-")) for name in counts]
+        if layers:
+            row.append(" ".join(f"{layer}:{times}" for layer, times in scores.get("layers", {}).items()) or "-")
+        rows.append(row)
+    return markdown_table(rows)
+
+
+def _percent(scores: Scores, name: str) -> str:
+    if name not in scores:
+        return "-"
+    if scores[name] is None:
+        return "none"
+    interval = scores.get(name + INTERVAL)
+    value = f"{100 * scores[name]:.2f}"
+    return value if interval is None else f"{value} ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})"

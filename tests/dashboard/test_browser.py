@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dashboard.examples import EXAMPLES
+from groundscore.drawing import colour_of
 from tests.dashboard.screens import Screen
 from tests.dashboard.visits import running, tiny_session
-from utils.drawing import colour_of
 
 
 @pytest.fixture(scope="module")

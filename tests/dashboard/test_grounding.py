@@ -17,7 +17,7 @@ from dashboard.ground import ONE_LAYER, POLICY, _layer_widgets, _wish
 from dashboard.grounding import UNEXPECTED, Grounding
 from groundscore.errors import UserError
 from tests.dashboard.visits import tiny_session
-from utils.drawing import colour_of
+from groundscore.drawing import colour_of
 
 
 @pytest.fixture

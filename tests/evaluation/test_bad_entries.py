@@ -9,10 +9,10 @@ from PIL import Image
 
 import eval as eval_script
 from evaluation import Effort, Protocol, evaluate
-from evaluation.partial import PartialResults
+from evaluation.records import PartialResults
 from groundscore.annotations.repairs import DEFAULT_SHARE, STRICT, Tolerance
 from groundscore.errors import UserError
-from groundscore.scoring.masks import encode_mask
+from groundscore.scoring.predictions import encode_mask
 from groundscore.splits import LeftOut, evaluation_set, read_item, spread_items
 from tests.tiny import tiny_model, write_answer
 

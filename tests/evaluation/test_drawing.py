@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from groundscore.drawing import COLOURS, colour_of, heat_map, overlay, split_targets
 from utils.contact_sheet import SheetRow, contact_sheet
-from utils.drawing import COLOURS, colour_of, heat_map, overlay, split_targets
 
 
 @pytest.fixture

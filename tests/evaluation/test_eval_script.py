@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import eval as eval_script
-from evaluation.places import choose_places
+from evaluation.report_path import report_path
 from groundscore.errors import UserError
 from tests.evaluation.balls import item_of, muse_item
 from tests.tiny import tiny_model, write_answer
@@ -25,11 +25,11 @@ def loaded(monkeypatch, tmp_path):
     """eval.py with a tiny model and the pictures above in place of what the flags name."""
     model, processor = tiny_model()
     write_answer(model, processor.tokenizer.encode("Sure, [SEG].", bos=False))
-    monkeypatch.setattr("evaluation.benchmarking.load_flagged_model", lambda flags, rank: (model, processor))
-    monkeypatch.setattr("evaluation.benchmarking.weights_hash", lambda model: "0" * 64)  # its head has no weights
+    monkeypatch.setattr("evaluation.commands.load_flagged_model", lambda flags, rank: (model, processor))
+    monkeypatch.setattr("evaluation.commands.weights_hash", lambda model: "0" * 64)  # its head has no weights
     sets = {}
     monkeypatch.setattr(
-        "evaluation.benchmarking.evaluation_sets",
+        "evaluation.commands.evaluation_sets",
         lambda specs, root, tolerance: {spec: sets.get(spec, ITEMS) for spec in specs.split("||")},
     )
     flags = ["--version", "some/checkpoint", "--dataset_dir", str(tmp_path), "--log_base_dir", str(tmp_path / "runs")]
@@ -92,7 +92,7 @@ def test_both_protocols_stand_under_every_split(loaded, tmp_path):
 )
 def test_reports_of_other_protocols_layers_and_limits_have_other_names(flags, name):
     flags = eval_script.build_parser().parse(flags.split())
-    assert choose_places(flags, ["ReasonSeg|val"]).report.name == f"{name}.json"
+    assert report_path(flags, ["ReasonSeg|val"]).name == f"{name}.json"
 
 
 def test_a_report_lies_with_the_run_of_its_checkpoint_however_deep(tmp_path, monkeypatch):
@@ -108,7 +108,7 @@ def test_a_report_lies_with_the_run_of_its_checkpoint_however_deep(tmp_path, mon
     }
     for version, run in expected.items():
         flags = eval_script.build_parser().parse(["--version", version, "--name", "x"])
-        assert choose_places(flags, ["a|val"]).report == Path("runs") / run / "eval/x.json"
+        assert report_path(flags, ["a|val"]) == Path("runs") / run / "eval/x.json"
 
 
 def test_a_split_that_cannot_be_scored_has_a_row_that_says_why(loaded, tmp_path, capsys):
@@ -298,8 +298,7 @@ def test_a_second_evaluation_of_the_same_report_ends_before_any_work(loaded, tmp
                 eval_script.main([*flags, *more, *output])
         raise UserError("enough")
 
-    monkeypatch.setattr("evaluation.saved.evaluation_sets", lambda specs, *_: {specs: ITEMS})
-    monkeypatch.setattr("evaluation.benchmarking.load_flagged_model", load_while_another_starts)
+    monkeypatch.setattr("evaluation.commands.load_flagged_model", load_while_another_starts)
     with pytest.raises(UserError, match="enough"):
         eval_script.main([*flags, *output])
 
@@ -307,11 +306,11 @@ def test_a_second_evaluation_of_the_same_report_ends_before_any_work(loaded, tmp
 def test_a_place_that_cannot_be_written_is_said_before_the_model_is_loaded(loaded, tmp_path, monkeypatch):
     flags, _ = loaded
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("evaluation.benchmarking.load_flagged_model", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("evaluation.commands.load_flagged_model", lambda *_: pytest.fail("loaded"))
     with pytest.raises(UserError, match="cannot be a directory for results"):
         eval_script.main([*flags, "--val_dataset", "a|val", "--output", str(tmp_path / "file" / "report.json")])
     monkeypatch.setattr(
-        "inference.saving.tempfile.TemporaryFile", lambda **_: (_ for _ in ()).throw(OSError(30, "Read-only"))
+        "groundscore.writing.tempfile.TemporaryFile", lambda **_: (_ for _ in ()).throw(OSError(30, "Read-only"))
     )
     with pytest.raises(UserError, match=r"cannot be written \(Read-only\)"):
         eval_script.main([*flags, "--val_dataset", "a|val", "--output", str(tmp_path / "report.json")])

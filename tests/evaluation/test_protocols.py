@@ -7,9 +7,9 @@ import torch
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
 from evaluation import Effort, Protocol, evaluate
-from evaluation.predicting import _share_text
+from evaluation.predicting import share_text
 from evaluation.questions import ask
-from groundscore.scoring.scores import score_split
+from groundscore.scoring.metrics import score_split
 from tests.evaluation.balls import Oracle, item_of, muse_item
 from tests.tiny import tiny_model, write_answer
 
@@ -43,7 +43,7 @@ def test_a_set_about_asking_together_is_always_asked_so():
 def test_without_a_joint_question_every_expression_has_its_own():
     questions = ask(muse_item(0, 1, 2), Protocol("given", "together"), [0, 1])
     assert [turn.answer for (turn,) in questions.with_seg] == ["bar [SEG].", "bar [SEG] and bar [SEG]."]
-    assert [place.expression for place in questions.places] == [0, 1, 1]
+    assert [place.expression for place in questions.targets] == [0, 1, 1]
 
 
 @pytest.mark.parametrize("system", ["UGround", "GSVA", "PixelLM"])
@@ -120,7 +120,7 @@ def test_targets_of_a_joint_answer_belong_to_expressions_in_order():
     ],
 )
 def test_every_expression_has_its_part_of_a_joint_answer(answer, texts):
-    assert _share_text(answer, 3) == texts
+    assert share_text(answer, 3) == texts
 
 
 def test_say_sees_the_part_of_a_joint_answer_that_denies():

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from evaluation import Effort, Protocol, evaluate
-from evaluation.partial import PartialResults, fingerprint, weights_hash
 from evaluation.predicting import predict
 from evaluation.progress import ProgressBar
+from evaluation.records import PartialResults, fingerprint, weights_hash
 from groundscore.errors import UserError
 from tests.evaluation.balls import Oracle, item_of, muse_item
 from tests.tiny import tiny_model, write_answer

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 import chat
+from groundscore.drawing import colour_of
 from groundscore.errors import UserError
 from inference.session import ChatSession
 from inference.terminal import AnswerWriter, Chat
 from tests.tiny import tiny_model, write_answer
-from utils.drawing import colour_of
 
 
 @pytest.fixture

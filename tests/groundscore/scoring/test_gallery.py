@@ -10,9 +10,9 @@ from PIL import Image
 
 from groundscore.scoring.counts import ExpressionCounts, QuestionCounts
 from groundscore.scoring.gallery import Section, choose_cases, write_gallery
-from groundscore.scoring.masks import encode_mask
+from groundscore.scoring.predictions import encode_mask
 from groundscore.splits import EvaluationItem
-from tests.scoring.rows import question, row
+from tests.groundscore.scoring.rows import question, row
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 

@@ -7,16 +7,14 @@ import pytest
 
 from groundscore.errors import UserError
 from groundscore.scoring.counts import ExpressionCounts, QuestionCounts, expression_counts, question_counts
-from groundscore.scoring.masks import decode_mask, encode_mask
-from groundscore.scoring.prediction_files import write_predictions
-from groundscore.scoring.predictions import score_predictions
-from groundscore.scoring.scores import kind_of, score_split
+from groundscore.scoring.metrics import kind_of, score_split
+from groundscore.scoring.predictions import count_predictions, decode_mask, encode_mask, write_predictions
 from groundscore.splits import evaluation_set, evaluation_sets
 from tests.test_miniature_sets import SPLITS
 
 
 def scored(path, root, specs, **options):
-    return score_predictions(path, root, evaluation_sets(specs, root), **options)
+    return count_predictions(path, root, evaluation_sets(specs, root), **options)
 
 
 def line_for(spec, item, expression, root, masks, *, present=True):
@@ -171,10 +169,10 @@ def changed(number, **values):
 @pytest.mark.parametrize(
     "change,message",
     [
-        (changed(2, image="elsewhere.jpg"), r"line 3: refcoco\|unc\|val has no picture 'elsewhere.jpg'"),
+        (changed(2, image="elsewhere.jpg"), r"line 3: refcoco\|unc\|val has no image 'elsewhere.jpg'"),
         (lambda lines: lines[3:], r"3 of \d+ expressions .* have no prediction"),
         (lambda lines: lines + [lines[4]], r"line \d+ is about the same expression as line 5: refcoco\|unc\|val"),
-        (lambda lines: lines + [lines[0] | {"image": "nowhere.jpg"}], r"line \d+: .* has no picture 'nowhere.jpg'"),
+        (lambda lines: lines + [lines[0] | {"image": "nowhere.jpg"}], r"line \d+: .* has no image 'nowhere.jpg'"),
         (lambda lines: lines + [lines[0] | {"expression": 99}], r"no expression 99 of refer_seg/.*, which has \d+"),
         (changed(1, split="refcoco|unc|tset"), r"line 2: .*no refs of split 'tset'"),
         (changed(1, split="nothing"), "line 2: unknown evaluation set 'nothing'"),

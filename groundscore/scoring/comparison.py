@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from groundscore.errors import UserError, printable
-from groundscore.scoring.bootstrap import interval, resample, sums_by_image, values_of
+from groundscore.scoring.bootstrap import interval, ratios, resample
 from groundscore.scoring.counts import Row
-from groundscore.scoring.left_out import left_out_note
+from groundscore.scoring.metrics import columns_of, metrics_of
 from groundscore.scoring.report import read_report, read_rows
-from groundscore.scoring.scores import metrics_of, table_of
-from groundscore.scoring.tabulating import markdown_table
+from groundscore.scoring.tables import left_out_note, markdown_table
 
 SAMPLES = 10_000
 
@@ -26,13 +25,14 @@ SAMPLES = 10_000
 class Difference:
     """One metric of one split in both reports.
 
-    a, b: the metric. difference: b - a, low and high its 95 % interval.
+    heading: of its column in tables. a, b: its values. difference: b - a, low and high its 95 % interval.
     p: two-sided, how often resamples fall on the other side of no difference; at least 1 / (B + 1).
     """
 
     split: str
     answer: str
     metric: str
+    heading: str
     a: float
     b: float
     low: float
@@ -65,7 +65,7 @@ def compare_reports(a: Path, b: Path, *, samples: int = SAMPLES, seed: int = 0) 
             [
                 one.split,
                 one.answer,
-                one.metric,
+                one.heading,
                 f"{100 * one.a:.2f}",
                 f"{100 * one.b:.2f}",
                 f"{100 * one.difference:+.2f}",
@@ -100,24 +100,23 @@ def _differences(
     split: str, answer: str, a: list[Row], b: list[Row], *, gres_reference: bool, samples: int, seed: int
 ) -> list[Difference]:
     metrics = metrics_of(split, gres_reference=gres_reference)
-    tables = [table_of(split, _ordered(rows), gres_reference=gres_reference) for rows in (a, b)]
-    images = tables[0].images
-    sums = {
-        name: np.concatenate([sums_by_image(metric.terms(table), images) for table in tables], axis=1)  # [I, 6]
-        for name, metric in metrics.items()
-    }
-    totals = resample(np.concatenate(list(sums.values()), axis=1), samples, seed)  # [B, 6 M]
+    columns = [columns_of(split, _ordered(rows), gres_reference=gres_reference) for rows in (a, b)]
+    images = columns[0].images
+    sums = [
+        np.concatenate([metric.terms(each).by_image(images) for each in columns], axis=1)  # [I, 6]
+        for metric in metrics
+    ]
+    totals = resample(np.concatenate(sums, axis=1), samples, seed)  # [B, 6 M]
     found = []
-    for place, (name, metric) in enumerate(metrics.items()):
-        own = totals[:, 6 * place : 6 * place + 6]
-        resampled = values_of(own[:, 3:], metric.zero) - values_of(own[:, :3], metric.zero)
-        whole = sums[name].sum(0, keepdims=True)
-        value_a, value_b = (values_of(whole[:, part], metric.zero).item() for part in (slice(3), slice(3, 6)))
+    for metric, whole, own in zip(metrics, sums, np.split(totals, len(metrics), axis=1), strict=True):
+        whole = whole.sum(0, keepdims=True)
+        value_a, value_b = (ratios(whole[:, part], metric.zero).item() for part in (slice(3), slice(3, 6)))
+        resampled = ratios(own[:, 3:], metric.zero) - ratios(own[:, :3], metric.zero)
         bounds = interval(resampled)
         if np.isnan(value_a) or np.isnan(value_b) or bounds is None:
             continue
         p = _p_value(resampled[~np.isnan(resampled)])
-        found.append(Difference(split, answer, name, value_a, value_b, *bounds, p, images))
+        found.append(Difference(split, answer, metric.name, metric.heading, value_a, value_b, *bounds, p, images))
     return found
 
 
@@ -129,12 +128,12 @@ def _rows_of_report(path: Path) -> dict[tuple[str, str], list[Row]]:
         scores = scores.get(answer, scores)  # by answer where a report has several
         if scores.get("protocol", {}).get("answer", answer) != answer:
             raise UserError(f"{path} and its rows do not belong together: the rows of {split} are of other answers")
-        said = scores.get("images"), scores.get("expressions")
+        reported = scores.get("images"), scores.get("expressions")
         counted = len({row.item for row in some}), len(some)
-        if said != counted:
+        if reported != counted:
             raise UserError(
-                f"{path} and its rows do not belong together: {split} has {said[0]} images and {said[1]} expressions "
-                f"there, and {counted[0]} and {counted[1]} in the rows; evaluate again"
+                f"{path} and its rows do not belong together: {split} has {reported[0]} images and {reported[1]} "
+                f"expressions there, and {counted[0]} and {counted[1]} in the rows; evaluate again"
             )
     return rows
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from groundscore.errors import UserError
-from groundscore.scoring.compare import compare_reports, differences_between
-from groundscore.scoring.report import read_report, read_rows, rows_path, write_report
-from groundscore.scoring.scores import score_split
-from groundscore.scoring.tabulating import markdown_table, table
-from tests.scoring.rows import question, row
+from groundscore.scoring.comparison import compare_reports, differences_between
+from groundscore.scoring.metrics import score_split
+from groundscore.scoring.report import ReportFiles, read_report, read_rows, write_report
+from groundscore.scoring.tables import markdown_table, scores_table
+from tests.groundscore.scoring.rows import question, row
 
 SPEC = "refcoco|unc|val"
 
@@ -87,11 +87,11 @@ def test_what_is_no_report_is_an_error(tmp_path, content, message):
 
 def test_missing_or_damaged_rows_are_an_error(tmp_path):
     path = written(tmp_path / "a.json", noisy_rows(1))
-    lines = rows_path(path).read_text().splitlines()
-    rows_path(path).write_text("\n".join([lines[0], lines[1][:-9]]))
+    lines = ReportFiles(path).rows.read_text().splitlines()
+    ReportFiles(path).rows.write_text("\n".join([lines[0], lines[1][:-9]]))
     with pytest.raises(UserError, match=r"a\.rows\.jsonl, line 2 is not valid JSON"):
         read_rows(path)
-    rows_path(path).unlink()
+    ReportFiles(path).rows.unlink()
     with pytest.raises(UserError, match=r"a\.rows\.jsonl is missing"):
         read_rows(path)
 
@@ -107,7 +107,7 @@ def test_tables_group_splits_and_name_their_protocol():
         "fprefcoco|val": {"given": {"error": "the file is gone", "protocol": {"answer": "given"}}},
     }
 
-    text = table(splits, nested=True, explain={"given": "the answer is given"})
+    text = scores_table(splits, nested=True, explain={"given": "the answer is given"})
 
     lines = [[cell.strip() for cell in line.replace("\\|", "/").split("|")[1:-1]] for line in text.splitlines()]
     assert ["refcoco/unc/val", "given", "single", "50.00 (50.0–50.0)"] in [line[:4] for line in lines]

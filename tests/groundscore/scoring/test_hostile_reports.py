@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from evaluation.partial import ImageResult, PartialFile, PartialResults
+from evaluation.records import ImageResult, PartialFile, PartialResults
 from groundscore.errors import UserError
-from groundscore.scoring.compare import compare_reports
-from groundscore.scoring.prediction_files import read_predictions
-from groundscore.scoring.report import rows_path, write_report
-from groundscore.scoring.scores import score_split
-from groundscore.scoring.tabulating import table
-from tests.scoring.rows import question, row
+from groundscore.scoring.comparison import compare_reports
+from groundscore.scoring.metrics import score_split
+from groundscore.scoring.predictions import read_predictions
+from groundscore.scoring.report import ReportFiles, write_report
+from groundscore.scoring.tables import scores_table
+from tests.groundscore.scoring.rows import question, row
 
 PLAIN, MUSE = "refcoco|unc|val", "MultiReasonSeg|val"
 HOSTILE = [
@@ -49,7 +49,7 @@ def report_of(path, spec: str, rows: list):
         "checkpoint": {"version": "runs/a"},
         "layers": {"3": 4},
     }
-    write_report(path, report, table(report["splits"]), [(spec, "given", rows)])
+    write_report(path, report, scores_table(report["splits"]), [(spec, "given", rows)])
     return path
 
 
@@ -95,7 +95,7 @@ def alike(value: Any, other: Any) -> bool:
 
 def test_every_field_of_a_row_has_its_type(reports):
     a, b = reports
-    lines = rows_path(a).read_text().splitlines()
+    lines = ReportFiles(a).rows.read_text().splitlines()
     first = json.loads(lines[0])
     for path in paths_in(first):
         for value in HOSTILE:
@@ -103,7 +103,7 @@ def test_every_field_of_a_row_has_its_type(reports):
                 continue
             if value == at(first, path) or (path[-1] == "split" and isinstance(value, str)):
                 continue
-            rows_path(a).write_text("\n".join([json.dumps(with_value(first, path, value)), *lines[1:]]))
+            ReportFiles(a).rows.write_text("\n".join([json.dumps(with_value(first, path, value)), *lines[1:]]))
             try:
                 compare_reports(a, b, samples=5)
             except UserError as error:
@@ -125,15 +125,15 @@ def test_every_field_of_a_row_has_its_type(reports):
 )
 def test_a_line_that_is_no_row_is_named(reports, line):
     a, b = reports
-    lines = rows_path(a).read_bytes().split(b"\n")
-    rows_path(a).write_bytes(b"\n".join([lines[0], line, *lines[1:]]))
+    lines = ReportFiles(a).rows.read_bytes().split(b"\n")
+    ReportFiles(a).rows.write_bytes(b"\n".join([lines[0], line, *lines[1:]]))
     with pytest.raises(UserError, match=r"a\.rows\.jsonl.* line 2"):
         compare_reports(a, b)
 
 
 def test_counts_that_contradict_each_other_are_refused(reports):
     a, b = reports
-    text = rows_path(a).read_text()
+    text = ReportFiles(a).rows.read_text()
     for changed, message in (
         (
             text.replace('"target_area": 6', '"target_area": 7').replace('"target_areas": [6', '"target_areas": [1'),
@@ -142,7 +142,7 @@ def test_counts_that_contradict_each_other_are_refused(reports):
         (text + text.splitlines()[0], "same expression as line 1"),
         ("\n".join(text.splitlines()[1:]), "do not belong together"),
     ):
-        rows_path(a).write_text(changed)
+        ReportFiles(a).rows.write_text(changed)
         with pytest.raises(UserError, match=message):
             compare_reports(a, b)
 

@@ -7,8 +7,8 @@ import pytest
 
 from groundscore.errors import UserError
 from groundscore.scoring.bootstrap import resample
-from groundscore.scoring.scores import kind_of, score_split
-from tests.scoring.rows import question, row
+from groundscore.scoring.metrics import kind_of, score_split
+from tests.groundscore.scoring.rows import question, row
 
 PRECISIONS = {"P@0.5", "P@0.6", "P@0.7", "P@0.8", "P@0.9"}
 COUNTS = {"images", "expressions"}

@@ -11,7 +11,6 @@ from groundscore.scoring.counts import (
     expression_counts,
     question_counts,
     row_from_dict,
-    scored_pairs,
 )
 
 
@@ -109,10 +108,9 @@ def test_unknown_or_missing_keys_make_no_row():
         row_from_dict({key: value for key, value in content.items() if key != "union"})
 
 
-def test_running_scores_see_an_empty_mask_where_it_was_rejected():
+def test_a_rejected_expression_is_paired_with_an_empty_mask():
     accepted = ExpressionCounts(0, "a.jpg", 0, None, True, True, 5, 9, 7, 7)
     rejected = ExpressionCounts(0, "a.jpg", 1, None, True, False, 5, 9, 7, 7)
 
-    assert list(scored_pairs(accepted)) == [(5, 9)]
-    assert list(scored_pairs(rejected)) == [(0, 7)]
-    assert list(scored_pairs(question([[4, 0]], [4], [8, 5]))) == [(4, 8), (0, 5)]
+    pairs = [pair for one in (accepted, rejected) for pair in one.pairs()]
+    assert [(pair.intersection, pair.union) for pair in pairs] == [(5, 9), (0, 7)]

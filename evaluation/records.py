@@ -1,4 +1,4 @@
-"""What a running evaluation has counted so far, on disk, so that a killed one goes on where it stopped.
+"""What a running evaluation has on disk: its finished images, so that a killed one resumes, and the lock of its report.
 
 Every process appends a line per finished image to a file of its own. Files belong to a fingerprint of the weights, the
 protocol and the split: another checkpoint or question never finds them.
@@ -9,7 +9,8 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -19,6 +20,7 @@ import torch
 from groundscore.errors import UserError
 from groundscore.schema import DamagedFile, anything, list_of, mapping, parse, record, set_aside, text, whole
 from groundscore.scoring.counts import Row, check_row, row_from_dict
+from utils.distributed import World
 from utils.file_locks import open_locked
 
 _RESULT = record(
@@ -38,7 +40,7 @@ _RESULT = record(
 class ImageResult:
     """All that was counted about one image.
 
-    item: its place in the split. rows: one per expression. silent: as in `Predicted`.
+    item: its index in the split. rows: one per expression. silent: as in `predicting.Predicted`.
     layers: which hidden state prompted each mask. predictions: what `--save_predictions` writes of it.
     data: digest of the image and its annotations, see `batches.digest_of`.
     repaired: what was mended to read it, as `Repair.to_dict` with "item" and "image".
@@ -147,7 +149,7 @@ class PartialFile:
                 data = data[os.write(self._file.fileno(), data) :]
         except OSError as error:
             raise UserError(
-                f"{self._file.name} cannot be written ({error.strerror}); make room, or name another place by --output"
+                f"{self._file.name} cannot be written ({error.strerror}); make room, or name another file by --output"
             ) from error
 
 
@@ -167,3 +169,26 @@ def weights_hash(model: torch.nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+@contextmanager
+def lock_report(report: Path, world: World) -> Iterator[None]:
+    """Inside the `with` block no other evaluation writes the report; `UserError` on all processes if one does."""
+    lock, problem = None, None
+    if world.is_main:
+        try:
+            lock = open_locked(report.with_name(f".{report.name}.lock"))
+        except OSError as error:
+            problem = f"{report.parent} cannot be written ({error.strerror}); --output FILE.json names another folder"
+        else:
+            if lock is None:
+                problem = f"another evaluation is writing {report}; wait for its end, or give this one a --name"
+    problem = world.broadcast(problem)
+    if problem is not None:
+        raise UserError(problem)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            Path(lock.name).unlink(missing_ok=True)
+            lock.close()
