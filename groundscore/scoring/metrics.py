@@ -322,9 +322,8 @@ METRICS: list[Metric] = [
         name="gIoU_reference_pairs",
         kinds=["muse"],
         terms=reference_pair_mean_iou,
-        most=float("inf"),
         help="ΣIoU / the reference's number of pairs: per image the larger of all its predictions and all its targets. "
-        "A surplus in one question makes up for a lack in another, so that it may exceed 1.",
+        "A surplus in one question makes up for a lack in another, so that it is never below gIoU.",
     ),
     Metric(
         name="N_acc",

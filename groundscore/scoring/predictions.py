@@ -201,7 +201,7 @@ def _count(
     progress: Progress | None,
 ) -> SplitCounts:
     unnumbered = unnumbered_entries(items)
-    counts = SplitCounts(left_out=unnumbered)
+    counts = SplitCounts(left_out=list(unnumbered))
     total = len(items) if limit is None else min(limit, len(items))
     left_out = 0
     if progress:

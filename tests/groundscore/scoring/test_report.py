@@ -19,7 +19,7 @@ def written(path, rows, *, spec=SPEC, answer="given", **protocol):
     """A report about one split."""
     scores = score_split(spec, rows, bootstrap=100) | {"protocol": {"answer": answer, "expressions": "single"}}
     report = {"splits": {spec: scores}, "protocol": {"answer": answer} | protocol}
-    write_report(path, report, table(report["splits"]), [(spec, answer, rows)])
+    write_report(path, report, scores_table(report["splits"]), [(spec, answer, rows)])
     return path
 
 
