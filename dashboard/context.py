@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from groundscore.annotations.images import read_image
-from groundscore.errors import UserError
 from groundscore.drawing import split_targets
+from groundscore.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from dashboard.context import Limits, check_prompt, read_upload
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import SEG, Sample, Turn
 from evaluation.layer_analysis import TargetPoints, analyse_split, layer_analysis, point_analysis
+from groundscore.drawing import colour_of, heat_map, overlay
 from groundscore.errors import UserError
 from groundscore.scoring.counts import mask_iou
 from groundscore.splits import EvaluationItem, evaluation_set
-from groundscore.drawing import colour_of, heat_map, overlay
 
 CARD_SIDE = 280  # pixels
 MOST_TARGETS = 4

@@ -15,9 +15,9 @@ from dashboard.examples import IMAGES
 from dashboard.exchanges import Visitor, thumbnail
 from dashboard.ground import ONE_LAYER, POLICY, _layer_widgets, _wish
 from dashboard.grounding import UNEXPECTED, Grounding
+from groundscore.drawing import colour_of
 from groundscore.errors import UserError
 from tests.dashboard.visits import tiny_session
-from groundscore.drawing import colour_of
 
 
 @pytest.fixture
