@@ -65,8 +65,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _report(root: Path, flags: argparse.Namespace) -> None:
-    from dataloaders.families.family import split_names
     from dataloaders.mixture import ALL_FAMILIES
+    from groundscore.names import split_names
 
     names = split_names(flags.families or ALL_FAMILIES)
     print("|family|first start s|MB|again s|MB|samples/s per worker|worker MB|\n|---|---|---|---|---|---|---|")

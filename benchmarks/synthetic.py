@@ -17,8 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dataloaders.data_checks import MUSE_SPLITS
-from dataloaders.families.reason_seg_plus import SUBSETS
+from groundscore.annotations.lisa_plus import SUBSETS
+from groundscore.annotations.muse import MUSE_SPLITS
 from groundscore.annotations.refer_files import FALSE_PREMISE_SETS, REFER_SETS
 
 HEIGHT, WIDTH = 480, 640

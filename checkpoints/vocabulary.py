@@ -3,7 +3,7 @@
 from dataloaders.batching.conversation import IM_END, IM_START
 from dataloaders.batching.target_tokens import target_tokens
 from dataloaders.batching.tokenization import GroundingTokenizer
-from dataloaders.sample import REJ, SEG
+from groundscore.targets import REJ, SEG
 
 
 def tokenizer_of_training(base: GroundingTokenizer, rows: int, scales: int) -> GroundingTokenizer:

@@ -14,12 +14,14 @@ import torch
 from dashboard import markup
 from dashboard.context import Limits, check_prompt, read_upload
 from dataloaders.batching.collate import Collator
-from dataloaders.sample import SEG, Sample, Turn
+from dataloaders.questions import worded
+from dataloaders.sample import Sample, Turn
 from evaluation.layer_analysis import TargetPoints, analyse_split, layer_analysis, point_analysis
 from groundscore.drawing import colour_of, heat_map, overlay
 from groundscore.errors import UserError
 from groundscore.scoring.counts import mask_iou
 from groundscore.splits import EvaluationItem, evaluation_set
+from groundscore.targets import SEG
 
 CARD_SIDE = 280  # pixels
 MOST_TARGETS = 4
@@ -59,16 +61,17 @@ def read_question(upload: str | None, truth: str | None, prompt: str, answer: st
 
 def question_of(item: EvaluationItem, expression: int) -> Question:
     """Expression `expression` of an evaluation item, with its given answer and its true masks."""
-    if not 0 <= expression < len(item.prompts):
-        raise UserError(f"This image has the expressions 0 to {len(item.prompts) - 1}.")
-    answer = item.given_answers[expression]
+    if not 0 <= expression < len(item.expressions):
+        raise UserError(f"This image has the expressions 0 to {len(item.expressions) - 1}.")
+    words = worded(item)
+    answer = words.answers[expression]
     masks = item.masks[expression][None] if item.target_masks is None else item.target_masks[expression]
     if SEG not in answer:
         raise UserError(
             f"What is asked for is not in the image (the answer is {answer!r}): there is no mask to look at."
         )
     return Question(
-        item.image, item.prompts[expression].strip(), answer, np.asarray(masks)[: answer.count(SEG)], item.ignore
+        item.image, words.prompts[expression].strip(), answer, np.asarray(masks)[: answer.count(SEG)], item.ignore
     )
 
 

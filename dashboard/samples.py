@@ -14,7 +14,6 @@ import numpy as np
 
 from dashboard import markup
 from dataloaders.data_checks import SetReport, check_data
-from dataloaders.families.custom import targets_in
 from dataloaders.mixture import Mixture, build_mixture
 from dataloaders.sample import Sample
 from groundscore.drawing import colour_of, overlay
@@ -163,7 +162,7 @@ def parse_rates(text: str) -> tuple[tuple[str, float], ...]:
 
 def view(sample: Sample, root: Path, opacity: float) -> SampleView:
     """The sample drawn: every `[SEG]` in its colour, in the image and in the words."""
-    masks = sample.masks[targets_in(sample.conversations)]
+    masks = sample.masks[sample.target_kinds]
     image, drawn = _enlarged(sample.image, masks)
     return SampleView(
         image=image,

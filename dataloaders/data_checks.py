@@ -5,18 +5,18 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
-from dataloaders.families.custom import CustomEntry, CustomFile
-from dataloaders.families.multi_reason_seg import MUSE_SPLITS, MuseEntry, MuseFile
-from dataloaders.families.reason_seg import list_split, read_explanations
-from dataloaders.families.reason_seg_plus import SUBSETS, ReasonSegPlus
-from dataloaders.families.vqa import Vqa
-from dataloaders.label_maps import Ade20k, CocoStuff, LabelMaps, Mapillary
-from dataloaders.part_annotations import PacoLvis, PascalPart
 from groundscore.annotations.bad_samples import BadSamples
+from groundscore.annotations.custom import CustomEntry, CustomFile
 from groundscore.annotations.image_files import read_sizes
 from groundscore.annotations.images import list_images, list_names, read_image
 from groundscore.annotations.json_files import BrokenFile
+from groundscore.annotations.label_maps import Ade20k, CocoStuff, LabelMaps, Mapillary
 from groundscore.annotations.labelme import draw_regions, read_annotation, require_target
+from groundscore.annotations.lisa_plus import SUBSETS, PlusEntry, PlusFile
+from groundscore.annotations.llava import LlavaDialogues
+from groundscore.annotations.muse import MUSE_SPLITS, MuseEntry, MuseFile
+from groundscore.annotations.part_annotations import PacoLvis, PartAnnotations, PascalPart
+from groundscore.annotations.reason_seg import list_split, read_explanations
 from groundscore.annotations.refer_files import CORRECTED, FALSE_PREMISE_SETS, REFER_SETS, ReferFiles, ReferTables
 from groundscore.annotations.refer_index import ReferImage, ReferIndex
 from groundscore.annotations.repairs import BadEntry, Repair, Tolerance, noting_repairs
@@ -254,8 +254,7 @@ def _known_sets(root: Path) -> Iterator[tuple[str, str, list[Path], list[Path], 
 def _label_maps(root: Path, kind: type[LabelMaps]) -> Reader:
     def read(findings: _Findings) -> Iterator[tuple[str, Sequence[Entry]]]:
         maps = kind(root)
-        pairs = maps.pairs()
-        images, labels = (pairs[0][side].parent for side in (0, 1))
+        images, labels = maps.images, maps.labels
         stems = {Path(name).stem: name for name in list_names(labels)}
         of_images = list_images(images)
         lacking = [images / name for stem, name in of_images.items() if f"{stem}.png" not in _names_in(labels)]
@@ -267,10 +266,11 @@ def _label_maps(root: Path, kind: type[LabelMaps]) -> Reader:
             findings.note_incomplete("label maps have no image", lacking, len(stems))
         odd = [labels / name for name in stems.values() if not name.endswith(".png")]
         findings.note_incomplete("files beside the label maps are no .png", odd, len(stems))
-        for _, path in pairs:
-            if path.name in _names_in(labels):
-                findings.look_at(path, _LOSSLESS)
-        yield "train", [Entry.of(image, partial(maps.read, image.stem)) for image, _ in pairs]
+        paths = maps.paths()
+        for path in paths:
+            if f"{path.stem}.png" in _names_in(labels):
+                findings.look_at(labels / f"{path.stem}.png", _LOSSLESS)
+        yield "train", [Entry.of(path, partial(_draw_all, maps, number)) for number, path in enumerate(paths)]
 
     return read
 
@@ -283,9 +283,16 @@ def _parts(root: Path, kind: type) -> Reader:
         findings.note_unused("images of the file have no annotation", parts.unannotated, total)
         if kind is PascalPart:  # COCO's folder has other sets' images too
             _note_unlisted(findings, {*paths, *parts.unannotated}, "images are not in the file")
-        yield "train", [Entry.of(path, partial(parts.draw_all, number)) for number, path in enumerate(paths)]
+        yield "train", [Entry.of(path, partial(_draw_all, parts, number)) for number, path in enumerate(paths)]
 
     return read
+
+
+def _draw_all(source: LabelMaps | PartAnnotations, number: int) -> None:
+    entry = source[number]
+    read_image(entry.path, size=entry.size)
+    for category in entry.categories:
+        entry.mask(category)
 
 
 def _note_unlisted(findings: _Findings, listed: Collection[Path], what: str) -> None:
@@ -320,7 +327,7 @@ def _refer_steps(index: ReferIndex, image: ReferImage) -> Iterator[Callable[[], 
 
 def _vqa(root: Path, name: str) -> Reader:
     def read(findings: _Findings) -> Iterator[tuple[str, Sequence[Entry]]]:
-        paths = dict.fromkeys(Vqa(root, name, bad_samples=findings).paths())
+        paths = dict.fromkeys(path for path, _ in LlavaDialogues(root, name, bad_samples=findings))
         yield "train", [Entry.of(path, partial(read_image, path)) for path in paths]
 
     return read
@@ -359,10 +366,14 @@ def _draw_reason(image: Path) -> None:
 
 def _plus(root: Path, name: str) -> Reader:
     def read(findings: _Findings) -> Iterator[tuple[str, Sequence[Entry]]]:
-        subset = ReasonSegPlus(root, name, bad_samples=findings)
-        yield "train", [Entry.of(path, partial(subset.draw_all, name, n)) for n, path in enumerate(subset.paths())]
+        file = PlusFile(root, name, bad_samples=findings)
+        yield "train", [Entry.of(entry.path, partial(_draw_plus, entry)) for entry in file]
 
     return read
+
+
+def _draw_plus(entry: PlusEntry) -> None:
+    entry.masks(*read_image(entry.path).shape[:2])
 
 
 def _muse(root: Path, split: str) -> Reader:

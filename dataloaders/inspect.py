@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from dataloaders.data_checks import SetReport, check_data
-from dataloaders.families.custom import targets_in
-from dataloaders.families.family import split_names
 from dataloaders.mixture import build_mixture
+from dataloaders.questions import worded
 from dataloaders.sample import Sample
 from groundscore.annotations.repairs import Tolerance
 from groundscore.errors import UserError, printable, run_main
+from groundscore.names import split_names
 from groundscore.splits import (
     EvaluationItem,
     LeftOut,
@@ -34,6 +34,7 @@ from groundscore.splits import (
     too_many,
     unnumbered_entries,
 )
+from groundscore.targets import target_kinds
 from utils.contact_sheet import SheetRow, contact_sheet, save_sheet
 
 SHOWN_PROBLEMS = 5
@@ -155,7 +156,7 @@ Shown = tuple[dict[str, Any], list[SheetRow]]  # a JSON object, and how it is dr
 
 def describe_sample(sample: Sample, root: Path) -> dict[str, Any]:
     """A draw; `mask_areas` are those of the `[SEG]` targets, in their order."""
-    kinds = targets_in(sample.conversations)
+    kinds = sample.target_kinds
     return {
         "family": sample.family,
         "dataset": sample.dataset,
@@ -257,10 +258,10 @@ def _show(flags: argparse.Namespace, shown: Iterable[Shown]) -> int:
 
 def _sample_rows(sample: Sample) -> list[SheetRow]:
     """A row per turn, with the masks of its targets."""
-    kinds = targets_in(sample.conversations)
+    kinds = sample.target_kinds
     rows, used = [], 0
     for turn in (turn for turns in sample.conversations for turn in turns):
-        count = len(targets_in([[turn]]))
+        count = len(target_kinds(turn.answer or ""))
         masks = sample.masks[used : used + count][kinds[used : used + count]] != 0
         used += count
         rows.append(
@@ -287,7 +288,7 @@ def _item_rows(item: EvaluationItem, spec: str) -> list[SheetRow]:
             ignore=item.ignore,
             label=spec,
         )
-        for expression, answer, masks in zip(item.expressions, item.given_answers, targets)
+        for expression, answer, masks in zip(item.expressions, worded(item).answers, targets)
     ]
 
 

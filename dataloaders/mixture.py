@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from dataloaders.families.custom import Custom
 from dataloaders.families.false_premise_seg import FalsePremiseSeg
-from dataloaders.families.family import MAX_TRIES, Family, look_up, split_names
+from dataloaders.families.family import MAX_TRIES, Family
 from dataloaders.families.multi_reason_seg import MultiReasonSeg
 from dataloaders.families.reason_seg import ReasonSeg
 from dataloaders.families.reason_seg_plus import ReasonSegPlus
@@ -26,6 +26,7 @@ from groundscore.annotations.refer_files import FALSE_PREMISE_SETS, REFER_SETS
 from groundscore.annotations.refer_index import held_out_pictures
 from groundscore.annotations.repairs import DEFAULT_SHARE, Tolerance, noting_repairs
 from groundscore.errors import UserError
+from groundscore.names import look_up, split_names
 
 ALL_FAMILIES = (
     "sem_seg||refer_seg||neg_refer_seg||correct_refer_seg||vqa||reason_seg||reason_seg_plus||multi_reason_seg"

@@ -8,17 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groundscore.errors import UserError, shown
-
-SEG = "[SEG]"
-REJ = "[REJ]"
-
-
-def refuse_targets(text: str, where: str) -> str:
-    """`text`, which comes from a file and is to be read as words: a token in it would be taken for a target."""
-    if SEG in text or REJ in text:
-        raise UserError(f"{where}: {SEG} and {REJ} may not be written out in {shown(text, 80)}")
-    return text
+from groundscore.targets import target_kinds
 
 
 @dataclass(frozen=True)
@@ -56,3 +46,8 @@ class Sample:
     family: str
     dataset: str
     expressions: tuple[str, ...] = ()
+
+    @property
+    def target_kinds(self) -> np.ndarray:
+        """For every target of all answers in order whether it is a `[SEG]`, bool [M]."""
+        return target_kinds(" ".join(turn.answer or "" for turns in self.conversations for turn in turns))

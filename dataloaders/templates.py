@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.sample import SEG
 from groundscore.errors import UserError
+from groundscore.targets import SEG
 
 _PLACEHOLDER = re.compile(r"(?:\b(the|an?|any|no|your) )?\{(\w+)\}", re.IGNORECASE)
 _ARTICLE = re.compile(r"^(?:the|an?) ", re.IGNORECASE)

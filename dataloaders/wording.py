@@ -4,15 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dataloaders.sample import REJ, SEG
 from dataloaders.templates import fill, pick, read_pool
-
-
-def join_names(names: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    if len(names) < 2:
-        return "".join(names)
-    return ", ".join(names[:-1]) + " and " + names[-1]
+from groundscore.targets import REJ, SEG, join_names
 
 
 def distribute(rng: np.random.Generator, count: int, questions: int, per_question: int) -> list[list[int]]:

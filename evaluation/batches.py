@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
+from dataloaders.questions import worded
 from dataloaders.sample import Sample
 from evaluation.questions import Protocol, Questions, ask
 from groundscore.annotations.repairs import Repair, Tolerance
@@ -141,7 +142,7 @@ class Batches(IterableDataset):
             yield self._work(samples, parts)
 
     def _chunks(self, item: EvaluationItem) -> Iterator[list[int]]:
-        total = len(item.prompts)
+        total = len(item.expressions)
         size = total if self.protocol.asks_together(item) else self.expressions
         for start in range(0, total, size):
             yield list(range(start, min(total, start + size)))
@@ -155,7 +156,7 @@ class Batches(IterableDataset):
             truth, targets = item.masks[chosen], [1] * len(chosen)
         return Part(
             number=number,
-            total=len(item.prompts),
+            total=len(item.expressions),
             image=item.path_below(self.root),
             index=item.index,
             questions=questions,
@@ -198,7 +199,8 @@ class DigestedItems(Dataset):
 def digest_of(item: EvaluationItem) -> str:
     """A digest of what an item's counts depend on: the image, what is asked, and the true masks."""
     digest = hashlib.blake2b(digest_size=16)
-    texts = [item.expressions, item.prompts, item.given_answers, item.joint_prompt, item.joint_answer]
+    words = worded(item)
+    texts = [item.expressions, words.prompts, words.answers, words.joint_prompt, words.joint_answer]
     digest.update(json.dumps([texts, [bool(each) for each in item.exists], item.image.shape]).encode())
     digest.update(np.ascontiguousarray(item.image))
     for masks in (item.masks, *(item.target_masks or ()), *(() if item.ignore is None else (item.ignore,))):

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from dataloaders.questions import worded
 from evaluation.menu import choose_benchmarks
 from evaluation.progress import ProgressBar
 from evaluation.questions import ANSWERS, EXPLAIN, Protocol
@@ -314,14 +315,15 @@ def _sample_rows(
     """`count` expressions, spread evenly over the split, answered by the model and laid out for a contact sheet."""
     rows = []
     for number, item in enumerate(spread_items(items, count, tolerance)):
-        which = number % len(item.prompts)
-        reply = session.ask(item.image, (), item.prompts[which])
+        prompts = worded(item).prompts
+        which = number % len(prompts)
+        reply = session.ask(item.image, (), prompts[which])
         truth = item.masks[which] != 0
         rows.append(
             SheetRow(
                 image=item.image,
                 masks=reply.masks,
-                question=item.prompts[which].strip(),
+                question=prompts[which].strip(),
                 answer=reply.text,
                 truth=truth,
                 ignore=item.ignore,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
+from dataloaders.questions import worded
 from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
 from groundscore.scoring.counts import ious
@@ -135,7 +136,8 @@ def analyse_split(
 def _sample(item: EvaluationItem) -> Sample:
     """An image's expressions as conversations with their given answers."""
     masks = item.masks if item.target_masks is None else [mask for each in item.target_masks for mask in each]
-    conversations = [(Turn(*turn),) for turn in zip(item.prompts, item.given_answers, strict=True)]
+    words = worded(item)
+    conversations = [(Turn(*turn),) for turn in zip(words.prompts, words.answers, strict=True)]
     return Sample(item.image_path, item.image, conversations, masks, item.ignore, "evaluation", item.dataset)
 
 

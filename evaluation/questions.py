@@ -5,12 +5,13 @@ itself would reject; and with `[SEG]` at every target, which gives a mask for ev
 model wrongly accepts is so scored on the mask that it would have drawn.
 """
 
-import re
 from dataclasses import dataclass
 
-from dataloaders.sample import REJ, SEG, Turn
+from dataloaders.questions import worded
+from dataloaders.sample import Turn
 from groundscore.errors import UserError
 from groundscore.splits import EvaluationItem
+from groundscore.targets import REJ, SEG, TARGET
 
 ANSWERS = ("given", "generated")
 EXPRESSIONS = ("together", "single")
@@ -20,7 +21,6 @@ EXPLAIN = {
     "together": "one question about all expressions of an image, where the set has such a question",
     "single": "one question for each expression",
 }
-TARGET = re.compile(re.escape(SEG) + "|" + re.escape(REJ))
 
 Conversation = tuple[Turn, ...]
 
@@ -54,7 +54,7 @@ class Protocol:
 
     def asks_together(self, item: EvaluationItem) -> bool:
         """Whether this item is asked about in one question."""
-        return bool(item.joint_prompt) and (item.together or self.asks == "together")
+        return item.has_joint_question and (item.together or self.asks == "together")
 
     def to_dict(self) -> dict[str, str | int | None]:
         """What a report says of it; `max_new_tokens` only where something is generated."""
@@ -112,10 +112,11 @@ def ask(item: EvaluationItem, protocol: Protocol, expressions: list[int]) -> Que
     """
     joint = protocol.asks_together(item)
     separate = item.target_masks is not None and item.dataset.startswith("MultiReasonSeg")
+    words = worded(item)
     if joint:
-        texts = [(item.joint_prompt, item.joint_answer)]
+        texts = [(words.joint_prompt, words.joint_answer)]
     else:
-        texts = [(item.prompts[number], item.given_answers[number]) for number in expressions]
+        texts = [(words.prompts[number], words.answers[number]) for number in expressions]
     if protocol.answer == "generated":
         return Questions(expressions, [(Turn(text, None),) for text, _ in texts], [], [], joint, separate)
 
@@ -131,7 +132,7 @@ def ask(item: EvaluationItem, protocol: Protocol, expressions: list[int]) -> Que
         count, true = sum(target.expression == position for target in targets), len(item.target_masks[number])
         if count != true:
             raise UserError(
-                f"{named}: the given answer to {item.prompts[number]!r} names {count} targets, but there are {true} "
+                f"{named}: the given answer to {words.prompts[number]!r} names {count} targets, but there are {true} "
                 "masks"
             )
     return Questions(

@@ -12,7 +12,7 @@ from miniature.oddities import write_odd_picture
 from miniature.scenes import Scene
 from miniature.vocabulary import CATEGORIES, LOWER_GROUNDS, UPPER_GROUNDS
 
-STUFF_CLASSES = Path(__file__).parent.parent / "dataloaders/cocostuff_classes.json"
+STUFF_CLASSES = Path(__file__).parent.parent / "groundscore/annotations/cocostuff_classes.json"
 # Where COCO-Stuff has another name; those with a hyphen are never asked for. It has no floor of its own.
 STUFF_NAMES = {
     "ball": "sports ball",

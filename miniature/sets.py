@@ -22,7 +22,7 @@ from miniature.scenes import Scene
 from miniature.vocabulary import CATEGORIES, LONG_TEMPLATES, SHORT_TEMPLATES
 
 REFER_IMAGES = Path("refer_seg/images/mscoco/images/train2014")
-ADE_CLASSES = Path(__file__).parent.parent / "dataloaders/ade20k_classes.json"
+ADE_CLASSES = Path(__file__).parent.parent / "groundscore/annotations/ade20k_classes.json"
 
 Splits = Mapping[str, Iterator[Scene]]
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dataloaders.batching.collate import Collator
+from dataloaders.questions import worded
 from dataloaders.sample import Sample, Turn
 from groundscore.annotations.repairs import STRICT, Tolerance
 from groundscore.scoring.counts import mask_iou
@@ -64,6 +65,7 @@ def _row(model, collate: Collator, item: EvaluationItem, number: int, layer: int
 
 def _question(item: EvaluationItem, number: int) -> tuple[str, str, np.ndarray]:
     """An expression's question, its answer, and the masks of the targets in the answer."""
-    number %= len(item.prompts)
+    words = worded(item)
+    number %= len(words.prompts)
     masks = item.masks[number : number + 1] if item.target_masks is None else item.target_masks[number]
-    return item.prompts[number], item.given_answers[number], masks
+    return words.prompts[number], words.answers[number], masks

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dataloaders.sample import Turn
+from groundscore.targets import IMAGE_PLACEHOLDER
 
 _SYSTEM = (
     "A chat between a curious {who} and an artificial intelligence assistant. "
@@ -21,7 +22,6 @@ _SYSTEM = (
 # Conversation templates by name; they differ in the system text only.
 SYSTEM_TEXTS = {"llava_v1": _SYSTEM.format(who="human"), "vicuna_v1": _SYSTEM.format(who="user")}
 SYSTEM_TEXT = SYSTEM_TEXTS["llava_v1"]
-IMAGE_PLACEHOLDER = "<image>"
 IM_START = "<im_start>"
 IM_END = "<im_end>"
 END_OF_ANSWER = "</s>"

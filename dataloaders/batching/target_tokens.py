@@ -2,7 +2,7 @@
 
 import re
 
-from dataloaders.sample import REJ, SEG
+from groundscore.targets import REJ, SEG
 
 
 def target_tokens(target: str, tokens_per_target: int) -> list[str]:

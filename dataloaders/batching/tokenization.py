@@ -15,9 +15,9 @@ import sentencepiece
 
 from dataloaders.batching.conversation import IM_END, IM_START
 from dataloaders.batching.target_tokens import target_tokens
-from dataloaders.sample import REJ, SEG
 from groundscore.errors import UserError, shown
 from groundscore.reading import read_bytes, read_json
+from groundscore.targets import REJ, SEG
 
 IMAGE_TOKEN_INDEX = -200
 IGNORE_INDEX = -100

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.families.family import draw_until, split_names
-from dataloaders.families.refer_seg import clean
-from dataloaders.sample import SEG, Sample, Turn
+from dataloaders.families.family import draw_until
+from dataloaders.sample import Sample, Turn
 from dataloaders.templates import fill, pick, read_pool
 from dataloaders.wording import choose
 from groundscore.annotations.bad_samples import BadSamples
 from groundscore.annotations.images import read_image
 from groundscore.annotations.refer_files import CORRECTED, FALSE_PREMISE_SETS
-from groundscore.annotations.refer_index import Expression, ReferIndex, open_indices
+from groundscore.annotations.refer_index import Expression, ReferIndex, clean, open_indices
+from groundscore.names import split_names
+from groundscore.targets import SEG
 
 
 class FalsePremiseSeg:
@@ -63,7 +64,7 @@ class FalsePremiseSeg:
 
     def _draw_from(self, rng: np.random.Generator, index: ReferIndex) -> Sample | None:
         image = index[int(rng.integers(len(index)))]
-        said = [expression for expression in image.expressions if clean(expression.text)]
+        said = [expression for expression in image.expressions if expression.words]
         chosen = [said[i] for i in choose(rng, len(said), self._num_sentences)]
         if not chosen:
             return None
@@ -78,11 +79,11 @@ class FalsePremiseSeg:
             ignore=None,
             family=self.name,
             dataset=index.name,
-            expressions=tuple(clean(expression.text) for expression in there),
+            expressions=tuple(expression.words for expression in there),
         )
 
     def _ask(self, rng: np.random.Generator, index: ReferIndex, expression: Expression) -> Turn:
-        text = clean(expression.text)
+        text = expression.words
         question = fill(pick(rng, self._questions), class_name=text)
         if expression.exists:
             answer = fill(pick(rng, self._answers), class_name=text)

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.families.family import draw_until, split_names
+from dataloaders.families.family import draw_until
 from dataloaders.sample import Sample, Turn
 from dataloaders.templates import fill, pick, read_pool
-from dataloaders.wording import TargetAnswers, choose, distribute, join_names
+from dataloaders.wording import TargetAnswers, choose, distribute
 from groundscore.annotations.bad_samples import BadSamples
 from groundscore.annotations.images import read_image
 from groundscore.annotations.refer_index import ReferIndex, open_indices
+from groundscore.names import split_names
+from groundscore.targets import join_names
 
 
 class ReferSeg:
@@ -62,10 +64,10 @@ class ReferSeg:
         limit = self._questions_per_sample * self._targets_per_question
         chosen = [image.expressions[i] for i in choose(rng, len(image.expressions), limit)]
         picture = read_image(image.path, size=(image.height, image.width))
-        usable = [(expression, index.mask(image, expression)) for expression in chosen if clean(expression.text)]
+        usable = [(expression, index.mask(image, expression)) for expression in chosen if expression.words]
         if not usable:
             return None
-        names = [clean(expression.text) for expression, _ in usable]
+        names = [expression.words for expression, _ in usable]
         groups = distribute(rng, len(usable), self._questions_per_sample, self._targets_per_question)
         conversations = []
         for group in groups:
@@ -84,8 +86,3 @@ class ReferSeg:
             dataset=index.name,
             expressions=tuple(names[i] for i in order),
         )
-
-
-def clean(text: str) -> str:
-    """An expression as it is written into prompts: trimmed, lower case, no full stop around it."""
-    return text.strip().strip(".").lower()

@@ -1,24 +1,73 @@
-"""Family `sem_seg`: every class of a densely labelled picture can be asked for by name.
+"""Family `sem_seg`: every class of a densely labelled image can be asked for by name.
 
-A data set of this family yields a `Scene`. To add one, write a class with `name` and `draw_scene`, as in
-`label_maps.py` and `part_annotations.py`, and enter it in `DATA_SETS`.
+To add a data set, write a reader as in `groundscore/annotations/label_maps.py` or `part_annotations.py` and enter it in
+`DATA_SETS`.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dataloaders.families.family import draw_until, look_up, require_some, split_names
-from dataloaders.label_maps import Ade20k, CocoStuff, Mapillary
-from dataloaders.part_annotations import PacoLvis, PascalPart
+from dataloaders.families.family import draw_until
 from dataloaders.sample import Sample, Turn
-from dataloaders.scenes import Scene, SceneSet
 from dataloaders.templates import fill, pick, read_pool
-from dataloaders.wording import TargetAnswers, choose, distribute, join_names
+from dataloaders.wording import TargetAnswers, choose, distribute
 from groundscore.annotations.bad_samples import BadSamples
+from groundscore.annotations.images import read_image
+from groundscore.annotations.label_maps import Ade20k, CocoStuff, LabelMaps, Mapillary
+from groundscore.annotations.part_annotations import PacoLvis, PartAnnotations, PascalPart
+from groundscore.names import look_up, require_some, split_names
+from groundscore.targets import join_names
 
 DATA_SETS = {kind.name: kind for kind in (Ade20k, CocoStuff, PascalPart, PacoLvis, Mapillary)}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image with some of its classes.
+
+    image: uint8 RGB [H, W, 3]. names: of the regions. masks: uint8 [N, H, W] in {0, 1}, none empty.
+    absent: names of classes that the image does not show.
+    """
+
+    image_path: Path
+    image: np.ndarray
+    names: Sequence[str]
+    masks: np.ndarray
+    absent: Sequence[str]
+
+
+def draw_scene(source: LabelMaps | PartAnnotations, rng: np.random.Generator, limit: int) -> Scene | None:
+    """Returns a random image with at most `limit` regions, None if it has none."""
+    entry = source[int(rng.integers(len(source)))]
+    present = entry.categories
+    chosen = [present[index] for index in choose(rng, len(present), limit)] if present else []
+    image = read_image(entry.path, size=entry.size) if present else None
+    names, masks = [], []
+    for category in chosen:
+        mask = entry.mask(category)
+        in_one_word = not source.has_parts or rng.random() < 0.5
+        if mask.any():
+            names.append(_spoken(source.names[category], in_one_word))
+            masks.append(mask)
+    if not masks:
+        return None
+    absent = [
+        _spoken(pieces, True)
+        for category, pieces in enumerate(source.names)
+        if category not in present and category not in source.ignored
+    ]
+    return Scene(entry.path, image, names, np.stack(masks), absent)
+
+
+def _spoken(pieces: Sequence[str], in_one_word: bool) -> str:
+    """Returns "dog", "dog head" or "the head of the dog"."""
+    if len(pieces) == 1:
+        return pieces[0]
+    whole, part = pieces
+    return f"{whole} {part}" if in_one_word else f"the {part} of the {whole}"
 
 
 class SemSeg:
@@ -28,7 +77,7 @@ class SemSeg:
     negative_sampling_weight: the probability of asking for what is not there, half of the time answered by a denial
         and half by a correction; no such questions at 0 or below.
     use_expand_question_list: ask in more ways, some of which allow for absence.
-    excluded: COCO numbers of pictures to leave out.
+    excluded: COCO numbers of images to leave out.
     bad_samples: what to do about bad entries; None stops at the first.
     """
 
@@ -48,7 +97,9 @@ class SemSeg:
     ):
         kinds = [look_up(name, DATA_SETS, "sem_seg data set") for name in split_names(names)]
         require_some(kinds, "--sem_seg_data")
-        self._sets: list[SceneSet] = [kind(dataset_dir, excluded=excluded, bad_samples=bad_samples) for kind in kinds]
+        self._sets: list[LabelMaps | PartAnnotations] = [
+            kind(dataset_dir, excluded=excluded, bad_samples=bad_samples) for kind in kinds
+        ]
         self._questions_per_sample = num_classes_per_sample
         self._targets_per_question = num_classes_per_question
         self._negative_weight = max(negative_sampling_weight, 0.0)
@@ -66,7 +117,7 @@ class SemSeg:
     def draw(self, rng: np.random.Generator) -> Sample:
         source = self._sets[int(rng.integers(len(self._sets)))]
         limit = self._questions_per_sample * self._targets_per_question
-        scene = draw_until(lambda: source.draw_scene(rng, limit), f"sem_seg/{source.name}")
+        scene = draw_until(lambda: draw_scene(source, rng, limit), f"sem_seg/{source.name}")
         groups = distribute(rng, len(scene.names), self._questions_per_sample, self._targets_per_question)
         chance = rng.random()
         if chance < self._negative_weight and scene.absent:
@@ -97,7 +148,7 @@ class SemSeg:
     def _ask_absent(
         self, rng: np.random.Generator, name: str, scene: Scene, groups: list[list[int]], *, correct: bool
     ) -> Sample:
-        """Every question is about a class that the picture does not show; the answers hold no target."""
+        """Every question is about a class that the image does not show; the answers hold no target."""
         conversations = []
         absent = [scene.absent[index].lower() for index in choose(rng, len(scene.absent), len(groups))]
         for missing, group in zip(absent, groups):

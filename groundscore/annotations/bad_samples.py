@@ -3,9 +3,9 @@
 import fcntl
 import json
 from collections.abc import Iterable, Sequence
+from ctypes import c_int64
+from multiprocessing import RawValue
 from pathlib import Path
-
-import torch
 
 from groundscore.annotations.repairs import BadEntry, Repair, Tolerance
 from groundscore.errors import UserError
@@ -30,17 +30,17 @@ class BadSamples:
         self.unnumbered: list[BadEntry] = []  # left out when annotation files were indexed
         self._left_out: set[str] = set()
         self._repaired: set[Repair] = set()
-        self._draws = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._bad = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._draws = RawValue(c_int64)
+        self._bad = RawValue(c_int64)
 
     @property
     def skipped(self) -> int:
         """Bad draws so far, in all worker processes together."""
-        return int(self._bad)
+        return self._bad.value
 
     def count_draw(self, source: str, repairs: Iterable[Repair]) -> None:
         """Count a good draw and record what was repaired in it."""
-        self._draws += 1
+        self._draws.value += 1
         new = [repair for repair in repairs if repair not in self._repaired]
         self._repaired.update(new)
         self._list(source, [], [repair.to_dict() for repair in new])
@@ -49,12 +49,12 @@ class BadSamples:
         """Record a draw that failed; raises where it may not be left out. entries: how many the source has."""
         if not self.tolerance.permits(error):
             raise error
-        self._draws += 1
-        self._bad += 1
+        self._draws.value += 1
+        self._bad.value += 1
         if str(error) not in self._left_out:
             self._left_out.add(str(error))
             self._list(source, [error.to_dict()], [])
-        bad, draws, share = int(self._bad), int(self._draws), self.tolerance.share
+        bad, draws, share = self._bad.value, self._draws.value, self.tolerance.share
         if len(self._left_out) > self.tolerance.few(entries) and bad > max(1, share * max(draws, FIRST_DRAWS)):
             raise UserError(
                 f"{bad} of {draws} draws were bad, more than --skip_bad_samples {share} allows{self._listed()}. "

@@ -10,7 +10,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dataloaders.sample import refuse_targets
 from groundscore.annotations.image_files import check_size, open_image
 from groundscore.annotations.json_files import (
     are_numbers,
@@ -26,6 +25,7 @@ from groundscore.annotations.json_files import (
 from groundscore.annotations.repairs import BadEntry, note_repair
 from groundscore.annotations.segmentations import check_amount, cut_off_far, note_crop, refuse_fractions
 from groundscore.errors import UserError, shown
+from groundscore.targets import refuse_targets
 
 _IGNORED = 255
 _REMEDY = "annotate the image anew in LabelMe, or fetch the official file"

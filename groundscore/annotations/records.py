@@ -96,6 +96,23 @@ class KeyedRecords:
         return self.records[place]
 
 
+class Joined(Sequence):
+    """Sequences one after another. parts: the sequences."""
+
+    def __init__(self, parts: Sequence[Sequence]):
+        self.parts = list(parts)
+        self._ends = np.cumsum([len(part) for part in self.parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self.parts[number][index - int(self._ends[number]) + len(self.parts[number])]
+
+
 Tables = Mapping[str, PackedRecords | KeyedRecords]
 
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from dataloaders.families.family import look_up
-from dataloaders.sample import refuse_targets
 from groundscore.annotations.image_files import check_size
 from groundscore.annotations.images import coco_number
 from groundscore.annotations.index_cache import open_index
@@ -35,6 +33,8 @@ from groundscore.annotations.records import NO_KEY, KeyedRecords, PackedRecords
 from groundscore.annotations.repairs import BadEntry
 from groundscore.annotations.restricted_pickle import restricted_unpickle
 from groundscore.errors import UserError, shown
+from groundscore.names import look_up
+from groundscore.targets import refuse_targets
 
 
 @dataclass(frozen=True)

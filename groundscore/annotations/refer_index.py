@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from dataloaders.families.family import did_you_mean, look_up, require_some
 from groundscore.annotations.bad_samples import BadSamples, settle
 from groundscore.annotations.refer_files import REFER_SETS, ReferFiles, ReferTables
 from groundscore.annotations.repairs import BadEntry, note_repair
 from groundscore.annotations.segmentations import NO_PIXEL, decode_segmentation
 from groundscore.errors import UserError
+from groundscore.names import did_you_mean, look_up, require_some
 
 _LETTERED = ("train", "val", "test", "testA", "testB", "testC", "testAB", "testBC", "testAC")
 
@@ -31,6 +31,11 @@ class Expression:
     sentence_id: int
     exists: bool = True
     correction: str = ""
+
+    @property
+    def words(self) -> str:
+        """The text as it is written into prompts."""
+        return clean(self.text)
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,11 @@ class ReferIndex:
         for where in empty:
             note_repair(where, f"{NO_PIXEL}; {expression.text!r} means others beside it")
         return mask
+
+
+def clean(text: str) -> str:
+    """Returns an expression as it is written into prompts: trimmed, lower case, no full stop around it."""
+    return text.strip().strip(".").lower()
 
 
 def find_file(folders: Sequence[Path], name: str) -> Path:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from dataloaders.sample import REJ, SEG
 from groundscore.schema import ShapeError, flag, list_of, optional, record, text, whole
 from groundscore.splits import LeftOut
+from groundscore.targets import REJ, SEG
 
 MOST_PIXELS = 2**34  # of an image: far more than any has, and few enough that sums stay exact
 

@@ -10,8 +10,9 @@ import torch
 from dataloaders.batching.batch import PADDING_BRANCH
 from dataloaders.batching.collate import Collator
 from dataloaders.batching.tokenization import IMAGE_TOKEN_INDEX
-from dataloaders.sample import REJ, SEG, Sample, Turn
+from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
+from groundscore.targets import REJ, SEG
 
 LAYOUTS = [(packed, side) for packed in (True, False) for side in ("right", "left")]
 

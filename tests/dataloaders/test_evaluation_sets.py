@@ -5,6 +5,7 @@ import json
 import pytest
 
 from dataloaders.batching.collate import Collator
+from dataloaders.questions import worded
 from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
 from groundscore.splits import evaluation_set, evaluation_sets
@@ -14,10 +15,10 @@ def test_reason_seg_asks_for_the_first_sentence(data_root):
     short, long = evaluation_set("ReasonSeg|val", data_root)
 
     assert (short.image_path.name, long.image_path.name) == ("a_short.jpg", "b_long.jpg")
-    assert short.prompts == [" What is The Seat in this image? Please output segmentation mask."]
-    assert long.prompts == [" Where can one sit? Please output segmentation mask."]
-    assert long.given_answers == ["[SEG]."]
-    assert (long.joint_prompt, long.joint_answer) == (long.prompts[0], "[SEG].")
+    assert worded(short).prompts == [" What is The Seat in this image? Please output segmentation mask."]
+    assert worded(long).prompts == [" Where can one sit? Please output segmentation mask."]
+    assert worded(long).answers == ["[SEG]."]
+    assert (worded(long).joint_prompt, worded(long).joint_answer) == (worded(long).prompts[0], "[SEG].")
     assert short.ignore.sum() == 49
     assert long.ignore is None
     assert short.masks.shape == (1, 24, 32)
@@ -41,10 +42,11 @@ def test_referring_sets_ask_one_by_one_and_for_all_at_once(data_root, spec):
     (item,) = evaluation_set(spec, data_root)
 
     assert item.expressions == ["The Left one.", "right one"]
-    assert item.prompts[0] == "What is the left one in this image? Please output segmentation mask."
-    assert item.given_answers == ["[SEG].", "[SEG]."]
-    assert item.joint_prompt == " What are the left one, right onein this image? Please output segmentation masks."
-    assert item.joint_answer == "Sure,the left one:[SEG], right one:[SEG]."
+    words = worded(item)
+    assert words.prompts[0] == "What is the left one in this image? Please output segmentation mask."
+    assert words.answers == ["[SEG].", "[SEG]."]
+    assert words.joint_prompt == " What are the left one, right onein this image? Please output segmentation masks."
+    assert words.joint_answer == "Sure,the left one:[SEG], right one:[SEG]."
     assert item.exists == [True, True]
     assert item.masks.sum((1, 2)).tolist() == [64, 144]
 
@@ -53,15 +55,19 @@ def test_absent_expressions_are_rejected_in_the_given_answers(data_root):
     (item,) = evaluation_set("grefcoco|unc|testA", data_root)
 
     assert item.exists == [True, True, True, False]
-    assert item.given_answers[-1] == "[REJ]."
-    assert item.joint_answer == "Sure,the left one:[SEG], right one:[SEG], both:[SEG], the zebra:[REJ]."
+    assert worded(item).answers[-1] == "[REJ]."
+    assert worded(item).joint_answer == "Sure,the left one:[SEG], right one:[SEG], both:[SEG], the zebra:[REJ]."
     assert item.masks[2].sum() == 64 + 144
 
 
 @pytest.mark.parametrize("joint", [True, False])
 def test_items_make_batches(data_root, make_processor, joint):
     (item,) = evaluation_set("grefcoco|unc|val", data_root)
-    pairs = [(item.joint_prompt, item.joint_answer)] if joint else zip(item.prompts, item.given_answers)
+    pairs = (
+        [(worded(item).joint_prompt, worded(item).joint_answer)]
+        if joint
+        else zip(worded(item).prompts, worded(item).answers)
+    )
     conversations = [(Turn(question, answer),) for question, answer in pairs]
     sample = Sample(item.image_path, item.image, conversations, item.masks, item.ignore, "evaluation", item.dataset)
 
@@ -76,7 +82,7 @@ def test_multi_sets_ask_for_all_expressions_together(data_root):
     (item,) = evaluation_set("multirefcoco|unc|testA", data_root)
 
     assert (plain.together, item.together) == (False, True)
-    assert item.joint_prompt == plain.joint_prompt
+    assert worded(item).joint_prompt == worded(plain).joint_prompt
     assert (item.masks == plain.masks).all()
 
 
@@ -97,8 +103,8 @@ def test_false_premises_have_no_mask_though_their_ref_has_one(data_root, spec):
     assert item.exists == [True, True, False]
     assert item.masks.sum((1, 2)).tolist() == [64, 144, 0]
     assert item.ref_ids[1] == item.ref_ids[2] != item.ref_ids[0]
-    assert "the zebra" in item.prompts[2].lower()
-    assert item.prompts == evaluation_set(spec, data_root)[0].prompts
+    assert "the zebra" in worded(item).prompts[2].lower()
+    assert worded(item).prompts == worded(evaluation_set(spec, data_root)[0]).prompts
 
 
 @pytest.mark.parametrize(
@@ -117,11 +123,11 @@ def test_reason_seg_with_false_premises_asks_twice(data_root):
     short, long = evaluation_set("fpReasonSeg|val", data_root)
 
     assert short.expressions == ["The Seat", "The Ship"]
-    assert short.prompts[1] == "What is the ship in this image? Please output segmentation mask."
+    assert worded(short).prompts[1] == "What is the ship in this image? Please output segmentation mask."
     assert short.exists == [True, False]
     assert short.masks.any((1, 2)).tolist() == [True, False]
     assert long.exists == [True]
-    assert long.prompts == ["Where can one sit? Please output segmentation mask."]
+    assert worded(long).prompts == ["Where can one sit? Please output segmentation mask."]
 
 
 @pytest.mark.parametrize(
@@ -142,14 +148,14 @@ def test_muse_questions_have_a_mask_for_each_target(data_root, split, numbers):
     assert item.expressions == ["What holds the tea?", "What is on the table?"]
     assert [masks.sum((1, 2)).tolist() for masks in item.target_masks] == [[64], [48, 64]]
     assert item.masks.sum((1, 2)).tolist() == [64, 112]
-    assert item.given_answers == ["It is [SEG].", "plate is [SEG] and The blue Cup is [SEG]."]
+    assert worded(item).answers == ["It is [SEG].", "plate is [SEG] and The blue Cup is [SEG]."]
     assert [items[i].image_path.parent.name for i in range(3)] == ["train2014", "train2017", "val2017"]
 
 
 def test_own_data_are_asked_in_their_own_words(data_root):
     (item,) = evaluation_set("custom|mine", data_root)
 
-    assert item.expressions == item.prompts == ["Where is it?", "And the rest?", "Where is the cat?"]
+    assert item.expressions == worded(item).prompts == ["Where is it?", "And the rest?", "Where is the cat?"]
     assert [len(masks) for masks in item.target_masks] == [1, 2, 0]
     assert item.exists == [True, True, False]
     assert item.masks.sum((1, 2)).tolist() == [64, 2 * 32 + 22, 0]

@@ -13,18 +13,19 @@ from dataloaders.families.custom import Custom
 from dataloaders.families.false_premise_seg import FalsePremiseSeg
 from dataloaders.families.multi_reason_seg import MultiReasonSeg
 from dataloaders.families.reason_seg import ReasonSeg
-from dataloaders.families.reason_seg_plus import SUBSETS, ReasonSegPlus
+from dataloaders.families.reason_seg_plus import ReasonSegPlus
 from dataloaders.families.refer_seg import ReferSeg
-from dataloaders.families.sem_seg import DATA_SETS, Ade20k, SemSeg
+from dataloaders.families.sem_seg import DATA_SETS, Ade20k, SemSeg, draw_scene
 from dataloaders.families.vqa import Vqa
 from dataloaders.mixture import ALL_FAMILIES
-from dataloaders.sample import REJ, SEG
 from dataloaders.templates import DIRECTORY, fill, read_pool
 from dataloaders.wording import TargetAnswers, distribute, join_names
+from groundscore.annotations.lisa_plus import SUBSETS
 from groundscore.annotations.refer_files import REFER_SETS
 from groundscore.annotations.refer_index import ReferIndex
 from groundscore.annotations.repairs import BadEntry
 from groundscore.errors import UserError
+from groundscore.targets import REJ, SEG
 
 DRAWS = 60
 
@@ -86,7 +87,7 @@ def test_a_draw_depends_on_its_generator_only(data_root, name):
 
 
 def test_ade20k_classes_count_from_the_first_grey_value(data_root):
-    scene = Ade20k(data_root).draw_scene(np.random.default_rng(0), 9)
+    scene = draw_scene(Ade20k(data_root), np.random.default_rng(0), 9)
 
     assert scene.names == ["wall", "sky", "flag"]
     assert scene.masks.sum((1, 2)).tolist() == [8 * 32, 2 * 32, 2 * 32]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dataloaders.families.reason_seg_plus import ReasonSegPlus
-from dataloaders.mentions import marks_to_targets, marks_to_words, split_dialogue
+from groundscore.annotations.lisa_plus import marks_to_targets, marks_to_words, split_dialogue
 from groundscore.errors import UserError
 
 VALID = {"380", "348", "7"}

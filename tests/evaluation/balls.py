@@ -25,21 +25,18 @@ def item_of(
     if ignored:
         ignore = np.zeros(size, bool)
         ignore[:3] = True
-    tokens = ["[REJ]" if index == empty else "[SEG]" for index in range(expressions)]
     names = [f"ball {index}" for index in range(expressions)]
     return EvaluationItem(
         image_path=Path(f"{number}.jpg"),
         image=rng.integers(0, 256, (*size, 3), dtype=np.uint8),
         expressions=names,
-        prompts=[f"What is {name} in this image?" for name in names],
-        given_answers=[f"{token}." for token in tokens],
-        joint_prompt=f" What are {', '.join(names)}in this image?",
-        joint_answer="Sure," + ", ".join(f"{name}:{token}" for name, token in zip(names, tokens)) + ".",
+        kind="referring",
         masks=masks,
         ignore=ignore,
         exists=[index != empty for index in range(expressions)],
         dataset=dataset,
         split="val",
+        number=number,
         ref_ids=[10 + index for index in range(expressions)],
         may_be_absent=dataset == "grefcoco",
     )
@@ -48,9 +45,9 @@ def item_of(
 def muse_item(number: int, *targets: int) -> EvaluationItem:
     """A picture with a question per entry of `targets`, which asks for so many bars."""
     item = item_of(number, len(targets), dataset="MultiReasonSeg")
-    item.joint_prompt = item.joint_answer = ""
-    item.given_answers = [" and ".join(["bar [SEG]"] * count) + "." for count in targets]
-    item.target_masks = []
+    item.kind = "reasoning with names"
+    item.answers = [" and ".join(["bar [SEG]"] * count) + "." for count in targets]
+    item.target_masks, item.target_names = [], [["bar"] * count for count in targets]
     for question, count in enumerate(targets):
         masks = np.zeros((count, *item.image.shape[:2]), np.uint8)
         for target in range(count):

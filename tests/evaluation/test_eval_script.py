@@ -126,7 +126,7 @@ def test_a_split_that_cannot_be_scored_has_a_row_that_says_why(loaded, tmp_path,
 def test_a_single_split_that_cannot_be_scored_is_an_error(loaded, tmp_path):
     flags, sets = loaded
     sets["b|val"] = [muse_item(0, 2)]
-    sets["b|val"][0].given_answers = ["none."]
+    sets["b|val"][0].answers = ["none."]
     with pytest.raises(UserError, match="names 0 targets"):
         eval_script.main([*flags, "--val_dataset", "b|val", "--answer", "given", "--output", str(tmp_path / "r.json")])
     assert not (tmp_path / "r.json").exists()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dataloaders.batching.collate import Collator
+from dataloaders.questions import worded
 from dataloaders.sample import Sample, Turn
 from evaluation import Effort, Protocol, evaluate
 from evaluation.predicting import share_text
@@ -58,9 +59,10 @@ def test_masks_and_decisions_are_those_of_two_separate_readings(system, expressi
     collate = Collator(processor, check_masks=False)
     expected = []
     for item in items:
-        texts = list(zip(item.prompts, item.given_answers))
+        words = worded(item)
+        texts = list(zip(words.prompts, words.answers))
         if expressions == "together":
-            texts = [(item.joint_prompt, item.joint_answer)]
+            texts = [(words.joint_prompt, words.joint_answer)]
 
         readings = []
         for replacement in ("[SEG]", "[REJ]"):
@@ -181,7 +183,8 @@ def test_a_custom_expression_with_two_targets_is_their_union():
     model, processor = tiny_model()
     model.lm_head.weight.data[model.config.seg_token_ids[0]] *= 50
     (row,) = run(model, processor, [item], Protocol("given")).rows
-    sample = Sample(item.image_path, item.image, [(Turn(item.prompts[0], item.given_answers[0]),)],
+    words = worded(item)
+    sample = Sample(item.image_path, item.image, [(Turn(words.prompts[0], words.answers[0]),)],
                     item.target_masks[0], None, "test", "test")  # fmt: skip
     masks = model.eval().segment(Collator(processor)([sample]))[0].mask_logits > 0
     assert row.target_area == 60

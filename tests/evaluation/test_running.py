@@ -131,7 +131,7 @@ def test_a_question_that_does_not_fit_is_an_error():
 
 def test_a_given_answer_with_too_few_targets_is_an_error():
     item = muse_item(0, 2)
-    item.given_answers = ["bar [SEG]."]
+    item.answers = ["bar [SEG]."]
     with pytest.raises(UserError, match="names 1 targets, but there are 2 masks"):
         run(*tiny_model(), items=[item])
 

@@ -146,8 +146,9 @@ def test_rewards_of_a_split_do_not_depend_on_whose_maps_are_trained(settings):
                 masks=sample.masks,
                 target_masks=None,
                 ignore=sample.ignore,
-                prompts=[turns[0].question for turns in sample.conversations],
-                given_answers=[turns[0].answer for turns in sample.conversations],
+                kind="own words",
+                expressions=[turns[0].question for turns in sample.conversations],
+                answers=[turns[0].answer for turns in sample.conversations],
                 dataset="tiny",
             )
             for sample in tiny_samples()

@@ -1,16 +1,15 @@
-"""Pictures whose objects and parts of objects are annotated one by one, in COCO's format."""
+"""Images whose objects and parts of objects are annotated one by one, in COCO's format."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dataloaders.scenes import Scene
-from dataloaders.wording import choose
 from groundscore.annotations.bad_samples import BadSamples, settle
 from groundscore.annotations.image_files import check_size
-from groundscore.annotations.images import coco_number, read_image
+from groundscore.annotations.images import coco_number
 from groundscore.annotations.index_cache import open_index
 from groundscore.annotations.json_files import (
     NOT_OFFICIAL,
@@ -29,15 +28,45 @@ from groundscore.annotations.segmentations import NO_PIXEL, decode_segmentation
 from groundscore.errors import UserError, shown
 
 
-class PartAnnotations:
-    """Pictures with at least one annotation. A region is all that is annotated with one category, since that is what
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image with its annotations.
+
+    size: (height, width). regions: (annotation id, COCO segmentation) of every category. file: where they are from.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    regions: dict[int, list[tuple[int, Any]]]
+    file: Path
+
+    @property
+    def categories(self) -> list[int]:
+        return list(self.regions)
+
+    def mask(self, category: int) -> np.ndarray:
+        """Returns the union of a category's annotations, uint8 [H, W] in {0, 1}; a part may be smaller than a pixel."""
+        mask = np.zeros(self.size, np.uint8)
+        for annotation_id, segmentation in self.regions[category]:
+            where = f"{self.file}: annotation {annotation_id}"
+            drawn = decode_segmentation(segmentation, *self.size, where)
+            if not drawn.any():
+                note_repair(where, f"{NO_PIXEL}, so it is not asked for")
+            mask |= drawn
+        return mask
+
+
+class PartAnnotations(Sequence[AnnotatedImage]):
+    """The images with at least one annotation. A region is all that is annotated with one category, since that is what
     its name means.
 
     annotations: the JSON file. images: the folder that its file names start from.
-    unannotated: images in the file that have no annotation, and are not drawn from.
+    names: of every category, [object] or [object, part]. unannotated: images in the file that have no annotation.
     """
 
     name: str
+    has_parts = True
+    ignored: Collection[int] = ()
 
     def __init__(
         self,
@@ -53,9 +82,9 @@ class PartAnnotations:
         tables = open_index(dataset_dir, f"sem_seg/{self.name}", [annotations], self._parse)
         settle(f"sem_seg/{self.name}", list(tables["problems"]), len(tables["pictures"]), bad_samples)
         self.unannotated = [self._images / name for name in tables["unannotated"]]
-        self._pictures = tables["pictures"].without(excluded)
-        self._names: list[list[str]] = list(tables["categories"])
-        if not self._pictures:
+        self._records = tables["pictures"].without(excluded)
+        self.names: list[list[str]] = list(tables["categories"])
+        if not self._records:
             raise UserError(f"{annotations}: no picture there has an annotation")
 
     def name_pieces(self, category: str, where: str) -> list[str]:
@@ -109,49 +138,18 @@ class PartAnnotations:
         }
 
     def paths(self) -> list[Path]:
-        """All pictures."""
-        return [self._images / name for name, *_ in self._pictures]
+        """Returns the paths of all images."""
+        return [self._images / name for name, *_ in self._records]
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._records)
 
-    def draw_scene(self, rng: np.random.Generator, limit: int) -> Scene | None:
-        file_name, height, width, annotations = self._pictures[int(rng.integers(len(self._pictures)))]
+    def __getitem__(self, number: int) -> AnnotatedImage:
+        file_name, height, width, annotations = self._records[number]
         regions: dict[int, list] = {}
         for category, annotation_id, segmentation in annotations:
             regions.setdefault(category, []).append((annotation_id, segmentation))
-        categories = list(regions)
-        chosen = [categories[index] for index in choose(rng, len(categories), limit)]
-        path = self._images / file_name
-        image = read_image(path, size=(height, width))
-        names, masks = [], []
-        for category in chosen:
-            mask = self._region(regions[category], height, width)
-            in_one_word = rng.random() < 0.5
-            if mask.any():  # a part may be smaller than a pixel
-                names.append(_spoken(self._names[category], in_one_word))
-                masks.append(mask)
-        if not masks:
-            return None
-        absent = [_spoken(pieces, True) for category, pieces in enumerate(self._names) if category not in regions]
-        return Scene(path, image, names, np.stack(masks), absent)
-
-    def draw_all(self, number: int) -> None:
-        """Read an image and draw all its annotations, for the errors and repairs in them."""
-        file_name, height, width, annotations = self._pictures[number]
-        read_image(self._images / file_name, size=(height, width))
-        self._region([annotation[1:] for annotation in annotations], height, width)
-
-    def _region(self, annotations: Sequence[tuple[int, Any]], height: int, width: int) -> np.ndarray:
-        """The union of annotations (id, segmentation), uint8 [height, width] in {0, 1}."""
-        mask = np.zeros((height, width), np.uint8)
-        for annotation_id, segmentation in annotations:
-            where = f"{self._path}: annotation {annotation_id}"
-            drawn = decode_segmentation(segmentation, height, width, where)
-            if not drawn.any():
-                note_repair(where, f"{NO_PIXEL}, so it is not asked for")
-            mask |= drawn
-        return mask
+        return AnnotatedImage(self._images / file_name, (height, width), regions, self._path)
 
 
 class PascalPart(PartAnnotations):
@@ -184,11 +182,3 @@ class PacoLvis(PartAnnotations):
         if len(pieces) > 2 or not all(pieces):
             raise UserError(f"{where}: a name is object or object:part, not {shown(category)}")
         return pieces
-
-
-def _spoken(pieces: list[str], in_one_word: bool) -> str:
-    """ "dog", "dog head" or "the head of the dog"."""
-    if len(pieces) == 1:
-        return pieces[0]
-    thing, part = pieces
-    return f"{thing} {part}" if in_one_word else f"the {part} of the {thing}"

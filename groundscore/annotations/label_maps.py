@@ -1,15 +1,14 @@
-"""Densely labelled pictures: every pixel of a map beside the picture says which class it belongs to."""
+"""Densely labelled images: every pixel of a map beside the image says which class it belongs to."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dataloaders.scenes import Scene
-from dataloaders.wording import choose
 from groundscore.annotations.bad_samples import BadSamples
 from groundscore.annotations.image_files import FACTOR, LOSSLESS, open_image
-from groundscore.annotations.images import coco_number, list_stems, read_image
+from groundscore.annotations.images import coco_number, list_stems
 from groundscore.annotations.json_files import NOT_OFFICIAL, read_json, require_boolean, require_list, require_text
 from groundscore.annotations.repairs import BadEntry, note_repair
 from groundscore.errors import UserError
@@ -18,68 +17,63 @@ UNLABELLED = 255
 _HERE = Path(__file__).parent
 
 
-class LabelMaps:
-    """Pictures of one folder and their label maps of the same stems in another.
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image and its label map.
 
-    stems: of the pictures. classes: by class index.
-    ignored: indices of classes that are not asked for.
+    path: of the image. labels: class indices, integers [H, W]. categories: those of them that can be asked for.
+    """
+
+    path: Path
+    labels: np.ndarray
+    categories: list[int]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) that the image must have."""
+        return self.labels.shape
+
+    def mask(self, category: int) -> np.ndarray:
+        """Returns the pixels of a class, uint8 [H, W] in {0, 1}."""
+        return (self.labels == category).astype(np.uint8)
+
+
+class LabelMaps(Sequence[LabelledImage]):
+    """Images of one folder and their label maps of the same stems in another.
+
+    stems: of the images. names: of every class index, each a list of one name. ignored: indices of classes that are not
+    asked for.
     """
 
     name: str
+    has_parts = False
 
     def __init__(
-        self,
-        images: Path,
-        labels: Path,
-        stems: np.ndarray,
-        classes: Sequence[str],
-        ignored: Collection[int] = (),
+        self, images: Path, labels: Path, stems: np.ndarray, classes: Sequence[str], ignored: Collection[int] = ()
     ):
-        self._images = images
-        self._labels = labels
+        self.images = images
+        self.labels = labels
+        self.names = [[name] for name in classes]
+        self.ignored = frozenset(ignored)
         self._stems = stems
-        self._classes = classes
-        self._ignored = frozenset(ignored)
 
     def __len__(self) -> int:
         return len(self._stems)
 
-    def draw_scene(self, rng: np.random.Generator, limit: int) -> Scene | None:
-        stem = str(self._stems[int(rng.integers(len(self._stems)))])
-        labels, present = self._read_labels(stem)
-        if not present:
-            return None
-        chosen = [present[index] for index in choose(rng, len(present), limit)]
-        image_path = self._images / f"{stem}.jpg"
-        seen = self._ignored | set(present)
-        return Scene(
-            image_path=image_path,
-            image=read_image(image_path, size=labels.shape),
-            names=[self._classes[index] for index in chosen],
-            masks=np.stack([labels == index for index in chosen]).astype(np.uint8),
-            absent=[name for index, name in enumerate(self._classes) if index not in seen],
-        )
-
-    def read(self, stem: str) -> None:
-        """Read an image and its label map, for the errors in them."""
-        labels, _ = self._read_labels(stem)
-        read_image(self._images / f"{stem}.jpg", size=labels.shape)
-
-    def _read_labels(self, stem: str) -> tuple[np.ndarray, list[int]]:
-        """Class indices [H, W], and those of them that can be asked for."""
-        path = self._labels / f"{stem}.png"
+    def __getitem__(self, number: int) -> LabelledImage:
+        path = self.labels / f"{self._stems[number]}.png"
         labels = self._class_indices(read_label_map(path))
-        present = [index for index in np.unique(labels).tolist() if index != UNLABELLED and index not in self._ignored]
-        if present and present[-1] >= len(self._classes):
-            raise UserError(f"label map {path} has class {present[-1]}, but there are {len(self._classes)} classes")
-        return labels, present
+        present = [index for index in np.unique(labels).tolist() if index != UNLABELLED and index not in self.ignored]
+        if present and present[-1] >= len(self.names):
+            raise UserError(f"label map {path} has class {present[-1]}, but there are {len(self.names)} classes")
+        return LabelledImage(self.images / f"{path.stem}.jpg", labels, present)
 
-    def pairs(self) -> list[tuple[Path, Path]]:
-        """All pictures and label maps."""
-        return [(self._images / f"{stem}.jpg", self._labels / f"{stem}.png") for stem in self._stems.tolist()]
+    def paths(self) -> list[Path]:
+        """Returns the paths of all images."""
+        return [self.images / f"{stem}.jpg" for stem in self._stems.tolist()]
 
     def _class_indices(self, values: np.ndarray) -> np.ndarray:
-        """Class indices of the grey values [H, W], `UNLABELLED` where there is none."""
+        """Returns class indices of the grey values [H, W], `UNLABELLED` where there is none."""
         return values
 
 

@@ -1,0 +1,80 @@
+"""LLaVA's instruction dialogues about COCO images, without targets."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from groundscore.annotations.bad_samples import BadSamples, settle
+from groundscore.annotations.images import coco_number
+from groundscore.annotations.index_cache import open_index
+from groundscore.annotations.json_files import (
+    NOT_OFFICIAL,
+    read_each,
+    read_json,
+    require_list,
+    require_path,
+    require_text,
+)
+from groundscore.annotations.records import PackedRecords
+from groundscore.errors import UserError, shown
+from groundscore.names import require_some
+from groundscore.targets import IMAGE_PLACEHOLDER, refuse_targets
+
+Dialogue = tuple[Path, list[tuple[str, str]]]
+
+
+class LlavaDialogues(Sequence[Dialogue]):
+    """The dialogues of `llava_dataset/<name>.json`, each its image and (question, answer) of its turns.
+
+    Those without an image are not among them.
+    """
+
+    def __init__(
+        self, dataset_dir: Path, name: str, *, excluded: Collection[int] = (), bad_samples: BadSamples | None = None
+    ):
+        self.name = name
+        self._images = dataset_dir / "coco" / "train2017"
+        self._path = dataset_dir / "llava_dataset" / f"{name}.json"
+        tables = open_index(dataset_dir, f"vqa/{name}", [self._path], self._parse)
+        settle(f"vqa/{name}", list(tables["problems"]), len(tables["dialogues"]), bad_samples)
+        self._records = tables["dialogues"].without(excluded)
+        require_some(self._records, str(self._path))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, number: int) -> Dialogue:
+        image_name, turns = self._records[number]
+        return self._images / image_name, turns
+
+    def _parse(self) -> dict[str, Any]:
+        """dialogues: (image name, turns) by COCO number; problems: what is wrong with others."""
+        dialogues, problems = read_each(read_json(self._path, list), self._read)
+        return {
+            "dialogues": PackedRecords(dialogues, [coco_number(image) for image, _ in dialogues]),
+            "problems": problems,
+        }
+
+    def _read(self, item: Any, number: int) -> tuple[str, list[tuple[str, str]]] | None:
+        """Image name, and (question, answer) of every turn; None for a dialogue without a picture."""
+        name = shown(item["id"]) if isinstance(item, dict) and "id" in item else f"number {number}"
+        where = f"{self._path}: dialogue {name}"
+        turns = require_list(item, "conversations", where)
+        if "image" not in item:
+            return None
+        said = [
+            (require_text(turn, "from", where), refuse_targets(require_text(turn, "value", where), where))
+            for turn in turns
+        ]
+        if said and said[0][0] != "human":
+            said = said[1:]
+        speakers = [speaker for speaker, _ in said]
+        if speakers != [("human", "gpt")[index % 2] for index in range(len(said))]:
+            raise UserError(
+                f"{where}: human and gpt should take turns, but they speak as {shown(speakers)}; {NOT_OFFICIAL}"
+            )
+        texts = [text.replace(IMAGE_PLACEHOLDER, "").strip() for _, text in said]
+        turns = list(zip(texts[0::2], texts[1::2]))  # a last question without an answer teaches nothing
+        if not turns or not all(answer for _, answer in turns):
+            raise UserError(f"{where} has a question without an answer; {NOT_OFFICIAL}")
+        return require_path(item, "image", where), turns

@@ -1,0 +1,34 @@
+"""Names that a user gives: lists joined by "||", and looking one up among those that there are."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from groundscore.errors import UserError
+
+T = TypeVar("T")
+
+
+def split_names(names: str) -> list[str]:
+    """Returns the names in "a||b||c"."""
+    return [name.strip() for name in names.split("||") if name.strip()]
+
+
+def look_up(name: str, known: Mapping[str, T], kind: str) -> T:
+    """Returns `known[name]`; raises `UserError`, which lists what there is, where `name` is unknown."""
+    if name not in known:
+        raise UserError(f"unknown {kind} {name!r}; known are {', '.join(sorted(known))}{did_you_mean(name, known)}")
+    return known[name]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns the end of an error message about an unknown name: the nearest known one, if it is near enough."""
+    folded = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(name.lower(), folded, n=1)
+    return f". Did you mean {folded[near[0]]!r}?" if near else ""
+
+
+def require_some(items: Iterable, where: str) -> None:
+    """Raises `UserError` for a data set without any item."""
+    if not any(True for _ in items):
+        raise UserError(f"{where}: nothing there; see dataloaders/README.md for where files go")

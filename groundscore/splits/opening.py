@@ -1,0 +1,130 @@
+"""The evaluation sets by their specs: "<name>|<split>" or "<name>|<annotator>|<split>"."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from groundscore.annotations.bad_samples import BadSamples
+from groundscore.annotations.refer_files import FALSE_PREMISE_SETS, REFER_SETS
+from groundscore.annotations.repairs import STRICT, Tolerance
+from groundscore.errors import UserError
+from groundscore.names import did_you_mean, split_names
+from groundscore.splits.items import EvaluationSet
+from groundscore.splits.questions import CustomEvaluation, MuseEvaluation
+from groundscore.splits.reason_seg import ReasonSegEvaluation
+from groundscore.splits.refer import ReferEvaluation
+
+MULTI_SETS = ("refcoco", "refcoco+", "refcocog")
+# Those with files of their own: with false premises, or without the images that these are tested on.
+TWO_PART_SETS = tuple(name for name, files in FALSE_PREMISE_SETS.items() if files != REFER_SETS.get(name))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A spec in its parts; `annotator` is empty where it has only two. text: as it was written."""
+
+    text: str
+    name: str
+    annotator: str
+    split: str
+
+    def check_annotator(self, annotator: str) -> None:
+        """Raises `UserError` for an annotator whose refs are not those that are read."""
+        if self.annotator != annotator:
+            raise UserError(
+                f"evaluation set {self.text!r}: the refs of {self.name} that are read are those of {annotator!r}, not "
+                f"of {self.annotator!r}; write {self.name}|{annotator}|{self.split}"
+            )
+
+
+@dataclass(frozen=True)
+class SplitReader:
+    """Opens evaluation sets of one kind.
+
+    form: how their specs are written, for the error about an unknown one. names: those of the sets.
+    open: returns the set of a spec, None where the spec is not one of these.
+    """
+
+    form: str
+    names: tuple[str, ...]
+    open: Callable[[Spec, Path, BadSamples], EvaluationSet | None]
+
+
+def _open_reason_seg(spec: Spec, root: Path, bad_samples: BadSamples) -> EvaluationSet | None:
+    if not spec.annotator and (spec.name == "ReasonSeg" or (root / "reason_seg" / spec.name).is_dir()):
+        return ReasonSegEvaluation(root, spec.name, spec.split, bad_samples)
+    return None
+
+
+def _open_false_premise_reason_seg(spec: Spec, root: Path, bad_samples: BadSamples) -> EvaluationSet | None:
+    if spec.name == "fpReasonSeg" and not spec.annotator:
+        return ReasonSegEvaluation(root, "ReasonSeg", spec.split, bad_samples, false_premises=True)
+    return None
+
+
+def _open_muse(spec: Spec, root: Path, bad_samples: BadSamples) -> EvaluationSet | None:
+    if spec.name.startswith("MultiReasonSeg") and not spec.annotator:
+        return MuseEvaluation(root, spec.name, spec.split, bad_samples)
+    return None
+
+
+def _open_custom(spec: Spec, root: Path, bad_samples: BadSamples) -> EvaluationSet | None:
+    return CustomEvaluation(root, spec.split, bad_samples) if spec.name == "custom" and not spec.annotator else None
+
+
+def _open_refer(spec: Spec, root: Path, bad_samples: BadSamples) -> EvaluationSet | None:
+    plain = spec.name.removeprefix("multi")
+    together = spec.name != plain
+    if not spec.annotator or plain not in (MULTI_SETS if together else REFER_SETS):
+        return None
+    spec.check_annotator(REFER_SETS[plain].annotator)
+    return ReferEvaluation(root, plain, spec.split, bad_samples, together=together)
+
+
+def _open_false_premises(spec: Spec, root: Path, bad_samples: BadSamples) -> EvaluationSet | None:
+    if spec.name not in TWO_PART_SETS:
+        return None
+    if spec.annotator:
+        spec.check_annotator(FALSE_PREMISE_SETS[spec.name].annotator)
+    return ReferEvaluation(root, spec.name, spec.split, bad_samples, false_premises=True)
+
+
+_ANNOTATED = (*REFER_SETS, *(f"multi{name}" for name in MULTI_SETS))
+READERS = [
+    SplitReader("ReasonSeg|SPLIT", ("ReasonSeg",), _open_reason_seg),
+    SplitReader("fpReasonSeg|SPLIT", ("fpReasonSeg",), _open_false_premise_reason_seg),
+    SplitReader("MultiReasonSeg|SPLIT", ("MultiReasonSeg",), _open_muse),
+    SplitReader("custom|NAME", ("custom",), _open_custom),
+    SplitReader(f"NAME|ANNOTATOR|SPLIT with NAME one of {', '.join(_ANNOTATED)}", _ANNOTATED, _open_refer),
+    SplitReader(f"NAME|SPLIT with NAME one of {', '.join(TWO_PART_SETS)}", TWO_PART_SETS, _open_false_premises),
+]
+
+
+def evaluation_set(spec: str, dataset_dir: str | Path, tolerance: Tolerance = STRICT) -> EvaluationSet:
+    """Returns the set that `spec` names; its items are decoded when they are asked for.
+
+    tolerance: which entries may be left out that are known to be bad before an item is read.
+    """
+    name, *parts = (part.strip() for part in spec.split("|"))
+    if name and len(parts) in (1, 2) and parts[-1]:
+        read = Spec(spec, name, parts[0] if len(parts) == 2 else "", parts[-1])
+        bad_samples = BadSamples(tolerance)
+        for reader in READERS:
+            items = reader.open(read, Path(dataset_dir), bad_samples)
+            if items is not None:
+                items.unnumbered = tuple(bad_samples.unnumbered)
+                return items
+    names = [name for reader in READERS for name in reader.names]
+    *forms, last = (reader.form for reader in READERS)
+    raise UserError(
+        f"unknown evaluation set {spec!r}; known are {', '.join(forms)}, and {last}"
+        f"{did_you_mean(name, names) if name not in names else ''}"
+    )
+
+
+def evaluation_sets(specs: str, dataset_dir: str | Path, tolerance: Tolerance = STRICT) -> dict[str, EvaluationSet]:
+    """Returns the sets of a list joined by "||", by their specs, in that order."""
+    names = split_names(specs)
+    if not names:
+        raise UserError("no evaluation set is named; for example: ReasonSeg|val")
+    return {name: evaluation_set(name, dataset_dir, tolerance) for name in names}
