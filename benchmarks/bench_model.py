@@ -23,10 +23,10 @@ SEG_ID, REJ_ID = 32000, 32001
 
 @dataclass(frozen=True)
 class BenchShape:
-    """What is measured.
+    """The sizes of a model and of a batch that are measured.
 
     images of height × width pixels, each with so many conversations; a conversation has text_tokens tokens (the
-    image's place counts as one), of which the first common_tokens, up to and including the image's place, are the same
+    image counts as one), of which the first common_tokens, up to and including the image, are the same
     for all of an image; segs `[SEG]` and labelled tokens with a label in each.
     layers, width, mlp, heads: of the LLM; clip_…, sam_…: of the encoders. packed: one row an image.
     """
@@ -110,8 +110,10 @@ def bench_model(
 
 
 def adapt(model: GroundingModel, *, lora_r: int, checkpointing: bool) -> GroundingModel:
-    """What training with the default flags does to a model: LoRA of that rank (0 leaves it as it is) on the LLM's q and
-    v projections with the parts that learn beside it, and gradient checkpointing."""
+    """Adds LoRA as training with the default flags does, and gradient checkpointing; returns the model.
+
+    lora_r: rank of LoRA on the LLM's q and v projections; makes the default parts trainable. 0 changes nothing.
+    """
     if lora_r:
         add_lora(model, r=lora_r, alpha=2 * lora_r, dropout=0.0, targets=["q_proj", "v_proj"])
         set_trainable(
@@ -124,6 +126,7 @@ def adapt(model: GroundingModel, *, lora_r: int, checkpointing: bool) -> Groundi
 
 
 def bench_config(shape: BenchShape, system: str = "UGround", **settings) -> GroundingConfig:
+    """Configuration of the bench model; settings: fields that differ from the yardstick's."""
     grid = shape.sam_image_size // 16
     yardstick = {"mode": 3, "estimator": "sample", "baseline_type": "ema"}
     return GroundingConfig(
@@ -188,10 +191,10 @@ def bench_batch(shape: BenchShape, seed: int = 0) -> Batch:
     for number, row in enumerate(rows):
         for branch, tokens in enumerate(row):
             start = number * length + prefix + branch * branch_length
-            places = range(branch_length - shape.labelled, branch_length)
-            labels += [start + place - 1 for place in places]
-            label_ids += [tokens[place] for place in places]
-            seg += [start + place - 1 for place, token in enumerate(tokens) if token == SEG_ID]
+            labelled = range(branch_length - shape.labelled, branch_length)
+            labels += [start + index - 1 for index in labelled]
+            label_ids += [tokens[index] for index in labelled]
+            seg += [start + index - 1 for index, token in enumerate(tokens) if token == SEG_ID]
     rows_per_image = len(rows) // shape.images
     targets = shape.conversations * shape.segs
     return Batch(
@@ -210,12 +213,12 @@ def bench_batch(shape: BenchShape, seed: int = 0) -> Batch:
         masks=_masks(shape, targets, generator),
         ignore=[None] * shape.images,
         sources=[f"bench/{number}" for number in range(shape.images)],
-        **_pictures(shape, generator),
+        **_images(shape, generator),
     )
 
 
 def bench_prompt(shape: BenchShape, tokens: int, seed: int = 0, rows: int = 1) -> Batch:
-    """One image and `rows` times one question of so many text tokens (the image's place counts as one)."""
+    """One image and `rows` times one question of so many text tokens (the image counts as one)."""
     generator = torch.Generator().manual_seed(seed)
     ids = _words(shape, tokens - 1, generator)
     before = min(shape.common_tokens, tokens) - 1
@@ -239,7 +242,7 @@ def bench_prompt(shape: BenchShape, tokens: int, seed: int = 0, rows: int = 1) -
         masks=[torch.zeros((0, shape.height, shape.width_pixels), dtype=torch.bool)],
         ignore=[None],
         sources=["bench/0"],
-        **_pictures(replace(shape, images=1), generator),
+        **_images(replace(shape, images=1), generator),
     )
 
 
@@ -270,8 +273,8 @@ def _masks(shape: BenchShape, targets: int, generator: torch.Generator) -> list[
     return masks
 
 
-def _pictures(shape: BenchShape, generator: torch.Generator) -> dict:
-    """Random pictures, as uint8, in SAM's and in CLIP's square."""
+def _images(shape: BenchShape, generator: torch.Generator) -> dict:
+    """Fields of a `Batch`: random uint8 images in SAM's and in CLIP's square."""
     sam, clip = shape.sam_image_size, shape.clip_image_size
     scale = sam / max(shape.height, shape.width_pixels)
     height, width = int(shape.height * scale + 0.5), int(shape.width_pixels * scale + 0.5)

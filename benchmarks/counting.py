@@ -8,13 +8,13 @@ The FLOPs are the same as those of a real step. The memory is what the step keep
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks import benchmark_parser
 from benchmarks.bench_model import SIZES, BenchShape, adapt, bench_batch, bench_model
 from benchmarks.measuring import flop_counter
 from groundscore.errors import run_main
@@ -49,13 +49,12 @@ class StepCount:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.counting", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser("counting", __doc__)
     parser.add_argument("--size", choices=tuple(SIZES), default="bench")
-    parser.add_argument("--lora_r", type=int, default=0, metavar="N", help="rank of LoRA; 0 trains the LLM (default)")
+    parser.add_argument(
+        "--lora_r", type=int, default=0, metavar="N", help="rank of LoRA; 0 trains the whole LLM (default)"
+    )
     parser.add_argument("--checkpointing", action="store_true", help="with gradient checkpointing")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     flags = parser.parse_args(argv)
     count = count_step(SIZES[flags.size], lora_r=flags.lora_r, checkpointing=flags.checkpointing)
     forward = sum(count.forward.values())
@@ -64,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"|{part}|{flops / 1e9:.1f}|{flops / forward:.1%}|")
     print(f"|forward|{forward / 1e9:.1f}||\n|backward|{count.backward / 1e9:.1f}||")
     print(f"\nkept for the backward pass: {count.kept_bytes / 1e9:.2f} GB in float32; ", end="")
-    print(f"{count.trainable / 1e6:.0f} of {count.total / 1e6:.0f} million parameters learn")
+    print(f"{count.trainable / 1e6:.0f} of {count.total / 1e6:.0f} million parameters are trainable")
 
 
 def count_step(

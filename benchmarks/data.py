@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import benchmark_parser
 from benchmarks.measuring import anonymous_memory_mb, in_a_new_process, peak_memory_mb, reset_peak_memory
 from benchmarks.synthetic import add_source_flags, data_root
 from groundscore.errors import UserError, run_main
@@ -51,14 +52,11 @@ class Cost:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser("data", __doc__)
     add_source_flags(parser)
     parser.add_argument("--draws", type=int, default=100, metavar="N", help="samples per family (default: 100)")
     parser.add_argument("--families", metavar="NAMES", help="joined by || (default: all eight, and their mixture)")
     parser.add_argument("--tokenizer", type=Path, default=Path("miniature/weights/llava"), metavar="DIR")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     flags = parser.parse_args(argv)
     with data_root(flags) as root:
         _report(root, flags)

@@ -7,7 +7,6 @@ smaller one: `--small`). One expression at a time means what the reference's eva
 expression encodes its image, reads its prompt and decodes its mask alone.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import benchmark_parser
 from benchmarks.bench_model import BenchShape, bench_batch, bench_model
 from benchmarks.measuring import Cost, measure
 from benchmarks.step import REFERENCE
@@ -23,9 +23,7 @@ from groundscore.errors import run_main
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser("eval", __doc__)
     parser.add_argument("--images", type=int, default=1, help="images in the batch (1)")
     parser.add_argument("--conversations", type=int, default=3, help="expressions of every image (3)")
     parser.add_argument("--system", default="UGround", help="system (UGround)")
@@ -34,7 +32,6 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--small", action="store_true", help="a model of width 64, for a look at the shape of it")
     parser.add_argument("--out", type=Path, help="also write the numbers as JSON")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options = parser.parse_args(argv)
 
     shape = BenchShape(images=options.images, conversations=options.conversations)

@@ -1,14 +1,13 @@
-"""What `--cache_features` saves: two epochs over as many pictures as ReasonSeg has for training.
+"""What `--cache_features` saves: two epochs over as many images as ReasonSeg has for training.
 
-    python -m benchmarks.features                          239 random pictures, the bench model
-    python -m benchmarks.features --pictures 24 --size tiny
+    python -m benchmarks.features                          239 random images, the bench model
+    python -m benchmarks.features --images 24 --size tiny
 
-An epoch is a forward and backward pass for every picture, two at a time. The features of the second come from disk.
+An epoch is a forward and backward pass for every image, two at a time. The features of the second come from disk.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks import benchmark_parser
 from groundscore.errors import run_main
 
 REASONSEG_TRAIN = 239
@@ -23,7 +23,7 @@ REASONSEG_TRAIN = 239
 
 @dataclass(frozen=True)
 class Epoch:
-    """CPU seconds and seconds of an epoch, pictures that went through the encoders, and size of the directory in MB."""
+    """CPU seconds and seconds of an epoch, images that went through the encoders, and size of the directory in MB."""
 
     cpu_seconds: float
     seconds: float
@@ -32,23 +32,20 @@ class Epoch:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.features", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--pictures", type=int, default=REASONSEG_TRAIN, metavar="N")
+    parser = benchmark_parser("features", __doc__)
+    parser.add_argument("--images", "--pictures", type=int, default=REASONSEG_TRAIN, metavar="N", help="(default: 239)")
     parser.add_argument("--size", choices=("tiny", "bench"), default="bench")
-    parser.add_argument("--conversations", type=int, default=1, metavar="N", help="conversations about each picture")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("--conversations", type=int, default=1, metavar="N", help="conversations about each image")
     flags = parser.parse_args(argv)
-    print("|epoch|s|CPU s|pictures encoded|MB on disk|\n|---|---|---|---|---|")
-    for number, epoch in enumerate(two_epochs(flags.size, flags.pictures, flags.conversations), start=1):
+    print("|epoch|s|CPU s|images encoded|MB on disk|\n|---|---|---|---|---|")
+    for number, epoch in enumerate(two_epochs(flags.size, flags.images, flags.conversations), start=1):
         print(
             f"|{number}|{epoch.seconds:.1f}|{epoch.cpu_seconds:.1f}|{epoch.encoded}|{epoch.megabytes:.1f}|", flush=True
         )
 
 
-def two_epochs(size: str, pictures: int, conversations: int) -> Iterator[Epoch]:
-    """Train on the same random pictures twice, from an empty cache."""
+def two_epochs(size: str, total: int, conversations: int) -> Iterator[Epoch]:
+    """Train on the same random images twice, from an empty cache."""
     from benchmarks.bench_model import SIZES, bench_batch, bench_model
     from utils.feature_cache import FeatureCache
 
@@ -61,21 +58,21 @@ def two_epochs(size: str, pictures: int, conversations: int) -> Iterator[Epoch]:
         for _ in range(2):
             encoded.clear()
             wall, cpu = time.perf_counter(), time.process_time()
-            for first in range(0, pictures, shape.images):
-                images = min(shape.images, pictures - first)
+            for first in range(0, total, shape.images):
+                images = min(shape.images, total - first)
                 batch = bench_batch(replace(shape, images=images), seed=first)
                 batch.image_keys = [f"{number:032x}" for number in range(first, first + images)]
                 model.zero_grad()
                 model(batch).loss.backward()
-                _say_progress(first + shape.images, pictures, time.perf_counter() - wall)
+                _print_progress(first + shape.images, total, time.perf_counter() - wall)
             size_on_disk = sum(path.stat().st_size for path in Path(folder).rglob("*.features"))
             yield Epoch(time.process_time() - cpu, time.perf_counter() - wall, sum(encoded), size_on_disk / 1e6)
 
 
-def _say_progress(done: int, pictures: int, seconds: float) -> None:
-    left = seconds / done * max(pictures - done, 0)
-    end = "\n" if done >= pictures else ""
-    print(f"\r{min(done, pictures)}/{pictures} pictures, {left:.0f} s left ", end=end, file=sys.stderr, flush=True)
+def _print_progress(done: int, total: int, seconds: float) -> None:
+    left = seconds / done * max(total - done, 0)
+    end = "\n" if done >= total else ""
+    print(f"\r{min(done, total)}/{total} images, {left:.0f} s left ", end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

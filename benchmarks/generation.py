@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from benchmarks import benchmark_parser
 from groundscore.errors import UserError, run_main
 
 PROMPT_TOKENS = 60
@@ -33,11 +34,7 @@ class Seconds:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.generation",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = benchmark_parser("generation", __doc__)
     parser.add_argument("--size", choices=("tiny", "bench", "7b", "13b"), default="bench")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--answers", type=int, nargs="+", default=[1, 8], metavar="N", help="answers at a time")
@@ -49,7 +46,6 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--launch_us", type=float, default=5.0, help="microseconds to launch a kernel (assumed: 5)")
     parser.add_argument("--memory_gbs", type=float, default=3350.0, help="GB/s of the GPU's memory (H100: 3350)")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     flags = parser.parse_args(argv)
     if flags.launches:
         _report_launches(flags)

@@ -13,7 +13,7 @@ out of memory says so, and the others go on; what needs CUDA says so on a CPU. T
     lengths      a step's time over 20 different lengths
     packed       packed rows against plain ones
     waits        no operation of a micro-batch makes the host wait
-    resume       a checkpoint is written, read back and gone on from
+    resume       a checkpoint is written, and training resumes from it
     generation   64 prompts at a time: tokens/s and peak memory
     sam          SAM's encoder in bf16 against float32
     workers      whether 4 workers keep up
@@ -34,15 +34,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks import benchmark_parser
 from groundscore.errors import UserError, run_main
 
 BUDGET = 600.0  # seconds
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser("gpu", __doc__)
     parser.add_argument("--size", choices=("tiny", "bench", "7b", "13b"), default="7b")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these checks alone")
@@ -58,7 +57,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--gate_steps", type=int, default=100, metavar="N", help="steps of the policy's check")
     parser.add_argument("--tokenizer", type=Path, default=Path("miniature/weights/llava"), metavar="DIR")
     parser.add_argument("--tflops", type=float, default=989.0, help="the GPU's bf16 peak")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return run_checks(parser.parse_args(argv))
 
 

@@ -77,8 +77,8 @@ def attention_kernel(bench: Bench) -> Finding:
     """Which kernel scaled_dot_product_attention takes for our mask, and which would take it."""
     shape = bench.shape
     batch = bench_batch(shape).to(bench.world.device)
-    places = batch.image_start[:, None] + torch.arange(shape.image_tokens, device=bench.world.device)
-    mask = row_attention(batch.branches, places, None)
+    image_tokens = batch.image_start[:, None] + torch.arange(shape.image_tokens, device=bench.world.device)
+    mask = row_attention(batch.branches, image_tokens, None)
     size = (len(batch.input_ids), shape.heads, batch.input_ids.shape[1], shape.width // shape.heads)
     dtype = torch.bfloat16 if bench.on_gpu else torch.float32
     states = [torch.randn(size, dtype=dtype, device=bench.world.device, requires_grad=True) for _ in range(3)]
@@ -108,7 +108,7 @@ def attention_kernel(bench: Bench) -> Finding:
 
 
 def lengths(bench: Bench) -> Finding:
-    """Steps of different row lengths: nothing is compiled or set up anew for each."""
+    """Steps of different row lengths: nothing is compiled or set up again for each."""
     trainer = bench.trainer()
     base = bench.shape.text_tokens
     batches = [
@@ -200,9 +200,9 @@ def host_waits(bench: Bench) -> Finding:
     trainer.engine.step()
     trainer.micro_batch(batch)  # the rest of the step that this began
     trainer.engine.step()
-    places = Counter(f"{Path(each.filename).name}:{each.lineno}" for each in seen if "synchroniz" in str(each.message))
-    where = ", ".join(f"{place} ({number})" for place, number in places.most_common(5))
-    return Finding(f"{sum(places.values())} in a micro-batch{': ' * bool(where)}{where}", dict(places), not places)
+    lines = Counter(f"{Path(each.filename).name}:{each.lineno}" for each in seen if "synchroniz" in str(each.message))
+    where = ", ".join(f"{line} ({number})" for line, number in lines.most_common(5))
+    return Finding(f"{sum(lines.values())} in a micro-batch{': ' * bool(where)}{where}", dict(lines), not lines)
 
 
 def gate(bench: Bench) -> Finding:
@@ -213,7 +213,7 @@ def gate(bench: Bench) -> Finding:
     for number in range(bench.gate_steps):
         batch = padded_batch(bench.shape, trainer.device, seed=number)
         entropies.append(trainer.step(batch).statistics["policy/entropy"])
-    first, last = (float(entropies[place]) / uniform for place in (0, -1))
+    first, last = (float(entropies[index]) / uniform for index in (0, -1))
     moved = float((trainer.trained()["policy.gate"] - before).abs().max())
     ok = math.isfinite(last) and moved > 0
     text = (

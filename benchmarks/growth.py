@@ -9,11 +9,11 @@ A dotted line is what proportional growth from the first point would be.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks import benchmark_parser
 from benchmarks.bench_model import BenchShape
 from groundscore.errors import run_main
 
@@ -32,7 +32,7 @@ def _targets(base: BenchShape, count: int) -> BenchShape:
     return replace(base, segs=count, labelled=max(base.labelled, count + 4))  # the answer must hold them
 
 
-def _picture(base: BenchShape, width: int) -> BenchShape:
+def _image(base: BenchShape, width: int) -> BenchShape:
     return replace(base, height=width * 3 // 4, width_pixels=width)
 
 
@@ -42,7 +42,7 @@ AXES = {
     ),
     "targets": Axis("[SEG] per answer", (1, 4, 16), _targets),
     "layers": Axis("layers of the LLM", (4, 8, 16, 32), lambda base, n: replace(base, layers=n)),
-    "picture": Axis("width of the original pictures, pixels", (640, 1280, 2560, 4000), _picture),
+    "picture": Axis("width of the original images, pixels", (640, 1280, 2560, 4000), _image),
     "sam_side": Axis(
         "side of SAM's square, pixels", (256, 512, 1024, 1536), lambda base, n: replace(base, sam_image_size=n)
     ),
@@ -51,12 +51,9 @@ AXES = {
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser("growth", __doc__)
     parser.add_argument("--only", choices=AXES, help="one of them (default: all)")
     parser.add_argument("--folder", type=Path, default=Path("docs"), metavar="DIR")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     flags = parser.parse_args(argv)
     flags.folder.mkdir(parents=True, exist_ok=True)
     for name in [flags.only] if flags.only else AXES:
@@ -82,7 +79,7 @@ def grow(axis: Axis, base: BenchShape) -> dict[str, list[tuple[int, float, float
 
 
 def draw(axis: Axis, lines: dict[str, list[tuple[int, float, float]]], path: Path) -> None:
-    """One picture: FLOPs at the left, memory at the right."""
+    """Writes a plot: FLOPs on the left, memory on the right."""
     import matplotlib
 
     matplotlib.use("Agg")

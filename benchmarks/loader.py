@@ -10,13 +10,13 @@ CPU seconds a sample are those of the workers; they suffer less from neighbours 
 
 from __future__ import annotations
 
-import argparse
 import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import benchmark_parser
 from benchmarks.synthetic import add_source_flags, data_root
 from groundscore.errors import UserError, run_main
 
@@ -32,9 +32,7 @@ class Rate:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.loader", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser("loader", __doc__)
     add_source_flags(parser)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], metavar="N", help="processes (default: 1 2)")
     parser.add_argument("--batch_size", type=int, default=2, metavar="N", help="samples of a micro-batch (default: 2)")
@@ -48,7 +46,6 @@ def main(argv: Sequence[str]) -> None:
         metavar="RATE",
         help="samples a second of one GPU's training (default: 11, which benchmarks.scale predicts for an H100)",
     )
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     flags = parser.parse_args(argv)
     if min(flags.workers) < 1:
         raise UserError(f"--workers {min(flags.workers)}: at least 1; without workers training itself reads")

@@ -10,18 +10,28 @@ each estimator's gradient of the gate is compared with the exact one, the expect
 make of it; "deviation" is that of a single draw. All are shares of the exact gradient's length. Running mean and
 critic are set to the mean reward, where training leads them.
 
-With --gate (`gate.py`): the share of the uniform entropy that is left after 100 steps of rewards that are pure noise of
+With --gate: the share of the uniform entropy that is left after 100 steps of rewards that are pure noise of
 0.2, and the probabilities that a layer with a true advantage of 0.1 under that noise has after 300, seed by seed.
 "reference" is the gate on raw states at lr 3e-4, the recipes'.
 """
 
 import argparse
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from benchmarks import benchmark_parser
+from evaluation.layer_analysis import layer_rewards
 from groundscore.errors import UserError, run_main
+from groundscore.splits import evaluation_set
+from model.policy import LayerPolicy
+from training.engine import GATE_EPSILON, POLICY_LR
+from utils.flags import load_flagged_model
 
 
 @dataclass(frozen=True)
@@ -51,16 +61,13 @@ ESTIMATORS = (
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.policy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser("policy", __doc__)
     parser.add_argument("--version", type=Path, help="a run or a merged checkpoint (default: the base of --base)")
     parser.add_argument("--base", type=Path, default=Path("miniature/weights"), help="base models (miniature/weights)")
     parser.add_argument("--dataset_dir", type=Path, default=Path("dataset/miniature"))
     parser.add_argument("--val_dataset", default="refcoco|unc|val", metavar="SPLIT", help="whose images are read")
     parser.add_argument("--images", type=int, default=48, metavar="N")
     parser.add_argument("--draws", type=int, default=1000, metavar="N")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     group = parser.add_argument_group("how fast the gate learns")
     group.add_argument("--gate", action="store_true", help="measure this instead; needs no model and no data")
     group.add_argument("--layers", type=int, nargs="+", default=[33, 41], metavar="N", help="hidden states (33 41)")
@@ -78,8 +85,6 @@ def main(argv: Sequence[str]) -> None:
 
 def print_gate(flags: argparse.Namespace) -> None:
     """One line for each case as it is done; the reference's form is shown for the noise alone."""
-    from benchmarks.gate import GateCase, entropy_after_noise, found_probabilities
-
     reference_lr = 3e-4
     print("| layers | width | size of states | estimator | noise: entropy left | reference | advantage: probability |")
     print("|---" * 7 + "|")
@@ -94,12 +99,6 @@ def print_gate(flags: argparse.Namespace) -> None:
 
 def report(flags: argparse.Namespace) -> str:
     """The table, one line for each estimator."""
-    import torch
-
-    from evaluation.layer_analysis import layer_rewards
-    from groundscore.splits import evaluation_set
-    from utils.flags import load_flagged_model
-
     options = argparse.Namespace(
         version=str(flags.version or flags.base / "llava"),
         vision_tower=None if flags.version else str(flags.base / "clip"),
@@ -137,9 +136,8 @@ def report(flags: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def _line(estimator: Estimator, gate, states, rewards, draws: int) -> str:
-    import torch
-
+def _line(estimator: Estimator, gate: Tensor, states: Tensor, rewards: Tensor, draws: int) -> str:
+    """One estimator's line. gate [L+1, D]; states [S, L+1, D]; rewards [S, L+1]."""
     policy = build_policy(estimator, gate, states, rewards)
     probabilities = policy(states).exp()
     exact = torch.autograd.grad(-(probabilities * rewards).sum(dim=1).mean(), policy.gate)[0]
@@ -151,12 +149,8 @@ def _line(estimator: Estimator, gate, states, rewards, draws: int) -> str:
     return f"| {estimator.name} | {maps} | {bias:.3f} | {off / draws**0.5:.3f} | {off:.2f} |"
 
 
-def build_policy(estimator: Estimator, gate, states, rewards):
-    """A policy with this gate, its baseline where training leads it: at the mean reward."""
-    import torch
-
-    from model.policy import LayerPolicy
-
+def build_policy(estimator: Estimator, gate: Tensor, states: Tensor, rewards: Tensor) -> LayerPolicy:
+    """Returns a policy with this gate and its baseline at the mean reward, where training leads it."""
     policy = LayerPolicy(
         *gate.shape,
         estimator=estimator.estimator,
@@ -178,14 +172,83 @@ def build_policy(estimator: Estimator, gate, states, rewards):
     return policy.eval()
 
 
-def _draw(policy, states, rewards):
+def _draw(policy: LayerPolicy, states: Tensor, rewards: Tensor) -> Tensor:
     """The gate's gradient for one draw of layers."""
-    import torch
-
     sample = policy.choose(states, "sample")
     candidates = policy.candidates(sample)
     loss, _ = policy.loss(sample, candidates, rewards.gather(1, candidates), 0.0)
     return torch.autograd.grad(loss, policy.gate)[0]
+
+
+# --- how fast the gate learns -----------------------------------------------------------------------------------------
+#
+# A step of the recipes has 10 micro-batches of 2 images with some 3 targets. Half of the variance of a target's states
+# is the layer's own, the same for all targets, which is the worst case: all targets then move a logit in one direction.
+# Rewards are noise, independent for every target and layer; where there is an advantage, one layer has it.
+
+TARGETS = 10 * 2 * 3
+KNOWN_TARGETS = 120  # whose states are drawn once; every step is of some of them
+MEAN_REWARD, NOISE, ADVANTAGE = -1.5, 0.2, 0.1
+NOISE_STEPS, ADVANTAGE_STEPS, WARM_UP = 100, 300, 100
+
+
+@dataclass(frozen=True)
+class GateCase:
+    """A policy and what it sees: L+1 layers of D entries of this size (their standard deviation)."""
+
+    layers: int = 33
+    width: int = 4096
+    size: float = 1.0
+    gate: str = "normalized"
+    estimator: str = "leave_one_out"
+    lr: float = POLICY_LR
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The entropy as a share of the uniform one; the mean probability of the layer with the advantage."""
+
+    entropy: float
+    probability: float
+
+
+def learn(case: GateCase, *, steps: int, advantage: float, seed: int) -> Learned:
+    """Train the gate alone with AdamW and the recipes' warm-up."""
+    torch.manual_seed(seed)
+    better = 7 * seed % case.layers
+    states = torch.randn(case.layers, case.width) + torch.randn(KNOWN_TARGETS, case.layers, case.width)
+    states *= case.size / 2**0.5
+    policy = LayerPolicy(
+        case.layers, case.width, gate=case.gate, estimator=case.estimator, samples=4, reward="target", baseline="ema",
+        beta=1.0, critic_width=1,
+    )  # fmt: skip
+    optimizer = torch.optim.AdamW([policy.gate], betas=(0.9, 0.95), weight_decay=0.0, eps=GATE_EPSILON)
+    for step in range(1, steps + 1):
+        optimizer.param_groups[0]["lr"] = case.lr * min(1.0, step / WARM_UP)
+        chosen = torch.randint(KNOWN_TARGETS, (TARGETS,))
+        rewards = MEAN_REWARD + NOISE * torch.randn(TARGETS, case.layers)
+        rewards[:, better] += advantage
+        sample = policy.choose(states[chosen], "sample")
+        candidates = policy.candidates(sample)
+        policy.loss(sample, candidates, rewards.gather(1, candidates), entropy_weight=0.0)[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        sample = policy.choose(states, "greedy")
+    return Learned(
+        entropy=sample.entropy.mean().item() / math.log(case.layers),
+        probability=sample.log_probabilities.exp().mean(dim=0)[better].item(),
+    )
+
+
+def entropy_after_noise(case: GateCase, *, seed: int = 0) -> float:
+    """The share of the uniform entropy that is left after 100 steps of noise; what was found was not there."""
+    return learn(case, steps=NOISE_STEPS, advantage=0.0, seed=seed).entropy
+
+
+def found_probabilities(case: GateCase, *, seeds: int) -> list[float]:
+    """For each seed the mean probability, after 300 steps, of the layer that is better."""
+    return [learn(case, steps=ADVANTAGE_STEPS, advantage=ADVANTAGE, seed=seed).probability for seed in range(seeds)]
 
 
 if __name__ == "__main__":

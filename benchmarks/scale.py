@@ -12,10 +12,10 @@ between GPUs and not hidden.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
+from benchmarks import benchmark_parser
 from groundscore.errors import run_main
 from training.engine import BUCKET
 from training.memory import GIB, estimate_memory
@@ -82,9 +82,7 @@ def predict(count, machine: Machine, *, gpus: int, zero_stage: int, images: int,
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser("scale", __doc__)
     parser.add_argument("--sizes", nargs="+", choices=("7b", "13b"), default=["7b", "13b"])
     parser.add_argument("--gpus", nargs="+", type=int, default=[1, 8, 64], metavar="N")
     parser.add_argument("--images", type=int, default=2, metavar="N", help="images per GPU and micro-batch")
@@ -100,7 +98,6 @@ def main(argv: Sequence[str]) -> None:
     ):
         parser.add_argument(f"--{name}", type=float, default=getattr(Machine, name), help=f"assumed: {meaning}")
     parser.add_argument("--gpu_gb", type=float, default=80.0, help="memory of a GPU, GiB")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     flags = parser.parse_args(argv)
 
     import torch

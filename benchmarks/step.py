@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from benchmarks import benchmark_parser
 from groundscore.errors import run_main
 
 SYSTEMS = ("UGround", "LISA", "READ", "GSVA", "SESAME")
@@ -46,9 +47,7 @@ REFERENCE = {
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser("step", __doc__)
     parser.add_argument("--work", choices=[*REFERENCE, "all"], default="all")
     parser.add_argument("--system", choices=SYSTEMS, default="UGround")
     parser.add_argument("--images", type=int, default=2, metavar="N", help="images of a training batch")
@@ -60,7 +59,6 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="timed runs, the best counts (default: 3)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     flags = parser.parse_args(argv)
     _report(flags)
 

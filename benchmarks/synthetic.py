@@ -1,6 +1,6 @@
 """A data root of any size in the official layouts, for measuring: its annotations mean nothing.
 
-Every file name is there, but they are links to a few pictures and label maps, so that 100,000 images take little space.
+Every file name is there, but they are links to a few images and label maps, so that 100,000 images take little space.
 """
 
 import argparse
@@ -22,14 +22,14 @@ from groundscore.annotations.muse import MUSE_SPLITS
 from groundscore.annotations.refer_files import FALSE_PREMISE_SETS, REFER_SETS
 
 HEIGHT, WIDTH = 480, 640
-DISTINCT = 24  # pictures, label maps and polygons
+DISTINCT = 24  # images, label maps and polygons
 CLASSES = 60  # in a label map
 ANNOTATIONS = 8  # objects per image
 POINTS = 24  # per polygon
 TURNS = 3  # per dialogue
 REASON_IMAGES = 240
 MSCOCO = "refer_seg/images/mscoco/images"
-PICTURE_FOLDERS = (
+IMAGE_FOLDERS = (
     "ade20k/images/training",
     "coco/train2017",
     "mapillary/training/images",
@@ -70,9 +70,9 @@ def data_root(flags: argparse.Namespace) -> Iterator[Path]:
 
 
 def write_synthetic(root: Path, images: int) -> None:
-    """All sets. Label maps, paco_lvis and vqa have `images` pictures each, the other sets a share of that."""
+    """All sets. Label maps, paco_lvis and vqa have `images` images each, the other sets a share of that."""
     rng = np.random.default_rng(0)
-    _write_pictures(root, images, rng)
+    _write_images(root, images, rng)
     polygons = [json.dumps([_polygon(rng)]) for _ in range(DISTINCT)]
     labels = [{"name": f"class-{k}", "readable": f"Class {k}", "evaluate": True} for k in range(CLASSES)]
     _write_json(root / "mapillary/config_v2.0.json", {"labels": labels})
@@ -90,7 +90,7 @@ def write_synthetic(root: Path, images: int) -> None:
         _write_muse(root / f"multi_reason_seg/MultiReasonSeg/MUSE_{split}.json", count + 1, polygons)
 
 
-def _picture(rng: np.random.Generator) -> np.ndarray:
+def _image(rng: np.random.Generator) -> np.ndarray:
     """Uint8 [H, W, 3] that a JPEG needs about as many bytes for as for a photograph."""
     coarse = rng.integers(0, 256, (15, 20, 3), dtype=np.uint8)
     smooth = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC).astype(np.float32)
@@ -102,19 +102,19 @@ def _label_map(rng: np.random.Generator) -> np.ndarray:
     return cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)
 
 
-def _write_pictures(root: Path, images: int, rng: np.random.Generator) -> None:
+def _write_images(root: Path, images: int, rng: np.random.Generator) -> None:
     originals = root / "originals"
     originals.mkdir(parents=True)
     for number in range(DISTINCT):
-        cv2.imwrite(str(originals / f"{number}.jpg"), _picture(rng), [cv2.IMWRITE_JPEG_QUALITY, 85])
+        cv2.imwrite(str(originals / f"{number}.jpg"), _image(rng), [cv2.IMWRITE_JPEG_QUALITY, 85])
         cv2.imwrite(str(originals / f"{number}.png"), _label_map(rng))
-    for folder, suffix, places in (("pictures", ".jpg", PICTURE_FOLDERS), ("labels", ".png", LABEL_FOLDERS)):
+    for folder, suffix, links in (("images", ".jpg", IMAGE_FOLDERS), ("labels", ".png", LABEL_FOLDERS)):
         (root / folder).mkdir()
         for number in range(images):
             os.link(originals / f"{number % DISTINCT}{suffix}", root / folder / f"{_stem(number)}{suffix}")
-        for place in places:
-            (root / place).parent.mkdir(parents=True, exist_ok=True)
-            (root / place).symlink_to(root.resolve() / folder)
+        for link in links:
+            (root / link).parent.mkdir(parents=True, exist_ok=True)
+            (root / link).symlink_to(root.resolve() / folder)
 
 
 def _stem(number: int) -> str:
@@ -122,7 +122,7 @@ def _stem(number: int) -> str:
 
 
 def _polygon(rng: np.random.Generator) -> list[float]:
-    """A star around some place."""
+    """A star around a random point."""
     angles = np.sort(rng.uniform(0, 2 * np.pi, POINTS))
     radius = rng.uniform(20, 90, POINTS)
     x = rng.uniform(100, WIDTH - 100) + radius * np.cos(angles)
@@ -167,7 +167,7 @@ def _write_instances(path: Path, images: int, polygons: list[str], categories: l
 
 
 def _write_refer(folder: Path, name: str, images: int, polygons: list[str]) -> None:
-    """Refs for half of the annotations, of three sentences each; one picture of ten is in the split val."""
+    """Refs for half of the annotations, of three sentences each; one image in ten is in the split val."""
     _write_instances(folder / "instances.json", images, polygons, ["thing"])
     refs = list(_refs(name, images))
     files = {file for sets in (REFER_SETS, FALSE_PREMISE_SETS) if name in sets for file in sets[name].refs}
@@ -180,8 +180,8 @@ def _refs(name: str, images: int) -> Iterator[dict]:
     extra = {"is_false_premise": True, "gt_sent": "the thing"} if name.startswith("fp") else {"exist": False}
     as_list = name in ("grefcoco", "refzom")
     for image in range(images):
-        for place in range(0, ANNOTATIONS, 2):
-            number = ANNOTATIONS * image + place
+        for index in range(0, ANNOTATIONS, 2):
+            number = ANNOTATIONS * image + index
             sentences = [
                 {"sent_id": 3 * number + k, "sent": f"the thing {k} beside number {number}", "tokens": []}
                 for k in range(3)
@@ -199,7 +199,7 @@ def _refs(name: str, images: int) -> Iterator[dict]:
 
 
 def _write_dialogues(path: Path, images: int) -> None:
-    words = "there is a long answer about what the picture shows and where it is " * 5
+    words = "there is a long answer about what the image shows and where it is " * 5
     turns = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": words}] * TURNS
     text = json.dumps(turns)
     _write_list(path, (f'{{"id":"{i}","image":"{_stem(i)}.jpg","conversations":{text}}}' for i in range(images)))

@@ -8,31 +8,26 @@
 `--output FILE.json` keeps the table. Exit code 1 where an attack was not withstood.
 """
 
-import argparse
 import json
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.hostile import checkpoints, images, pickles, reports, runs, texts
+from benchmarks import benchmark_parser
+from benchmarks.hostile import data_files, models_and_runs
 from benchmarks.hostile.attack import Attack, Materials, Outcome, attempt
 from groundscore.errors import UserError, printable, run_main
 
-ATTACKS: tuple[Attack, ...] = tuple(
-    attack for module in (pickles, images, texts, checkpoints, runs, reports) for attack in module.ATTACKS
-)
+ATTACKS: tuple[Attack, ...] = data_files.ATTACKS + models_and_runs.ATTACKS
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.hostile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser("hostile", __doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the attacks")
     parser.add_argument("--only", metavar="TEXT", help="attacks whose name holds this")
     parser.add_argument("--list", action="store_true", help="print the names and leave")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the outcomes there too")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options = parser.parse_args(argv)
     chosen = [
         attack for attack in ATTACKS if (not options.quick or attack.quick) and (options.only or "") in attack.name

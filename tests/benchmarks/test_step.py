@@ -117,7 +117,7 @@ def test_more_gpus_are_predicted_to_train_more_samples_with_less_memory_each():
 
 
 def test_a_second_epoch_over_cached_features_encodes_nothing():
-    first, second = two_epochs("tiny", pictures=4, conversations=1)
+    first, second = two_epochs("tiny", total=4, conversations=1)
     assert (first.encoded, second.encoded) == (4, 0)
     assert first.megabytes == second.megabytes > 0
 

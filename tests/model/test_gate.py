@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.gate import GateCase, entropy_after_noise, found_probabilities
+from benchmarks.policy import GateCase, entropy_after_noise, found_probabilities
 from groundscore.errors import UserError
 from model.policy import LayerPolicy
 from tests.tiny import tiny_model
