@@ -17,10 +17,10 @@ from pathlib import Path
 
 from groundscore.errors import UserError, run_main
 from groundscore.reading import user_path
-from model.settings import inference_settings
-from utils.flags import FlagParser, add_inference_settings, check_overrides, inference_overrides
+from model.settings import check_overrides, inference_settings
+from model.systems import find_system
+from utils.flags import FlagParser, add_inference_settings, inference_overrides
 from utils.plugins import import_plugins
-from utils.systems import find_system
 
 OURS, REFERENCE, ADAPTER = "uground", "reference", "adapter"
 

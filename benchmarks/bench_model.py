@@ -15,7 +15,7 @@ from model.config import GroundingConfig
 from model.grounding import GroundingModel
 from training.engine import enable_gradient_checkpointing
 from training.lora import add_lora
-from training.trainable import DEFAULT_VISION_SIZE, set_trainable, trainable_prefixes
+from training.trainable import set_trainable, trainable_prefixes
 
 IMAGE_ID = -200
 SEG_ID, REJ_ID = 32000, 32001
@@ -118,7 +118,7 @@ def adapt(model: GroundingModel, *, lora_r: int, checkpointing: bool) -> Groundi
         add_lora(model, r=lora_r, alpha=2 * lora_r, dropout=0.0, targets=["q_proj", "v_proj"])
         set_trainable(
             model,
-            trainable_prefixes(lora_r=lora_r, train_mask_decoder=True, vision_size=DEFAULT_VISION_SIZE),
+            trainable_prefixes(model, lora_r=lora_r, train_mask_decoder=True),
         )
     if checkpointing:
         enable_gradient_checkpointing(model)

@@ -8,7 +8,6 @@
 `load_model` takes such a directory like any other: it loads the base and lays this over it.
 """
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from checkpoints.adapting import ADDED_PARTS, EMBEDDINGS, merge_lora
+from checkpoints.adapting import EMBEDDINGS, merge_lora
 from checkpoints.card import Scores, model_card
 from checkpoints.config_checks import Rule, check_values, number, one_of, optional, own_config
 from checkpoints.files import (
@@ -76,7 +75,7 @@ def save_adapter(
         raise UserError("the model was trained without LoRA: there is no adapter to save, only a merged model")
     learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     # What no base has is kept as it was initialised, whether it was trained or not.
-    new = (*ADDED_PARTS, "mm_projector.") if model.config.separate_mm_projector else ADDED_PARTS
+    new = tuple(f"{name}." for name in model.added_modules)
     trained = {
         name.replace(".base_layer.", "."): tensor
         for name, tensor in state.items()
@@ -132,9 +131,8 @@ class Adapter:
 
     def fields(self) -> dict[str, Any]:
         """What the configuration says beyond the base's own."""
-        known = inspect.signature(GroundingConfig).parameters
-        skipped = (*_OF_THE_BASE, "system", "kwargs")
-        return {name: getattr(self.config, name) for name in known if name not in skipped}
+        names = GroundingConfig.own_fields() - {*_OF_THE_BASE, "system"}
+        return {name: getattr(self.config, name) for name in sorted(names)}
 
     def lay_over(self, weights: Weights) -> int:
         """Put what was learned in the place of the base's tensors; how many weights LoRA adapted."""

@@ -13,16 +13,6 @@ from groundscore.errors import UserError
 
 EMBEDDINGS = ("language_model.embed_tokens.weight", "lm_head.weight")
 CLIP_POSITIONS = "vision_tower.embeddings.position_embedding.weight"
-# Parts that a system adds to a LLaVA, by the beginnings of their names.
-ADDED_PARTS = (
-    "text_hidden_fcs.",
-    "policy.",
-    "fusion.",
-    "out_mm_projector.",
-    "prompt_encoder.",
-    "mask_decoder.",
-    "image_feature_neck.",
-)
 _LORA = re.compile(r"(?P<module>.*)\.lora_(?P<side>[AB])\.default\.weight$")
 
 

@@ -14,7 +14,7 @@ from checkpoints.config_checks import LLAMA_RULES, build_clip, build_llama, buil
 from checkpoints.files import CONFIG_FILE, read_config
 from groundscore.errors import UserError, shown
 from model.decoders.sam import DECODER_LAYER_NORM_EPS
-from utils.systems import SYSTEMS
+from model.systems import SYSTEMS
 
 Shapes = Mapping[str, tuple[int, ...]]
 

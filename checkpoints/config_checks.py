@@ -4,9 +4,7 @@ Every field that is used has a type and a range here; what is not used is not ha
 Whether the sizes are those of the tensors that are there is checked afterwards (`loading.py`).
 """
 
-import inspect
 import re
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,9 @@ from groundscore.errors import UserError, shown
 from model.backbones.llava import ATTENTIONS
 from model.config import GroundingConfig
 from model.settings import model_settings
+from model.systems import SYSTEMS
+from utils.plugins import check_plugins
 from utils.settings import Rule, number, one_of, whole
-from utils.systems import SYSTEMS
 
 # What a configuration may not name, wherever it stands in it, and what to do about it.
 _REFUSED = {
@@ -173,10 +172,16 @@ SAM_RULES = {
         "layer_norm_eps": EPSILON,
     },
 }
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 200 and all(part.isidentifier() for part in value.split("."))
+
+
 _KINDS = {"text_config": "llama", "vision_config": "clip_vision_model", "sam_config": "sam"}
 # Ranges of our own fields that are no settings of training (`model/settings.py` declares those).
 _OWN_RANGES = {
-    "system": one_of(*SYSTEMS),
+    "plugin": optional(Rule("the name of a module", _is_module)),
     "mm_projector_type": Rule(
         "linear, identity or mlpNx_gelu with N below 100",
         lambda value: isinstance(value, str) and re.fullmatch(r"linear|identity|mlp[1-9]\d?x_gelu", value) is not None,
@@ -188,20 +193,15 @@ _OWN_RANGES = {
     "im_end_id": optional(TOKEN_ID),
     "mm_projector_hidden_dim": whole(1, 64),
     "mm_projector_out_dim": whole(1, 2),
-    "critic_hidden_dim": WIDTH,
 }
 
 
 def own_rules() -> dict[str, Rule]:
-    """The rules of `GroundingConfig`'s own fields: as above, as the setting declares it, or by its type."""
-    by_type = {bool: FLAG, int: whole(0, 2**31), float: number(-1e9, 1e9)}
-    rules = dict(_OWN_RANGES)
+    """The rules of `GroundingConfig`'s own fields: as above, or as the setting declares it."""
+    rules = {"system": one_of(*SYSTEMS), **_OWN_RANGES}
     for name, setting in model_settings().items():
-        rule = one_of(*setting.choices) if setting.choices else setting.check or by_type[setting.kind]
+        rule = one_of(*setting.choices) if setting.choices else setting.check or {bool: FLAG}[setting.kind]
         rules[name] = optional(rule) if setting.default is None else rule
-    for name, kind in typing.get_type_hints(GroundingConfig.__init__).items():
-        if name not in rules:
-            rules[name] = by_type[kind]
     return rules
 
 
@@ -278,7 +278,8 @@ def build_grounding(values: Mapping[str, Any], source: str) -> GroundingConfig:
 
 def own_config(values: Mapping[str, Any], source: Path) -> GroundingConfig:
     """The configuration of a `config.json` that this program wrote."""
-    known = {*inspect.signature(GroundingConfig).parameters, *PreTrainedConfig().to_dict(), *_OF_TRANSFORMERS}
+    check_plugins(filter(_is_module, [values.get("plugin")]), str(source))
+    known = {*GroundingConfig.own_fields(), *PreTrainedConfig().to_dict(), *_OF_TRANSFORMERS}
     unknown = sorted(set(values) - known)
     if unknown:
         raise UserError(f"{source}: unknown key {shown(unknown[0])}; is it of a newer version of this program?")

@@ -5,7 +5,6 @@ model is built without values, the tensors are read into it one at a time, and w
 """
 
 import contextlib
-import inspect
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch
 from transformers.initialization import no_init_weights
 
 from checkpoints.adapters import Adapter
-from checkpoints.adapting import ADDED_PARTS, CLIP_POSITIONS, initialise, resize_clip_positions, resize_vocabulary
+from checkpoints.adapting import CLIP_POSITIONS, initialise, resize_clip_positions, resize_vocabulary
 from checkpoints.consolidated import find_weight
 from checkpoints.files import CONFIG_FILE
 from checkpoints.hub import find_model
@@ -31,13 +30,11 @@ from groundscore.errors import UserError, shown
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
 from model.policy import NORMALIZED_GATE
-from model.systems import build_system
+from model.systems import build_system, plugin_of
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 SPARE_TOKENS = 1000  # that the tokenizer of a base may have beyond its tables
-# Tensors of ours that checkpoints of the reference cannot have.
-NOT_IN_REFERENCE = ("policy.reward_mean", "fusion.")
 
 
 @dataclass
@@ -121,10 +118,12 @@ def open_model(
         _override(stored, {**adapter.fields(), "system": adapter.config.system})
     if stored is None or not build_system(stored).uses_policy:
         config.gate = NORMALIZED_GATE  # its policy is new
-    _override(config, {"system": system} if system else {})
+    _override(config, {"system": system, "plugin": plugin_of(system)} if system else {})
     _override(config, overrides or {})
     add_clip(source, vision_tower)
-    if build_system(config).uses_sam:
+    kind = build_system(config)
+    kind.check()
+    if kind.uses_sam:
         add_sam(source, vision_pretrained)
         _check_prompt_width(config, overrides or {})
     elif vision_pretrained:
@@ -170,9 +169,8 @@ def _build(
 
 
 def _override(config: GroundingConfig, fields: Mapping[str, Any]) -> None:
-    known = inspect.signature(GroundingConfig).parameters
     for name, value in fields.items():
-        if name not in known:
+        if name not in GroundingConfig.own_fields():
             raise ValueError(f"{name} is not a field of GroundingConfig")
         setattr(config, name, value)
 
@@ -286,15 +284,14 @@ def _settle_names(
     missing, unexpected = expected - set(source.weights), set(source.weights) - expected
     excused, useless = set(), set()
     if stored is None:
-        dropped = ("mm_projector.",) if model.config.separate_mm_projector else ()
-        excused = {name for name in missing if name.startswith((*ADDED_PARTS, *dropped))}
+        excused = {name for name in missing if name.startswith(tuple(f"{part}." for part in model.added_modules))}
     elif missing or unexpected:
         # Only what the stored model has not, or has too much, may differ: the user asked for another one.
         with torch.device("meta"):
             held = set(GroundingModel(stored).state_dict())
         excused, useless = missing - held, unexpected & held
     if source.kind == REFERENCE:
-        excused |= {name for name in missing if name.startswith(NOT_IN_REFERENCE)}
+        excused |= {name for name in missing if to_reference(name) is None}
     spelled = [to_reference(name) if source.kind == REFERENCE else name for name in missing - excused]
     check_names(spelled, [source.weights.their_name(name) for name in unexpected - useless], str(source.path))
     report.new += sorted(excused)

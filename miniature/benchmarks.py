@@ -15,7 +15,7 @@ from groundscore.errors import UserError, run_main
 from groundscore.reading import read_json
 from groundscore.scoring.metrics import kind_of
 from miniature.programs import chosen_systems, scoring_command
-from utils.systems import SYSTEMS
+from model.systems import SYSTEMS
 
 # What the table shows of each kind of benchmark.
 SHOWN = {

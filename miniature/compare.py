@@ -15,7 +15,7 @@ from pathlib import Path
 from groundscore.errors import UserError, run_main
 from groundscore.reading import parse_json, read_json, read_lines
 from miniature.programs import chosen_systems, scoring_command, start, training_command
-from utils.systems import SYSTEMS
+from model.systems import SYSTEMS
 
 STEPS_BETWEEN_CHECKPOINTS = 50
 PIXELLM = """--seg_token_num 3 --image_feature_scale_num 2 --vision_tower_for_mask --separate_mm_projector

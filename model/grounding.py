@@ -72,12 +72,20 @@ class GroundingModel(PreTrainedModel):
             self.sam = SamModel(copy.deepcopy(config.sam_config))
             use_rowwise_attention(self.sam.vision_encoder)
             use_target_decoder(self.sam)
-        for name, module in self.system.modules().items():
+        modules = self.system.modules()
+        self.system_modules = tuple(modules)
+        for name, module in modules.items():
             self.add_module(name, module)
         self.loss_weights = LossWeights()
         self.feature_caches: dict[str, EncoderFeatures] = {}  # by encoder, of those whose features are cached
         self.prompts_at_a_time: int | None = None  # that memory sufficed for, once it has not for more
         self.post_init()
+
+    @property
+    def added_modules(self) -> tuple[str, ...]:
+        """Names of the modules that a base model lacks."""
+        separate = ("mm_projector", "out_mm_projector") if self.config.separate_mm_projector else ()
+        return ("text_hidden_fcs", *separate, *self.system_modules)
 
     def push_to_hub(self, repo_id: str, *, processor=None, **options) -> str:
         """Upload weights, configuration, processor and model card; see `checkpoints/publishing.py`."""

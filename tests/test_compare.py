@@ -4,9 +4,9 @@ import pytest
 
 from groundscore.errors import UserError
 from miniature import compare
+from model.systems import SYSTEMS
 from tests.fake_programs import replace_programs
 from training.arguments import parse_arguments
-from utils.systems import SYSTEMS
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import app
 import chat
 import eval as eval_script
 import merge_lora_weights
+from model.systems import SYSTEMS
 from tests.published_recipes import OTHER_RECIPES, UGROUND_RECIPES
 from training.arguments import parse_arguments
 from training.config import TrainingConfig
-from utils.systems import SYSTEMS
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"

@@ -8,7 +8,9 @@ from pathlib import PurePath
 
 from groundscore.annotations.repairs import Tolerance
 from groundscore.errors import UserError
-from training.config import FLASH_ATTENTION, UNFREEZABLE, TrainingConfig, split_list
+from model.settings import model_overrides
+from training.config import FLASH_ATTENTION, TrainingConfig, split_list
+from training.trainable import unfreezable
 from utils.settings import check_settings, settings_of
 
 
@@ -38,8 +40,7 @@ def check(config: TrainingConfig) -> None:
         _check_flash_attention(config)
     if config.save_interval and not config.save_ckpt:
         raise UserError("--save_interval is about the latest checkpoint, which --no_save_ckpt leaves out")
-    if config.reward == "batch" and config.estimator not in (None, "sample"):
-        raise UserError(f"--reward batch needs --estimator sample; {config.estimator} scores every target by itself")
+    model_overrides(vars(config))
     Tolerance(config.skip_bad_samples)
     if "custom" in config.families and not split_list(config.custom_data):
         raise UserError("--dataset custom needs --custom_data: for custom/pets.jsonl it is --custom_data pets")
@@ -47,8 +48,8 @@ def check(config: TrainingConfig) -> None:
         raise UserError(f"--start_epoch {config.start_epoch}: nothing is left of --epochs {config.epochs}")
 
     for part in config.parts_to_unfreeze:
-        if part not in UNFREEZABLE:
-            raise UserError(f"--unfreeze {part}: unknown part; choose from {', '.join(UNFREEZABLE)}")
+        if part not in unfreezable():
+            raise UserError(f"--unfreeze {part}: unknown part; choose from {', '.join(unfreezable())}")
     if "language_model" in config.parts_to_unfreeze and config.lora_r > 0:
         raise UserError("--unfreeze language_model trains the whole LLM: add --lora_r 0, which leaves LoRA out")
     for split in config.val_splits:

@@ -7,12 +7,12 @@ the reference may carry.
 import argparse
 from collections.abc import Sequence
 
+from model.systems import find_system
 from training.argument_checks import check
 from training.config import TrainingConfig, config_class
 from utils.flags import FlagParser
 from utils.plugins import import_plugins
 from utils.settings import add_setting, settings_of
-from utils.systems import find_system
 
 REFUSED = {
     "vis_save_path": "training draws no pictures; `chat.py` and `app.py` have this flag",

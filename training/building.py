@@ -148,15 +148,6 @@ def _check_model(model_config, config: TrainingConfig) -> None:
                 f"{model_config.clip_image_size}; pass --resize_vision_tower --resize_vision_tower_size {size}, "
                 "or the file that fits the tower"
             )
-    if model_config.read_down_sample > model_config.image_grid:
-        raise UserError(
-            f"--read_down_sample {model_config.read_down_sample}: the LLM has {model_config.image_grid} image tokens "
-            "along a side"
-        )
-    if model_config.read_t_neg >= model_config.read_t_pos:
-        raise UserError(
-            f"--read_t_neg {model_config.read_t_neg}: must be below --read_t_pos, which is {model_config.read_t_pos}"
-        )
     if config.layer is not None and config.layer.isdigit() and int(config.layer) >= model_config.num_layers:
         raise UserError(f"--layer {config.layer} is outside 0..{model_config.num_layers - 1}")
 
@@ -175,10 +166,10 @@ def add_adapters_and_freeze(model, config: TrainingConfig) -> None:
         targets = [name.strip() for name in config.lora_target_modules.split(",")]
         add_lora(model, r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout, targets=targets)
     prefixes = trainable_prefixes(
+        model,
         lora_r=config.lora_r,
         train_mask_decoder=config.train_mask_decoder,
-        vision_size=model.config.resize_vision_tower_size,
-        train_fusion=config.train_fusion,
+        flags=config,
         unfreeze=config.parts_to_unfreeze,
     )
     set_trainable(model, prefixes)

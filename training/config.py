@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.settings import DECLARED
+from model.settings import declared
+from model.systems import SYSTEMS
+from training.trainable import unfreezable
 from utils.settings import FIXED, FRACTION, FREE, RANKING, Rule, above, at_least, compose, option
-from utils.systems import SYSTEMS
 
 FLASH_ATTENTION = "flash_attention_2"
-UNFREEZABLE = ("vision_tower", "sam_encoder", "mm_projector", "image_feature_neck", "language_model")
 
 
 @dataclass
@@ -178,15 +178,8 @@ class TrainableSettings:
         "q_proj,v_proj", "trainable part", "linear layers of the LLM with LoRA", on_resume=FIXED
     )
     train_mask_decoder: bool = option(True, "trainable part", "train SAM's mask decoder", on_resume=FIXED)
-    train_fusion: bool = option(
-        False,
-        "trainable part",
-        "train PixelLM's weights of tokens and scales",
-        names=("train_fusion",),
-        on_resume=FIXED,
-    )
     unfreeze: str = option(
-        "", "trainable part", "also train, comma list of: " + ", ".join(UNFREEZABLE), on_resume=FIXED
+        "", "trainable part", "also train, comma list of: " + ", ".join(unfreezable()), on_resume=FIXED
     )
 
 
@@ -358,7 +351,7 @@ class TrainingConfig:
 def config_class() -> type[TrainingConfig]:
     """`TrainingConfig` with all settings as fields, those of plugins among them: call it after their import."""
     own = (DataSettings, OptimisationSettings, TrainableSettings, ValidationSettings, RunSettings)
-    return compose("TrainingConfig", BaseSettings, *DECLARED, *own, base=TrainingConfig)
+    return compose("TrainingConfig", BaseSettings, *declared(), *own, base=TrainingConfig)
 
 
 def split_list(text: str) -> list[str]:

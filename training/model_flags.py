@@ -2,13 +2,10 @@
 
 from typing import Any
 
-from model.settings import model_settings
+from model import settings
 from training.config import TrainingConfig
 
 
 def model_overrides(config: TrainingConfig) -> dict[str, Any]:
     """What the command line says about the model; the rest stays as the checkpoint has it."""
-    given = {name: getattr(config, name) for name in model_settings() if getattr(config, name) is not None}
-    if "baseline_type" in given or given.get("reward") == "batch":
-        given.setdefault("estimator", "sample")  # what these are about
-    return given
+    return settings.model_overrides(vars(config))

@@ -1,76 +1,76 @@
-"""Which parameters learn.
+"""Which parameters are trained.
 
-Always: LoRA adapters (or the whole LLM at `--lora_r 0`), word embeddings and output head, the text projection,
-SAM's prompt encoder and mask decoder, and the policy.
-Never, unless `--unfreeze` says so: the CLIP tower, SAM's image encoder, the projector between CLIP and LLM, PixelLM's
-feature neck (newly initialised and frozen in the reference too, which names it in no list); and unless
-`--train_fusion` says so: PixelLM's weights of tokens and scales.
+Always: LoRA adapters (or the whole LLM at `--lora_r 0`), word embeddings and output head, the text projection, SAM's
+prompt encoder and mask decoder, and the modules of the system. Only with `--unfreeze`: the CLIP tower, SAM's image
+encoder, the projector between CLIP and LLM, and the modules that the system declares as frozen.
 """
+
+from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from model.systems import SYSTEMS
 
-ALWAYS = (
-    "lm_head",
-    "language_model.embed_tokens",
-    "text_hidden_fcs",
-    "sam.prompt_encoder",
-    "sam.mask_decoder",
-    "prompt_encoder",
-    "mask_decoder",
-    "policy",
-)
-MASK_DECODERS = ("sam.mask_decoder", "mask_decoder")
+if TYPE_CHECKING:
+    from torch import nn
+
+SKELETON = ("lm_head", "language_model.embed_tokens", "text_hidden_fcs", "sam.prompt_encoder", "sam.mask_decoder")
 PROJECTORS = ("mm_projector", "out_mm_projector")
-FUSION = "fusion"
+# The parts of the skeleton that are frozen unless `--unfreeze` names them.
 PARTS = {
     "vision_tower": ("vision_tower",),
     "sam_encoder": ("sam.vision_encoder",),
     "mm_projector": PROJECTORS,
-    "image_feature_neck": ("image_feature_neck",),
     "language_model": ("language_model",),
 }
 DEFAULT_VISION_SIZE = 224
 
 
-def trainable_prefixes(
-    *,
-    lora_r: int,
-    train_mask_decoder: bool,
-    vision_size: int,
-    train_fusion: bool = False,
-    unfreeze: Collection[str] = (),
-) -> tuple[str, ...]:
-    """Prefixes of the names that learn.
+def unfreezable() -> tuple[str, ...]:
+    """Names that `--unfreeze` takes: parts of the skeleton and frozen modules of the systems."""
+    return tuple(dict.fromkeys((*PARTS, *(name for system in SYSTEMS.values() for name in system.frozen))))
 
-    vision_size: `resize_vision_tower_size`; as in the reference, a value other than 224 frees the projectors.
-    unfreeze: keys of `PARTS`.
+
+def trainable_prefixes(
+    model: nn.Module, *, lora_r: int, train_mask_decoder: bool, flags: Any = None, unfreeze: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Returns the prefixes of the names of trained parameters.
+
+    model: the `GroundingModel`; as in the reference, a `resize_vision_tower_size` other than 224 frees its projectors.
+    flags: the settings of the training, of which a system may have some. unfreeze: names of `unfreezable`.
     """
-    prefixes = [prefix for prefix in ALWAYS if train_mask_decoder or prefix not in MASK_DECODERS]
+    system = model.system
+    prefixes = [*SKELETON, *(name for name in model.system_modules if name not in system.frozen)]
+    if not train_mask_decoder:
+        prefixes = [prefix for prefix in prefixes if prefix.rpartition(".")[2] != "mask_decoder"]
     if lora_r == 0:
         prefixes += PARTS["language_model"]
-    if vision_size != DEFAULT_VISION_SIZE:
+    if model.config.resize_vision_tower_size != DEFAULT_VISION_SIZE:
         prefixes += PROJECTORS
-    if train_fusion:
-        prefixes.append(FUSION)
+    if flags is not None:
+        prefixes += system.trained(flags)
     for part in unfreeze:
-        prefixes += PARTS[part]
+        prefixes += PARTS.get(part, (part,))
     return tuple(dict.fromkeys(prefixes))
 
 
 def is_trainable(name: str, prefixes: Collection[str]) -> bool:
+    """Whether a parameter is one of LoRA's or lies below one of `prefixes`."""
     return ".lora_" in name or any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
 def set_trainable(model: nn.Module, prefixes: Collection[str]) -> None:
+    """Sets `requires_grad` of all parameters."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_trainable(name, prefixes))
 
 
 @dataclass(frozen=True)
 class ParameterCount:
+    """Numbers of parameters of a part of the model: all of them, and the trained ones."""
+
     part: str
     total: int
     trainable: int
@@ -91,6 +91,7 @@ def count_parameters(model: nn.Module) -> list[ParameterCount]:
 
 
 def human(number: int) -> str:
+    """A number in billions, millions or thousands."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if number >= size:
             return f"{number / size:.2f}{unit}"

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from groundscore.errors import UserError
-from model.settings import inference_settings
+from model.settings import check_overrides, inference_settings
+from model.systems import find_system
 from utils.plugins import HELP as PLUGIN_HELP
 from utils.settings import add_setting
-from utils.systems import find_system
 
 
 class _Help(argparse.HelpFormatter):
@@ -143,13 +143,6 @@ def add_inference_settings(parser: argparse.ArgumentParser) -> None:
 def inference_overrides(flags: argparse.Namespace) -> dict[str, Any]:
     """The settings of `add_inference_settings` that were given, by name."""
     return {name: getattr(flags, name) for name in inference_settings() if getattr(flags, name, None) is not None}
-
-
-def check_overrides(overrides: dict[str, Any], system: str) -> None:
-    """Raise `UserError` for a setting that a model of this system does not have."""
-    points = next((name for name in overrides if name.startswith("read_")), None)
-    if points and system != "READ":
-        raise UserError(f"--{points}: this checkpoint is of {system}, and only READ has points; leave the flag out")
 
 
 def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[Any, Any]:

@@ -109,12 +109,13 @@ def settings_of(*declared: type) -> dict[str, Setting]:
     """The settings that dataclasses declare, by name and in order; fields that are no settings are left out."""
     found = {}
     for part in declared:
+        types = typing.get_type_hints(part)
         for item in dataclasses.fields(part):
             if "help" in item.metadata:
                 if item.name in found:
                     raise TypeError(f"{part.__name__} declares {item.name}, which is declared already")
                 values = {"default": item.default, **item.metadata}
-                found[item.name] = Setting(name=item.name, kind=_value_type(item.type), **values)
+                found[item.name] = Setting(name=item.name, kind=_value_type(types[item.name]), **values)
     return found
 
 
@@ -126,10 +127,11 @@ def compose(name: str, *declared: type, base: type = object) -> type:
     """
     fields = []
     for part in declared:
+        types = typing.get_type_hints(part)
         for item in dataclasses.fields(part):
             default = None if item.metadata.get("stored") else item.default
             metadata = {**item.metadata, "default": item.metadata.get("default", item.default)}
-            fields.append((item.name, item.type, dataclasses.field(default=default, metadata=metadata)))
+            fields.append((item.name, types[item.name], dataclasses.field(default=default, metadata=metadata)))
     settings_of(*declared)  # refuses names that are declared twice
     return dataclasses.make_dataclass(name, fields, bases=(base,))
 

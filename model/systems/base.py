@@ -68,6 +68,9 @@ class NoSettings:
 class System:
     """Base of the systems.
 
+    Which tokens: `seg_token_num` × `image_feature_scale_num` (settings that all systems have) stand for a target in an
+    answer, `[SEG]`, or `[REJ]` where there is no such target. The other three questions are answered by methods.
+
     settings: a dataclass of `utils.settings.option` fields, which become flags of all programs; the `stored` ones are
         fields of the model's configuration, too.
     frozen: names of its modules that stay as they were initialised, unless `--unfreeze` names them.
@@ -84,12 +87,13 @@ class System:
         """config: the model's `GroundingConfig`."""
         self.config = config
 
-    # --- which tokens -------------------------------------------------------------------------------------------------
+    def check(self) -> None:
+        """Raises `UserError` where the values of its settings exclude each other or do not fit the model."""
 
-    @property
-    def tokens_per_target(self) -> int:
-        """n, tokens that stand for a target in an answer: `[SEG]`, or `[REJ]` where there is no such target."""
-        return self.config.seg_token_num * self.config.image_feature_scale_num
+    @classmethod
+    def complete(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Returns the settings that a user gave and those that they imply; `UserError` for a contradiction."""
+        return given
 
     # --- which hidden states ------------------------------------------------------------------------------------------
 

@@ -8,9 +8,11 @@ scales, without it from SAM. Own losses: none.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from model.systems.base import Prompt, System
+from utils.settings import FIXED, option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,8 +25,26 @@ FUSED_SIDE = 128  # masks of all scales are fused at this side, whatever their o
 OUTSIDE_LOGIT = -20.0
 
 
+@dataclass
+class PixelLMSettings:
+    """Where masks come from, and whether the fusion of tokens and scales is trained."""
+
+    vision_tower_for_mask: bool = option(
+        False, "model", "decode masks from CLIP's features (PixelLM)", on_resume=FIXED, stored=True
+    )
+    train_fusion: bool = option(
+        False,
+        "trainable part",
+        "train PixelLM's weights of tokens and scales",
+        names=("train_fusion",),
+        on_resume=FIXED,
+    )
+
+
 class PixelLM(System):
     """Fused token states prompt a decoder of its own, or SAM."""
+
+    settings = PixelLMSettings
 
     frozen = ("image_feature_neck", "fusion")  # the neck is newly initialised and frozen in the reference, too
 

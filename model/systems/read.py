@@ -6,9 +6,12 @@ tokens most and least, and the text token. Own losses: none; the points are diff
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from groundscore.errors import UserError
 from model.systems.base import Prompt, System
+from utils.settings import number, option, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,8 +22,51 @@ if TYPE_CHECKING:
     from model.states import TargetStates
 
 
+@dataclass
+class READSettings:
+    """How points are chosen from a similarity map."""
+
+    read_num_points: int = option(
+        60, "model", "READ: most points per target", check=whole(1, 10**4), stored=True, inference=True
+    )
+    read_t_pos: float = option(
+        0.8,
+        "model",
+        "READ: similarity from which a point is positive",
+        check=number(0, 1),
+        stored=True,
+        inference=True,
+    )
+    read_t_neg: float = option(
+        0.2,
+        "model",
+        "READ: similarity up to which one is negative",
+        check=number(0, 1),
+        stored=True,
+        inference=True,
+    )
+    read_down_sample: int = option(
+        1,
+        "model",
+        "READ: how much coarser than the image tokens the points' grid is",
+        check=whole(1, 256),
+        stored=True,
+        inference=True,
+    )
+    read_point_space: str = option(
+        "grid",
+        "model",
+        "READ: points are refined on that grid, or in pixels as READ's own code does",
+        choices=("grid", "pixel"),
+        stored=True,
+        inference=True,
+    )
+
+
 class READ(System):
     """`[SEG]`'s last state, projected, and points of its similarity map prompt SAM."""
+
+    settings = READSettings
 
     def prompt(
         self,
@@ -59,6 +105,19 @@ class READ(System):
             maps=self.similarity_maps(normalize_scores(scores), states, batch),
             points=points,
         )
+
+    def check(self) -> None:
+        """Raises `UserError` for points that exclude each other or do not fit the grid of image tokens."""
+        config = self.config
+        if config.read_down_sample > config.image_grid:
+            raise UserError(
+                f"--read_down_sample {config.read_down_sample}: the LLM has {config.image_grid} image tokens along a "
+                "side"
+            )
+        if config.read_t_neg >= config.read_t_pos:
+            raise UserError(
+                f"--read_t_neg {config.read_t_neg}: must be below --read_t_pos, which is {config.read_t_pos}"
+            )
 
     @property
     def point_rule(self) -> PointRule:

@@ -9,10 +9,12 @@ Legend: S targets, K layers scored for each of them, P image tokens, L+1 hidden 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from groundscore.errors import UserError
 from model.systems.base import OwnLosses, Prompt, System
+from utils.settings import FIXED, RANKING, above, at_least, number, option, whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,10 +25,106 @@ if TYPE_CHECKING:
     from model.states import TargetStates
 
 
+@dataclass
+class UGroundSettings:
+    """The layer policy and the similarity map."""
+
+    mode: int = option(
+        3,
+        "policy",
+        "1 last layer, 2 sampled layer for the map, 3 sampled layer for map and text",
+        choices=(1, 2, 3),
+        stored=True,
+    )
+    gate: str = option(
+        "reference",  # of a stored configuration that does not name it; a policy that starts takes the other
+        "policy",
+        "what the policy sees: normalized states, or the reference's raw ones, which learn faster the wider the LLM is",
+        default_text="normalized for a policy that starts here, otherwise the checkpoint's",
+        choices=("normalized", "reference"),
+        stored=True,
+    )
+    estimator: str = option(
+        "leave_one_out",
+        "policy",
+        "layers of a target whose maps are scored: the sampled one, several, or all",
+        default_text="leave_one_out; sample where --baseline_type or --reward batch is given",
+        choices=("sample", "leave_one_out", "expected"),
+        stored=True,
+    )
+    policy_samples: int = option(
+        4, "policy", "layers per target that leave_one_out scores", check=whole(2, 1000), stored=True
+    )
+    baseline_type: str = option(
+        "ema",
+        "policy",
+        "what estimator sample compares the reward with",
+        choices=("ema", "critic", "none"),
+        stored=True,
+    )
+    critic_hidden_dim: int = option(
+        128, "policy", "width of the critic's hidden layer", check=whole(1, 2**17), on_resume=FIXED, stored=True
+    )
+    baseline_beta: float = option(1.0, "policy", "weight of the critic's regression", check=number(0, 1e6), stored=True)
+    reward: str = option(
+        "target",
+        "policy",
+        "a reward per target, or the reference's one per micro-batch",
+        choices=("target", "batch"),
+        stored=True,
+    )
+    eval_legacy: bool = option(
+        False,
+        "policy",
+        "outside training use the last layer, whatever was learned",
+        on_resume=RANKING,
+        stored=True,
+    )
+    mask_prompt: bool = option(True, "policy", "prompt SAM with the similarity map", stored=True)
+    map_loss: bool = option(True, "policy", "train the similarity map against the mask", stored=True)
+    map_loss_layers: str = option(
+        "chosen",
+        "policy",
+        "which maps that loss trains: the chosen layer's, or those of all layers alike",
+        choices=("chosen", "all"),
+        stored=True,
+    )
+    policy_lr: float | None = option(
+        None,
+        "policy",
+        "highest learning rate of the policy's gate: with --gate normalized the most by which a step changes a layer's "
+        "logit",
+        default_text="0.1; with --gate reference that of --lr",
+        check=above(0),
+    )
+    entropy_weight: float = option(
+        0.0, "policy", "weight of the policy's entropy bonus at the first step", check=at_least(0)
+    )
+    entropy_weight_end: float | None = option(
+        None,
+        "policy",
+        "its weight at the last step, on a straight line",
+        default_text="as at the first",
+        check=at_least(0),
+    )
+
+
 class UGround(System):
     """The state and the similarity map of the layer that a policy chooses prompt SAM."""
 
+    settings = UGroundSettings
     uses_policy = True
+
+    @classmethod
+    def complete(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Returns the settings with the estimator that a baseline or a reward per micro-batch is about."""
+        if given.get("reward") == "batch" and given.get("estimator") not in (None, "sample"):
+            raise UserError(
+                f"--reward batch needs --estimator sample; {given['estimator']} scores every target by itself"
+            )
+        if "baseline_type" in given or given.get("reward") == "batch":
+            return {"estimator": "sample", **given}
+        return given
 
     def default_layer(self) -> str:
         """Returns "greedy", or "last" for a model without a policy or with `eval_legacy`."""

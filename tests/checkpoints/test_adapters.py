@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from checkpoints import load_model, save_adapter, save_model
 from groundscore.errors import UserError
+from model.systems import SYSTEMS
 from tests.tiny import tiny_model
 from training.lora import add_lora, merge_lora
 from training.trainable import set_trainable, trainable_prefixes
-from utils.systems import SYSTEMS
 
 PIXELLM = {"vision_tower_for_mask": True, "seg_token_num": 2, "image_feature_scale_num": 2}
 PIXELLM |= {"separate_mm_projector": True, "resize_vision_tower": True, "resize_vision_tower_size": 112}
@@ -22,7 +22,7 @@ def trained(system: str, base: str, **options):
     """A model on a base with LoRA, everything that learns moved away from where it began."""
     model, processor, _ = load_model(base, system=system, seed=11, **options)
     add_lora(model, r=2, alpha=6, dropout=0.0, targets=["q_proj", "v_proj"])
-    set_trainable(model, trainable_prefixes(lora_r=2, train_mask_decoder=True, vision_size=224))
+    set_trainable(model, trainable_prefixes(model, lora_r=2, train_mask_decoder=True))
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -21,8 +21,8 @@ from checkpoints.adapting import CLIP_POSITIONS
 from checkpoints.architecture import original_read_fields
 from groundscore.errors import UserError
 from model.config import GroundingConfig
+from model.systems import SYSTEMS
 from tests.tiny import tiny_model
-from utils.systems import SYSTEMS
 
 TABLES = ("language_model.embed_tokens.weight", "lm_head.weight")
 PIXELLM = {"vision_tower_for_mask": True, "seg_token_num": 3, "image_feature_scale_num": 2}

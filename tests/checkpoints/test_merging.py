@@ -19,6 +19,7 @@ from dataloaders.batching.processing import GroundingProcessor
 from groundscore.errors import UserError
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
+from model.systems import SYSTEMS
 from tests.checkpoints import trained_run
 from tests.checkpoints.trained_run import rewrite_marker, write_run
 from tests.tiny import tiny_config, tiny_model, tiny_tokenizer
@@ -26,7 +27,6 @@ from training import merge_check
 from training.arguments import parse_arguments
 from training.restoring import load_trained
 from training.settings import describe_run, keep_gate
-from utils.systems import SYSTEMS
 
 ROOT = Path(__file__).parents[2]
 

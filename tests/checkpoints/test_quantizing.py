@@ -13,9 +13,9 @@ from dataloaders.batching.collate import Collator
 from dataloaders.batching.processing import GroundingProcessor
 from groundscore.errors import UserError
 from model.grounding import GroundingModel
+from model.systems import SYSTEMS
 from tests.model.test_generation import prompts
 from tests.tiny import tiny_config, tiny_model, tiny_samples, tiny_tokenizer
-from utils.systems import SYSTEMS
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from dataloaders.batching.processing import GroundingProcessor
 from groundscore.errors import UserError
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
+from model.systems import SYSTEMS
 from tests.tiny import tiny_model
-from utils.systems import SYSTEMS
 
 httpx = getattr(_http, "httpx2", None) or _http.httpx  # whichever client this version of the hub's library uses
 

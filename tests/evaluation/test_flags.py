@@ -59,7 +59,7 @@ def test_settings_of_the_checkpoint_can_be_overridden(load):
     asked = load("--conv_type", "vicuna_v1", "--map-geometry", "reference")
     assert asked.overrides == {"conv_type": "vicuna_v1", "map_geometry": "reference"}
     assert load().overrides == {}
-    with pytest.raises(UserError, match="of UGround, and only READ has points"):
+    with pytest.raises(UserError, match="of UGround, and only READ has that setting"):
         load("--read_num_points", "30")
 
 

@@ -12,8 +12,8 @@ from groundscore.errors import UserError
 from inference.reply import Reply
 from inference.saving import save_reply
 from inference.session import ChatSession, TextStream
+from model.systems import SYSTEMS
 from tests.tiny import tiny_model, tiny_tokenizer, write_answer
-from utils.systems import SYSTEMS
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8)
 

@@ -1,6 +1,8 @@
 """PixelLM in every configuration, those among them that crash in the reference (one or three scales, a cropped or a
 resized CLIP, SAM instead of its own decoder, no separate projector), and its fusion weights."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -59,7 +61,9 @@ def test_without_sam_no_picture_is_made_for_it(tmp_path):
 
 def prepared(train_fusion: bool):
     model, processor = tiny_model("PixelLM")
-    prefixes = trainable_prefixes(lora_r=8, train_mask_decoder=True, vision_size=224, train_fusion=train_fusion)
+    prefixes = trainable_prefixes(
+        model, lora_r=8, train_mask_decoder=True, flags=SimpleNamespace(train_fusion=train_fusion)
+    )
     set_trainable(model, prefixes)
     return model, Collator(processor)(tiny_samples()), processor
 

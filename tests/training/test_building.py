@@ -5,6 +5,7 @@ import torch
 
 from dataloaders.batching.collate import Collator
 from groundscore.errors import UserError
+from model.systems import build_system
 from tests.tiny import tiny_config, tiny_model, tiny_samples
 from training import building
 from training.arguments import parse_arguments
@@ -32,9 +33,9 @@ def test_flags_that_repeat_the_model_must_agree_with_it(tmp_path):
     with pytest.raises(UserError, match="--resize_vision_tower_size 448"):
         check("--preprocessor_config", str(path))
     with pytest.raises(UserError, match="--read_t_neg 0.8: must be below"):
-        building._check_model(tiny_config(read_t_neg=0.8), parse_arguments([]))
+        build_system(tiny_config("READ", read_t_neg=0.8)).check()
     with pytest.raises(UserError, match="--read_down_sample 5: the LLM has 4"):
-        building._check_model(tiny_config(read_down_sample=5), parse_arguments([]))
+        build_system(tiny_config("READ", read_down_sample=5)).check()
     path.write_text("[]")
     with pytest.raises(UserError, match="not a CLIP image-processor file"):
         check("--preprocessor_config", str(path))
@@ -68,7 +69,7 @@ def test_the_real_model_learns_where_it_should(system):
     model, _ = tiny_model(system)
     names = set(model.state_dict())
     add_lora(model, r=2, alpha=4, dropout=0.0, targets=["q_proj", "v_proj"])
-    set_trainable(model, trainable_prefixes(lora_r=2, train_mask_decoder=True, vision_size=224))
+    set_trainable(model, trainable_prefixes(model, lora_r=2, train_mask_decoder=True))
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     for start in (
         "lm_head",

@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from groundscore.errors import UserError
+from model.systems import System
 from training.lora import add_lora, lora_module_names, merge_lora
 from training.trainable import count_parameters, set_trainable, trainable_prefixes
 
@@ -23,7 +26,10 @@ def model() -> nn.Module:
     sam = nn.ModuleDict({"vision_encoder": attention(), "prompt_encoder": attention(), "mask_decoder": attention()})
     parts = {"vision_tower": attention(), "mm_projector": nn.Linear(4, 4), "language_model": language_model}
     parts |= {"lm_head": nn.Linear(4, 5), "text_hidden_fcs": nn.Linear(4, 4), "sam": sam, "policy": nn.Linear(4, 3)}
-    return nn.ModuleDict(parts)
+    network = nn.ModuleDict(parts)
+    network.config = SimpleNamespace(resize_vision_tower_size=224)
+    network.system, network.system_modules = System(network.config), ("policy",)
+    return network
 
 
 def learning(network: nn.Module) -> set[str]:
@@ -37,11 +43,10 @@ def prepared(*, lora_r=2, train_mask_decoder=True, vision_size=224, unfreeze=())
     network = model()
     if lora_r:
         add_lora(network, r=lora_r, alpha=4, dropout=0.0, targets=["q_proj", "v_proj"])
+    network.config.resize_vision_tower_size = vision_size
     set_trainable(
         network,
-        trainable_prefixes(
-            lora_r=lora_r, train_mask_decoder=train_mask_decoder, vision_size=vision_size, unfreeze=unfreeze
-        ),
+        trainable_prefixes(network, lora_r=lora_r, train_mask_decoder=train_mask_decoder, unfreeze=unfreeze),
     )
     return network
 

@@ -52,7 +52,9 @@ def _train(world, system: str, zero_stage: int) -> tuple[list[float], dict[str, 
     model, processor = tiny_model(system)
     torch.manual_seed(0)
     add_lora(model, r=2, alpha=4, dropout=0.0, targets=["q_proj", "v_proj"])
-    set_trainable(model, trainable_prefixes(lora_r=2, train_mask_decoder=True, vision_size=None, train_fusion=True))
+    set_trainable(
+        model, trainable_prefixes(model, lora_r=2, train_mask_decoder=True, unfreeze=("mm_projector", "fusion"))
+    )
     enable_gradient_checkpointing(model)
     config = engine_config(
         batch_size=1, accumulation=2, world_size=world.size, precision="fp32", zero_stage=zero_stage,
