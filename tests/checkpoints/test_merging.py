@@ -83,7 +83,7 @@ def test_settings_can_be_changed_while_merging(tmp_path):
     config = load_model(tmp_path / "merged")[0].config
     assert {name: getattr(config, name) for name in settings} == settings
     assert processor.settings.conv_type == "vicuna_v1"
-    with pytest.raises(UserError, match="only READ has points"):
+    with pytest.raises(UserError, match="only READ has that setting"):
         merge(write_run(tmp_path / "other", *tiny_model("LISA")), "--read_num_points", "7")
 
 
