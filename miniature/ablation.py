@@ -4,7 +4,7 @@
     python -m miniature.ablation --quick               four rows, one seed, a few minutes; says little
     python -m miniature.ablation --rows mode1,mode3_expected --seeds 7
 
-Every run leaves a result in `--runs`; started again, what is there is not done again. The page is written anew after
+Every run leaves a result in `--runs`; a second call skips the runs whose results exist. The page is rewritten after
 every run from all results of that directory.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from groundscore.errors import UserError, run_main
 from groundscore.reading import parse_json, read_json, read_lines
-from miniature.ablation_rows import ANALYSED, QUICK, REFER_SETS, ROWS, SPLITS, Row
+from miniature.ablation_results import ANALYSED, QUICK, REFER_SETS, ROWS, SPLITS, Row, read_results
 from miniature.programs import scoring_command, start, training_command
 
 STEPS, QUICK_STEPS = 200, 30
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     directory = options.runs / f"{options.steps}_steps"
     runs = [(row, seed) for seed in seeds for row in rows]
     todo = [(row, seed) for row, seed in runs if not result_path(directory, row, seed).exists()]
-    print(f"[ablation] {len(runs)} runs, {len(runs) - len(todo)} of them done already, in {directory}")
+    print(f"[ablation] {len(runs)} runs, {len(runs) - len(todo)} of them already done, in {directory}")
     if options.page_only:
         todo = []
     started = time.monotonic()
@@ -54,18 +54,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     names = ", ".join(row.name for row in ROWS)
     parser.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK)}; one seed, {QUICK_STEPS} steps")
-    parser.add_argument("--rows", help=f"which ones, joined by commas (all): {names}")
+    parser.add_argument("--rows", help=f"rows to run, joined by commas (default: all): {names}")
     parser.add_argument("--seeds", help="joined by commas (0,1,2; with --quick 0)")
     parser.add_argument("--steps", type=int, help=f"optimizer steps of each run ({STEPS})")
     parser.add_argument("--limit", type=int, help=f"images of each split ({LIMIT})")
     parser.add_argument("--batch_size", type=int, default=16, help="images per step, over all processes (16)")
     parser.add_argument("--processes", type=int, default=1, help="training processes (1)")
     parser.add_argument("--base", type=Path, default=Path("miniature/weights"), help="base models (miniature/weights)")
-    parser.add_argument("--dataset_dir", type=Path, default=Path("dataset/miniature"), help="the miniature's pictures")
+    parser.add_argument(
+        "--dataset_dir", type=Path, default=Path("dataset/miniature"), help="root of the miniature's data set"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="where runs and results are kept")
     parser.add_argument("--out", type=Path, default=Path("docs/ablation.md"), help="the page; plots go beside it")
-    parser.add_argument("--page_only", action="store_true", help="write the page from what is there, train nothing")
+    parser.add_argument("--page_only", action="store_true", help="write the page from existing results, train nothing")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
 
@@ -81,7 +83,7 @@ def _plan(options) -> tuple[list[Row], list[int]]:
         raise UserError(f"--seeds {options.seeds}: expected numbers joined by commas") from None
     for flag, path in (("--base", options.base / "llava"), ("--dataset_dir", options.dataset_dir)):
         if not path.is_dir():
-            raise UserError(f"{flag}: {path} is not there; scripts/miniature/ablation.sh --help says what makes it")
+            raise UserError(f"{flag}: {path} does not exist; scripts/miniature/ablation.sh --help says how to make it")
     if options.steps < 1 or options.limit < 1 or options.batch_size % options.processes:
         raise UserError("--steps and --limit must be above 0, and --batch_size a multiple of --processes")
     return [row for row in ROWS if row.name in names], seeds
@@ -153,16 +155,14 @@ def layers_of(run: Path, options) -> dict[str, dict]:
 
 def write_page(directory: Path, options) -> None:
     """The page and its plots from all results in `directory`."""
-    from miniature.ablation_page import page
-    from miniature.ablation_plots import draw
-    from miniature.ablation_results import read_results
+    from miniature.ablation_page import draw, page
 
     results = read_results(directory)
     if not results:
         raise UserError(f"{directory} holds no result; run the ablation without --page_only first")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    pictures = draw(results, options.out.with_suffix(""))
-    options.out.write_text(page(results, pictures, options.out.parent), encoding="utf-8")
+    images = draw(results, options.out.with_suffix(""))
+    options.out.write_text(page(results, images, options.out.parent), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,17 @@
-"""docs/ablation.md: tables of all rows, and in words what they show and what they do not."""
+"""docs/ablation.md: tables of all rows, in words what they show and what they do not, and plots."""
 
+import textwrap
 from pathlib import Path
 
+from groundscore.errors import UserError
 from miniature.ablation_results import (
+    ANALYSED,
+    COMPARED,
+    GENERALISED,
+    LAST,
+    LEARNED,
+    ROWS,
+    SPLITS,
     Results,
     best_layer,
     difference,
@@ -13,19 +22,18 @@ from miniature.ablation_results import (
     score_of_targets,
     spread,
 )
-from miniature.ablation_rows import ANALYSED, COMPARED, GENERALISED, LAST, LEARNED, ROWS, SPLITS
 
 DECIDED = 2.0  # standard errors that a difference must exceed to count
 
 
-def page(results: Results, pictures: dict[str, Path], directory: Path) -> str:
-    """The page as Markdown; `pictures` by name, linked relative to `directory`."""
+def page(results: Results, images: dict[str, Path], directory: Path) -> str:
+    """The page as Markdown; `images` by name, linked relative to `directory`."""
     any_run = next(iter(next(iter(results.values())).values()))
     seeds = sorted({seed for runs in results.values() for seed in runs})
     missing = [row.title for row in ROWS if row.name not in results]
 
-    def picture(name: str, title: str) -> str:
-        return f"\n![{title}]({pictures[name].relative_to(directory).as_posix()})\n" if name in pictures else ""
+    def image(name: str, title: str) -> str:
+        return f"\n![{title}]({images[name].relative_to(directory).as_posix()})\n" if name in images else ""
 
     return f"""# Does choosing a layer help?
 
@@ -36,8 +44,8 @@ that it writes itself, on the first {any_run["limit"]} images of three held-out 
 {_missing(missing)}
 ## Scores
 
-gIoU. Of the last split also the part whose expressions mean something, two thirds of them several things at once
-("multi-target"), and N_acc, the share of the expressions that mean nothing which the model rejects.
+gIoU. For the last split also the part whose expressions have targets, two thirds of them several at once
+("multi-target"), and N_acc, the share of the no-target expressions that the model rejects.
 
 {scores_table(results)}
 
@@ -53,7 +61,7 @@ by its truth: no policy can exceed it. The oracle also profits from choosing amo
 luck.
 
 {layers_table(results)}
-{picture("layers", "gIoU of every layer")}
+{image("layers", "gIoU of every layer")}
 ## Why one layer
 
 The shipped base decides much of this. It was pretrained in mode 2 with a policy of its own (`pretrain.sh`), which went
@@ -67,7 +75,7 @@ being chosen away: its curve below 6 shows what the other layers can learn.
 ## The policies over training
 
 Reward is minus the map loss of the chosen layer. The histograms show the first seed of each row.
-{picture("training", "entropy and reward over training")}{picture("histograms", "chosen layers over training")}
+{image("training", "entropy and reward over training")}{image("histograms", "chosen layers over training")}
 `./scripts/miniature/ablation.sh` makes this page again; `--rows mode1,{LEARNED} --seeds 7` adds a seed to two rows.
 `python -m benchmarks.policy` measures bias and variance of the estimators.
 """
@@ -196,3 +204,109 @@ def _escaped(text: str) -> str:
 def _markdown(lines: list[list[str]]) -> str:
     rows = ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join([rows[0], "|" + "---|" * len(lines[0]), *rows[1:]])
+
+
+# --- plots ---------------------------------------------------------------------------------------------------------
+
+
+TITLES = {row.name: row.title for row in ROWS}
+
+
+def draw(results: Results, directory: Path) -> dict[str, Path]:
+    """Write the images that the results allow into `directory`: "training", "histograms" and "layers", by name."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError("the plots need matplotlib: ./build.sh --dev installs it") from None
+
+    matplotlib.use("Agg")
+    directory.mkdir(parents=True, exist_ok=True)
+    policies = {row.name: results[row.name] for row in ROWS if row.has_policy and row.name in results}
+    analysed = {name: runs for name, runs in results.items() if any(run["layers"] for run in runs.values())}
+    made = {}
+    if policies:
+        made["training"] = _training(policies, directory / "training.png")
+        made["histograms"] = _histograms(policies, directory / "histograms.png")
+    if analysed:
+        made["layers"] = _layers(analysed, directory / "layers.png")
+    return made
+
+
+def _training(policies: Results, path: Path) -> Path:
+    """Entropy and reward of every policy, a line for each seed."""
+    import matplotlib.pyplot as plt
+
+    figure, (entropy, reward) = plt.subplots(1, 2, figsize=(13, 4.2), layout="constrained")
+    colours = plt.get_cmap("tab10").colors + plt.get_cmap("Set2").colors
+    for (name, runs), colour in zip(policies.items(), colours):
+        for number, run in enumerate(runs.values()):
+            lines = [line for line in run["history"] if "policy/entropy" in line]
+            steps = [line["step"] for line in lines]
+            label = TITLES[name] if number == 0 else None
+            entropy.plot(steps, [line["policy/entropy"] for line in lines], color=colour, label=label, linewidth=1.2)
+            if "--reward batch" not in _flags(name):  # a sum over the micro-batch, on another scale
+                reward.plot(steps, [line["policy/reward"] for line in lines], color=colour, linewidth=1.2)
+    entropy.set(xlabel="step", ylabel="entropy in nats", ylim=(0, None))
+    reward.set(xlabel="step", ylabel="reward of the chosen layer")
+    figure.legend(loc="outside right center", fontsize=8)
+    return _save(figure, path)
+
+
+def _histograms(policies: Results, path: Path) -> Path:
+    """Which layers each policy chose over training, the first seed of each."""
+    import matplotlib.pyplot as plt
+
+    columns = 4
+    figure, axes = plt.subplots(
+        -(-len(policies) // columns),
+        columns,
+        figsize=(13, 2.6 * -(-len(policies) // columns)),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
+    )
+    for axis in axes.flat[len(policies) :]:
+        axis.set_axis_off()
+    for axis, (name, runs) in zip(axes.flat, policies.items()):
+        lines = [line for line in next(iter(runs.values()))["history"] if "policy/layers" in line]
+        shares = [[count / max(sum(line["policy/layers"]), 1) for count in line["policy/layers"]] for line in lines]
+        number = len(shares[0])
+        colours = plt.get_cmap("viridis")([layer / (number - 1) for layer in range(number)])
+        stacked = axis.stackplot([line["step"] for line in lines], *zip(*shares), colors=colours)
+        axis.set_title(textwrap.fill(TITLES[name], 42), fontsize=8)
+        axis.set(ylim=(0, 1), xlabel="step")
+    figure.legend(stacked, [f"layer {layer}" for layer in range(number)], loc="outside right center", fontsize=8)
+    return _save(figure, path)
+
+
+def _layers(analysed: Results, path: Path) -> Path:
+    """Mean mask IoU with every layer, given answers; a dot where the policy's own choice ends up."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(ANALYSED), figsize=(13, 4.2), layout="constrained", sharey=True)
+    colours = plt.get_cmap("tab10").colors + plt.get_cmap("Set2").colors
+    for axis, kind in zip(axes, ANALYSED):
+        for (name, runs), colour in zip(analysed.items(), colours):
+            curve = layer_curve(runs, kind)
+            label = TITLES[name] if kind == ANALYSED[0] else None
+            axis.plot(curve["iou"], color=colour, marker=".", linewidth=1.2, label=label)
+            axis.plot(len(curve["iou"]), curve["greedy"], color=colour, marker="o", linestyle="none")
+            axis.plot(len(curve["iou"]) + 1, curve["oracle"], color=colour, marker="^", linestyle="none")
+        number = len(curve["iou"])
+        axis.set_xticks(range(number + 2), [*map(str, range(number)), "policy", "oracle"], fontsize=8)
+        axis.set(xlabel="hidden state that prompts the mask", title=kind)
+    axes[0].set_ylabel("gIoU with given answers")
+    figure.legend(loc="outside right center", fontsize=8)
+    return _save(figure, path)
+
+
+def _flags(name: str) -> str:
+    return next(row.flags for row in ROWS if row.name == name)
+
+
+def _save(figure, path: Path) -> Path:
+    import matplotlib.pyplot as plt
+
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+    return path

@@ -2,7 +2,7 @@
 
     python -m miniature.benchmarks --limit 40
 
-The checkpoints are those that `miniature.compare` trained. Started again it goes on where it stopped.
+The checkpoints are those that `miniature.compare` trained. A second call resumes where the first stopped.
 """
 
 import argparse
@@ -32,7 +32,9 @@ def main(argv: Sequence[str]) -> None:
         prog="python -m miniature.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/six_systems"), help="trained runs (runs/six_systems)")
-    parser.add_argument("--systems", default=",".join(SYSTEMS), help="which ones, joined by commas (all)")
+    parser.add_argument(
+        "--systems", default=",".join(SYSTEMS), help="systems to score, joined by commas (default: all)"
+    )
     parser.add_argument("--dataset_dir", type=Path, default=Path("dataset/miniature_all"), help="data with all sets")
     parser.add_argument("--splits", default="||".join(BENCHMARKS), help="benchmarks joined by || (all of the menu)")
     parser.add_argument("--answer", choices=("given", "generated", "both"), default="both", help="protocols (both)")
@@ -43,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     if not options.dataset_dir.is_dir():
         raise UserError(
-            f"--dataset_dir {options.dataset_dir} is not there; scripts/miniature/all_benchmarks.sh makes it"
+            f"--dataset_dir {options.dataset_dir} does not exist; scripts/miniature/all_benchmarks.sh makes it"
         )
     runs = {name: find_run(options.runs, name) for name in chosen_systems(options.systems)}
     missing = [name for name, run in runs.items() if run is None]
@@ -64,7 +66,7 @@ def find_run(runs: Path, system: str) -> Path | None:
 
 
 def score(system: str, run: Path, options) -> dict:
-    """The report of one system; made by `eval.py` unless it is there already."""
+    """The report of one system; made by `eval.py` unless it exists."""
     report = run.parent / f"{system}.benchmarks.{options.answer}.first{options.limit}.json"
     if not report.exists():
         print(f"\n[benchmarks] {system}", flush=True)

@@ -3,7 +3,7 @@
     python -m miniature.compare --steps 300
 
 Each system trains from the same base on the same data with the same flags (PixelLM with its own tokens and decoder),
-and is scored on the answers that it writes itself. Started again it goes on where it stopped.
+and is scored on the answers that it writes itself. A second call resumes where the first stopped.
 """
 
 import argparse
@@ -29,10 +29,14 @@ def main(argv: Sequence[str]) -> None:
         prog="python -m miniature.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=300, help="optimizer steps of each system (300)")
-    parser.add_argument("--systems", default=",".join(SYSTEMS), help="which ones, joined by commas (all)")
+    parser.add_argument(
+        "--systems", default=",".join(SYSTEMS), help="systems to train, joined by commas (default: all)"
+    )
     parser.add_argument("--base", type=Path, default=Path("miniature/weights"), help="base models (miniature/weights)")
-    parser.add_argument("--dataset_dir", type=Path, default=Path("dataset/miniature"), help="the miniature's pictures")
-    parser.add_argument("--splits", default="ReasonSeg|val||refcoco|unc|val", help="where they are scored")
+    parser.add_argument(
+        "--dataset_dir", type=Path, default=Path("dataset/miniature"), help="root of the miniature's data set"
+    )
+    parser.add_argument("--splits", default="ReasonSeg|val||refcoco|unc|val", help="splits to score on, joined by ||")
     parser.add_argument("--limit", type=int, default=60, help="images of each split (60)")
     parser.add_argument("--batch_size", type=int, default=16, help="images per step, over all processes (16)")
     parser.add_argument("--processes", type=int, default=1, help="training processes (1)")
@@ -64,13 +68,15 @@ def main(argv: Sequence[str]) -> None:
 def _check(options) -> None:
     for flag, path in (("--base", options.base / "llava"), ("--dataset_dir", options.dataset_dir)):
         if not path.is_dir():
-            raise UserError(f"{flag}: {path} is not there; scripts/miniature/six_systems.sh --help says what makes it")
+            raise UserError(
+                f"{flag}: {path} does not exist; scripts/miniature/six_systems.sh --help says how to make it"
+            )
     if options.steps < 1 or options.batch_size % options.processes:
         raise UserError("--steps must be above 0, and --batch_size a multiple of --processes")
 
 
 def train(system: str, run: Path, options) -> float:
-    """Train one system, or go on with it; seconds taken by this call."""
+    """Trains one system, or resumes its run; returns the seconds of this call."""
     started = time.monotonic()
     each = STEPS_BETWEEN_CHECKPOINTS if options.steps % STEPS_BETWEEN_CHECKPOINTS == 0 else options.steps
     flags = f"{REFER_SETS} {PIXELLM if system == 'PixelLM' else ''}"
@@ -81,7 +87,7 @@ def train(system: str, run: Path, options) -> float:
 
 
 def _is_complete(report: Path, options) -> bool:
-    """Whether a report is there, with training in it; raises `UserError` where it was made with other settings."""
+    """Whether a report exists and covers training. Raises `UserError` if it was made with other settings."""
     if not report.exists():
         return False
     training = read_json(report, missing="eval.py writes it").get("training")

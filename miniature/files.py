@@ -1,4 +1,4 @@
-"""How scenes become files: pictures, polygons and COCO records."""
+"""How scenes become files: images, polygons and COCO records."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from miniature.vocabulary import CATEGORIES
 JPEG_QUALITY = 92
 
 
-def write_picture(path: Path, scene: Scene) -> None:
+def write_image(path: Path, scene: Scene) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(scene.image).save(path, quality=JPEG_QUALITY)
 
@@ -43,7 +43,7 @@ def pixel_polygons(mask: np.ndarray) -> list[list[list[int]]]:
 
 
 class CocoRecords:
-    """The pictures and objects of several scenes as the content of an `instances.json`."""
+    """The images and objects of several scenes as the content of an `instances.json`."""
 
     def __init__(self, file_name: str):
         self._file_name = file_name

@@ -8,7 +8,7 @@ from PIL import Image
 
 from groundscore.annotations.json_files import read_json
 from miniature.files import write_json
-from miniature.oddities import write_odd_picture
+from miniature.oddities import write_odd_image
 from miniature.scenes import Scene
 from miniature.vocabulary import CATEGORIES, LOWER_GROUNDS, UPPER_GROUNDS
 
@@ -32,12 +32,12 @@ def write_cocostuff(root: Path, scenes: Iterator[Scene], rng: np.random.Generato
         labels = _labels(scene, {name: indices[STUFF_NAMES.get(name, name)] for name in _names()})
         labels[:1] = labels[-1:] = UNLABELLED
         stem = f"{1_000_000 + number:012d}"
-        write_odd_picture(root / "coco/train2017" / f"{stem}.jpg", scene, number, may_ignore_exif=True)
+        write_odd_image(root / "coco/train2017" / f"{stem}.jpg", scene, number, may_ignore_exif=True)
         _save(root / "cocostuff/train2017" / f"{stem}.png", Image.fromarray(labels))
 
 
 def write_mapillary(root: Path, scenes: Iterator[Scene], rng: np.random.Generator) -> None:
-    """Label maps with a palette; the car that takes the pictures is in all of them and is not evaluated."""
+    """Label maps with a palette; the car that takes the images is in all of them and is not evaluated."""
     names = _names()
     colours = rng.integers(0, 256, (len(names) + 2, 3)).tolist()
     labels = [{"name": f"object--{name}", "readable": name.title(), "evaluate": True} for name in names]
@@ -51,10 +51,10 @@ def write_mapillary(root: Path, scenes: Iterator[Scene], rng: np.random.Generato
         values[-EGO_VEHICLE_ROWS:] = len(names)
         values[:1] = len(names) + 1
         stem = f"street_{number:06d}"
-        write_odd_picture(folder / "training/images" / f"{stem}.jpg", scene, number, may_ignore_exif=True)
-        picture = Image.fromarray(values, mode="P")
-        picture.putpalette([value for colour in colours for value in colour])
-        _save(folder / "training/v2.0/labels" / f"{stem}.png", picture)
+        write_odd_image(folder / "training/images" / f"{stem}.jpg", scene, number, may_ignore_exif=True)
+        image = Image.fromarray(values, mode="P")
+        image.putpalette([value for colour in colours for value in colour])
+        _save(folder / "training/v2.0/labels" / f"{stem}.png", image)
 
 
 def _names() -> list[str]:
@@ -71,6 +71,6 @@ def _labels(scene: Scene, values: dict[str, int]) -> np.ndarray:
     return labels
 
 
-def _save(path: Path, picture: Image.Image) -> None:
+def _save(path: Path, image: Image.Image) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    image.save(path)

@@ -1,4 +1,4 @@
-"""What real files have and tidy ones lack: grey and rotated pictures, and every form of a COCO segmentation.
+"""What real files have and tidy ones lack: grey and rotated images, and every form of a COCO segmentation.
 
 A loader that gets any of these wrong shows it on the miniature.
 """
@@ -15,27 +15,27 @@ from miniature.files import JPEG_QUALITY, edge_polygons
 from miniature.scenes import Scene
 
 ORIENTATION = 0x0112  # the EXIF tag
-TURN_RIGHT = 6  # its value for: turn by 90 degrees clockwise to see the picture upright
+TURN_RIGHT = 6  # its value for: turn by 90 degrees clockwise to see the image upright
 MIN_POINTS = 3
 
 
-def write_odd_picture(path: Path, scene: Scene, number: int, *, may_ignore_exif: bool = False) -> None:
+def write_odd_image(path: Path, scene: Scene, number: int, *, may_ignore_exif: bool = False) -> None:
     """A scene as a JPEG; of every ten one is grey, and one lies on its side with an EXIF tag that says so.
 
     may_ignore_exif: yet another has a tag that its annotations ignore, as in sets that were annotated without looking
         at EXIF. Only their height and width tell.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(scene.image)
+    image = Image.fromarray(scene.image)
     exif = Image.Exif()
     if number % 10 == 2:
-        picture = picture.convert("L")
+        image = image.convert("L")
     elif number % 10 == 3:
-        picture = picture.transpose(Image.Transpose.ROTATE_90)
+        image = image.transpose(Image.Transpose.ROTATE_90)
         exif[ORIENTATION] = TURN_RIGHT
     elif number % 10 == 4 and may_ignore_exif and scene.width != scene.height:
         exif[ORIENTATION] = TURN_RIGHT
-    picture.save(path, quality=JPEG_QUALITY, exif=exif)
+    image.save(path, quality=JPEG_QUALITY, exif=exif)
 
 
 def overlapping_polygons(mask: np.ndarray) -> list[list[float]]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from miniature.files import write_json
-from miniature.oddities import ALL_FORMS, POLYGONS, Form, write_odd_picture
+from miniature.oddities import ALL_FORMS, POLYGONS, Form, write_odd_image
 from miniature.scenes import Scene, part_masks
 from miniature.vocabulary import CATEGORIES
 
@@ -20,8 +20,8 @@ def write_pascal_part(root: Path, scenes: Iterator[Scene], rng: np.random.Genera
     """Parts only, of categories "object:part"."""
     names = [f"{category.name}:{part}" for category in CATEGORIES for part in category.parts]
     folder = root / "vlpart/pascal_part"
-    pictures = ((f"2010_{number:06d}.jpg", scene) for number, scene in enumerate(scenes, start=1))
-    content = _annotate(folder / "VOCdevkit/VOC2010/JPEGImages", pictures, names, _parts, POLYGONS)
+    named = ((f"2010_{number:06d}.jpg", scene) for number, scene in enumerate(scenes, start=1))
+    content = _annotate(folder / "VOCdevkit/VOC2010/JPEGImages", named, names, _parts, POLYGONS)
     write_json(folder / "train.json", content)
 
 
@@ -37,8 +37,8 @@ def write_paco_lvis(root: Path, scenes: Iterator[Scene], rng: np.random.Generato
             thing, part = name.split(":")
             yield f"{EXPLAINED.get(thing, thing)}:{part}", mask
 
-    pictures = ((f"train2017/{2_000_000 + n:012d}.jpg", scene) for n, scene in enumerate(scenes, start=1))
-    content = _annotate(root / "coco", pictures, objects + parts, targets, ALL_FORMS)
+    named = ((f"train2017/{2_000_000 + n:012d}.jpg", scene) for n, scene in enumerate(scenes, start=1))
+    content = _annotate(root / "coco", named, objects + parts, targets, ALL_FORMS)
     write_json(root / "vlpart/paco/annotations/paco_lvis_v1_train.json", content)
 
 
@@ -48,12 +48,12 @@ def _parts(scene: Scene) -> Iterator[Target]:
             yield f"{thing.category}:{part}", mask
 
 
-def _annotate(folder: Path, pictures: Iterator, names: list[str], targets: Any, forms: tuple[Form, ...]) -> dict:
-    """The content of an annotation file, its segmentations in all of `forms`; writes the pictures."""
+def _annotate(folder: Path, named: Iterator, names: list[str], targets: Any, forms: tuple[Form, ...]) -> dict:
+    """The content of an annotation file, its segmentations in all of `forms`; writes the images."""
     images, annotations = [], []
     ids = {name: number for number, name in enumerate(names, start=1)}
-    for number, (file_name, scene) in enumerate(pictures, start=1):
-        write_odd_picture(folder / file_name, scene, number, may_ignore_exif=True)
+    for number, (file_name, scene) in enumerate(named, start=1):
+        write_odd_image(folder / file_name, scene, number, may_ignore_exif=True)
         images.append({"id": number, "file_name": file_name, "height": scene.height, "width": scene.width})
         for name, mask in targets(scene):
             annotation_id = len(annotations) + 1

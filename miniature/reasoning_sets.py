@@ -8,7 +8,7 @@ import numpy as np
 
 from miniature.files import edge_polygons, pixel_polygons, write_json
 from miniature.language import absent_expressions, explanation, group_expressions, pick_referring, reasoning
-from miniature.oddities import large_enough, overlapping_polygons, plain_lengths, write_odd_picture
+from miniature.oddities import large_enough, overlapping_polygons, plain_lengths, write_odd_image
 from miniature.scenes import Scene
 from miniature.vocabulary import CATEGORIES
 
@@ -26,7 +26,7 @@ MARKS = ("[<{id}|{name}>]", "<{id}|{name}>", "《{id}|{name}》", "[{name} <{id}
 
 
 def write_lisa_plus(root: Path, splits: Splits, rng: np.random.Generator) -> None:
-    """A file for every part; each picture has a mask for every object, and in places an empty one beside them."""
+    """A file for every part; each image has a mask for every object, and in places an empty one beside them."""
     writers: dict[str, Callable[[str, Scene, np.random.Generator], dict]] = {
         "instance_seg": _instances,
         "cot": _steps,
@@ -38,7 +38,7 @@ def write_lisa_plus(root: Path, splits: Splits, rng: np.random.Generator) -> Non
         entries = []
         for number, scene in enumerate(scenes, start=1):
             name = f"{first + number:012d}.jpg"
-            write_odd_picture(root / COCO / "train2017" / name, scene, number)
+            write_odd_image(root / COCO / "train2017" / name, scene, number)
             entries.append(writers[part](name, scene, rng))
         write_json(root / "reason_seg_plus" / file, entries)
 
@@ -119,7 +119,7 @@ def write_muse(root: Path, splits: Splits, rng: np.random.Generator) -> None:
             number += 1
             folder = ("train2014", "train2017", "val2017")[number % 3]
             name = f"COCO_train2014_{number:012d}.jpg" if folder == "train2014" else f"{number:012d}.jpg"
-            write_odd_picture(root / COCO / folder / name, scene, number, may_ignore_exif=True)
+            write_odd_image(root / COCO / folder / name, scene, number, may_ignore_exif=True)
             url = {"coco_url": f"http://images.cocodataset.org/{folder}/{name}"}
             place = {"file_name": name} if folder == "train2014" else url
             entries.append({**place, **_muse_entry(scene, rng, several=split != "test_less")})

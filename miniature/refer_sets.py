@@ -9,7 +9,7 @@ import numpy as np
 
 from miniature.files import write_json
 from miniature.language import KIND_WEIGHTS, absent_expressions, group_expressions, pick_referring
-from miniature.oddities import ALL_FORMS, POLYGONS, Form, lengths_in_a_list, write_odd_picture
+from miniature.oddities import ALL_FORMS, POLYGONS, Form, lengths_in_a_list, write_odd_image
 from miniature.scenes import Scene
 from miniature.vocabulary import CATEGORIES
 
@@ -27,15 +27,15 @@ _TRAIN2014 = "images/mscoco/images/train2014/COCO_train2014_{:012d}.jpg"
 class ReferSet:
     """How a referring set is written.
 
-    refs: its refs files, all alike. first_id: of its pictures, where sets share a folder.
-    picture: path of a picture below `refer_seg/`, given its id; file names in `instances.json` start from the folder
+    refs: its refs files, all alike. first_id: of its images, where sets share a folder.
+    image: path of an image below `refer_seg/`, given its id; file names in `instances.json` start from the folder
         of `folder_parts` parts.
     kinds: of expressions. forms: of segmentations, used in turn.
     """
 
     refs: tuple[str, ...]
     first_id: int = 0
-    picture: str = _TRAIN2014
+    image: str = _TRAIN2014
     folder_parts: int = 4
     kinds: Collection[str] = tuple(KIND_WEIGHTS)
     forms: tuple[Form, ...] = POLYGONS
@@ -45,7 +45,7 @@ SETS = {
     "refcoco+": ReferSet(("refs(unc).p", UNIFIED["refcoco+"]), 300_000, kinds=("name", "size"), forms=ALL_FORMS),
     "refcocog": ReferSet(("refs(umd).p", UNIFIED["refcocog"]), 310_000, kinds=("relation", "name")),
     "refclef": ReferSet(
-        ("refs(unc).p",), picture="images/saiapr_tc-12/00/images/{}.jpg", folder_parts=2, forms=(lengths_in_a_list,)
+        ("refs(unc).p",), image="images/saiapr_tc-12/00/images/{}.jpg", folder_parts=2, forms=(lengths_in_a_list,)
     ),
     "R-refcoco": ReferSet(("refs(unc_exclude_unified).p",), 320_000),
     "R-refcoco+": ReferSet(("refs(unc_exclude_unified).p",), 330_000, kinds=("name", "size")),
@@ -63,7 +63,7 @@ def write_refer(root: Path, name: str, splits: Splits, rng: np.random.Generator)
     writer = _Writer(root / "refer_seg", described)
     for split, scenes in splits.items():
         for scene in scenes:
-            image_id, annotation_ids = writer.add_picture(scene)
+            image_id, annotation_ids = writer.add_image(scene)
             for index, texts in _describe(scene, described.kinds, rng).items():
                 sentences = [{"sent": _as_typed(text, rng)} for text in texts]
                 if name.startswith("R-"):
@@ -79,12 +79,12 @@ def write_refer(root: Path, name: str, splits: Splits, rng: np.random.Generator)
 
 
 def write_refzom(root: Path, splits: Splits, rng: np.random.Generator) -> None:
-    """Expressions that mean one object, several, or none; pictures of both of COCO's folders of 2014."""
+    """Expressions that mean one object, several, or none; images of both of COCO's folders of 2014."""
     writer = _Writer(root / "refer_seg", _ZOM)
     for split, scenes in splits.items():
         for scene in scenes:
             folder = ("train2014", "val2014")[int(rng.integers(2))]
-            image_id, ids = writer.add_picture(scene, f"refzom/{folder}/COCO_{folder}_{{:012d}}.jpg", 2)
+            image_id, ids = writer.add_image(scene, f"refzom/{folder}/COCO_{folder}_{{:012d}}.jpg", 2)
             single = int(rng.integers(len(ids)))
             said = [("one", text, (single,)) for text in pick_referring(scene, single, 1, rng)]
             said += [("many", text, members) for text, members in group_expressions(scene)[:2]]
@@ -120,7 +120,7 @@ def _as_typed(text: str, rng: np.random.Generator) -> str:
 
 
 class _Writer:
-    """Collects a set's pictures, annotations and refs."""
+    """Collects a set's images, annotations and refs."""
 
     def __init__(self, root: Path, described: ReferSet):
         self._root = root
@@ -133,13 +133,13 @@ class _Writer:
     def category_id(self, name: str) -> int:
         return [category.name for category in CATEGORIES].index(name) + 1
 
-    def add_picture(self, scene: Scene, place: str = "", folder_parts: int = 0) -> tuple[int, list[int]]:
-        """Write a picture: its id, and those of its objects' annotations. place: where it differs from the set's."""
+    def add_image(self, scene: Scene, place: str = "", folder_parts: int = 0) -> tuple[int, list[int]]:
+        """Write an image: its id, and those of its objects' annotations. place: where it differs from the set's."""
         number = len(self._images) + 1
         image_id = self._set.first_id + number
-        path = Path((place or self._set.picture).format(image_id))
+        path = Path((place or self._set.image).format(image_id))
         file_name = Path(*path.parts[folder_parts or self._set.folder_parts :]).as_posix()
-        write_odd_picture(self._root / path, scene, number, may_ignore_exif=True)
+        write_odd_image(self._root / path, scene, number, may_ignore_exif=True)
         self._images.append({"id": image_id, "file_name": file_name, "height": scene.height, "width": scene.width})
         return image_id, [self._annotate(scene, index, image_id) for index in range(len(scene.objects))]
 

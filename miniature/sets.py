@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from groundscore.annotations.json_files import read_json
-from miniature.files import CocoRecords, pixel_polygons, write_json, write_picture
+from miniature.files import CocoRecords, pixel_polygons, write_image, write_json
 from miniature.language import (
     Reasoning,
     absent_expressions,
@@ -28,7 +28,7 @@ Splits = Mapping[str, Iterator[Scene]]
 
 
 def write_ade20k(root: Path, scenes: Iterator[Scene], rng: np.random.Generator) -> None:
-    """Pictures and label maps: 0 unlabelled, class index + 1 elsewhere."""
+    """Images and label maps: 0 unlabelled, class index + 1 elsewhere."""
     indices = {name: index + 1 for index, name in enumerate(read_json(ADE_CLASSES, list))}
     for number, scene in enumerate(scenes, start=1):
         labels = np.full((scene.height, scene.width), indices[scene.lower], dtype=np.uint8)
@@ -37,7 +37,7 @@ def write_ade20k(root: Path, scenes: Iterator[Scene], rng: np.random.Generator) 
             labels[scene.mask(index)] = indices[thing.category]
         labels[:1] = 0  # real maps have unlabelled borders
         name = f"ADE_train_{number:08d}"
-        write_picture(root / "ade20k/images/training" / f"{name}.jpg", scene)
+        write_image(root / "ade20k/images/training" / f"{name}.jpg", scene)
         path = root / "ade20k/annotations/training" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(labels).save(path)
@@ -50,7 +50,7 @@ def write_refcoco(root: Path, splits: Splits, rng: np.random.Generator, kinds: C
     for split, scenes in splits.items():
         for scene in scenes:
             image_id, annotation_ids = records.add(scene)
-            write_picture(root / REFER_IMAGES / records.name_of(image_id), scene)
+            write_image(root / REFER_IMAGES / records.name_of(image_id), scene)
             for index, annotation_id in enumerate(annotation_ids):
                 texts = pick_referring(scene, index, int(rng.integers(2, 4)), rng, kinds)
                 if not texts:
@@ -72,7 +72,7 @@ def write_grefcoco(root: Path, splits: Splits, rng: np.random.Generator) -> None
     for split, scenes in splits.items():
         for scene in scenes:
             image_id, annotation_ids = records.add(scene)
-            write_picture(root / REFER_IMAGES / records.name_of(image_id), scene)
+            write_image(root / REFER_IMAGES / records.name_of(image_id), scene)
             chosen: list[tuple[str, tuple[int, ...]]] = []
             groups = group_expressions(scene)
             for _ in range(min(2, len(groups))):
@@ -109,9 +109,9 @@ def _ref(
 
 
 def write_reason_seg(root: Path, splits: Splits, rng: np.random.Generator) -> None:
-    """Half of the pictures have short phrases and half sentences; the training pictures have explanations.
+    """Half of the images have short phrases and half sentences; the training images have explanations.
 
-    In `test` every other question is worded as no training question is. Pictures of `val` and `test` also have a
+    In `test` every other question is worded as no training question is. Images of `val` and `test` also have a
     question with a false premise, as in SESAME's version.
     """
     explanations = []
@@ -122,7 +122,7 @@ def write_reason_seg(root: Path, splits: Splits, rng: np.random.Generator) -> No
             first = reasoning(scene, rng, is_sentence=number % 2 == 0, held_out=held_out)
             questions = [first, *_rephrased(scene, first, held_out, rng)] if split == "train" else [first]
             name = f"{split}_{number:05d}"
-            write_picture(folder / f"{name}.jpg", scene)
+            write_image(folder / f"{name}.jpg", scene)
             record = _labelme(scene, questions, rng)
             if split != "train":
                 record["false_premise_QA"] = [_false_premise(scene, first.is_sentence)]
@@ -180,7 +180,7 @@ def write_llava_instruct(root: Path, scenes: Iterator[Scene], rng: np.random.Gen
     items = []
     for number, scene in enumerate(scenes, start=1):
         name = f"{number:012d}.jpg"
-        write_picture(root / "coco/train2017" / name, scene)
+        write_image(root / "coco/train2017" / name, scene)
         conversations = []
         for turn, (question, answer) in enumerate(dialogue(scene, int(rng.integers(3, 7)), rng)):
             value = f"<image>\n{question}" if turn == 0 else question

@@ -1,4 +1,4 @@
-"""A picture of the miniature's world: scenes with what is said about them."""
+"""An image of the miniature's world: scenes with what is said about them."""
 
 from pathlib import Path
 
@@ -29,11 +29,11 @@ def draw_sheet(path: Path, *, seed: int) -> None:
 def _cell(scene: Scene, rng: np.random.Generator) -> Image.Image:
     """One scene and its lines of text."""
     masks = np.stack([scene.mask(index) for index in range(len(scene.objects))])
-    picture = Image.fromarray(overlay(scene.image, masks, alpha=0.0))
-    scale = CELL / max(picture.size)
-    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+    image = Image.fromarray(overlay(scene.image, masks, alpha=0.0))
+    scale = CELL / max(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
     cell = Image.new("RGB", (CELL, CELL + TEXT), "white")
-    cell.paste(picture, ((CELL - picture.width) // 2, CELL - picture.height))
+    cell.paste(image, ((CELL - image.width) // 2, CELL - image.height))
     draw, font = ImageDraw.Draw(cell), ImageFont.load_default(12)
     for index in range(len(masks)):
         text = "".join(pick_referring(scene, index, 1, rng)) or f"a {scene.objects[index].category}"

@@ -7,8 +7,17 @@ import pytest
 from groundscore.errors import UserError
 from miniature import ablation
 from miniature.ablation_page import page
-from miniature.ablation_results import difference, read_results, score_of_targets
-from miniature.ablation_rows import COMPARED, GENERALISED, LAST, LEARNED, ROWS, SPLITS
+from miniature.ablation_results import (
+    COMPARED,
+    GENERALISED,
+    LAST,
+    LEARNED,
+    ROWS,
+    SPLITS,
+    difference,
+    read_results,
+    score_of_targets,
+)
 from tests.fake_programs import replace_programs
 from training.arguments import parse_arguments
 from training.model_flags import model_overrides

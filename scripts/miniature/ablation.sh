@@ -7,15 +7,15 @@ if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
     cat <<'HELP'
 Usage: ./scripts/miniature/ablation.sh [ARGUMENT OF miniature.ablation...]
 
-Writes the miniature's pictures, then trains and scores LISA, READ and UGround with and without its policy, three seeds
-each, at most three hours on two idle cores. What is done already is kept in runs/ablation: start it again to go on.
+Writes the miniature's data set, then trains and scores LISA, READ and UGround with and without its policy, three seeds
+each, at most three hours on two idle cores. Finished runs are kept in runs/ablation: call it again to resume.
 The page is written after every run.
 
   ./scripts/miniature/ablation.sh --quick                                  four rows, one seed, a few minutes
   ./scripts/miniature/ablation.sh --rows mode1,mode3_expected --seeds 7    some rows, another seed
   .venv/bin/python -m miniature.ablation --help                            all arguments and rows
 
-  DATA     pictures                (default dataset/miniature)
+  DATA     data set                (default dataset/miniature)
   BASE     base models             (default miniature/weights)
 HELP
     exit 0

@@ -7,14 +7,14 @@ if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
     cat <<'HELP'
 Usage: ./scripts/miniature/all_benchmarks.sh [ARGUMENT OF miniature.benchmarks...]
 
-Writes the miniature's pictures in the layouts of all benchmarks, then scores the systems that
+Writes the miniature's data set in the layouts of all benchmarks, then scores the systems that
 scripts/miniature/six_systems.sh trained (runs/six_systems) on all of them. Start it again to go on.
 
   ./scripts/miniature/all_benchmarks.sh --limit 2                  a look at it
   ./scripts/miniature/all_benchmarks.sh --systems LISA,UGround     some of them
   .venv/bin/python -m miniature.benchmarks --help                  all arguments
 
-  DATA     pictures                (default dataset/miniature_all)
+  DATA     data set                (default dataset/miniature_all)
 HELP
     exit 0
 fi

@@ -7,14 +7,14 @@ if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
     cat <<'HELP'
 Usage: ./scripts/miniature/six_systems.sh [ARGUMENT OF miniature.compare...]
 
-Writes the miniature's pictures, then trains and scores LISA, READ, PixelLM, GSVA, SESAME and UGround, one after the
+Writes the miniature's data set, then trains and scores LISA, READ, PixelLM, GSVA, SESAME and UGround, one after the
 other, a few minutes each. What is done already is kept in runs/six_systems: start it again to go on.
 
   ./scripts/miniature/six_systems.sh --steps 50                    a shorter budget
   ./scripts/miniature/six_systems.sh --systems LISA,UGround        some of them
   .venv/bin/python -m miniature.compare --help                     all arguments
 
-  DATA     pictures                (default dataset/miniature)
+  DATA     data set                (default dataset/miniature)
   BASE     base models             (default miniature/weights)
 HELP
     exit 0
