@@ -2,18 +2,21 @@
 
     deepspeed train_ds.py --version …        torchrun --standalone --nproc_per_node 2 train_ds.py --version …
     python train_ds.py --version …           (one process; GPU if there is one, otherwise CPU)
+    python train_ds.py --recipe 7b_reason_seg_val/uground_llava1.5_ema      python train_ds.py --config FILE.yaml
 
 A run lives in runs/<exp_name>/: ckpt_model/ (latest) and best_ckpt_model/ (by cIoU on the first --val_dataset),
-scores.json, metrics.jsonl, tensorboard/, meta.log (all output) and meta/ (what every launch ran; see utils.tracking).
+scores.json, metrics.jsonl, tensorboard/, config.yaml (for --config), meta.log (all output) and meta/ (what every launch
+ran; see utils.tracking).
 Started again with the same flags it goes on where it stopped. --dry_run says before whether it will fit.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from groundscore.errors import run_main
-from training.arguments import parse_arguments
+from training.arguments import given_flags, parse_arguments
 from training.config import TrainingConfig
 from training.stopping import EndAtOnce, StopRequest, launchers
 from utils.processes import ProcessId
@@ -21,6 +24,9 @@ from utils.processes import ProcessId
 
 def main(argv: Sequence[str]) -> None:
     config = parse_arguments(argv)
+    if config.print_flags:
+        print(shlex.join(given_flags(config)))
+        return
     with EndAtOnce() as at_once:
         launch(config, at_once, launchers())
 

@@ -1,27 +1,26 @@
 # shellcheck shell=bash
-# What all recipes share. A recipe sources this file and calls one of the functions at its end, with what is its own.
-#
-# Its place and name say what it is about:
-#   scripts/7b_reason_seg_val/train_uground_llava1.5_ema.sh
-#           folder: size and task   system, base, baseline of the reward
-# That makes the run: runs/UGround-7b_reason_seg_val_llava1.5_ema (and runs/LISA-7b, whose recipe is the same in all
-# folders of a size). Scripts that differ in their names only are links to one file in scripts/shared.
+# Starts the programs for the recipes: a script sources this file and calls one of the functions at its end with the
+# name of a recipe in scripts/recipes, which holds every number, and the arguments that it was given itself.
+# Here are the environment variables, and how processes are started.
 set -euo pipefail
 
+script="${BASH_SOURCE[-1]}"
+script="$(basename "$(cd "$(dirname "$script")" && pwd)")/$(basename "$script")"
+
 usage() {
-    echo "Usage: ./scripts/$folder/$name.sh [ARGUMENT...]"
+    echo "Usage: ./scripts/$script [ARGUMENT...]"
     echo
-    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$script"
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[-1]}"
     cat <<'HELP'
 
-Arguments go to the program that is started; the last of two equal flags counts. Variables, with their defaults:
-  DRY_RUN    1 prints the command and leaves
+Arguments go to the program that is started; flags win over the recipe. Variables, with their defaults:
+  DRY_RUN    1 prints the command with all its flags and leaves
   DATA       root of the data sets                      (dataset; dataset/miniature or, test_…, miniature_all)
   BASE       directory of the base models               (DATA; miniature/weights)
   LLAVA CLIP SAM   each of them, wherever it is         (BASE/llava-v1.5-7b, BASE/clip-vit-large-patch14-336, …)
   RUNS       where runs are kept                        (runs)
   VERSION    model to evaluate, show or talk with       (the merged model of the run, else the run itself)
-  GPUS       numbers or names of the GPUs to use        (CUDA_VISIBLE_DEVICES; else 0, or what the recipe says)
+  GPUS       numbers or names of the GPUs to use        (CUDA_VISIBLE_DEVICES; else as many as the recipe says)
   DEVICE     cuda or cpu                                (cuda; miniature: cpu)
   PROCESSES  training processes on a CPU                (2 where there are two cores)
   LAUNCHER   deepspeed, torchrun or none                (deepspeed on GPUs, torchrun on a CPU, none under srun)
@@ -32,72 +31,127 @@ Arguments go to the program that is started; the last of two equal flags counts.
 HELP
 }
 
-die() {
-    printf 'error: %s\n' "$*" >&2
-    exit 2
-}
-
-# ---- which recipe this is -------------------------------------------------------------------------------------------
-
-script="${BASH_SOURCE[-1]}"
-folder="$(basename "$(cd "$(dirname "$script")" && pwd)")"
-name="$(basename "$script" .sh)"
-size="${folder%%_*}" # 7b, 13b, miniature
-system='' llava=llava1.5 baseline=ema
-case "_${name}_" in
-    *_uground_*) system=UGround ;;
-    *_lisa_*) system=LISA ;;
-    *_read_*) system=READ ;;
-    *_gsva_*) system=GSVA ;;
-    *_pixellm_*) system=PixelLM ;;
-    *_sesame_*) system=SESAME ;;
-esac
-case "$size" in
-    7b | 13b | miniature) ;;
-    *) die "$script is shared by the folders of scripts/; start it there, for example scripts/miniature/$(basename "$script")" ;;
-esac
-[[ "$name" != *llava1.6* ]] || llava=llava1.6
-[[ "$name" != *_critic ]] || baseline=critic
-if [[ "$system" == UGround ]]; then
-    run="UGround-${folder}_${llava}_${baseline}"
-else
-    run="$system-$size"
-    llava=llava1.6 # the base of all five
-fi
-
 if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
     usage
     exit 0
 fi
 
-# ---- where things are -----------------------------------------------------------------------------------------------
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 2
+}
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 DRY_RUN="${DRY_RUN:-}"
 BIN="${BIN:-.venv/bin}"
 RUNS="${RUNS:-runs}"
-RUN="$RUNS/$run"
 HOST="${HOST:-127.0.0.1}"
-MERGED="$RUN/hf-$run"
-GPUS="${GPUS:-${CUDA_VISIBLE_DEVICES:-${gpus:-0}}}"
-if [[ "$size" == miniature ]]; then
-    DATA="${DATA:-dataset/miniature${every_set:+_all}}"
-    BASE="${BASE:-miniature/weights}"
-    DEVICE="${DEVICE:-cpu}"
-    LLAVA="${LLAVA:-$BASE/llava}"
-    CLIP="${CLIP:-$BASE/clip}"
-    SAM="${SAM:-$BASE/sam_miniature.pth}"
-else
-    DATA="${DATA:-dataset}"
-    BASE="${BASE:-$DATA}"
-    DEVICE="${DEVICE:-cuda}"
-    if [[ "$llava" == llava1.5 ]]; then LLAVA="${LLAVA:-$BASE/llava-v1.5-$size}"; fi
-    LLAVA="${LLAVA:-$BASE/llava-v1.6-vicuna-$size}"
-    CLIP="${CLIP:-$BASE/clip-vit-large-patch14-336}"
-    SAM="${SAM:-$BASE/sam_vit_h_4b8939.pth}"
-fi
 
-need() { # variable, what it is for, variable to set: complain where a path is not there
+# ---- what scripts call ----------------------------------------------------------------------------------------------
+
+train() { # RECIPE FLAG...
+    use "$1"
+    local flags=(--recipe "$recipe")
+    pass log_base_dir "$RUNS" runs
+    pass dataset_dir "$DATA"
+    pass version "$LLAVA"
+    pass vision_tower "$CLIP"
+    pass vision_pretrained "$SAM"
+    pass device "$DEVICE"
+    need_data "ade20k,refcoco,grefcoco,reason_seg,llava"
+    need LLAVA "the base model"
+    need CLIP "the CLIP tower"
+    if [[ -n "$SAM" ]]; then need SAM "SAM"; fi
+    local gpus
+    gpus="$(setting gpus)"
+    GPUS="${GPUS:-${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((${gpus:-1} - 1)))}}"
+    set -- "${flags[@]}" "${@:2}"
+    if [[ -n "$DRY_RUN" ]]; then
+        need_program "$BIN/python"
+        local all
+        all="$("$BIN/python" train_ds.py "$@" --print_flags)"
+        eval "set -- $all"
+    fi
+    launch train_ds.py "$@"
+}
+
+merge() { # RECIPE FLAG...: makes one self-contained model of the run
+    use "$1"
+    need RUN "the run to merge; train it first" RUNS
+    one_process merge_lora_weights.py --weight "$RUN" --save_path "$MERGED" "${@:2}"
+}
+
+evaluate() { # RECIPE FLAG...
+    use "$1"
+    need_data "ade20k,refcoco,grefcoco,reason_seg,llava"
+    with_model eval.py --dataset_dir "$DATA" --log_base_dir "$RUNS" "${@:2}"
+}
+
+evaluate_false_premises() { # RECIPE FLAG...
+    if [[ "$1" == miniature/* ]]; then DATA="${DATA:-dataset/miniature_all}"; fi # its usual data set has none
+    use "$1"
+    need_data
+    with_model eval.py --dataset_dir "$DATA" --log_base_dir "$RUNS" --answer generated \
+        --val_dataset "fprefcoco|val||fprefcoco+|val||fprefcocog|val" "${@:2}"
+}
+
+chat() { # RECIPE FLAG...
+    use "$1"
+    with_model chat.py "${@:2}"
+}
+
+model_page() { # RECIPE TAB FLAG...: a tab of the web page about the model
+    use "$1"
+    need_data "ade20k,refcoco,grefcoco,reason_seg,llava"
+    with_model app.py --dataset_dir "$DATA" --host "$HOST" ${PORT:+--port "$PORT"} --tab "${@:2}"
+}
+
+data_page() { # RECIPE FLAG...: the web page about the training data
+    use "$1"
+    need DATA "the root of the data sets (dataloaders/README.md shows its layout)"
+    one_process app.py --tab data --dataset_dir "$DATA" --host "$HOST" ${PORT:+--port "$PORT"} "${@:2}"
+}
+
+curves() { # RECIPE FLAG...: TensorBoard of the run
+    use "$1"
+    tensorboard "$RUN" "${@:2}"
+}
+
+curves_of_all() { # FLAG...: TensorBoard of all runs
+    tensorboard "$RUNS" "$@"
+}
+
+# ---- a recipe and the variables -------------------------------------------------------------------------------------
+
+use() { # RECIPE: set the variables that the user has not
+    recipe="$1"
+    run="$(setting exp_name)"
+    RUN="$RUNS/$run"
+    MERGED="$RUN/hf-$run"
+    DEVICE="${DEVICE:-$(setting device)}"
+    DATA="${DATA:-$(setting dataset_dir)}"
+    local base
+    base="$(dirname "$(setting version)")"
+    if [[ "$base" == "$(setting dataset_dir)" ]]; then base="$DATA"; fi # base models lie beside the data
+    BASE="${BASE:-$base}"
+    LLAVA="${LLAVA:-$BASE/$(basename "$(setting version)")}"
+    CLIP="${CLIP:-$BASE/$(basename "$(setting vision_tower)")}"
+    if [[ -n "$(setting vision_pretrained)" ]]; then
+        SAM="${SAM:-$BASE/$(basename "$(setting vision_pretrained)")}"
+    else
+        SAM='' # PixelLM's masks come from CLIP's features
+    fi
+}
+
+setting() { # NAME: its value in the recipe, nothing where it has none
+    sed -n "s/^$1: *\([^ ]*\).*/\1/p" "scripts/recipes/$recipe.yaml"
+}
+
+pass() { # NAME VALUE [USUAL]: add a flag whose value is not the recipe's
+    if [[ "$2" != "${3:-$(setting "$1")}" ]]; then flags+=("--$1" "$2"); fi
+}
+
+need() { # VARIABLE WHAT [VARIABLE TO SET]: complain where the path is missing
     local path="${!1}"
     if [[ -n "$DRY_RUN" || -e "$path" ]]; then return; fi
     # A hub id is left to the program.
@@ -105,19 +159,30 @@ need() { # variable, what it is for, variable to set: complain where a path is n
     die "$path is not there: $2. Put it there, or set ${3:-$1} to where it is."
 }
 
+need_data() { # [SETS]: the data sets; the miniature's are generated where they are missing
+    if [[ "$recipe" == miniature/* && -z "$DRY_RUN" && ! -e "$DATA" ]]; then
+        "$BIN/python" -m miniature.data --out "$DATA" --scale 0.75 ${1:+--sets "$1"}
+    fi
+    need DATA "the root of the data sets (dataloaders/README.md shows its layout)"
+}
+
+need_program() { # PATH
+    [[ -x "$1" ]] || die "$1 is not there: ./build.sh makes the environment, or set BIN to where it is."
+}
+
 # ---- starting things ------------------------------------------------------------------------------------------------
 
-start() { # a command: shown, and started unless this is a dry run
+start() { # COMMAND...: shown, and started unless this is a dry run
     if [[ -n "$DRY_RUN" ]]; then
         quoted "$@"
         exit 0
     fi
-    [[ -x "$1" ]] || die "$1 is not there: ./build.sh makes the environment, or set BIN to where it is."
-    echo "[$folder/$name] $(quoted "$@")" >&2
+    need_program "$1"
+    echo "[${script%.sh}] $(quoted "$@")" >&2
     exec "$@"
 }
 
-quoted() { # a command as it can be typed
+quoted() { # COMMAND...: as it can be typed
     local word line=''
     for word in "$@"; do
         [[ "$word" =~ ^[A-Za-z0-9_./,:=+-]+$ ]] || word="${word@Q}"
@@ -126,12 +191,19 @@ quoted() { # a command as it can be typed
     echo "${line:1}"
 }
 
-one_process() { # an entry point and its arguments, on one device
-    if [[ "$DEVICE" != cpu ]]; then export CUDA_VISIBLE_DEVICES="$GPUS"; fi
+one_process() { # PROGRAM FLAG...: on one device
+    if [[ "$DEVICE" != cpu ]]; then export CUDA_VISIBLE_DEVICES="${GPUS:-${CUDA_VISIBLE_DEVICES:-0}}"; fi
     start "$BIN/python" "$@"
 }
 
-launch() { # an entry point and its arguments, on all processes
+with_model() { # PROGRAM FLAG...: on one device, with VERSION, the merged model or else the run
+    if [[ ! -e "$MERGED" && -e "$RUN" ]]; then MERGED="$RUN"; fi
+    VERSION="${VERSION:-$MERGED}"
+    need VERSION "the trained model; scripts/${script%/*}/train_… and merge_lora_weight_… make it"
+    one_process "$1" --version "$VERSION" --device "$DEVICE" "${@:2}"
+}
+
+launch() { # PROGRAM FLAG...: on all processes
     local default=deepspeed
     # deepspeed takes numbers only, torchrun also the names of GPUs and of their parts (MIG).
     if [[ "$DEVICE" == cpu || "$GPUS" == *[!0-9,]* ]]; then default=torchrun; fi
@@ -163,77 +235,16 @@ launch() { # an entry point and its arguments, on all processes
     esac
 }
 
-free_port() { # the first free one from a random start, so that recipes that start together do not meet
+tensorboard() { # DIRECTORY FLAG...
+    local directory="$1" port
+    port="${PORT:-$(free_port 6006)}"
+    need directory "the run to show; train it first" RUNS
+    echo "http://$HOST:$port shows $directory" >&2
+    start "$BIN/tensorboard" --logdir "$directory" --host "$HOST" --port "$port" "${@:2}"
+}
+
+free_port() { # [FIRST]: the first free one from a random start, so that recipes that start together do not meet
     local port="${1:-$((24900 + RANDOM % 90))}"
     while (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
     echo "$port"
-}
-
-# ---- what recipes call ----------------------------------------------------------------------------------------------
-
-train() { # the flags in which a recipe differs from the others
-    local flags=(--model_key "$system" --exp_name "$run" --log_base_dir "$RUNS" --dataset_dir "$DATA" --device "$DEVICE"
-        --version "$LLAVA" --vision_tower "$CLIP")
-    if [[ "$system" != PixelLM ]]; then flags+=(--vision_pretrained "$SAM"); fi # its masks come from CLIP's features
-    if [[ "$system" == UGround ]]; then
-        flags+=(--mode 3 --baseline_type "$baseline" --pad_train_clip_images --dice_loss_weight 4
-            --num_classes_per_question 3)
-    fi
-    if [[ "$size" == miniature ]]; then
-        flags+=(--lora_r 8 --lr 1e-3 --warmup_num_steps 20 --batch_size 8 --grad_accumulation_steps 1
-            --no_gradient_checkpointing --num_classes_per_sample 4 --explanatory -1 --steps_per_epoch 230 --epochs 2
-            --print_freq 10 --val_limit 40 --val_batch_size 8)
-        pictures
-    else
-        flags+=(--lora_r "$([[ "$size" == 13b ]] && echo 64 || echo 8)" --warmup_num_steps 100 --batch_size 2
-            --grad_accumulation_steps 10 --use_expand_question_list)
-    fi
-    need DATA "the root of the data sets (dataloaders/README.md shows its layout)"
-    need LLAVA "the base model"
-    need CLIP "the CLIP tower"
-    if [[ "$system" != PixelLM ]]; then need SAM "SAM"; fi
-    launch train_ds.py "${flags[@]}" "$@"
-}
-
-pictures() { # write the miniature's, where they are missing
-    if [[ -n "$DRY_RUN" || -e "$DATA" ]]; then return; fi
-    local sets=(--sets "ade20k,refcoco,grefcoco,reason_seg,llava")
-    if [[ -n "${every_set:-}" ]]; then sets=(); fi
-    "$BIN/python" -m miniature.data --out "$DATA" --scale 0.75 "${sets[@]}"
-}
-
-merge() { # make one self-contained model of the run
-    need RUN "the run to merge; train it first" RUNS
-    one_process merge_lora_weights.py --weight "$RUN" --save_path "$MERGED" "$@"
-}
-
-with_model() { # an entry point and its arguments, for VERSION, the merged model or else the run
-    if [[ ! -e "$MERGED" && -e "$RUN" ]]; then MERGED="$RUN"; fi
-    VERSION="${VERSION:-$MERGED}"
-    need VERSION "the trained model; scripts/$folder/train_… and merge_lora_weight_… make it"
-    one_process "$1" --version "$VERSION" --device "$DEVICE" "${@:2}"
-}
-
-with_data() { # an entry point and its arguments, for the data sets
-    if [[ "$size" == miniature ]]; then pictures; fi
-    need DATA "the root of the data sets (dataloaders/README.md shows its layout)"
-    with_model "$1" --dataset_dir "$DATA" "${@:2}"
-}
-
-page() { # the web pages about a model and the data
-    with_data app.py --host "$HOST" ${PORT:+--port "$PORT"} "$@"
-}
-
-dataset_page() { # the web page about the data
-    need DATA "the root of the data sets (dataloaders/README.md shows its layout)"
-    one_process app.py --tab data --dataset_dir "$DATA" --host "$HOST" ${PORT:+--port "$PORT"} "$@"
-}
-
-tensorboard() { # the curves of the run, or of all runs where the script names none
-    local port
-    port="${PORT:-$(free_port 6006)}"
-    if [[ -z "$system" ]]; then RUN="$RUNS"; fi
-    need RUN "the run to show; train it first" RUNS
-    echo "http://$HOST:$port shows $RUN" >&2
-    start "$BIN/tensorboard" --logdir "$RUN" --host "$HOST" --port "$port" "$@"
 }

@@ -5,11 +5,15 @@ the reference may carry.
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 
+from groundscore.errors import UserError
+from groundscore.reading import user_path
 from model.systems import find_system
 from training.argument_checks import check
-from training.config import TrainingConfig, config_class
+from training.config import FileSettings, TrainingConfig, config_class
+from training.config_files import find_recipe, read_settings
 from utils.flags import FlagParser
 from utils.plugins import import_plugins
 from utils.settings import add_setting, settings_of
@@ -24,14 +28,36 @@ REFUSED = {
 
 
 def parse_arguments(argv: Sequence[str]) -> TrainingConfig:
-    """Flags -> a checked configuration. Raises `UserError`; `--help` prints and exits."""
+    """A checked configuration of defaults, `--recipe`, `--config` and the other flags; the later one wins.
+
+    Raises `UserError`; `--help` prints and exits.
+    """
     import_plugins(argv)
     parser = build_parser()
-    values = vars(parser.parse(argv))
+    flags = vars(parser.parse(argv))
+    files = {}
+    if "recipe" in flags:
+        files |= read_settings(find_recipe(flags["recipe"]), parser)
+    if "config" in flags:
+        files |= read_settings(user_path(flags["config"]), parser)
+    values = {name: setting.value for name, setting in files.items()} | flags
     config = config_class()(**values, given=frozenset(values))
-    config.model_key = find_system(config.model_key)
-    check(config)
+    try:
+        config.model_key = find_system(config.model_key)
+        check(config)
+    except UserError as error:
+        named = [name for name in re.findall(r"--(\w+)", str(error)) if name in files and name not in flags]
+        places = "".join(f"; --{name} is set in {files[name].where}" for name in dict.fromkeys(named))
+        raise UserError(f"{error}{places}") from error
     return config
+
+
+def given_flags(config: TrainingConfig) -> list[str]:
+    """The words of a command line that give the same settings without files, in the order of `--help`."""
+    parser = build_parser()
+    left_out = (*settings_of(FileSettings), "local_rank")
+    names = [name for name in ("plugin", *settings_of(type(config))) if name in config.given and name not in left_out]
+    return [word for name in names for word in parser.words_for(name, getattr(config, name))]
 
 
 def build_parser() -> FlagParser:

@@ -1,7 +1,7 @@
 """What `train_ds.py` can be told: one dataclass is the flags, their defaults and their help.
 
 Names, defaults and meaning are the reference implementation's. Where a default is None the value comes from the
-checkpoint that `--version` names, and only what is given on the command line overrides it.
+checkpoint that `--version` names, and only what is given (on the command line or in a file) overrides it.
 """
 
 import dataclasses
@@ -15,6 +15,25 @@ from training.trainable import unfreezable
 from utils.settings import FIXED, FRACTION, FREE, RANKING, Rule, above, at_least, compose, option
 
 FLASH_ATTENTION = "flash_attention_2"
+
+
+@dataclass
+class FileSettings:
+    """Settings that come from files."""
+
+    recipe: str = option(
+        "", "files", "a published run: the name of a file below scripts/recipes; --config and flags win", on_resume=FREE
+    )
+    config: str = option(
+        "", "files", "settings from a YAML file, as every run writes (config.yaml); flags win", on_resume=FREE
+    )
+    print_flags: bool = option(
+        False,
+        "files",
+        "print the flags that recipe, file and command line come to, and stop",
+        names=("print_flags",),
+        on_resume=FREE,
+    )
 
 
 @dataclass
@@ -293,7 +312,7 @@ class RunSettings:
 class TrainingConfig:
     """Everything that `train_ds.py` can be told: what all settings have in common; `config_class` adds the settings.
 
-    given: names of the flags that stood on the command line.
+    given: names of the flags that stood on the command line or in a file.
     """
 
     given: frozenset[str] = frozenset()
@@ -351,7 +370,7 @@ class TrainingConfig:
 def config_class() -> type[TrainingConfig]:
     """`TrainingConfig` with all settings as fields, those of plugins among them: call it after their import."""
     own = (DataSettings, OptimisationSettings, TrainableSettings, ValidationSettings, RunSettings)
-    return compose("TrainingConfig", BaseSettings, *declared(), *own, base=TrainingConfig)
+    return compose("TrainingConfig", FileSettings, BaseSettings, *declared(), *own, base=TrainingConfig)
 
 
 def split_list(text: str) -> list[str]:

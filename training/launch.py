@@ -1,9 +1,11 @@
-"""The beginning of a launch: its lock, its log, what code it runs, and the note on it."""
+"""The beginning of a launch: its lock, its log, its settings, what code it runs, and the note on it."""
 
 import sys
 from pathlib import Path
 
+from groundscore.writing import write_text
 from training.config import TrainingConfig
+from training.config_files import settings_text
 from training.earlier_run import move_earlier_run
 from training.run_lock import RunLock
 from training.summaries import describe_command, describe_flags
@@ -26,6 +28,7 @@ def begin_launch(config: TrainingConfig, output: OutputLog, world: World) -> Run
     number = keep_log(output, run_dir, world, command=command)
     if not world.is_main:
         return lock
+    write_text(run_dir / "config.yaml", settings_text(config, number))
     if config.memo:
         add_memo(run_dir, number, config.memo)
     for problem in damaged_launches(run_dir):

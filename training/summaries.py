@@ -52,12 +52,12 @@ def describe_command(argv: Sequence[str]) -> str:
 
 
 def describe_flags(config: TrainingConfig) -> list[str]:
-    """All flags by group; what was given on the command line has a star. Unset flags and those about families that are
-    not trained on are left out."""
+    """All flags by group; what was given, on the command line or in a file, has a star. Unset flags and those about
+    families that are not trained on are left out."""
     groups: dict[str, list[str]] = {}
     for setting in settings_of(type(config)).values():
         value = getattr(config, setting.name)
-        if value in (None, "") or setting.name == "local_rank":
+        if value in (None, "") or setting.name in ("local_rank", "print_flags"):
             continue
         family, _, kind = setting.name.rpartition("_")
         if kind == "data" and family not in config.families:

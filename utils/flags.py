@@ -42,6 +42,25 @@ class FlagParser(argparse.ArgumentParser):
             self.error(self._about(unknown[0]))
         return namespace
 
+    def setting(self, name: str, text: str) -> tuple[str, Any]:
+        """The destination and the value of the flag `name` for which a file gives `text`; a switch is true or false."""
+        action = self._option_string_actions.get(f"--{name.replace('-', '_')}")
+        if action is None:
+            self.error(self._about(f"--{name}"))
+        if action.nargs != 0:
+            return action.dest, vars(self.parse([f"--{name}={text}"]))[action.dest]
+        if text.lower() not in ("true", "false"):
+            self.error(f"--{name} {text}: a switch is true or false")
+        return action.dest, action.const if text.lower() == "true" else not action.const
+
+    def words_for(self, dest: str, value: Any) -> list[str]:
+        """The words of a command line that set `dest` to `value`; none where a switch is off and has no opposite."""
+        actions = [action for action in self._actions if action.dest == dest]
+        if actions[0].nargs != 0:
+            flag, text = actions[0].option_strings[0], str(value)
+            return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+        return [action.option_strings[0] for action in actions if action.const == value]
+
     def _about(self, token: str) -> str:
         """What to say about an argument that nothing took."""
         flag = token.partition("=")[0]

@@ -1,1 +1,4 @@
-../shared/app.sh
+#!/usr/bin/env bash
+# Talks with UGround on LLaVA-1.5-13B with an EMA baseline about images, in a browser.
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+model_page 13b_reason_seg_test/uground_llava1.5_ema ground "$@"

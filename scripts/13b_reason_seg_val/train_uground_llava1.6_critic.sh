@@ -1,6 +1,4 @@
 #!/usr/bin/env bash
-# UGround on LLaVA-1.6-13B, learned critic as baseline: reasoning questions.
+# Trains UGround on LLaVA-1.6-13B with a critic baseline on ReasonSeg's 239 images.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-train --dataset reason_seg --sample_rates 12 \
-    --lr 1e-4 --steps_per_epoch 100 --epochs 30 --eval_interval 10 \
-    --val_dataset "ReasonSeg|val" "$@"
+train 13b_reason_seg_val/uground_llava1.6_critic "$@"

@@ -1,1 +1,4 @@
-../shared/chat.sh
+#!/usr/bin/env bash
+# Talks with PixelLM on LLaVA-1.6-7B about images, in the terminal.
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+chat 7b/pixellm "$@"

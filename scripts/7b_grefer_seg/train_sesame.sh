@@ -1,1 +1,4 @@
-../shared/train_sesame.sh
+#!/usr/bin/env bash
+# Trains SESAME on LLaVA-1.6-7B on ReasonSeg.
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+train 7b/sesame "$@"

@@ -1,1 +1,4 @@
-../shared/chat.sh
+#!/usr/bin/env bash
+# Talks with UGround on LLaVA-1.5-7B with an EMA baseline about images, in the terminal.
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+chat 7b_reason_seg_test/uground_llava1.5_ema "$@"

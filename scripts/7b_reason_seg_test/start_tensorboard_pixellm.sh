@@ -1,1 +1,4 @@
-../shared/start_tensorboard.sh
+#!/usr/bin/env bash
+# Shows the curves of PixelLM on LLaVA-1.6-7B in a browser on this machine.
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+curves 7b/pixellm "$@"

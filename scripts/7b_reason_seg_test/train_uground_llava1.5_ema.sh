@@ -1,6 +1,4 @@
 #!/usr/bin/env bash
-# UGround on LLaVA-1.5-7B, EMA baseline: label maps, referring expressions, reasoning questions.
+# Trains UGround on LLaVA-1.5-7B with an EMA baseline on semantic sets, referring expressions and ReasonSeg.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-train --dataset "sem_seg||refer_seg||reason_seg" --sample_rates 12,12,12 \
-    --lr 3e-4 --steps_per_epoch 1000 --epochs 30 --eval_interval 10 \
-    --val_dataset "ReasonSeg|val" "$@"
+train 7b_reason_seg_test/uground_llava1.5_ema "$@"

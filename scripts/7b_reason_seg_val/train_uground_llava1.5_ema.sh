@@ -1,6 +1,4 @@
 #!/usr/bin/env bash
-# UGround on LLaVA-1.5-7B, EMA baseline: reasoning questions.
+# Trains UGround on LLaVA-1.5-7B with an EMA baseline on ReasonSeg's 239 images.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-train --dataset reason_seg --sample_rates 12 \
-    --lr 3e-4 --steps_per_epoch 200 --epochs 120 --eval_interval 10 \
-    --val_dataset "ReasonSeg|val" "$@"
+train 7b_reason_seg_val/uground_llava1.5_ema "$@"

@@ -1,1 +1,4 @@
-../shared/app.sh
+#!/usr/bin/env bash
+# Talks with SESAME on LLaVA-1.6-7B about images, in a browser.
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+model_page 7b/sesame ground "$@"

@@ -1,1 +1,4 @@
-../shared/dataset_demo.sh
+#!/usr/bin/env bash
+# Shows the training data in a browser.
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+data_page 7b_refer_seg/uground_llava1.5_ema "$@"

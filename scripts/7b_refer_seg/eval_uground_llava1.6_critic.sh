@@ -1,1 +1,4 @@
-../shared/eval.sh
+#!/usr/bin/env bash
+# Scores UGround on LLaVA-1.6-7B with a critic baseline. Without --val_dataset a menu of the splits opens.
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+evaluate 7b_refer_seg/uground_llava1.6_critic "$@"

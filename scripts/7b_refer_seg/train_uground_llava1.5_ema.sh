@@ -1,6 +1,4 @@
 #!/usr/bin/env bash
-# UGround on LLaVA-1.5-7B, EMA baseline: referring expressions.
+# Trains UGround on LLaVA-1.5-7B with an EMA baseline on all six referring sets.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-train --dataset refer_seg --sample_rates 12 \
-    --lr 3e-4 --steps_per_epoch 1000 --epochs 40 --eval_interval 50 \
-    --val_dataset "refcoco|unc|val" "$@"
+train 7b_refer_seg/uground_llava1.5_ema "$@"

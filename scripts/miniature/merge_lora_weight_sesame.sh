@@ -1,1 +1,4 @@
-../shared/merge_lora_weight.sh
+#!/usr/bin/env bash
+# Merges SESAME on the miniature into one self-contained model, and checks it.
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+merge miniature/sesame "$@"

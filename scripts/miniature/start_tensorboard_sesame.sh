@@ -1,1 +1,4 @@
-../shared/start_tensorboard.sh
+#!/usr/bin/env bash
+# Shows the curves of SESAME on the miniature in a browser on this machine.
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+curves miniature/sesame "$@"

@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-# One of the systems without a policy on the miniature: referring expressions and reasoning questions.
+# Trains LISA on the miniature on referring expressions and reasoning questions.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-train --dataset "refer_seg||reason_seg" --sample_rates 1,1 --refer_seg_data refcoco --dice_loss_weight 4 \
-    --val_dataset "ReasonSeg|val" "$@"
+train miniature/lisa "$@"

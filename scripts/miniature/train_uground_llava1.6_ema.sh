@@ -1,1 +1,4 @@
-train_uground_llava1.5_ema.sh
+#!/usr/bin/env bash
+# Trains UGround on the miniature with an EMA baseline on referring expressions and reasoning questions.
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+train miniature/uground_llava1.6_ema "$@"

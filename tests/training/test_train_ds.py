@@ -105,10 +105,12 @@ def test_training_leaves_checkpoints_scores_and_records_and_goes_on(world):
     assert {"train/loss", "policy/entropy", "policy/layers", "train/lr"} <= set(steps[0])
     assert list((run / "tensorboard").glob("events*"))
 
-    longer = run_train_ds(*flags, *TRAINING, "--exp_name", "one", "--epochs", "3", "--answer", "generated")
+    longer = run_train_ds("--config", run / "config.yaml", "--epochs", "3", "--answer", "generated")
     assert longer.returncode == 0, longer.stdout + longer.stderr
     assert "at step 4 of 6" in longer.stdout and "step 6/6" in longer.stdout
     assert re.search("epochs +2 → 3\n +answer +given → generated\n", longer.stdout)
+
+    assert "epochs: 3\n" in (run / "config.yaml").read_text()  # of the newest launch
 
     other = run_train_ds(*flags, *TRAINING, "--exp_name", "one", "--lora_r", "4")
     assert other.returncode == 2 and "Traceback" not in other.stderr

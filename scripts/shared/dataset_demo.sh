@@ -1,4 +1,0 @@
-#!/usr/bin/env bash
-# Shows the training data in a browser.
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-dataset_page "$@"
