@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from dashboard import TABS
 from groundscore.errors import run_main
-from utils.flags import FlagParser, add_model_flags, positive
+from inference.loading import add_model_flags
+from utils.flags import FlagParser, positive
 from utils.plugins import import_plugins
 
 

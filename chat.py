@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from groundscore.errors import UserError, run_main
-from utils.flags import FlagParser, add_model_flags, load_flagged_model, positive
+from inference.loading import add_model_flags, load_flagged_model
+from utils.flags import FlagParser, positive
 from utils.plugins import import_plugins
 
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
 
     from groundscore.annotations.images import read_image
     from groundscore.writing import make_directory
-    from inference.prompt_files import read_prompts
+    from inference.many_questions import answer_all, read_prompts
 
     # Everything that can be wrong is found before the model is loaded.
     make_directory(flags.vis_save_path)
@@ -52,7 +53,6 @@ def main(argv: Sequence[str]) -> int:
     image = read_image(flags.image, missing="--image names the file of an image") if flags.image else None
     print(f"loading {flags.version} …", file=sys.stderr)
 
-    from inference.many_questions import answer_all
     from inference.session import ChatSession
     from inference.terminal import Chat
 

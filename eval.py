@@ -13,7 +13,8 @@ from pathlib import Path
 
 from groundscore.annotations.repairs import DEFAULT_SHARE
 from groundscore.errors import run_main
-from utils.flags import FlagParser, add_model_flags, count, positive
+from inference.loading import add_model_flags
+from utils.flags import FlagParser, count, positive
 from utils.plugins import import_plugins
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from groundscore.errors import UserError, run_main
 from groundscore.reading import user_path
+from inference.loading import add_inference_settings, inference_overrides
 from model.settings import check_overrides, inference_settings
 from model.systems import find_system
-from utils.flags import FlagParser, add_inference_settings, inference_overrides
+from utils.flags import FlagParser
 from utils.plugins import import_plugins
 
 OURS, REFERENCE, ADAPTER = "uground", "reference", "adapter"

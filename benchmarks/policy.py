@@ -31,7 +31,7 @@ from groundscore.errors import UserError, run_main
 from groundscore.splits import evaluation_set
 from model.policy import LayerPolicy
 from training.engine import GATE_EPSILON, POLICY_LR
-from utils.flags import load_flagged_model
+from inference.loading import load_flagged_model
 
 
 @dataclass(frozen=True)

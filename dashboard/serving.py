@@ -63,8 +63,8 @@ def serve(flags: Namespace) -> None:
 def load_session(flags: Namespace, limits: Limits, tell: Callable[[str], None]) -> "ChatSession":
     """The checkpoint that the flags name, ready to be asked; `tell` hears what is going on."""
     tell("reading the libraries")
+    from inference.loading import load_flagged_model
     from inference.session import ChatSession
-    from utils.flags import load_flagged_model
 
     tell("reading the weights")
     model, processor = load_flagged_model(flags)

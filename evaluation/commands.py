@@ -30,10 +30,10 @@ from groundscore.scoring.report import Report, ReportFiles, refuse_foreign_repor
 from groundscore.scoring.tables import entries_of
 from groundscore.splits import EvaluationItem, evaluation_sets, spread_items
 from groundscore.writing import make_directory
+from inference.loading import is_training_checkpoint, load_flagged_model
 from inference.session import ChatSession
 from utils.contact_sheet import SheetRow, contact_sheet, refuse_foreign_image, save_sheet
 from utils.distributed import World, adopt_slurm, choose_device
-from utils.flags import is_training_checkpoint, load_flagged_model
 
 PACKAGES = ("torch", "transformers", "numpy")
 

@@ -1,1 +1,4 @@
-"""A conversation with a model: session, terminal, many questions."""
+"""A conversation with a model: loading it, one question (`session`), a terminal, many questions; answers on disk.
+
+Needs no data set; what scores answers is in `evaluation`.
+"""

@@ -1,10 +1,23 @@
-"""What a model answered: text and masks, as every front end gets it. Light to import: no torch."""
+"""What a model answered, text and masks, as every front end gets it; and answers kept on disk. No torch.
 
-from dataclasses import dataclass
+An answer is an overlay, a mask per target, and a JSON record; nothing is ever overwritten:
+kite_1.json  kite_1_overlay.png  kite_1_mask_1.png  kite_1_mask_2.png …
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from dataloaders.sample import Turn
+from groundscore.drawing import colour_of, overlay
+from groundscore.errors import UserError
+from groundscore.writing import make_directory
 
 LayerChoice = int | str | None
 
@@ -49,3 +62,101 @@ class Reply:
             empty = ", ".join(f"[SEG {number}]" for number, each in enumerate(found, start=1) if not each)
             return f"Nothing was found for {empty}: the mask is empty."
         return None
+
+
+# --- on disk ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SavedReply:
+    """Where an answer went; `overlay` is None where there was nothing to draw."""
+
+    record: Path
+    overlay: Path | None = None
+    masks: list[Path] = field(default_factory=list)
+
+
+def save_reply(reply: Reply, image: np.ndarray, directory: Path, image_path: Path) -> SavedReply:
+    """Write `reply` about `image` below `directory` under the first free number after the image's name."""
+    make_directory(directory)
+    record = _claim(directory, _stem(image_path))
+    saved = SavedReply(record)
+    try:
+        for number, mask in enumerate(reply.masks, start=1):
+            saved.masks.append(record.with_name(f"{record.stem}_mask_{number}.png"))
+            Image.fromarray(mask.astype(np.uint8) * 255).save(saved.masks[-1])
+        if reply.masks.any():
+            saved.overlay = record.with_name(f"{record.stem}_overlay.png")
+            Image.fromarray(overlay(image, reply.masks)).save(saved.overlay)
+        _write_json(record, reply_record(reply, image_path, saved))
+    except OSError as error:
+        for path in filter(None, (*saved.masks, saved.overlay, record)):
+            path.unlink(missing_ok=True)
+        raise UserError(f"{error.strerror or error}: the answer could not be kept in {directory}") from error
+    return saved
+
+
+def reply_record(reply: Reply, image_path: Path, saved: SavedReply) -> dict[str, Any]:
+    """What the JSON file of a saved answer holds; its images are named relative to it."""
+    return {
+        "image": str(image_path),
+        "prompt": reply.prompt,
+        "answer": reply.text,
+        "complete": reply.complete,
+        "overlay": saved.overlay and saved.overlay.name,
+        "targets": [
+            {"mask": path.name, "pixels": int(mask.sum()), "score": score, "layer": layer, "colour": colour_of(number)}
+            for number, (path, mask, score, layer) in enumerate(
+                zip(saved.masks, reply.masks, reply.scores, reply.layers, strict=True)
+            )
+        ],
+        "seconds": round(reply.seconds, 3),
+    }
+
+
+def save_conversation(
+    turns: Sequence[Turn], records: Sequence[Path], image_path: Path, directory: Path, target: Path | None = None
+) -> Path:
+    """Write a conversation about an image, with the `records` of its answers, as a new JSON file.
+
+    target: where; by default a free name below `directory`. `UserError` where the file exists.
+    """
+    path = target or _claim(directory, f"{_stem(image_path)}_conversation")
+    if target is not None:
+        try:
+            target.open("x").close()
+        except FileExistsError:
+            raise UserError(f"{target} exists; nothing is overwritten, choose another name") from None
+    exchanges = [
+        {"prompt": turn.question, "answer": turn.answer, "record": str(record)}
+        for turn, record in zip(turns, records, strict=True)
+    ]
+    _write_json(path, {"image": str(image_path), "turns": exchanges})
+    return path
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _stem(image_path: Path) -> str:
+    """The image's name without what a file name should not have, and of a length that any disk takes."""
+    return re.sub(r"[^\w.-]", "_", image_path.stem)[:100] or "image"
+
+
+def _claim(directory: Path, stem: str) -> Path:
+    """A new, empty `<stem>_<n>.json`: creating it exclusively makes all names that begin with it ours."""
+    number = 1
+    while True:
+        path = directory / f"{stem}_{number}.json"
+        if not list(directory.glob(f"{_literal(stem)}_{number}_*.png")):
+            try:
+                path.open("x").close()
+                return path
+            except FileExistsError:
+                pass
+        number += 1
+
+
+def _literal(text: str) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", text)

@@ -10,10 +10,10 @@ from checkpoints.consolidated import refuse_deepspeed
 from checkpoints.runs import read_settings, resolve_checkpoint, trained_weights, verify_checkpoint
 from checkpoints.streaming import TensorToWrite
 from groundscore.errors import UserError
+from inference.loading import is_training_checkpoint
 from training.building import open_base
 from training.restoring import flags_of, load_trained
 from training.scores import scores_at
-from utils.flags import is_training_checkpoint
 
 
 @dataclass

@@ -11,8 +11,7 @@ from PIL import Image
 import chat
 from groundscore.annotations.images import read_image
 from groundscore.errors import UserError
-from inference.many_questions import answer_all
-from inference.prompt_files import read_prompts
+from inference.many_questions import answer_all, read_prompts
 from inference.session import ChatSession
 from tests.tiny import tiny_model, write_answer
 
@@ -146,7 +145,7 @@ def test_a_full_disk_leaves_no_empty_record(folder, monkeypatch):
     write_answer(model, processor.tokenizer.encode("It is [SEG].", bos=False))
     path = write_lines(folder, {"image": "one.png", "prompt": "Where?"})
     monkeypatch.setattr(
-        "inference.saving._write_json", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        "inference.reply._write_json", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
     out = io.StringIO()
     assert answer_all(ChatSession(model, processor), read_prompts(path, None), folder / "out", out, io.StringIO()) == 1

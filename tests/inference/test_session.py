@@ -9,8 +9,7 @@ from PIL import Image
 
 from dataloaders.sample import Turn
 from groundscore.errors import UserError
-from inference.reply import Reply
-from inference.saving import save_reply
+from inference.reply import Reply, save_reply
 from inference.session import ChatSession, TextStream
 from model.systems import SYSTEMS
 from tests.tiny import tiny_model, tiny_tokenizer, write_answer

@@ -1,0 +1,135 @@
+"""The model of a front end: the flags by which `eval.py`, `chat.py` and `app.py` name it, and loading what they name.
+
+Nothing heavy is imported before the flags are known, so that `--help` and a mistyped flag answer at once.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from groundscore.errors import UserError
+from model.settings import check_overrides, inference_settings
+from model.systems import find_system
+from utils.settings import add_setting
+
+
+def layer_choice(text: str) -> int | str:
+    """`last`, `greedy`, `mixture`, `sample` or the index of a hidden state (0 for the embeddings)."""
+    if text in ("last", "greedy", "mixture", "sample"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not last, greedy, mixture, sample or an index")
+
+
+def add_model_flags(parser: argparse.ArgumentParser, *, version_required: bool = True) -> None:
+    """Adds the flags that say which model is loaded, how, and with which of its settings changed."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--version",
+        required=version_required,
+        default=argparse.SUPPRESS if version_required else None,
+        metavar="DIR",
+        help="checkpoint to load: a merged directory, a LLaVA base, or a training run",
+    )
+    group.add_argument("--model_key", metavar="SYSTEM", help="system, where the checkpoint does not say")
+    group.add_argument("--vision_tower", metavar="DIR", help="CLIP, for a plain LLaVA base")
+    group.add_argument("--vision_pretrained", metavar="FILE", help="SAM, for a plain LLaVA base")
+    group.add_argument(
+        "--weight",
+        metavar="FILE",
+        help="consolidated training file of the reference, --version being the base that it was trained from",
+    )
+    group.add_argument("--lora_alpha", type=float, default=16, metavar="X", help="LoRA scale times rank of --weight")
+    quantised = group.add_mutually_exclusive_group()
+    quantised.add_argument("--load_in_8bit", action="store_true", help="the LLM in 8 bit (needs bitsandbytes)")
+    quantised.add_argument("--load_in_4bit", action="store_true", help="the LLM in 4 bit (needs bitsandbytes)")
+    group.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="weights and arithmetic; auto is bf16 on a GPU, fp32 on a CPU",
+    )
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    group.add_argument(
+        "--layer",
+        type=layer_choice,
+        metavar="last|greedy|mixture|sample|N",
+        help="hidden state that prompts the masks (default: the checkpoint's own choice)",
+    )
+    group.add_argument(
+        "--verify",
+        action="store_true",
+        help="read every file of a merged directory against its digests (without it those below 1 GB; of a training "
+        "run always all)",
+    )
+    group.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
+    group.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_inference_settings(parser)
+
+
+def add_inference_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the settings of a model that may be changed after training; what is not given stays as it was trained."""
+    group = parser.add_argument_group("what the checkpoint says, and these override")
+    for item in inference_settings().values():
+        add_setting(group, item)
+
+
+def inference_overrides(flags: argparse.Namespace) -> dict[str, Any]:
+    """The settings of `add_inference_settings` that were given, by name."""
+    return {name: getattr(flags, name) for name in inference_settings() if getattr(flags, name, None) is not None}
+
+
+def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[Any, Any]:
+    """The model, in evaluation mode on its device, and the processor that the flags name.
+
+    Prints to standard error what was loaded. Raises `UserError` for settings or a layer that the model does not have.
+    """
+    from utils.distributed import choose_device
+
+    device = choose_device(flags.device, local_rank)
+    precision = flags.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    overrides = inference_overrides(flags)
+    bits = 8 if flags.load_in_8bit else 4 if flags.load_in_4bit else None
+    if is_training_checkpoint(Path(flags.version)):
+        from checkpoints.quantizing import quantize
+        from training.restoring import load_trained
+
+        if flags.weight:
+            raise UserError("--weight is a file of the reference; --version must then be its base, not a training run")
+
+        base = {name: getattr(flags, name) for name in ("vision_tower", "vision_pretrained") if getattr(flags, name)}
+        model, processor, settings = load_trained(flags.version, precision=precision, base=base, overrides=overrides)
+        report = settings["report"]
+        model = (model if bits is None else quantize(model, bits)).to(device)
+    else:
+        from checkpoints import load_model
+
+        model, processor, report = load_model(
+            flags.version,
+            system=find_system(flags.model_key) if flags.model_key else None,
+            vision_tower=flags.vision_tower,
+            vision_pretrained=flags.vision_pretrained,
+            precision=precision,
+            overrides=overrides,
+            device=device,
+            weight=flags.weight,
+            lora_alpha=flags.lora_alpha,
+            bits=bits,
+            verify=flags.verify,
+        )
+    if local_rank == 0:
+        print(report.whole() if flags.debug else report, file=sys.stderr)
+    check_overrides(overrides, model.config.system)
+    if flags.layer is not None:
+        model.layer_rule(flags.layer)  # raises for a layer that this model does not have
+    return model.eval(), processor
+
+
+def is_training_checkpoint(path: Path) -> bool:
+    """Whether this is a run, or a checkpoint inside one, and not a directory of Hugging Face's kind."""
+    marks = ("complete.json", "latest", "ckpt_model", "best_ckpt_model")
+    return not (path / "config.json").exists() and any((path / mark).exists() for mark in marks)
