@@ -3,6 +3,7 @@
 import argparse
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 from groundscore.errors import UserError
 from utils.plugins import HELP as PLUGIN_HELP
