@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
     said = []
 
     def check(written: Path) -> None:
-        from training.merge_check import check_merge
+        from checkpoints.merge_check import check_merge
 
         print("comparing with the run …", file=sys.stderr)
         said.append(str(check_merge(merge.load_unmerged, reader_of(written, merge), merge.precision)))
@@ -99,9 +99,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _check_weight(flags) -> None:
     """Complain about flags that do not fit the kind of `--weight`, before anything is read."""
-    from training.merging import is_run
+    from checkpoints.merging import is_training
 
-    if is_run(flags.weight):
+    if is_training(flags.weight):
         return
     if not flags.version:
         what = "is no training run of this program" if Path(flags.weight).exists() else "is neither here nor a run"
@@ -162,12 +162,12 @@ def export_adapter(merge, flags, target: Path, *, check: Callable[[Path], None] 
 
 def read_merge(flags):
     """What `--weight` names, ready to be merged."""
-    from training.merging import is_run, merge_of_consolidated, merge_of_run
+    from checkpoints.merging import is_training, merge_of_consolidated, merge_of_run
 
     base = {name: getattr(flags, name) for name in ("version", "vision_tower", "vision_pretrained")}
     base = {name: path for name, path in base.items() if path}
     changed = {"precision": flags.precision, "base": base, "overrides": inference_overrides(flags)}
-    if not is_run(flags.weight):
+    if not is_training(flags.weight):
         system = find_system(flags.model_key) if flags.model_key else None
         merge = merge_of_consolidated(flags.weight, system=system, lora_alpha=flags.lora_alpha, **changed)
     else:

@@ -66,6 +66,7 @@ def launch(config: TrainingConfig, at_once: EndAtOnce, started_by: list[ProcessI
 def train_model(config: TrainingConfig, precision: str, world, started_by: list[ProcessId]) -> str | None:
     """Train as the flags say; returns a sentence where somebody asked to stop before the end."""
     from checkpoints.runs import BEST, Saver, read_settings, resume
+    from checkpoints.runs.scores import open_scores
     from dataloaders.batching.collate import Collator
     from groundscore.annotations.bad_samples import describe_bad_samples
     from model.compiling import compile_encoders
@@ -83,7 +84,6 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
     from training.memory import shared_memory_warning
     from training.metering import StepMeter
     from training.preflight import preflight
-    from training.scores import open_scores
     from training.settings import checkpoint_to_resume, describe_run, keep_gate
     from training.summaries import describe_data, describe_parameters, describe_training
     from training.tensorboard import Records
@@ -253,10 +253,10 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
 
 def evaluate_only(config: TrainingConfig, precision: str, world) -> None:
     """Score a model without training it: `--version`, or the checkpoint that `--resume` names."""
+    from checkpoints.runs.restoring import load_trained
+    from checkpoints.runs.scores import Scores
     from groundscore.annotations.bad_samples import describe_bad_samples
     from training import building
-    from training.restoring import load_trained
-    from training.scores import Scores
     from training.validation import describe_scores
 
     validation = building.build_validation(config, world.device)

@@ -13,8 +13,8 @@ from dataloaders.batching.batch import PREFIX_BRANCH, Batch
 from groundscore.errors import UserError
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
+from model.lora import add_lora
 from training.engine import enable_gradient_checkpointing
-from training.lora import add_lora
 from training.trainable import set_trainable, trainable_prefixes
 
 IMAGE_ID = -200

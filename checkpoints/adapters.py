@@ -61,7 +61,7 @@ def save_adapter(
     scores: Scores | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write the LoRA of `model` (not merged, see `training.lora.add_lora`) and what else is not in its base.
+    """Write the LoRA of `model` (not merged, see `model.lora.add_lora`) and what else is not in its base.
 
     base: where the base is found again: "version", "vision_tower", "vision_pretrained". check: as in `save_model`.
     """

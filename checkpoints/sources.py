@@ -10,6 +10,7 @@ from checkpoints.config_checks import build_grounding, own_config
 from checkpoints.consolidated import refuse_deepspeed
 from checkpoints.files import CONFIG_FILE, TensorFiles, open_tensors, read_config
 from checkpoints.hub import HubName, find_model
+from checkpoints.runs import is_run
 from checkpoints.vocabulary import tokenizer_of_training
 from checkpoints.weights import Weights
 from dataloaders.batching.tokenization import GroundingTokenizer
@@ -76,8 +77,7 @@ def _refuse_training_runs(path: Path) -> None:
         refuse_deepspeed(path, "--version")
     if not path.is_dir():
         raise UserError(f"{path} is a file; give the directory of a model")
-    is_run = any((path / name).exists() for name in ("complete.json", "ckpt_model", "best_ckpt_model", "latest"))
-    if is_run and not (path / CONFIG_FILE).exists():
+    if is_run(path):
         raise UserError(f"{path} is a training run or checkpoint; merge it first: python merge_lora_weights.py --help")
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import gradio as gr
 import pandas
 
+from checkpoints.runs.scores import SCORES_SHAPE
 from dashboard import markup
 from dashboard.context import Context
 from groundscore.schema import DamagedFile, ShapeError, anything, mapping, number, parse, read_json
-from training.record_shapes import SCORES_SHAPE, metrics_line
+from training.tensorboard import metrics_line
 
 METRICS = "metrics.jsonl"
 SCORES = "scores.json"

@@ -30,7 +30,7 @@ from groundscore.scoring.report import Report, ReportFiles, refuse_foreign_repor
 from groundscore.scoring.tables import entries_of
 from groundscore.splits import EvaluationItem, evaluation_sets, spread_items
 from groundscore.writing import make_directory
-from inference.loading import is_training_checkpoint, load_flagged_model
+from inference.loading import load_flagged_model
 from inference.session import ChatSession
 from utils.contact_sheet import SheetRow, contact_sheet, refuse_foreign_image, save_sheet
 from utils.distributed import World, adopt_slurm, choose_device
@@ -203,10 +203,10 @@ def _describe_checkpoint(flags: Namespace, model, weights: str | None) -> dict[s
 
 def _trained_steps(version: str) -> int:
     """The optimizer steps behind a training checkpoint, the x of its points; 0 for anything else."""
-    if not is_training_checkpoint(Path(version)):
-        return 0
-    from checkpoints.runs import read_position, resolve_checkpoint
+    from checkpoints.runs import is_run, read_position, resolve_checkpoint
 
+    if not is_run(Path(version)):
+        return 0
     return read_position(resolve_checkpoint(Path(version))).step
 
 

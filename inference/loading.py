@@ -94,9 +94,11 @@ def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[
         precision = "bf16" if device.type == "cuda" else "fp32"
     overrides = inference_overrides(flags)
     bits = 8 if flags.load_in_8bit else 4 if flags.load_in_4bit else None
-    if is_training_checkpoint(Path(flags.version)):
+    from checkpoints.runs import is_run
+
+    if is_run(Path(flags.version)):
         from checkpoints.quantizing import quantize
-        from training.restoring import load_trained
+        from checkpoints.runs.restoring import load_trained
 
         if flags.weight:
             raise UserError("--weight is a file of the reference; --version must then be its base, not a training run")
@@ -127,9 +129,3 @@ def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[
     if flags.layer is not None:
         model.layer_rule(flags.layer)  # raises for a layer that this model does not have
     return model.eval(), processor
-
-
-def is_training_checkpoint(path: Path) -> bool:
-    """Whether this is a run, or a checkpoint inside one, and not a directory of Hugging Face's kind."""
-    marks = ("complete.json", "latest", "ckpt_model", "best_ckpt_model")
-    return not (path / "config.json").exists() and any((path / mark).exists() for mark in marks)

@@ -128,9 +128,9 @@ def history(metrics: Path) -> list[dict]:
 
 def layers_of(run: Path, options) -> dict[str, dict]:
     """For each analysed split: mean mask IoU with every layer, with the policy's and with the best for each target."""
+    from checkpoints.runs.restoring import load_trained
     from evaluation.layer_analysis import analyse_split
     from groundscore.splits import evaluation_set
-    from training.restoring import load_trained
     from utils.distributed import choose_device
 
     model, processor, _ = load_trained(run)

@@ -215,8 +215,8 @@ def extract(out: Path, run: Path) -> None:
     """
     import torch
 
+    from checkpoints.runs.restoring import load_trained
     from dataloaders.batching.tokenization import GroundingTokenizer
-    from training.restoring import load_trained
 
     model, processor, _ = load_trained(run)
     tokenizer = GroundingTokenizer(processor.tokenizer.model)

@@ -10,7 +10,7 @@ from typing import Any
 
 from groundscore.errors import UserError
 from model.systems import SYSTEMS
-from utils.settings import FIXED, Setting, option, settings_of, whole
+from utils.settings import FIXED, FRACTION, Setting, at_least, option, settings_of, whole
 
 
 @dataclass
@@ -73,6 +73,23 @@ class ModelSettings:
         stored=True,
         inference=True,
     )
+
+
+@dataclass
+class LoraSettings:
+    """Adapters of the LLM."""
+
+    lora_r: int = option(8, "trainable part", "LoRA rank; 0 trains the whole LLM", on_resume=FIXED, check=at_least(0))
+    lora_alpha: int = option(16, "trainable part", "LoRA scale times rank", on_resume=FIXED)
+    lora_dropout: float = option(0.05, "trainable part", "LoRA dropout", check=FRACTION)
+    lora_target_modules: str = option(
+        "q_proj,v_proj", "trainable part", "linear layers of the LLM with LoRA", on_resume=FIXED
+    )
+
+    @property
+    def targets(self) -> list[str]:
+        """The names of the layers."""
+        return [name.strip() for name in self.lora_target_modules.split(",")]
 
 
 def declared() -> tuple[type, ...]:

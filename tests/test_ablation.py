@@ -18,9 +18,9 @@ from miniature.ablation_results import (
     read_results,
     score_of_targets,
 )
+from model.settings import model_overrides
 from tests.fake_programs import replace_programs
 from training.arguments import parse_arguments
-from training.model_flags import model_overrides
 
 
 def result(row: str, seed: int, giou: float, favourite: int = 6) -> dict:
@@ -77,7 +77,9 @@ def test_every_row_trains_with_flags_that_train_ds_knows(start):
     configs = [parse_arguments(command[command.index("train_ds.py") + 1 :]) for command in trainings]
     assert [config.run_name for config in configs] == [f"{row.name}.seed3" for row in ROWS]
     assert {config.seed for config in configs} == {3}
-    settings = [json.dumps([config.model_key, model_overrides(config), config.entropy_weight]) for config in configs]
+    settings = [
+        json.dumps([config.model_key, model_overrides(vars(config)), config.entropy_weight]) for config in configs
+    ]
     assert len(set(settings)) == len(ROWS), "two rows are trained alike"
 
 

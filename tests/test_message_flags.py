@@ -49,6 +49,7 @@ RUN_BY = {
     "dataloaders/families/vqa.py": {"train_ds.py"},
     "dataloaders/families/custom.py": {"train_ds.py"},
     "model/backbones/llava.py": {"train_ds.py"},
+    "model/lora.py": {"train_ds.py"},
     "checkpoints/loading.py": {"train_ds.py"},
     "checkpoints/quantizing.py": ASKING,
     "checkpoints/writing.py": {"merge_lora_weights.py"},
@@ -56,7 +57,7 @@ RUN_BY = {
     "utils/feature_cache.py": {"train_ds.py"},
     "training": {"train_ds.py"},
 }
-OTHERS = ("dataloaders/inspect.py", "utils/tracking", "training/merging.py", "training/merge_check.py")
+OTHERS = ("dataloaders/inspect.py", "utils/tracking", "checkpoints/merging.py", "checkpoints/merge_check.py")
 # Phrased by the caller: the default is what training says.
 PHRASED_BY_THE_CALLER = {("dataloaders/batching/collate.py", "--model_max_length")}
 

@@ -11,10 +11,10 @@ from checkpoints.runs import Position
 from groundscore.annotations.repairs import Tolerance
 from groundscore.errors import UserError
 from groundscore.reading import read_json, user_path
+from model.lora import add_lora
+from model.settings import model_overrides
 from training.config import FLASH_ATTENTION, TrainingConfig
 from training.loop import Schedule
-from training.lora import add_lora
-from training.model_flags import model_overrides
 from training.sampling import CounterSampler, prepare_worker
 from training.stopping import WorkersEnd
 from training.trainable import set_trainable, trainable_prefixes
@@ -104,7 +104,7 @@ def open_base(config: TrainingConfig, *, precision: str):
         vision_tower=config.vision_tower,
         vision_pretrained=config.vision_pretrained,
         precision=precision,
-        overrides=model_overrides(config),
+        overrides=model_overrides(vars(config)),
         seed=config.seed,
         weight=config.weight,
         lora_alpha=config.lora_alpha,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.settings import declared
+from model.settings import LoraSettings, declared
 from model.systems import SYSTEMS
 from training.trainable import unfreezable
 from utils.settings import FIXED, FRACTION, FREE, RANKING, Rule, above, at_least, compose, option
@@ -190,12 +190,6 @@ class OptimisationSettings:
 class TrainableSettings:
     """Which parameters are trained."""
 
-    lora_r: int = option(8, "trainable part", "LoRA rank; 0 trains the whole LLM", on_resume=FIXED, check=at_least(0))
-    lora_alpha: int = option(16, "trainable part", "LoRA scale times rank", on_resume=FIXED)
-    lora_dropout: float = option(0.05, "trainable part", "LoRA dropout", check=FRACTION)
-    lora_target_modules: str = option(
-        "q_proj,v_proj", "trainable part", "linear layers of the LLM with LoRA", on_resume=FIXED
-    )
     train_mask_decoder: bool = option(True, "trainable part", "train SAM's mask decoder", on_resume=FIXED)
     unfreeze: str = option(
         "", "trainable part", "also train, comma list of: " + ", ".join(unfreezable()), on_resume=FIXED
@@ -369,7 +363,7 @@ class TrainingConfig:
 
 def config_class() -> type[TrainingConfig]:
     """`TrainingConfig` with all settings as fields, those of plugins among them: call it after their import."""
-    own = (DataSettings, OptimisationSettings, TrainableSettings, ValidationSettings, RunSettings)
+    own = (DataSettings, OptimisationSettings, LoraSettings, TrainableSettings, ValidationSettings, RunSettings)
     return compose("TrainingConfig", FileSettings, BaseSettings, *declared(), *own, base=TrainingConfig)
 
 

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from checkpoints.runs import BEST, LATEST, candidates_in
+from checkpoints.runs.scores import SCORES
 from groundscore.errors import UserError
 from training.config import TrainingConfig
-from training.scores import SCORES
 from training.settings import resumed_from
 from training.tensorboard import METRICS_FILE
 from utils.distributed import World

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from checkpoints.runs.resharding import GATE
 from groundscore.errors import UserError
 from training.zero3 import share_weights
 from utils.distributed import World
@@ -12,7 +13,6 @@ from utils.distributed import World
 BUCKET = 200_000_000
 KEEP_FLOAT32 = ("inv_freq", "original_inv_freq", "reward_mean")
 GRADIENT_CLIPPING = 1.0
-GATE = "policy.gate"
 POLICY_LR = 0.1  # fast enough to find an advantage, too slow for noise to settle: `benchmarks.policy --gate`
 GATE_EPSILON = 1e-15  # of Adam: a normalised state has entries of 1 / width, and its gradients are as small
 
@@ -107,14 +107,6 @@ def build_optimizer(
         gate = trained.pop(GATE)
         groups = [{"params": list(trained.values())}, {"params": [gate], "lr": policy_lr, "eps": GATE_EPSILON}]
     return TrainingOptimizer(groups, lr=lr, betas=betas, weight_decay=0.0, fused=fused)
-
-
-def optimizer_of(engine) -> TrainingOptimizer:
-    """The optimizer that was given to DeepSpeed, below what DeepSpeed wrapped around it."""
-    optimizer = engine.optimizer
-    while not isinstance(optimizer, TrainingOptimizer):
-        optimizer = optimizer.optimizer
-    return optimizer
 
 
 def start_engine(model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], world: World):

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from checkpoints.runs import Position
+from checkpoints.runs.resharding import optimizer_of
 from groundscore.errors import UserError, message_of
 from training.bad_numbers import NumberWatch
-from training.engine import optimizer_of
 from training.memory import peak_memory
 from training.metering import StepMeter
 from training.progress import Progress

@@ -18,12 +18,12 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from groundscore.errors import naming
-from groundscore.schema import DamagedFile, parse, set_aside
-from training.record_shapes import metrics_line
+from groundscore.schema import DamagedFile, anything, mapping, parse, set_aside, whole
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -109,6 +109,12 @@ class Records:
         with naming(self.path):
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
+
+
+def metrics_line(value: Any, where: str) -> None:
+    """Check a line of `metrics.jsonl`: an object with a step, and numbers by name."""
+    mapping(anything, at_least=("step",))(value, where)
+    whole(0)(value["step"], "step")
 
 
 def tag_of(name: str) -> str:

@@ -136,6 +136,11 @@ def compose(name: str, *declared: type, base: type = object) -> type:
     return dataclasses.make_dataclass(name, fields, bases=(base,))
 
 
+def pick(declared: type, values: Mapping[str, Any]) -> Any:
+    """An instance of a dataclass of settings with those of `values` that it declares, otherwise its defaults."""
+    return declared(**{name: values[name] for name in settings_of(declared) if name in values})
+
+
 def check_settings(values: Mapping[str, Any], settings: Mapping[str, Setting]) -> None:
     """Raise `UserError` for the first value that is out of its range; values that are None are unset."""
     for name, setting in settings.items():

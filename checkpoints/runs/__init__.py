@@ -21,6 +21,7 @@ from checkpoints.runs.finding import (
     find_checkpoint,
     incomplete_in,
     is_complete,
+    is_run,
     read_position,
     read_settings,
     resolve_checkpoint,
@@ -29,6 +30,7 @@ from checkpoints.runs.finding import (
 from checkpoints.runs.layout import BEST, LATEST, LATEST_FILE, MARKER, SCORES, Position
 from checkpoints.runs.loading import load_trained_weights, resume, trained_weights
 from checkpoints.runs.saving import Saver, copy_checkpoint, save_checkpoint
+from checkpoints.runs.scores import Scores, open_scores, scores_at
 
 __all__ = [
     "BEST",
@@ -38,18 +40,22 @@ __all__ = [
     "SCORES",
     "Position",
     "Saver",
+    "Scores",
     "candidates_in",
     "checkpoints_in",
     "copy_checkpoint",
     "find_checkpoint",
     "incomplete_in",
     "is_complete",
+    "is_run",
     "load_trained_weights",
+    "open_scores",
     "read_position",
     "read_settings",
     "resolve_checkpoint",
     "resume",
     "save_checkpoint",
+    "scores_at",
     "trained_weights",
     "verify_checkpoint",
 ]

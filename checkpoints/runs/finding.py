@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.digests import digest_of, digest_of_text
-from checkpoints.runs.layout import BEST, LATEST, MARKER, REPLACED, SETTINGS, Position
+from checkpoints.runs.layout import BEST, LATEST, LATEST_FILE, MARKER, REPLACED, SETTINGS, Position
 from groundscore.errors import UserError
 from groundscore.schema import (
     DamagedFile,
@@ -183,6 +183,13 @@ def resolve_checkpoint(path: Path) -> Path:
     raise UserError(
         f"{path}: no complete training checkpoint (a directory global_step… with {MARKER}) here, in {BEST} or {LATEST}"
     )
+
+
+def is_run(path: Path) -> bool:
+    """Whether this is a run of ours, or checkpoints of one, and not a model's directory."""
+    names = (MARKER, LATEST_FILE, LATEST, BEST)
+    held = any((path / name).exists() for name in names) or any(path.glob(f"global_step*/{SETTINGS}"))
+    return held and not (path / "config.json").exists()
 
 
 def verify_checkpoint(checkpoint: Path) -> None:

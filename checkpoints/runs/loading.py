@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from checkpoints.runs.finding import read_position, read_settings
 from checkpoints.runs.layout import Position, random_state_file
 from checkpoints.runs.pickles import read_states, refuse_code
-from checkpoints.runs.resharding import Stored, put_into
+from checkpoints.runs.resharding import Stored, optimizer_of, put_into
 from checkpoints.torch_files import load_plain
 from groundscore.errors import UserError
-from training.engine import optimizer_of
 from utils.distributed import World
 from utils.seeding import restore_random_state
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from checkpoints.runs.pickles import read_states
 from groundscore.errors import UserError
-from training.engine import GATE, optimizer_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+GATE = "policy.gate"  # stands behind all others, in a group of its own, where it has its own learning rate
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,16 @@ def _inner(outer: dict[str, Any]) -> dict[str, Any]:
     return outer.get("base_optimizer_state", outer.get("optimizer_state_dict", outer))
 
 
+def optimizer_of(engine: Any) -> torch.optim.Optimizer:
+    """The optimizer that was given to DeepSpeed, below what DeepSpeed wrapped around it."""
+    optimizer = engine.optimizer
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
 def _in_groups(names: Iterable[str], groups: int) -> list[str]:
-    """The names of the trained parameters in the order of the optimizer's groups; see `build_optimizer`."""
+    """The names of the trained parameters in the order of the optimizer's groups; see `GATE`."""
     return sorted(names, key=lambda name: groups > 1 and name == GATE)
 
 

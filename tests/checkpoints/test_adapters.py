@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from checkpoints import load_model, save_adapter, save_model
 from groundscore.errors import UserError
+from model.lora import add_lora, merge_lora
 from model.systems import SYSTEMS
 from tests.tiny import tiny_model
-from training.lora import add_lora, merge_lora
 from training.trainable import set_trainable, trainable_prefixes
 
 PIXELLM = {"vision_tower_for_mask": True, "seg_token_num": 2, "image_feature_scale_num": 2}

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from checkpoints import export_reference, load_model, save_adapter, save_model
+from checkpoints.merge_check import probe
 from checkpoints.ownership import DIGESTS_FILE
 from groundscore.errors import UserError
+from model.lora import add_lora
 from tests.tiny import tiny_model
-from training.lora import add_lora
-from training.merge_check import probe
 
 VALUES = (
     *(None, True, False, 0, 1, -1, 3, 10**6, 2 * 10**9, 10**30, 0.5, 1e308),

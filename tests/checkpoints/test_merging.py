@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import merge_lora_weights
-from checkpoints import load_model, publishing, reference_state_dict, streaming, writing
+from checkpoints import load_model, merge_check, publishing, reference_state_dict, streaming, writing
 from checkpoints.files import CARD_FILE
 from checkpoints.ownership import DIGESTS_FILE
 from checkpoints.runs import LATEST, resolve_checkpoint
+from checkpoints.runs.restoring import load_trained
 from dataloaders.batching.processing import GroundingProcessor
 from groundscore.errors import UserError
 from model.config import GroundingConfig
@@ -23,9 +24,7 @@ from model.systems import SYSTEMS
 from tests.checkpoints import trained_run
 from tests.checkpoints.trained_run import rewrite_marker, write_run
 from tests.tiny import tiny_config, tiny_model, tiny_tokenizer
-from training import merge_check
 from training.arguments import parse_arguments
-from training.restoring import load_trained
 from training.settings import describe_run, keep_gate
 
 ROOT = Path(__file__).parents[2]
@@ -320,7 +319,7 @@ def test_another_lora_alpha_in_the_settings_is_refused(run):
 
 MEASURE = """
 import sys
-import merge_lora_weights, training.merging, checkpoints.quantizing, peft, transformers
+import merge_lora_weights, checkpoints.merging, checkpoints.quantizing, peft, transformers
 def peak(): return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
 before = peak()
 merge_lora_weights.main(sys.argv[1:])

@@ -78,7 +78,7 @@ def test_a_run_is_restored_from_its_checkpoint(load, tmp_path, monkeypatch):
     (tmp_path / "ckpt_model").mkdir()
     monkeypatch.setitem(
         sys.modules,
-        "training.restoring",
+        "checkpoints.runs.restoring",
         SimpleNamespace(load_trained=lambda path, **options: (*tiny_model(), {"report": path})),
     )
     assert not vars(load("--version", str(tmp_path)))

@@ -8,9 +8,9 @@ import pytest
 
 from dataloaders.mixture import build_mixture
 from groundscore.errors import UserError
+from model.settings import model_overrides
 from training.arguments import parse_arguments
 from training.building import DATA_FLAGS
-from training.model_flags import model_overrides
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,8 +38,8 @@ def test_a_recipe_of_the_reference_parses():
 
 
 def test_only_what_is_given_overrides_the_model():
-    assert model_overrides(parse_arguments([])) == {}
-    assert model_overrides(parse_arguments(RECIPE)) == {
+    assert model_overrides(vars(parse_arguments([]))) == {}
+    assert model_overrides(vars(parse_arguments(RECIPE))) == {
         "seg_token_num": 1,
         "image_feature_scale_num": 1,
         "separate_mm_projector": True,
@@ -56,7 +56,7 @@ def test_points_and_fusion_are_settings():
     config = parse_arguments(
         ["--read_num_points", "30", "--read_t_pos=0.6", "--read_t_neg=0.1", "--read_down_sample", "2", "--train_fusion"]
     )
-    assert model_overrides(config) == {
+    assert model_overrides(vars(config)) == {
         "read_num_points": 30,
         "read_t_pos": 0.6,
         "read_t_neg": 0.1,

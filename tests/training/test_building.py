@@ -5,12 +5,12 @@ import torch
 
 from dataloaders.batching.collate import Collator
 from groundscore.errors import UserError
+from model.lora import add_lora, merge_lora
 from model.systems import build_system
 from tests.tiny import tiny_config, tiny_model, tiny_samples
 from training import building
 from training.arguments import parse_arguments
 from training.engine import enable_gradient_checkpointing
-from training.lora import add_lora, merge_lora
 from training.trainable import set_trainable, trainable_prefixes
 from training.validation import packed_attention
 

@@ -137,7 +137,7 @@ def test_own_data_trains_and_what_is_bad_in_it_is_listed(world, tmp_path):
 
 def test_a_checkpoint_gives_back_the_model_that_was_trained(world):
     from checkpoints.runs import find_checkpoint, trained_weights
-    from training.restoring import load_trained
+    from checkpoints.runs.restoring import load_trained
 
     flags, runs = world
     done = run_train_ds(*flags, *TRAINING, "--exp_name", "kept", "--model_key", "lisa", "--no_eval", "--lora_r", "0")

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from groundscore.errors import UserError
+from model.lora import add_lora, lora_module_names, merge_lora
 from model.systems import System
-from training.lora import add_lora, lora_module_names, merge_lora
 from training.trainable import count_parameters, set_trainable, trainable_prefixes
 
 

@@ -5,9 +5,9 @@ import torch
 
 from dataloaders.batching.collate import Collator
 from model import losses
+from model.lora import add_lora
 from tests.tiny import text_only_sample, tiny_model, tiny_samples
 from tests.training.test_processes import on_processes, only_rejections
-from training.lora import add_lora
 from training.trainable import set_trainable, trainable_prefixes
 from training.zero3 import WHOLE_MODULES, whole_weights
 

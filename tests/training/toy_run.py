@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from checkpoints.runs import BEST, LATEST, Saver, copy_checkpoint, find_checkpoint, resume
+from checkpoints.runs.resharding import optimizer_of
 from model.outputs import GroundingOutput
 from training.building import build_batches
-from training.engine import build_optimizer, engine_config, optimizer_of, start_engine
+from training.engine import build_optimizer, engine_config, start_engine
 from training.loop import Schedule, train
 from training.metering import StepMeter
 from training.progress import Progress

@@ -5,9 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints.runs import BEST, LATEST, Position, copy_checkpoint, find_checkpoint, save_checkpoint
+from checkpoints.runs import (
+    BEST,
+    LATEST,
+    Position,
+    Scores,
+    copy_checkpoint,
+    find_checkpoint,
+    open_scores,
+    save_checkpoint,
+    scores_at,
+)
 from tests.training.test_checkpoints import ALONE, FakeEngine, fake_checkpoint
-from training.scores import Scores, open_scores, scores_at
 
 DAMAGES = [
     b"",

@@ -10,13 +10,45 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from checkpoints.runs import BEST, SCORES, candidates_in, find_checkpoint, read_position
-from checkpoints.runs.layout import write_json
-from groundscore.schema import DamagedFile, read_json, set_aside
-from training.record_shapes import RANKED, SCORES_SHAPE
+from checkpoints.runs.finding import candidates_in, find_checkpoint, read_position
+from checkpoints.runs.layout import BEST, SCORES, write_json
+from groundscore.schema import (
+    DamagedFile,
+    Shape,
+    anything,
+    list_of,
+    mapping,
+    number,
+    optional,
+    read_json,
+    record,
+    set_aside,
+    text,
+    whole,
+)
 from utils.distributed import World
 
 Say = Callable[[str], None]
+
+RANKED = ("cIoU", "gIoU")  # the metrics that the best checkpoint is chosen by
+
+
+def _with_scores(required: dict[str, Shape]) -> Shape:
+    """An object with the metrics that the best is chosen by, what is `required`, and other metrics."""
+    values = mapping(anything, at_least=(*required, *RANKED))
+    known = {**required, **dict.fromkeys(RANKED, optional(number))}
+
+    def check(value: Any, where: str) -> None:
+        values(value, where)
+        for name, shape in known.items():
+            shape(value[name], f"{where}.{name}")
+
+    return check
+
+
+_EVALUATION = record({"step": whole(0), "epoch": whole(0), "splits": mapping(_with_scores({}))})
+_BEST = _with_scores({"step": whole(0), "split": text})
+SCORES_SHAPE = record({"best": optional(_BEST), "evaluations": list_of(_EVALUATION)})
 
 
 def _say(line: str) -> None:
