@@ -33,8 +33,7 @@ def main(argv: Sequence[str]) -> None:
 
 def launch(config: TrainingConfig, at_once: EndAtOnce, started_by: list[ProcessId]) -> None:
     from training import building
-    from training.launch import begin_launch
-    from training.run_lock import RunLock
+    from training.launch import RunLock, begin_launch
     from utils.distributed import join_world, naming_lost_processes
     from utils.logging import OutputLog
     from utils.seeding import seed_everything, use_deterministic_algorithms
@@ -71,7 +70,6 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
     from groundscore.annotations.bad_samples import describe_bad_samples
     from model.compiling import compile_encoders
     from training import building
-    from training.changed_flags import describe_changes, describe_global_batch, keep_best_apart
     from training.engine import (
         BUCKET,
         build_optimizer,
@@ -82,11 +80,18 @@ def train_model(config: TrainingConfig, precision: str, world, started_by: list[
     )
     from training.loop import train
     from training.memory import shared_memory_warning
-    from training.metering import StepMeter
     from training.preflight import preflight
-    from training.settings import checkpoint_to_resume, describe_run, keep_gate
+    from training.progress import StepMeter
+    from training.records import Records
+    from training.resuming import (
+        checkpoint_to_resume,
+        describe_changes,
+        describe_global_batch,
+        describe_run,
+        keep_best_apart,
+        keep_gate,
+    )
     from training.summaries import describe_data, describe_parameters, describe_training
-    from training.tensorboard import Records
     from training.trainable import count_parameters
     from training.validation import Keeper, new_progress
     from utils.seeding import preserved_random_state, seed_everything

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
 def two_epochs(size: str, total: int, conversations: int) -> Iterator[Epoch]:
     """Train on the same random images twice, from an empty cache."""
     from benchmarks.bench_model import SIZES, bench_batch, bench_model
-    from utils.feature_cache import FeatureCache
+    from model.feature_cache import FeatureCache
 
     shape = replace(SIZES[size], images=2, conversations=conversations)
     model = bench_model(shape)

@@ -15,7 +15,7 @@ from checkpoints.runs.scores import SCORES_SHAPE
 from dashboard import markup
 from dashboard.context import Context
 from groundscore.schema import DamagedFile, ShapeError, anything, mapping, number, parse, read_json
-from training.tensorboard import metrics_line
+from training.records import metrics_line
 
 METRICS = "metrics.jsonl"
 SCORES = "scores.json"

@@ -1,4 +1,4 @@
-"""Images through the encoders, or past them where their features are cached; see `utils/feature_cache.py`.
+"""Images through the encoders, or past them where their features are cached; see `model/feature_cache.py`.
 
 Legend: I images, C channels of SAM's embeddings, G side of their grid.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from dataloaders.batching.batch import Batch
 from model.backbones.llava import ImageTokens, encode_images, image_tokens
 from model.decoders import sam
-from utils.feature_cache import EncoderFeatures, FeatureCache
+from model.feature_cache import EncoderFeatures, FeatureCache
 
 if TYPE_CHECKING:
     from model.grounding import GroundingModel

@@ -28,13 +28,13 @@ from model.batched_losses import losses_of_masks
 from model.config import GroundingConfig
 from model.decoders.sam_attention import use_rowwise_attention
 from model.decoders.target_decoder import use_target_decoder
+from model.feature_cache import EncoderFeatures, FeatureCache
 from model.generation import generate_answers
 from model.losses import TokenHead
 from model.outputs import Answer, ForcedMasks, GroundingOutput, LossParts, LossWeights, Segmentation
 from model.states import TargetStates
 from model.systems import build_system
 from model.systems.base import Prompt
-from utils.feature_cache import EncoderFeatures, FeatureCache
 
 
 class GroundingModel(PreTrainedModel):

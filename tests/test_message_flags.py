@@ -54,7 +54,7 @@ RUN_BY = {
     "checkpoints/quantizing.py": ASKING,
     "checkpoints/writing.py": {"merge_lora_weights.py"},
     "utils/distributed.py": {"train_ds.py", *ASKING},
-    "utils/feature_cache.py": {"train_ds.py"},
+    "model/feature_cache.py": {"train_ds.py"},
     "training": {"train_ds.py"},
 }
 OTHERS = ("dataloaders/inspect.py", "utils/tracking", "checkpoints/merging.py", "checkpoints/merge_check.py")

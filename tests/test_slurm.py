@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.slurm import first_node, slurm_variables
+from utils.distributed import first_node, slurm_variables
 
 TASK = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}
 JOB = {"SLURM_JOB_ID": "123456", "SLURM_STEP_ID": "0", "SLURM_NODELIST": "gpu[007-008,20]"}

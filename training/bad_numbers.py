@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 
 from groundscore.errors import UserError
-from training.metering import LOSSES
-from training.zero3 import whole_weights
+from training.engine import whole_weights
+from training.progress import LOSSES
 from utils.distributed import World
 from utils.seeding import preserved_random_state, random_state, restore_random_state
 

@@ -177,7 +177,7 @@ def add_adapters_and_freeze(model, config: TrainingConfig) -> None:
 
 def cache_features(model, config: TrainingConfig) -> list[str]:
     """Let frozen encoders take their features from `--cache_features`; the lines that say so."""
-    from utils.feature_cache import FeatureCache
+    from model.feature_cache import FeatureCache
 
     if not config.cache_features:
         return []

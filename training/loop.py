@@ -12,11 +12,9 @@ from checkpoints.runs.resharding import optimizer_of
 from groundscore.errors import UserError, message_of
 from training.bad_numbers import NumberWatch
 from training.memory import peak_memory
-from training.metering import StepMeter
-from training.progress import Progress
-from training.stopping import StopRequest
-from training.tensorboard import Records
-from training.waiting import Peers, Watchdog
+from training.progress import Progress, StepMeter
+from training.records import Records
+from training.stopping import Peers, StopRequest, Watchdog
 from utils.distributed import TIMEOUT, World, is_lost_process
 from utils.seeding import preserved_random_state
 

@@ -15,7 +15,7 @@ from checkpoints.runs import Position
 from dataloaders.batching.batch import Batch
 from groundscore.errors import UserError
 from training.building import PREFETCHED
-from training.engine import BUCKET
+from training.engine import BUCKET, whole_weights
 from training.loop import Schedule, train
 from training.memory import (
     GIB,
@@ -28,11 +28,9 @@ from training.memory import (
     shared_memory_warning,
     tensor_memory,
 )
-from training.metering import StepMeter
-from training.progress import duration
+from training.progress import StepMeter, duration
 from training.summaries import heading, pairs, table
 from training.trainable import count_parameters
-from training.zero3 import whole_weights
 from utils.distributed import World
 
 DRAWN = 64  # samples among which the largest are looked for

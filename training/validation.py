@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from checkpoints.runs import BEST, LATEST, Position, Saver, copy_checkpoint
-from checkpoints.runs.layout import tag_of
+from checkpoints.runs.finding import tag_of
 from checkpoints.runs.scores import Scores
 from groundscore.annotations.bad_samples import list_bad_samples
 from groundscore.annotations.repairs import STRICT, Tolerance
 from groundscore.errors import UserError
+from training.engine import whole_weights
 from training.loop import Schedule
 from training.progress import Progress, duration
+from training.records import Records
 from training.sampling import prepare_worker
 from training.stopping import WorkersEnd
-from training.tensorboard import Records
-from training.zero3 import whole_weights
 from utils.distributed import World
 
 PICTURES = 4  # of each split

@@ -16,6 +16,12 @@ A checkpoint is copied to memory (`snapshots.py`), written beside by a thread un
 """
 
 from checkpoints.runs.finding import (
+    BEST,
+    LATEST,
+    LATEST_FILE,
+    MARKER,
+    SCORES,
+    Position,
     candidates_in,
     checkpoints_in,
     find_checkpoint,
@@ -27,9 +33,8 @@ from checkpoints.runs.finding import (
     resolve_checkpoint,
     verify_checkpoint,
 )
-from checkpoints.runs.layout import BEST, LATEST, LATEST_FILE, MARKER, SCORES, Position
-from checkpoints.runs.loading import load_trained_weights, resume, trained_weights
-from checkpoints.runs.saving import Saver, copy_checkpoint, save_checkpoint
+from checkpoints.runs.resuming import load_trained_weights, resume, trained_weights
+from checkpoints.runs.saver import Saver, copy_checkpoint, save_checkpoint
 from checkpoints.runs.scores import Scores, open_scores, scores_at
 
 __all__ = [

@@ -1,15 +1,16 @@
-"""Which checkpoint is complete, which is the newest, and is it what was written?"""
+"""Names of a run's files, and its checkpoints: which is complete, which is the newest, is it what was written?"""
 
 import json
+import os
 import re
+import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from checkpoints.digests import digest_of, digest_of_text
-from checkpoints.runs.layout import BEST, LATEST, LATEST_FILE, MARKER, REPLACED, SETTINGS, Position
-from groundscore.errors import UserError
+from groundscore.errors import UserError, naming
 from groundscore.schema import (
     DamagedFile,
     Shape,
@@ -27,6 +28,74 @@ from groundscore.schema import (
     text,
     whole,
 )
+
+LATEST = "ckpt_model"
+BEST = "best_ckpt_model"
+LATEST_FILE = "latest"
+MARKER = "complete.json"
+SETTINGS = "settings.json"
+SCORES = "scores.json"
+WRITING = ".writing-"
+REPLACED = ".replaced-"
+
+
+@dataclass
+class Position:
+    """Where training stands.
+
+    step: optimizer steps done. samples: items of the data consumed, over all processes. world_size: processes.
+    skipped: steps among them whose update was left out because of bad numbers.
+    """
+
+    step: int
+    samples: int
+    world_size: int
+    skipped: int = 0
+
+
+def tag_of(step: int) -> str:
+    return f"global_step{step}"
+
+
+def random_state_file(rank: int) -> str:
+    return f"random_state_rank_{rank}.pt"
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside and rename it, so that it is there as a whole or as it was."""
+    beside = path.with_name(f".{path.name}.writing")
+    with naming(path), beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def sync(path: Path) -> None:
+    """Ask the system to write a file or the names in a directory to disk before what follows."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """The same for a directory and its files."""
+    for entry in [*(child for child in path.iterdir() if child.is_file()), path]:
+        sync(entry)
+
 
 FORMAT = 3
 _FIRST = {"format": one_of(1), "step": whole(0), "samples": whole(0), "world_size": whole(1)}

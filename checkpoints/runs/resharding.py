@@ -7,8 +7,12 @@ the order in which gradients are summed.
     stage 0      the optimizer's state by number of the parameter, in the order of its groups
     stages 1, 2  a flat vector per group; `param_slice_mappings` says which part of it is from which parameter
     stage 3      flat vectors in the order of the groups; of each parameter in turn an equal share, rounded up
+
+The files are pickles, which may name any function to be called, and DeepSpeed calls them. So they are read as plain
+data first.
 """
 
+import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from checkpoints.runs.pickles import read_states
+from checkpoints.torch_files import load_plain
 from groundscore.errors import UserError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -224,3 +228,33 @@ def _share(whole: Tensor, rank: int, size: int) -> Tensor:
     length = -(-whole.numel() // size)
     padded = torch.nn.functional.pad(whole.flatten().float(), (0, length * size - whole.numel()))
     return padded[rank * length : (rank + 1) * length]
+
+
+# --- DeepSpeed's files ------------------------------------------------------------------------------------------------
+
+
+def read_states(file: Path) -> Any:
+    """What `torch.save` wrote, its tensors mapped from the file.
+
+    Raises `UserError` for a file with anything but containers, tensors and DeepSpeed's four plain classes; nothing of
+    it is run.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    try:
+        return load_plain(file, [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address])
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{file} holds more than DeepSpeed writes, and reading it could run foreign code; take checkpoints only "
+            f"from runs of this project ({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise UserError(f"{file} is not what torch.save writes ({str(error).splitlines()[0]})") from error
+
+
+def refuse_code(checkpoint: Path) -> None:
+    """Raise `UserError` unless all files that DeepSpeed would read are plain data. Reads no tensor."""
+    for file in sorted(checkpoint.glob("*.pt")):
+        read_states(file)

@@ -6,7 +6,7 @@ from typing import Any
 
 from checkpoints.loading import OpenedModel, open_model
 from checkpoints.runs.finding import read_settings, resolve_checkpoint, verify_checkpoint
-from checkpoints.runs.loading import load_trained_weights
+from checkpoints.runs.resuming import load_trained_weights
 from checkpoints.runs.scores import scores_at
 from dataloaders.batching.processing import GroundingProcessor
 from model.grounding import GroundingModel

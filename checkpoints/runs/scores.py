@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from checkpoints.runs.finding import candidates_in, find_checkpoint, read_position
-from checkpoints.runs.layout import BEST, SCORES, write_json
+from checkpoints.runs.finding import BEST, SCORES, candidates_in, find_checkpoint, read_position, write_json
 from groundscore.schema import (
     DamagedFile,
     Shape,

@@ -9,7 +9,9 @@ In the plain layout every conversation is a row of its own with a single branch.
 """
 
 from dataclasses import dataclass, fields, replace
+from hashlib import blake2b
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,3 +97,10 @@ class Batch:
             return value
 
         return replace(self, **{field.name: pin(getattr(self, field.name)) for field in fields(self)})
+
+
+def image_key(rgb: np.ndarray) -> str:
+    """The hash of a image's content, uint8 [H, W, 3]."""
+    digest = blake2b(repr(rgb.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(rgb).data)
+    return digest.hexdigest()

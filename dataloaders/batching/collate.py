@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataloaders.batching.batch import PADDING_BRANCH, PREFIX_BRANCH, Batch
+from dataloaders.batching.batch import PADDING_BRANCH, PREFIX_BRANCH, Batch, image_key
 from dataloaders.batching.encoding import EncodedConversation, encode_conversation
 from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.sample import Sample
 from groundscore.errors import UserError
-from utils.feature_cache import image_key
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from tests.checkpoints import trained_run
 from tests.checkpoints.trained_run import rewrite_marker, write_run
 from tests.tiny import tiny_config, tiny_model, tiny_tokenizer
 from training.arguments import parse_arguments
-from training.settings import describe_run, keep_gate
+from training.resuming import describe_run, keep_gate
 
 ROOT = Path(__file__).parents[2]
 

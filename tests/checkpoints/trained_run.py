@@ -12,7 +12,7 @@ from checkpoints.runs import LATEST, MARKER, Position, save_checkpoint
 from checkpoints.runs.finding import Marker
 from training.arguments import parse_arguments
 from training.building import add_adapters_and_freeze, build_model
-from training.settings import describe_run
+from training.resuming import describe_run
 from utils.distributed import World
 
 CPU = torch.device("cpu")

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from dataloaders.batching.batch import image_key
 from dataloaders.batching.collate import Collator
+from model.feature_cache import SUFFIX, FeatureCache
 from tests.tiny import picture, tiny_model, tiny_samples
-from utils.feature_cache import SUFFIX, FeatureCache, image_key
 
 SYSTEMS_WITH_OTHER_ENCODERS = ("UGround", "PixelLM")  # with SAM; with CLIP states of several depths and none of SAM
 

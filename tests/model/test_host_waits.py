@@ -19,7 +19,7 @@ from model.systems import SYSTEMS
 from tests.tiny import text_only_sample, tiny_model, tiny_samples
 from training import loop
 from training.loop import Schedule
-from training.metering import StepMeter
+from training.progress import StepMeter
 from utils.distributed import World
 
 READS = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__")

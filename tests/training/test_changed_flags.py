@@ -11,10 +11,9 @@ from groundscore.errors import UserError
 from tests.tiny import tiny_model
 from tests.training.test_checkpoints import ALONE, fake_checkpoint
 from training.arguments import parse_arguments
-from training.changed_flags import describe_changes, describe_global_batch, frozen_digest, keep_best_apart
 from training.config import config_class
 from training.loop import Schedule
-from training.settings import describe_run
+from training.resuming import describe_changes, describe_global_batch, describe_run, frozen_digest, keep_best_apart
 from utils.settings import FIXED, FREE, RANKING, SAID, settings_of
 
 CHECKPOINT = Path("runs/one/ckpt_model/global_step4")

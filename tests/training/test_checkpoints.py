@@ -23,7 +23,7 @@ from checkpoints.runs import (
     trained_weights,
     verify_checkpoint,
 )
-from checkpoints.runs.pickles import read_states
+from checkpoints.runs.resharding import read_states
 from groundscore.errors import UserError
 from tests.checkpoints.trained_run import rewrite_marker
 from tests.training.toys import start_toy, toy_run

@@ -8,7 +8,7 @@ from checkpoints.runs import BEST, LATEST
 from groundscore.errors import UserError
 from tests.training.test_checkpoints import ALONE, fake_checkpoint
 from training.arguments import parse_arguments
-from training.earlier_run import move_earlier_run
+from training.launch import move_earlier_run
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from dataloaders.batching.collate import Collator
 from dataloaders.sample import Turn
 from model.outputs import GroundingOutput, LossParts
 from tests.tiny import tiny_model, tiny_samples
-from training.metering import StepMeter
+from training.progress import StepMeter
+from training.records import METRICS_FILE, Records
 from training.sampling import CounterSampler
-from training.tensorboard import METRICS_FILE, Records
 
 REFERENCE_TAGS = {
     "train/loss",

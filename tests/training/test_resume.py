@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from checkpoints.runs import LATEST, find_checkpoint, read_position
-from checkpoints.runs.pickles import read_states
+from checkpoints.runs.resharding import read_states
 from tests.tiny import tiny_model
 from tests.training.test_train_ds import ROOT, TRAINING, launch_environment, write_reason_seg
 from tests.training.toy_run import digest

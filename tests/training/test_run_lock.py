@@ -13,7 +13,7 @@ import pytest
 from groundscore.errors import UserError
 from tests.training.test_checkpoints import ALONE
 from tests.training.test_train_ds import ROOT, run_train_ds
-from training.run_lock import Owner, RunLock
+from training.launch import Owner, RunLock
 from utils.processes import ProcessId
 
 HOLD = """
@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from groundscore.errors import UserError
-from training.run_lock import RunLock
+from training.launch import RunLock
 try:
     RunLock(Path(sys.argv[1])).acquire(SimpleNamespace(is_main=True, broadcast=lambda value: value))
 except UserError:
@@ -109,7 +109,7 @@ def test_a_job_that_slurm_starts_again_on_another_machine_goes_on(tmp_path, monk
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 3}', "\x00", "[" * 100_000])
 def test_a_lock_that_cannot_be_read_keeps_nobody_out(tmp_path, content, monkeypatch):
-    monkeypatch.setattr("training.run_lock.READING_SECONDS", 0.02)
+    monkeypatch.setattr("training.launch.READING_SECONDS", 0.02)
     lock = RunLock(tmp_path / "run")
     lock.path.write_text(content)
     lock.acquire(ALONE)

@@ -8,7 +8,7 @@ from checkpoints.runs import BEST, LATEST
 from groundscore.errors import UserError
 from tests.training.test_checkpoints import ALONE, fake_checkpoint
 from training.arguments import parse_arguments
-from training.settings import checkpoint_to_resume
+from training.resuming import checkpoint_to_resume
 
 
 @pytest.fixture

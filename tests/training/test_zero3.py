@@ -8,8 +8,8 @@ from model import losses
 from model.lora import add_lora
 from tests.tiny import text_only_sample, tiny_model, tiny_samples
 from tests.training.test_processes import on_processes, only_rejections
+from training.engine import WHOLE_MODULES, whole_weights
 from training.trainable import set_trainable, trainable_prefixes
-from training.zero3 import WHOLE_MODULES, whole_weights
 
 SYSTEMS = ("UGround", "LISA", "READ", "PixelLM", "GSVA", "SESAME")
 BATCHES = [[text_only_sample()], tiny_samples(), only_rejections(), tiny_samples()[1:]]

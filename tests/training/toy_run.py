@@ -19,13 +19,11 @@ from checkpoints.runs import BEST, LATEST, Saver, copy_checkpoint, find_checkpoi
 from checkpoints.runs.resharding import optimizer_of
 from model.outputs import GroundingOutput
 from training.building import build_batches
-from training.engine import build_optimizer, engine_config, start_engine
+from training.engine import build_optimizer, engine_config, start_engine, whole_weights
 from training.loop import Schedule, train
-from training.metering import StepMeter
-from training.progress import Progress
+from training.progress import Progress, StepMeter
+from training.records import Records
 from training.stopping import StopRequest
-from training.tensorboard import Records
-from training.zero3 import whole_weights
 from utils.distributed import World, join_world, naming_lost_processes
 from utils.seeding import random_state, seed_everything
 

@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -36,13 +35,6 @@ SUFFIX, UNFINISHED = ".features", ".unfinished"
 CHECKSUM_BYTES = 16
 SCANS_PER_LIMIT = 100
 STALE_SECONDS = 3600
-
-
-def image_key(rgb: np.ndarray) -> str:
-    """The hash of a picture's content, uint8 [H, W, 3]."""
-    digest = blake2b(repr(rgb.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(rgb).data)
-    return digest.hexdigest()
 
 
 def encoder_key(encoder: nn.Module, settings: dict) -> str:

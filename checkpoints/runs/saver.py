@@ -15,17 +15,21 @@ from typing import Any, NoReturn
 import torch
 
 from checkpoints.digests import file_record
-from checkpoints.runs.finding import Marker, candidates_in, checkpoints_in, is_complete, read_marker
-from checkpoints.runs.layout import (
+from checkpoints.runs.finding import (
     LATEST_FILE,
     MARKER,
     REPLACED,
     SCORES,
     SETTINGS,
     WRITING,
+    Marker,
     Position,
+    candidates_in,
+    checkpoints_in,
+    is_complete,
     link_or_copy,
     random_state_file,
+    read_marker,
     sync,
     sync_directory,
     tag_of,

@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from checkpoints.runs.finding import read_position, read_settings
-from checkpoints.runs.layout import Position, random_state_file
-from checkpoints.runs.pickles import read_states, refuse_code
-from checkpoints.runs.resharding import Stored, optimizer_of, put_into
+from checkpoints.runs.finding import Position, random_state_file, read_position, read_settings
+from checkpoints.runs.resharding import Stored, optimizer_of, put_into, read_states, refuse_code
 from checkpoints.torch_files import load_plain
 from groundscore.errors import UserError
 from utils.distributed import World
