@@ -11,7 +11,6 @@ writes the reference's names, `--export adapter` what was learned alone.
 """
 
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from model.settings import check_overrides, inference_settings
 from model.systems import find_system
 from utils.flags import FlagParser
 from utils.plugins import import_plugins
+from utils.progress import ProgressBar
 
 OURS, REFERENCE, ADAPTER = "uground", "reference", "adapter"
 
@@ -134,7 +134,8 @@ def export_merged(merge, flags, target: Path, *, check: Callable[[Path], None] |
     from checkpoints.sources import HUB_CLIP
 
     model, processor = merge.opened.model, merge.opened.processor
-    common = {"tensors": merge.tensors, "overwrite": flags.overwrite, "progress": Progress(), "check": check}
+    bar = ProgressBar("writing", shown=lambda count: f"{count / 1e9:.1f} GB")
+    common = {"tensors": merge.tensors, "overwrite": flags.overwrite, "progress": bar.show, "check": check}
     if flags.export == REFERENCE:
         tower = merge.base.get("vision_tower") or HUB_CLIP
         export_reference(model, processor, target, vision_tower=tower, **common)
@@ -185,27 +186,6 @@ def reader_of(written: Path, merge) -> Callable[[str], tuple]:
     settings = {name: getattr(config, name) for name in inference_settings()}
     tower = merge.base.get("vision_tower")
     return lambda precision: load_model(written, precision=precision, vision_tower=tower, overrides=settings)[:2]
-
-
-class Progress:
-    """How much is written and how long the rest takes: a line that is rewritten on a terminal, elsewhere one every
-    half minute."""
-
-    def __init__(self):
-        self.start = self.last = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        wait = 0.2 if sys.stderr.isatty() else 30
-        if now - self.last < wait and done < total:
-            return
-        self.last = now
-        rest = (now - self.start) * (total - done) / done
-        text = f"written {done / 1e9:.1f} of {total / 1e9:.1f} GB, {rest:.0f} s left"
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{text}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-        elif done < total:
-            print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ An epoch is a forward and backward pass for every image, two at a time. The feat
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from benchmarks import benchmark_parser
 from groundscore.errors import run_main
+from utils.progress import ProgressBar
 
 REASONSEG_TRAIN = 239
 
@@ -57,6 +57,7 @@ def two_epochs(size: str, total: int, conversations: int) -> Iterator[Epoch]:
         model.sam.vision_encoder.register_forward_pre_hook(lambda module, inputs: encoded.append(len(inputs[0])))
         for _ in range(2):
             encoded.clear()
+            bar = ProgressBar("images")
             wall, cpu = time.perf_counter(), time.process_time()
             for first in range(0, total, shape.images):
                 images = min(shape.images, total - first)
@@ -64,15 +65,9 @@ def two_epochs(size: str, total: int, conversations: int) -> Iterator[Epoch]:
                 batch.image_keys = [f"{number:032x}" for number in range(first, first + images)]
                 model.zero_grad()
                 model(batch).loss.backward()
-                _print_progress(first + shape.images, total, time.perf_counter() - wall)
+                bar.show(first + images, total)
             size_on_disk = sum(path.stat().st_size for path in Path(folder).rglob("*.features"))
             yield Epoch(time.process_time() - cpu, time.perf_counter() - wall, sum(encoded), size_on_disk / 1e6)
-
-
-def _print_progress(done: int, total: int, seconds: float) -> None:
-    left = seconds / done * max(total - done, 0)
-    end = "\n" if done >= total else ""
-    print(f"\r{min(done, total)}/{total} images, {left:.0f} s left ", end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 
 from dataloaders.questions import worded
 from evaluation.menu import choose_benchmarks
-from evaluation.progress import ProgressBar
+from evaluation.progress import ScoreBar
 from evaluation.questions import ANSWERS, EXPLAIN, Protocol
 from evaluation.records import PartialResults, fingerprint, lock_report, weights_hash
 from evaluation.report_path import report_path
@@ -152,7 +152,7 @@ def _evaluate_all(task: _Task, world: World) -> int:
                     tolerance=task.tolerance,
                     keep_predictions=flags.save_predictions or flags.gallery,
                     partial=partial,
-                    progress=ProgressBar(f"{spec} {answer}") if world.is_main else None,
+                    progress=ScoreBar(f"{spec} {answer}") if world.is_main else None,
                 )
             except UserError as error:
                 if len(task.sets) == 1:
@@ -246,7 +246,7 @@ def evaluate_predictions(flags: Namespace, argv: Sequence[str]) -> int:
             raise UserError(f"--{name} goes with a checkpoint, not with --predictions; --gallery draws these")
     task = _Task.of(flags, argv)
     with lock_report(task.files.report, World.joined(torch.device("cpu"))):
-        bars = {spec: ProgressBar(spec) for spec in task.sets}
+        bars = {spec: ScoreBar(spec) for spec in task.sets}
         counted = count_predictions(
             flags.predictions,
             flags.dataset_dir,

@@ -1,10 +1,9 @@
 """Write the miniature data set: `python -m miniature.data --out DIR`."""
 
 import argparse
+import itertools
 import math
 import shutil
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from groundscore.errors import UserError, run_main
 from groundscore.reading import read_json
 from utils.flags import count
+from utils.progress import ProgressBar
 
 MARKER = "miniature.json"
 
@@ -110,14 +110,15 @@ def _write_sets(root: Path, seed: int, scale: float, chosen: Sequence[str], plai
     from miniature.language import KIND_WEIGHTS
     from miniature.scenes import Scene, random_scene
 
-    progress = Progress(sum(_scaled(count, scale) for name in chosen for count in COUNTS[name].values()))
+    total = sum(_scaled(count, scale) for name in chosen for count in COUNTS[name].values())
+    bar, written = ProgressBar("[miniature] images"), itertools.count(1)
     names = [(name, split) for name in COUNTS for split in COUNTS[name]]
     streams = dict(zip(names, np.random.SeedSequence(seed).spawn(len(names))))
 
     def scenes(name: str, split: str) -> Iterator[Scene]:
         for scene_seed in streams[name, split].generate_state(_scaled(COUNTS[name][split], scale)):
             yield random_scene(int(scene_seed) >> 1)
-            progress.advance()
+            bar.show(next(written), total)
 
     kinds = ("name",) if plain else tuple(KIND_WEIGHTS)
     writers = {
@@ -142,31 +143,10 @@ def _write_sets(root: Path, seed: int, scale: float, chosen: Sequence[str], plai
             writers[name](splits, np.random.default_rng([seed, number]))
     if "R-refcoco" in chosen and "refcoco" in chosen:
         refer_sets.write_unified_refs(root, "refcoco")  # scored beside the sets with false premises
-    progress.finish()
 
 
 def _scaled(count: int, scale: float) -> int:
     return max(1, round(count * scale))
-
-
-class Progress:
-    """A line that says how many pictures are written and how long the rest takes."""
-
-    def __init__(self, total: int):
-        self._total = total
-        self._done = 0
-        self._start = time.monotonic()
-
-    def advance(self) -> None:
-        self._done += 1
-        if self._done % 50 == 0 and sys.stderr.isatty():
-            rest = (time.monotonic() - self._start) / self._done * (self._total - self._done)
-            print(f"\r[miniature] {self._done}/{self._total} pictures, {rest:.0f} s left ", end="", file=sys.stderr)
-
-    def finish(self) -> None:
-        seconds = time.monotonic() - self._start
-        end = "\r" if sys.stderr.isatty() else ""
-        print(f"{end}[miniature] {self._done} pictures in {seconds:.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":

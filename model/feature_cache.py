@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
@@ -27,11 +26,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from groundscore.errors import UserError
+from groundscore.writing import written_whole
 
 logger = logging.getLogger(__name__)
 
 LAYOUT = 1  # part of every encoder's hash; to be raised when features are computed or stored in another way
-SUFFIX, UNFINISHED = ".features", ".unfinished"
+SUFFIX, UNFINISHED = ".features", ".writing"
 CHECKSUM_BYTES = 16
 SCANS_PER_LIMIT = 100
 STALE_SECONDS = 3600
@@ -144,13 +144,10 @@ class EncoderFeatures:
         path = self._path(key)
         stored = save({"features": features.contiguous()})
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(UNFINISHED, dir=path.parent)
         try:
-            with open(handle, "wb") as file:
-                file.write(_checksum(key, stored) + stored)
-            os.replace(beside, path)
+            with written_whole(path) as beside:
+                beside.write_bytes(_checksum(key, stored) + stored)
         except OSError as error:
-            Path(beside).unlink(missing_ok=True)
             raise UserError(f"{path}: the features cannot be kept ({error.strerror or error})") from error
         self.cache.added(CHECKSUM_BYTES + len(stored))
 

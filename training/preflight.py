@@ -28,10 +28,11 @@ from training.memory import (
     shared_memory_warning,
     tensor_memory,
 )
-from training.progress import StepMeter, duration
+from training.progress import StepMeter
 from training.summaries import heading, pairs, table
 from training.trainable import count_parameters
 from utils.distributed import World
+from utils.progress import duration
 
 DRAWN = 64  # samples among which the largest are looked for
 TIMED_STEPS = 3  # after one that warms up

@@ -13,6 +13,8 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
+from utils.progress import duration
+
 LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "mask_loss", "policy_loss")
 POLICY_STATISTICS = ("policy/entropy", "policy/reward", "policy/baseline", "policy/advantage")
 LAYERS = "policy/layers"
@@ -210,13 +212,3 @@ class Progress:
 def _padded(number: int, total: int) -> str:
     """7 of 100 -> "  7/100", so that lines below each other align."""
     return f"{number:>{len(str(total))}}/{total}"
-
-
-def duration(seconds: float) -> str:
-    """75 -> "1:15", 3725 -> "1:02:05", 90000 -> "1d 1:00:00"."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days}d {hour}:{minute:02d}:{second:02d}"
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

@@ -24,6 +24,7 @@ import numpy as np
 
 from groundscore.errors import naming
 from groundscore.schema import DamagedFile, anything, mapping, parse, set_aside, whole
+from groundscore.writing import written_whole
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -143,9 +144,8 @@ def _drop_lines_after(path: Path, step: int) -> None:
         except DamagedFile as problem:
             if number < len(lines):
                 problems.append(str(problem))
-    beside = path.with_suffix(".writing")
-    beside.write_bytes(b"".join(kept))
-    if problems:
-        more = f", and {len(problems) - 1} more lines" if len(problems) > 1 else ""
-        print(f"{problems[0]}{more}; the file as it was is kept as {set_aside(path).name}", file=sys.stderr)
-    os.replace(beside, path)
+    with written_whole(path) as beside:
+        beside.write_bytes(b"".join(kept))
+        if problems:
+            more = f", and {len(problems) - 1} more lines" if len(problems) > 1 else ""
+            print(f"{problems[0]}{more}; the file as it was is kept as {set_aside(path).name}", file=sys.stderr)

@@ -18,14 +18,14 @@ from groundscore.annotations.repairs import STRICT, Tolerance
 from groundscore.errors import UserError
 from training.engine import whole_weights
 from training.loop import Schedule
-from training.progress import Progress, duration
+from training.progress import Progress
 from training.records import Records
 from training.sampling import prepare_worker
 from training.stopping import WorkersEnd
 from utils.distributed import World
+from utils.progress import duration
 
 PICTURES = 4  # of each split
-SECONDS_BETWEEN_LINES = 30
 
 Say = Callable[[str], None]
 
@@ -75,7 +75,12 @@ class Validation:
 
     def run(self, model, processor, *, say: Say = lambda text: None) -> dict[str, dict[str, Any]]:
         """Scores by split; every process takes part and gets the same. say: told now and then how far it is."""
-        return {split: self.score(split, model, processor, progress=_Reports(split, say)) for split in self.items}
+        from evaluation.progress import ScoreBar
+
+        return {
+            split: self.score(split, model, processor, progress=ScoreBar(f"validating {split}", say=say))
+            for split in self.items
+        }
 
     def score(
         self,
@@ -131,21 +136,6 @@ def packed_attention(language_model) -> Iterator[None]:
         yield
     finally:
         language_model.set_attn_implementation(usual)
-
-
-class _Reports:
-    """Says every half minute how far the scoring of a split is."""
-
-    def __init__(self, split: str, say: Say):
-        self.split, self.say = split, say
-        self.started = self.last = time.monotonic()
-
-    def __call__(self, done: int, total: int, *scores: float | None) -> None:
-        now = time.monotonic()
-        if 0 < done < total and now - self.last >= SECONDS_BETWEEN_LINES:
-            self.last = now
-            left = (now - self.started) / done * (total - done)
-            self.say(f"validating {self.split}: {100 * done / total:.0f} %, {duration(left)} left")
 
 
 def describe_scores(scores: dict[str, dict[str, Any]], *, indent: str = "") -> str:

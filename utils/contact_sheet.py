@@ -3,7 +3,6 @@
 image | ground truth | similarity map (its layer) | prediction | question, answer, IoU
 """
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from groundscore.drawing import IGNORE_COLOUR, Colour, colour_of, heat_map, overlay, split_targets
 from groundscore.errors import UserError
+from groundscore.writing import written_whole
 
 SOFTWARE = "UGround contact sheet"  # what our PNG files say that they were made by
 
@@ -241,12 +241,10 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
     refuse_foreign_image(path)
     note = PngInfo()
     note.add_text("Software", SOFTWARE)
-    unfinished = path.with_name(path.name + ".part")
     try:
-        sheet.save(unfinished, format="PNG", pnginfo=note)
-        os.replace(unfinished, path)
+        with written_whole(path) as beside:
+            sheet.save(beside, format="PNG", pnginfo=note)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({error.strerror})") from error
 
 

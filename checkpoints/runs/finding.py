@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.digests import digest_of, digest_of_text
-from groundscore.errors import UserError, naming
+from groundscore.errors import UserError
 from groundscore.schema import (
     DamagedFile,
     Shape,
@@ -28,6 +28,7 @@ from groundscore.schema import (
     text,
     whole,
 )
+from groundscore.writing import sync_to_disk
 
 LATEST = "ckpt_model"
 BEST = "best_ckpt_model"
@@ -61,20 +62,6 @@ def random_state_file(rank: int) -> str:
     return f"random_state_rank_{rank}.pt"
 
 
-def write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside and rename it, so that it is there as a whole or as it was."""
-    beside = path.with_name(f".{path.name}.writing")
-    with naming(path), beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-
-
 def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
@@ -82,19 +69,10 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def sync(path: Path) -> None:
-    """Ask the system to write a file or the names in a directory to disk before what follows."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def sync_directory(path: Path) -> None:
-    """The same for a directory and its files."""
+    """Ask the system to write a directory and its files to disk before what follows."""
     for entry in [*(child for child in path.iterdir() if child.is_file()), path]:
-        sync(entry)
+        sync_to_disk(entry)
 
 
 FORMAT = 3

@@ -30,14 +30,12 @@ from checkpoints.runs.finding import (
     link_or_copy,
     random_state_file,
     read_marker,
-    sync,
     sync_directory,
     tag_of,
-    write_json,
-    write_text,
 )
 from checkpoints.runs.snapshots import capture
 from groundscore.errors import UserError
+from groundscore.writing import sync_to_disk, write_json, write_text
 from utils.distributed import World
 from utils.seeding import random_state
 
@@ -121,9 +119,9 @@ class Saver:
             files = capture(self.engine, directory, write.beside.name)
             files[write.beside / random_state_file(self.world.rank)] = random_state()
             if self.world.is_main:
-                write_json(write.beside / SETTINGS, self.settings)
+                write_json(write.beside / SETTINGS, self.settings, sync=True)
                 if scores is not None:
-                    write_json(write.beside / SCORES, scores)
+                    write_json(write.beside / SCORES, scores, sync=True)
                 # Besides these two, whatever DeepSpeed has written itself.
                 written = [path for path in write.beside.iterdir() if path.is_file()]
             else:
@@ -195,7 +193,7 @@ def copy_checkpoint(source: Path, directory: Path, *, keep: int, world: World, s
             write.beside.mkdir()
             files = dict(marker.files)
             if scores is not None:
-                write_json(write.beside / SCORES, scores)
+                write_json(write.beside / SCORES, scores, sync=True)
                 files[SCORES] = file_record(write.beside / SCORES)
             for name in marker.files:
                 if name != SCORES or scores is None:
@@ -217,7 +215,7 @@ def _write_files(write: _Write, written: list[Path], files: dict[Path, Any]) -> 
             path, content = files.popitem()
             torch.save(content, path)
             del content  # its memory goes back before the next is written
-            sync(path)
+            sync_to_disk(path)
             write.files[path.name] = file_record(path)
     except Exception as problem:  # raised by `finish`
         write.problem = problem
@@ -252,7 +250,7 @@ def _reason(error: Exception) -> str:
 
 def _write_marker(beside: Path, marker: Marker) -> None:
     sync_directory(beside)
-    write_text(beside / MARKER, marker.to_text())
+    write_text(beside / MARKER, marker.to_text(), sync=True)
 
 
 def _next_number(directory: Path) -> int:
@@ -267,7 +265,7 @@ def _publish(beside: Path, target: Path) -> None:
     if target.exists():
         os.rename(target, replaced)
     os.rename(beside, target)
-    write_text(target.parent / LATEST_FILE, target.name)
+    write_text(target.parent / LATEST_FILE, target.name, sync=True)
     sync_directory(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from checkpoints.runs.finding import BEST, SCORES, candidates_in, find_checkpoint, read_position, write_json
+from checkpoints.runs.finding import BEST, SCORES, candidates_in, find_checkpoint, read_position
 from groundscore.schema import (
     DamagedFile,
     Shape,
@@ -25,6 +25,7 @@ from groundscore.schema import (
     text,
     whole,
 )
+from groundscore.writing import write_json
 from utils.distributed import World
 
 Say = Callable[[str], None]
@@ -86,7 +87,7 @@ class Scores:
         return is_best
 
     def save(self) -> None:
-        write_json(self.path, self.content)
+        write_json(self.path, self.content, sync=True)
 
 
 def open_scores(run_dir: Path, checkpoint: Path | None, world: World, say: Say = _say) -> Scores:

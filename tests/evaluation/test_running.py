@@ -6,7 +6,7 @@ import torch
 
 from evaluation import Effort, Protocol, evaluate
 from evaluation.predicting import predict
-from evaluation.progress import ProgressBar
+from evaluation.progress import ScoreBar
 from evaluation.records import PartialResults, fingerprint, weights_hash
 from groundscore.errors import UserError
 from tests.evaluation.balls import Oracle, item_of, muse_item
@@ -276,7 +276,7 @@ class Terminal:
 
 def test_the_bar_shows_scores_and_the_time_left(oracle):
     terminal = Terminal()
-    run(*oracle, effort=Effort(images=1), progress=ProgressBar("balls", terminal))
+    run(*oracle, effort=Effort(images=1), progress=ScoreBar("balls", stream=terminal))
     lines = terminal.text.split("\r\x1b[K")
     assert "2/4  gIoU 0.8333  cIoU 0.8222  0:00 left" in lines[3]
     assert lines[-1] == "", "the finished line makes room for the table"
@@ -284,8 +284,8 @@ def test_the_bar_shows_scores_and_the_time_left(oracle):
 
 def test_the_time_left_does_not_count_what_came_before_the_first_call(monkeypatch):
     now = iter([0.0, 1000.0, 1010.0])
-    monkeypatch.setattr("evaluation.progress.time.monotonic", lambda: next(now))
-    bar = ProgressBar("balls", terminal := Terminal())
+    monkeypatch.setattr("utils.progress.time.monotonic", lambda: next(now))
+    bar = ScoreBar("balls", stream=(terminal := Terminal()))
     bar(0, 3, None, None)
     bar(1, 3, None, None)
     assert "1/3  0:20 left" in terminal.text

@@ -152,7 +152,7 @@ def test_several_writers_of_one_directory_do_not_disturb_each_other(tmp_path):
 
     with ThreadPoolExecutor(4) as pool:
         assert all(all(found) for found in pool.map(epoch, range(4)))
-    assert not list(tmp_path.rglob("*.unfinished"))
+    assert not list(tmp_path.rglob("*.writing"))
 
 
 def test_the_key_of_a_picture_is_its_content():

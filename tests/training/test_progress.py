@@ -3,7 +3,8 @@ import io
 import pytest
 
 from training.loop import Schedule
-from training.progress import Progress, duration
+from training.progress import Progress
+from utils.progress import duration
 
 
 class Clock:

@@ -7,7 +7,6 @@ uncommitted.diff       what differs from the commit, if anything
 
 import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from groundscore.errors import naming
+from groundscore.writing import write_json
 from utils.tracking.history import FILES, MANIFEST, earlier_manifests, launch_directory
 
 FORMAT = 1
@@ -69,10 +69,7 @@ def record_launch(
         "packages": installed_packages(),
         "files": files,
     }
-    beside = directory / f".{MANIFEST}.writing"
-    with naming(beside):
-        beside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, directory / MANIFEST)
+    write_json(directory / MANIFEST, manifest, indent=1)
     return manifest
 
 
