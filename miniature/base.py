@@ -21,16 +21,16 @@ class MiniatureSizes:
     vocabulary: int = 1200
     llm_width: int = 128
     llm_mlp: int = 352
-    llm_layers: int = 6
+    llm_layers: int = 8
     llm_heads: int = 4
     clip_image: int = 128
     clip_patch: int = 16
-    clip_width: int = 96
+    clip_width: int = 128
     clip_layers: int = 5
     clip_heads: int = 4
     sam_image: int = 128
     sam_patch: int = 16
-    sam_width: int = 96
+    sam_width: int = 128
     sam_layers: int = 4
     sam_heads: int = 4
     sam_window: int = 4
@@ -61,24 +61,32 @@ def main(argv: Sequence[str]) -> None:
 
 
 def training_text(dataset_dir: Path) -> Iterator[str]:
-    """Every sentence of the miniature and of the templates, with `[SEG]` and placeholders left out."""
+    """Every sentence of the training splits, and the templates without `[SEG]` and placeholders."""
     from dataloaders.batching.conversation import SYSTEM_TEXT
     from dataloaders.templates import DIRECTORY
     from groundscore.annotations.json_files import read_json
     from groundscore.annotations.restricted_pickle import restricted_unpickle
 
-    for item in read_json(dataset_dir / "llava_dataset/llava_instruct_150k.json", list):
-        yield from (turn["value"].replace("<image>", "").strip() for turn in item["conversations"])
-    refs = restricted_unpickle(dataset_dir / "refer_seg/refcoco/refs(unc).p")
-    refs += read_json(dataset_dir / "refer_seg/grefcoco/grefs(unc).json", list)
+    for path in sorted((dataset_dir / "llava_dataset").glob("*.json")):
+        for item in read_json(path, list):
+            yield from (turn["value"].replace("<image>", "").strip() for turn in item["conversations"])
+    refer = dataset_dir / "refer_seg"
+    refs = [ref for path in sorted(refer.glob("*/*.p")) for ref in restricted_unpickle(path)]
+    refs += [ref for path in sorted(refer.glob("*/grefs*.json")) for ref in read_json(path, list)]
     for ref in refs:
-        yield from (sentence["sent"] for sentence in ref["sentences"])
-    for path in sorted((dataset_dir / "reason_seg/ReasonSeg").glob("*/*.json")):
-        record = read_json(path)
-        if isinstance(record, dict):
-            yield from record["text"]
-        else:
-            yield from (item["outputs"] for item in record)
+        if ref["split"] == "train":
+            yield from (sentence["sent"] for sentence in ref["sentences"])
+    reason = dataset_dir / "reason_seg/ReasonSeg"
+    for path in sorted(reason.glob("train/*.json")):
+        yield from read_json(path)["text"]
+    for path in sorted(reason.glob("explanatory/train.json")):
+        yield from (item["outputs"] for item in read_json(path, list))
+    for path in sorted((dataset_dir / "reason_seg_plus").glob("*.json")):
+        for entry in read_json(path, list):
+            yield from (entry[key] for key in ("English Question", "English Answer", "output") if key in entry)
+    for path in sorted((dataset_dir / "multi_reason_seg").glob("*/MUSE_train.json")):
+        for entry in read_json(path, list):
+            yield from entry["questions"]
     templates = [
         line.replace("[SEG]", "").replace("{class_name}", "").replace("{sent}", "").replace("{seg}", "")
         for path in sorted(DIRECTORY.glob("*.txt"))

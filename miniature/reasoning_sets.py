@@ -85,7 +85,7 @@ def _as_dict(mask: Any) -> dict:
 
 
 def _steps(name: str, scene: Scene, rng: np.random.Generator) -> dict:
-    asked = reasoning(scene, rng, is_sentence=True, held_out=None)
+    asked = reasoning(scene, rng, is_sentence=True, held_out=False)
     answer = f"{explanation(scene, asked, rng)} So it is {' and '.join(_mark(scene, i, rng) for i in asked.targets)}."
     masks = _masks(scene, rng)
     if "9" in masks:
@@ -122,21 +122,23 @@ def write_muse(root: Path, splits: Splits, rng: np.random.Generator) -> None:
             write_odd_image(root / COCO / folder / name, scene, number, may_ignore_exif=True)
             url = {"coco_url": f"http://images.cocodataset.org/{folder}/{name}"}
             place = {"file_name": name} if folder == "train2014" else url
-            entries.append({**place, **_muse_entry(scene, rng, several=split != "test_less")})
+            entries.append({**place, **_muse_entry(scene, split, rng)})
         write_json(root / f"multi_reason_seg/MultiReasonSeg/MUSE_{split}.json", entries)
 
 
-def _muse_entry(scene: Scene, rng: np.random.Generator, *, several: bool) -> dict:
+def _muse_entry(scene: Scene, split: str, rng: np.random.Generator) -> dict:
     objects = [_muse_object(scene, index, rng) for index in range(len(scene.objects))]
-    asked = reasoning(scene, rng, is_sentence=True, held_out=None)
+    asked = reasoning(scene, rng, is_sentence=True, held_out=False if split == "train" else None)
     questions = [(asked.text, asked.targets)]
     groups = group_expressions(scene)
     if groups:
         text, members = groups[int(rng.integers(len(groups)))]
         questions.append((f"Where are {text}?", members))
-    if several:
-        everything = tuple(int(index) for index in rng.permutation(len(objects)))
+    if split != "test_less":
+        everything = tuple(range(len(objects)))
         questions.append((f"What can be found on the {scene.lower}, beside no {_absent(scene, rng)}?", everything))
+    # From left to right: an order that follows from nothing could only be guessed.
+    questions = [(text, tuple(sorted(targets, key=lambda i: scene.objects[i].x))) for text, targets in questions]
     texts = [_muse_answer(scene, targets) if rng.random() < 0.5 else None for _, targets in questions]
     return {
         "height": scene.height,

@@ -9,7 +9,7 @@ import pytest
 from dataloaders.mixture import build_mixture
 from groundscore.errors import UserError
 from groundscore.splits import evaluation_set
-from miniature import base, data
+from miniature import base, data, vision
 from miniature.language import absent_expressions, group_expressions, reasoning, referring_expressions
 from miniature.scenes import random_scene
 from miniature.vocabulary import CATEGORIES, LONG_TEMPLATES, SHORT_TEMPLATES, is_held_out
@@ -168,6 +168,43 @@ def test_the_untrained_base_loads_and_its_tokenizer_knows_every_word(world, tmp_
             ids = processor.tokenizer.encode(text)
             assert processor.tokenizer.pad_token_id not in ids
             assert processor.decode(ids) == text
+
+
+@pytest.mark.parametrize("encoder", ["clip", "sam"])
+def test_vision_training_improves_an_encoder_of_the_base_once(encoder, world, tmp_path, monkeypatch, capsys):
+    from checkpoints import load_model
+
+    for name, value in {"SCENES": 12, "BATCH": 4, "WARM_UP": 1, "PRINT_EVERY": 6}.items():
+        monkeypatch.setattr(vision, name, value)
+    base.build(tmp_path / "base", world, seed=0)
+    command = [encoder, "--base", str(tmp_path / "base"), "--steps", "18"]
+    vision.main(command)
+    losses = [float(line.split()[4]) for line in capsys.readouterr().out.splitlines() if line.startswith(encoder)]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+    trained = contents(tmp_path / "base")
+    vision.main(command)
+    assert contents(tmp_path / "base") == trained
+    load_model(
+        tmp_path / "base/llava",
+        system="LISA",
+        vision_tower=str(tmp_path / "base/clip"),
+        vision_pretrained=str(tmp_path / "base/sam_miniature.pth"),
+    )
+
+
+def test_the_training_text_leaves_held_out_wordings_out(world):
+    training = set(base.training_text(world))
+    held_out = {
+        template.format(use=category.uses[use])
+        for category in CATEGORIES
+        for use in range(3)
+        for templates in (SHORT_TEMPLATES, LONG_TEMPLATES)
+        for index, template in enumerate(templates)
+        if is_held_out(use, index)
+    }
+    assert len(training) > 100
+    assert not training & held_out
 
 
 def test_the_sheet_shows_scenes(tmp_path):

@@ -77,7 +77,7 @@ class GroundingProcessor:
         """
         if self.settings.sam_image_size == 0:
             return torch.zeros(3, 0, 0, dtype=torch.uint8), (0, 0)
-        return _fit_and_pad(rgb, self.settings.sam_image_size)
+        return fit_and_pad(rgb, self.settings.sam_image_size)
 
     def clip_image(self, rgb: np.ndarray) -> tuple[Tensor, tuple[int, int]]:
         """The centre crop that CLIP was trained on, or the whole image padded, as the model was trained.
@@ -85,7 +85,7 @@ class GroundingProcessor:
         rgb uint8 [H, W, 3] → uint8 [3, C, C], and (height, width) of the part that is image.
         """
         if self.settings.pad_clip_images:
-            return _fit_and_pad(rgb, self.settings.clip_image_size)
+            return fit_and_pad(rgb, self.settings.clip_image_size)
         return _fill_and_crop(rgb, self.settings.clip_image_size)
 
     def decode(self, ids) -> str:
@@ -138,7 +138,7 @@ def fitted_size(height: int, width: int, side: int) -> tuple[int, int]:
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def _fit_and_pad(rgb: np.ndarray, side: int) -> tuple[Tensor, tuple[int, int]]:
+def fit_and_pad(rgb: np.ndarray, side: int) -> tuple[Tensor, tuple[int, int]]:
     """Bilinear to the longest side, zeros at the right and the bottom."""
     check_image(rgb)
     height, width = fitted_size(rgb.shape[0], rgb.shape[1], side)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the miniature's base models from nothing: random weights -> trained on generated pictures and dialogues.
+# Makes the miniature's base models from nothing: random weights -> trained on generated images and dialogues.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -7,42 +7,48 @@ if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
     cat <<'HELP'
 Usage: ./scripts/miniature/pretrain.sh [TRAIN_DS ARGUMENT...]
 
-Generates pictures of its own (seed 1; the quickstart's have seed 0), builds untrained base models and trains
-everything in them (CLIP, projector, LLaMA, SAM) for at most an hour on two cores: first on dialogues in words, then
-on referring expressions, label maps and dialogues. Writes the base that the quickstart starts from. No reasoning
-question about a mask is among the training data. Arguments go to both runs of train_ds.py.
+Generates images of its own (seed 1; the quickstart's have seed 0), builds base models with random weights and trains
+all of them, in three stages, as the published ones came about:
 
-  DATA     pictures                (default dataset/miniature_pretrain)
+  vision      CLIP tells what its patches show, SAM draws what points lie on; side by side, a core each
+  language    dialogues in words: projector and LLM
+  grounding   all eight families: projector, LLM and SAM's decoder, without similarity maps and without a policy,
+              so that no layer of the LLM has a head start
+
+About two hours on two idle cores. Start it again to go on where it stopped. Arguments go to both runs of train_ds.py.
+
+  DATA     images                  (default dataset/miniature_pretrain)
+  RUNS     where stages are kept   (default runs/miniature_base)
   OUT      the base to write       (default miniature/weights)
 HELP
     exit 0
 fi
 
 DATA="${DATA:-dataset/miniature_pretrain}"
+RUNS="${RUNS:-runs/miniature_base}"
 OUT="${OUT:-miniature/weights}"
-LANGUAGE=runs/miniature_language
-GROUNDING=runs/miniature_grounding
 # Small matrices on few cores: two processes of one thread each beat one process of two threads.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 train() { # run, base models, arguments...
     local run=$1 base=$2
     shift 2
-    .venv/bin/torchrun --standalone --nproc_per_node 2 train_ds.py --exp_name "$(basename "$run")" \
+    .venv/bin/torchrun --standalone --nproc_per_node 2 train_ds.py --exp_name "$run" --log_base_dir "$RUNS" \
         --version "$base/llava" --vision_tower "$base/clip" --vision_pretrained "$base/sam_miniature.pth" \
-        --dataset_dir "$DATA" --mode 2 --pad_train_clip_images --no_gradient_checkpointing --lora_r 0 \
-        --grad_accumulation_steps 1 --print_freq 20 --no_eval "$@"
+        --dataset_dir "$DATA" --model_key LISA --pad_train_clip_images --no_gradient_checkpointing --lora_r 0 \
+        --unfreeze mm_projector,language_model --cache_features "$RUNS/features" --cache_limit_gb 10 \
+        --batch_size 12 --grad_accumulation_steps 1 --zero_stage 0 --print_freq 20 --no_eval "$@"
 }
 
 ./build.sh
-.venv/bin/python -m miniature.data --out "$DATA" --seed 1 --scale 4 --sets ade20k,refcoco,grefcoco,reason_seg,llava
-.venv/bin/python -m miniature.base --out "$LANGUAGE/untrained" --dataset_dir "$DATA"
-train "$LANGUAGE" "$LANGUAGE/untrained" --dataset vqa --sample_rates 1 \
-    --unfreeze vision_tower,mm_projector,language_model \
-    --batch_size 16 --steps_per_epoch 200 --epochs 5 --lr 1.5e-3 "$@"
-.venv/bin/python -m miniature.base --out "$LANGUAGE/base" --from_run "$LANGUAGE"
-train "$GROUNDING" "$LANGUAGE/base" --dataset "sem_seg||refer_seg||vqa" --sample_rates "1.5,6,1.5" \
-    --sem_seg_data ade20k --refer_seg_data refcoco --num_classes_per_sample 3 --num_classes_per_question 2 \
-    --unfreeze vision_tower,sam_encoder,mm_projector,language_model \
-    --batch_size 8 --steps_per_epoch 250 --epochs 9 --lr 1e-3 --dice_loss_weight 4 "$@"
-.venv/bin/python -m miniature.base --out "$OUT" --from_run "$GROUNDING"
+.venv/bin/python -m miniature.data --out "$DATA" --seed 1 --scale 5
+[[ -d "$RUNS/untrained" ]] || .venv/bin/python -m miniature.base --out "$RUNS/untrained" --dataset_dir "$DATA"
+.venv/bin/python -m miniature.vision clip --base "$RUNS/untrained" --steps 2000 &
+clip=$!
+.venv/bin/python -m miniature.vision sam --base "$RUNS/untrained" --steps 2000
+wait "$clip"
+train language "$RUNS/untrained" --dataset vqa --sample_rates 1 --steps_per_epoch 200 --epochs 3 --lr 1.5e-3 "$@"
+.venv/bin/python -m miniature.base --out "$RUNS/speaking" --from_run "$RUNS/language"
+train grounding "$RUNS/speaking" --sample_rates "3,12,3,3,4,4,2,3" --num_classes_per_sample 5 \
+    --use_expand_question_list --steps_per_epoch 200 --epochs 20 --lr 1e-3 --dice_loss_weight 4 "$@"
+.venv/bin/python -m miniature.base --out "$OUT" --from_run "$RUNS/grounding"
