@@ -16,7 +16,7 @@ from groundscore.reading import user_path
 from model.settings import model_overrides
 from model.systems import find_system
 from training.config import FLASH_ATTENTION, FileSettings, TrainingConfig, config_class, split_list
-from training.config_files import find_recipe, read_settings
+from training.config_files import file_settings, find_recipe
 from training.trainable import unfreezable
 from utils.flags import FlagParser
 from utils.plugins import import_plugins
@@ -41,9 +41,9 @@ def parse_arguments(argv: Sequence[str]) -> TrainingConfig:
     flags = vars(parser.parse(argv))
     files = {}
     if "recipe" in flags:
-        files |= read_settings(find_recipe(flags["recipe"]), parser)
+        files |= file_settings(find_recipe(flags["recipe"]), parser)
     if "config" in flags:
-        files |= read_settings(user_path(flags["config"]), parser)
+        files |= file_settings(user_path(flags["config"]), parser)
     values = {name: setting.value for name, setting in files.items()} | flags
     config = config_class()(**values, given=frozenset(values))
     try:

@@ -27,7 +27,7 @@ DESCRIPTION = ("about", "published", "gpus")
 COMMAND_LINE_ONLY = ("help", "plugin", "recipe", "config", "print_flags", "local_rank")
 NOT_REPEATED = (*COMMAND_LINE_ONLY, "memo", "debug")  # what is about one launch
 DEEPEST = 4  # `published`: source, split, score
-MEGABYTES = 1
+LARGEST = 1 << 16  # bytes of a file; a run's has about 4000
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def find_recipe(name: str) -> Path:
     raise UserError(f"--recipe {name[:200]}: no such recipe; {remedy}")
 
 
-def read_settings(path: Path, parser: FlagParser) -> dict[str, FileSetting]:
+def file_settings(path: Path, parser: FlagParser) -> dict[str, FileSetting]:
     """The settings of a file by the names of the configuration's fields, each checked as its flag is.
 
     Raises `UserError`, with the file, the line and the key, for what `parser` does not take, for a field that is set
@@ -86,7 +86,8 @@ def settings_text(config: TrainingConfig, launch: int) -> str:
     groups: dict[str, list[str]] = {}
     for name, setting in settings_of(type(config)).items():
         value = getattr(config, name)
-        if name not in NOT_REPEATED and value not in (None, ""):
+        unset = value is None or value == setting.default == ""
+        if name not in NOT_REPEATED and not unset:
             line = yaml.safe_dump({name: value}, allow_unicode=True, width=float("inf"))
             groups.setdefault(setting.group, []).append(line)
     plugin = f" --plugin {config.plugin}" if config.plugin else ""
@@ -96,7 +97,9 @@ def settings_text(config: TrainingConfig, launch: int) -> str:
 
 def _entries(path: Path) -> Iterator[tuple[str, str, str]]:
     """Key, value and position ("FILE, line N") of every setting of a file; the description is left out."""
-    content = read_bytes(path, missing="name a file of settings, such as a run's config.yaml", megabytes=MEGABYTES)
+    content = read_bytes(path, missing="name a file of settings, such as a run's config.yaml", megabytes=1)
+    if len(content) > LARGEST:
+        raise UserError(f"{path} has {len(content)} bytes; a file of settings has at most {LARGEST}")
     try:
         text = content.decode("utf-8-sig")
         _check_structure(text, path)
