@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _report(root: Path, flags: argparse.Namespace) -> None:
-    from dataloaders.mixture import ALL_FAMILIES
+    from dataloaders.settings import ALL_FAMILIES
     from groundscore.names import split_names
 
     names = split_names(flags.families or ALL_FAMILIES)
@@ -94,7 +94,8 @@ def _start(root: Path, family: str, cache: str, draws: int, tokenizer: Path | No
     """Build the mixture as training does; then let a worker process draw from it."""
     import torch
 
-    from dataloaders.mixture import ALL_FAMILIES, build_mixture
+    from dataloaders.mixture import build_mixture
+    from dataloaders.settings import ALL_FAMILIES
     from groundscore.annotations.index_cache import ENVIRONMENT
 
     os.environ[ENVIRONMENT] = cache

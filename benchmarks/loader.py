@@ -70,7 +70,8 @@ def loader_rate(root: Path, families: str | None, workers: int, batch_size: int,
 
     from benchmarks.data import collator
     from checkpoints.runs import Position
-    from dataloaders.mixture import ALL_FAMILIES, build_mixture
+    from dataloaders.mixture import build_mixture
+    from dataloaders.settings import ALL_FAMILIES
     from training.building import build_batches
     from training.loop import Schedule
     from utils.distributed import World

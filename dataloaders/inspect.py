@@ -9,7 +9,6 @@ that describe the training data are those of `train_ds.py`.
 """
 
 import argparse
-import inspect
 import json
 import sys
 import textwrap
@@ -23,6 +22,7 @@ from dataloaders.data_checks import SetReport, check_data
 from dataloaders.mixture import build_mixture
 from dataloaders.questions import worded
 from dataloaders.sample import Sample
+from dataloaders.settings import declared_data
 from groundscore.annotations.repairs import Tolerance
 from groundscore.errors import UserError, printable, run_main
 from groundscore.names import split_names
@@ -36,11 +36,13 @@ from groundscore.splits import (
 )
 from groundscore.targets import target_kinds
 from utils.contact_sheet import SheetRow, contact_sheet, save_sheet
+from utils.plugins import HELP, import_plugins
+from utils.settings import Setting, add_setting, settings_of
 
 SHOWN_PROBLEMS = 5
 KINDS = ("bad", "broken", "incomplete")  # see `Problem`
 SHEET_ROWS = 60
-_OWN = ("dataset_dir", "dataset", "sample_rates", "seed", "samples_per_epoch", "skip_bad_samples")
+_OWN = ("dataset", "sample_rates", "skip_bad_samples")  # settings with another default here
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,21 +66,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--jsonl", type=Path, metavar="FILE", help="write one JSON object per sample, item or set")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw a contact sheet (PNG)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    group = parser.add_argument_group("training data, as in train_ds.py")
-    for name, parameter in inspect.signature(build_mixture).parameters.items():
-        if name in _OWN:
-            continue
-        if parameter.default is False:
-            group.add_argument(f"--{name}", action="store_true")
-        else:
-            kind = str if parameter.default is None else type(parameter.default)
-            group.add_argument(
-                f"--{name}", type=kind, default=parameter.default, help=f"(default: {parameter.default})"
-            )
+    parser.add_argument("--plugin", metavar="NAMES", help=HELP)
+    group = parser.add_argument_group("training data, as in train_ds.py", argument_default=argparse.SUPPRESS)
+    for setting in _shared_settings().values():
+        add_setting(group, setting)
     return parser
 
 
+def _shared_settings() -> dict[str, Setting]:
+    """The settings of the training data that have the meaning and default of `train_ds.py` here too."""
+    return {name: setting for name, setting in settings_of(*declared_data()).items() if name not in _OWN}
+
+
 def main(argv: Sequence[str]) -> int:
+    import_plugins(argv)
     flags = build_parser().parse_args(argv)
     root: Path = flags.dataset_dir
     if not root.is_dir():
@@ -196,7 +197,7 @@ def _drawn(flags: argparse.Namespace) -> Iterator[Shown]:
     if not flags.dataset:
         raise UserError("--draw needs --dataset, such as --dataset refer_seg")
     rates = flags.sample_rates or [1.0] * len(split_names(flags.dataset))
-    chosen = {name: getattr(flags, name) for name in inspect.signature(build_mixture).parameters if name not in _OWN}
+    chosen = {name: getattr(flags, name) for name in _shared_settings() if hasattr(flags, name)}
     mixture = build_mixture(
         flags.dataset_dir,
         dataset=flags.dataset,

@@ -7,7 +7,8 @@ from PIL import Image
 
 from dataloaders import inspect
 from dataloaders.data_checks import check_data
-from dataloaders.mixture import ALL_FAMILIES, build_mixture
+from dataloaders.mixture import build_mixture
+from dataloaders.settings import ALL_FAMILIES
 from groundscore.annotations.segmentations import decode_segmentation
 from groundscore.splits import evaluation_set
 from miniature import data

@@ -10,12 +10,13 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from dataloaders.families import FAMILIES
 from groundscore.annotations.repairs import Tolerance
 from groundscore.errors import UserError
 from groundscore.reading import user_path
 from model.settings import model_overrides
 from model.systems import find_system
-from training.config import FLASH_ATTENTION, FileSettings, TrainingConfig, config_class, split_list
+from training.config import FLASH_ATTENTION, FileSettings, TrainingConfig, config_class
 from training.config_files import file_settings, find_recipe
 from training.trainable import unfreezable
 from utils.flags import FlagParser
@@ -108,8 +109,9 @@ def check(config: TrainingConfig) -> None:
         raise UserError("--save_interval is about the latest checkpoint, which --no_save_ckpt leaves out")
     model_overrides(vars(config))
     Tolerance(config.skip_bad_samples)
-    if "custom" in config.families and not split_list(config.custom_data):
-        raise UserError("--dataset custom needs --custom_data: for custom/pets.jsonl it is --custom_data pets")
+    for name, rate in zip(config.families, rates):
+        if name in FAMILIES and rate > 0:
+            FAMILIES[name].check(config)
     if config.start_epoch >= config.epochs:
         raise UserError(f"--start_epoch {config.start_epoch}: nothing is left of --epochs {config.epochs}")
 

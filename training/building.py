@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from checkpoints.runs import Position
+from dataloaders.settings import declared_data
 from groundscore.annotations.repairs import Tolerance
 from groundscore.errors import UserError
 from groundscore.reading import read_json, user_path
@@ -19,6 +20,7 @@ from training.sampling import CounterSampler, prepare_worker
 from training.stopping import WorkersEnd
 from training.trainable import set_trainable, trainable_prefixes
 from utils.distributed import World
+from utils.settings import settings_of
 
 PREFETCHED = 2  # micro-batches that a worker reads ahead
 MEGAPIXEL = 10**6
@@ -187,36 +189,14 @@ def cache_features(model, config: TrainingConfig) -> list[str]:
     return [f"features of {' and '.join(names)} are kept in {config.cache_features}"]
 
 
-DATA_FLAGS = (
-    "dataset",
-    "sample_rates",
-    "sem_seg_data",
-    "refer_seg_data",
-    "neg_refer_seg_data",
-    "correct_refer_seg_data",
-    "vqa_data",
-    "reason_seg_data",
-    "reason_seg_plus_data",
-    "multi_reason_seg_data",
-    "custom_data",
-    "num_classes_per_sample",
-    "num_classes_per_question",
-    "explanatory",
-    "negative_sampling_weight",
-    "use_expand_question_list",
-    "exclude_val",
-    "skip_bad_samples",
-    "seed",
-)
-
-
 def build_data(config: TrainingConfig, schedule: Schedule):
     """The mixture of families that the flags describe."""
     from dataloaders.mixture import build_mixture
 
     return build_mixture(
         config.dataset_dir,
-        **{name: getattr(config, name) for name in DATA_FLAGS},
+        **{name: getattr(config, name) for name in settings_of(*declared_data())},
+        seed=config.seed,
         samples_per_epoch=schedule.samples_per_epoch,
         bad_samples_file=None if config.dry_run else config.bad_samples_file,
     )

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataloaders.settings import declared_data
 from model.settings import LoraSettings, declared
 from model.systems import SYSTEMS
 from training.trainable import unfreezable
-from utils.settings import FIXED, FRACTION, FREE, RANKING, Rule, above, at_least, compose, option
+from utils.settings import FIXED, FRACTION, FREE, RANKING, above, at_least, compose, option
 
 FLASH_ATTENTION = "flash_attention_2"
 
@@ -90,48 +91,10 @@ class BaseSettings:
 
 
 @dataclass
-class DataSettings:
-    """What is trained on."""
+class LoadingSettings:
+    """Where the data are and how they are loaded; what is drawn from them `dataloaders/settings.py` declares."""
 
-    dataset: str = option(
-        "sem_seg||refer_seg||neg_refer_seg||correct_refer_seg||vqa||reason_seg||reason_seg_plus||multi_reason_seg",
-        "data",
-        "families to train on, joined by ||; beside these there is custom, your own data",
-    )
-    sample_rates: str = option("12,9,3,3,3,3,3,3", "data", "one weight per family")
-    sem_seg_data: str = option("ade20k||cocostuff||pascal_part||paco_lvis||mapillary", "data", "semantic sets")
-    refer_seg_data: str = option(
-        "refclef||refcoco||refcoco+||refcocog||refzom||grefcoco", "data", "referring-expression sets"
-    )
-    neg_refer_seg_data: str = option("R-refcoco||R-refcoco+||R-refcocog", "data", "sets with false premises")
-    correct_refer_seg_data: str = option("fprefcoco||fprefcoco+||fprefcocog", "data", "sets with corrections")
-    vqa_data: str = option("llava_instruct_150k", "data", "question-answering set")
-    reason_seg_data: str = option("ReasonSeg|train", "data", "reasoning set and split")
-    reason_seg_plus_data: str = option("instance_seg||cot||conversations||caption", "data", "LISA++ parts")
-    multi_reason_seg_data: str = option("MultiReasonSeg|train", "data", "MUSE set and split")
-    custom_data: str = option("", "data", "files of custom/ without .jsonl, joined by ||")
     dataset_dir: str = option("./dataset", "data", "root of all data sets")
-    explanatory: float = option(
-        0.1,
-        "data",
-        "probability of an explaining answer in ReasonSeg; -1 never",
-        check=Rule("a probability, or -1", lambda value: value <= 1),
-    )
-    num_classes_per_sample: int = option(3, "data", "expressions drawn per image", check=at_least(1))
-    num_classes_per_question: int = option(1, "data", "expressions asked for in one question", check=at_least(1))
-    negative_sampling_weight: float = option(-1.0, "data", "semantic sets: share of absent classes; -1 none")
-    use_expand_question_list: bool = option(False, "data", "more question templates")
-    exclude_val: bool = option(
-        False,
-        "data",
-        "leave out the pictures that the referring sets in use have in other splits, in every family",
-    )
-    skip_bad_samples: float = option(
-        0.01,
-        "data",
-        "share of entries without a usable image or mask to leave out and list in the run's bad_samples.jsonl; 0 stops "
-        "at the first",
-    )
     pack: bool = option(
         True, "data", "conversations about one image share a row, or have a row each", names=("pack", "plain_rows")
     )
@@ -363,7 +326,15 @@ class TrainingConfig:
 
 def config_class() -> type[TrainingConfig]:
     """`TrainingConfig` with all settings as fields, those of plugins among them: call it after their import."""
-    own = (DataSettings, OptimisationSettings, LoraSettings, TrainableSettings, ValidationSettings, RunSettings)
+    own = (
+        *declared_data(),
+        LoadingSettings,
+        OptimisationSettings,
+        LoraSettings,
+        TrainableSettings,
+        ValidationSettings,
+        RunSettings,
+    )
     return compose("TrainingConfig", FileSettings, BaseSettings, *declared(), *own, base=TrainingConfig)
 
 

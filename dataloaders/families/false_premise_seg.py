@@ -4,52 +4,39 @@ A false premise is answered in words, without a token: with a denial, or with wh
 tell it (FP-RefCOCO). The questions allow for both.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dataloaders.families.family import draw_until
+from dataloaders.families.family import Family, draw_until
+from dataloaders.families.refer_seg import known_refer_set
+from dataloaders.known_sets import KnownSet
 from dataloaders.sample import Sample, Turn
 from dataloaders.templates import fill, pick, read_pool
 from dataloaders.wording import choose
 from groundscore.annotations.bad_samples import BadSamples
 from groundscore.annotations.images import read_image
 from groundscore.annotations.refer_files import CORRECTED, FALSE_PREMISE_SETS
-from groundscore.annotations.refer_index import Expression, ReferIndex, clean, open_indices
+from groundscore.annotations.refer_index import Expression, ReferIndex, clean, held_out_images, open_indices
 from groundscore.names import split_names
 from groundscore.targets import SEG
+from utils.settings import option, settings_of
 
 
-class FalsePremiseSeg:
-    """Draws a question for each of several expressions about a picture.
+class _FalsePremises(Family):
+    """Draws a question for each of several expressions about an image; takes all of `FALSE_PREMISE_SETS`."""
 
-    name: the family, "neg_refer_seg" or "correct_refer_seg"; both take all of `FALSE_PREMISE_SETS`.
-    num_sentences: at most so many expressions.
-    excluded: COCO numbers of pictures to leave out.
-    bad_samples: what to do about bad entries; None stops at the first.
-    """
+    rate = 3
 
     def __init__(
-        self,
-        dataset_dir: Path,
-        names: str,
-        *,
-        name: str = "neg_refer_seg",
-        num_sentences: int = 3,
-        excluded: Collection[int] = (),
-        bad_samples: BadSamples | None = None,
+        self, root: Path, settings: Any, *, excluded: Collection[int] = (), bad_samples: BadSamples | None = None
     ):
-        self.name = name
-        self._indices = open_indices(
-            dataset_dir,
-            split_names(names),
-            "train",
-            sets=FALSE_PREMISE_SETS,
-            excluded=excluded,
-            bad_samples=bad_samples,
-        )
-        self._num_sentences = num_sentences
+        options = {"excluded": excluded, "bad_samples": bad_samples}
+        self._indices = open_indices(root, self._names(settings), "train", sets=FALSE_PREMISE_SETS, **options)
+        self._num_sentences = settings.num_classes_per_sample
         self._questions = read_pool("conditional_short_questions", ("{class_name}",))
         self._answers = read_pool("present_answers", (SEG,))
         self._denials = read_pool("denial_answers")
@@ -93,3 +80,38 @@ class FalsePremiseSeg:
         else:
             answer = fill(pick(rng, self._denials), class_name=text)
         return Turn(question, answer)
+
+    @classmethod
+    def _names(cls, settings: Any) -> list[str]:
+        return split_names(getattr(settings, f"{cls.name}_data"))
+
+    @classmethod
+    def held_out(cls, root: Path, settings: Any) -> set[int]:
+        return held_out_images(root, cls._names(settings), FALSE_PREMISE_SETS)
+
+    @classmethod
+    def known_sets(cls, root: Path) -> Iterator[KnownSet]:
+        for name in split_names(next(iter(settings_of(cls.Settings).values())).default):
+            yield known_refer_set(root, name, cls.origin, FALSE_PREMISE_SETS)
+
+
+@dataclass
+class NegReferSegSettings:
+    neg_refer_seg_data: str = option("R-refcoco||R-refcoco+||R-refcocog", "data", "sets with false premises")
+
+
+class NegReferSeg(_FalsePremises):
+    name = "neg_refer_seg"
+    Settings = NegReferSegSettings
+    origin = "R-RefCOCO of robust-ref-seg as SESAME repacks it, and train2014 of COCO"
+
+
+@dataclass
+class CorrectReferSegSettings:
+    correct_refer_seg_data: str = option("||".join(CORRECTED), "data", "sets with corrections")
+
+
+class CorrectReferSeg(_FalsePremises):
+    name = "correct_refer_seg"
+    Settings = CorrectReferSegSettings
+    origin = "FP-RefCOCO of SESAME (UC Berkeley), and train2014 of COCO"

@@ -1,55 +1,69 @@
 """Family `multi_reason_seg`: MUSE. Questions about an image that ask for one target or many, each with its own mask."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dataloaders.families.family import draw_until
+from dataloaders.families.family import Family, draw_until
+from dataloaders.known_sets import Entry, Findings, KnownSet
 from dataloaders.sample import Sample, Turn
 from dataloaders.templates import fill, pick, read_pool
 from groundscore.annotations.bad_samples import BadSamples
 from groundscore.annotations.images import read_image
-from groundscore.annotations.muse import PLACEHOLDER, MuseEntry, MuseQuestion, MuseTarget, open_muse
+from groundscore.annotations.muse import (
+    MUSE_SPLITS,
+    PLACEHOLDER,
+    MuseEntry,
+    MuseFile,
+    MuseQuestion,
+    MuseTarget,
+    open_muse,
+)
 from groundscore.errors import UserError
 from groundscore.targets import SEG, join_names
+from utils.settings import option
 
 _REPHRASED = 0.9  # how often a target is called by the description that was written for it
 
 
-class MultiReasonSeg:
-    """Draws pictures with all their questions, each a conversation of its own.
+@dataclass
+class MultiReasonSegSettings:
+    multi_reason_seg_data: str = option("MultiReasonSeg|train", "data", "MUSE set and split")
 
-    names: "MultiReasonSeg|train"; splits are joined by "_".
-    use_expand_question_list: ask in more ways, some of which allow for absence.
-    excluded: COCO numbers of pictures to leave out.
-    bad_samples: what to do about bad entries; None stops at the first.
+
+class MultiReasonSeg(Family):
+    """Draws images with all their questions, each a conversation of its own.
+
+    `--multi_reason_seg_data MultiReasonSeg|train_val` joins splits by "_".
     """
 
     name = "multi_reason_seg"
+    rate = 3
+    Settings = MultiReasonSegSettings
 
     def __init__(
-        self,
-        dataset_dir: Path,
-        names: str,
-        *,
-        use_expand_question_list: bool = False,
-        excluded: Collection[int] = (),
-        bad_samples: BadSamples | None = None,
+        self, root: Path, settings: Any, *, excluded: Collection[int] = (), bad_samples: BadSamples | None = None
     ):
-        parts = names.split("|")
-        if len(parts) != 2 or not all(parts):
-            raise UserError(
-                f"--multi_reason_seg_data is a name and a split, such as MultiReasonSeg|train, not {names!r}"
-            )
-        self._dataset = parts[0]
-        self._entries = open_muse(dataset_dir, parts[0], parts[1], excluded=excluded, bad_samples=bad_samples)
+        self._dataset, split = settings.multi_reason_seg_data.split("|")
+        self._entries = open_muse(root, self._dataset, split, excluded=excluded, bad_samples=bad_samples)
         self._questions = read_pool("long_questions", ("{sent}",))
-        if use_expand_question_list:
+        if settings.use_expand_question_list:
             self._questions += read_pool("expanded_long_questions", ("{sent}",))
             self._questions += read_pool("conditional_long_questions", ("{sent}",))
         self._single = read_pool("single_reasoning_answers", ("{class_name}", SEG))
         self._joint = read_pool("multi_reasoning_answers", ("{class_name}", PLACEHOLDER))
+
+    @classmethod
+    def check(cls, settings: Any) -> None:
+        names = settings.multi_reason_seg_data
+        if names.count("|") != 1 or not all(names.split("|")):
+            raise UserError(
+                f"--multi_reason_seg_data is a name and a split, such as MultiReasonSeg|train, not {names!r}"
+            )
 
     def sizes(self) -> dict[str, int]:
         return {self._dataset: len(self._entries)}
@@ -91,3 +105,21 @@ class MultiReasonSeg:
             return join_names([fill(template, class_name=name) for name in names]) + "."
         targets = join_names([SEG] * len(names))
         return fill(pick(rng, self._joint), class_name=", ".join(names).lower(), seg=targets)
+
+    @classmethod
+    def known_sets(cls, root: Path) -> Iterator[KnownSet]:
+        origin = "MUSE of PixelLM, and train2014, train2017 and val2017 of COCO"
+        for split in MUSE_SPLITS:
+            own = [root / "multi_reason_seg/MultiReasonSeg" / f"MUSE_{split}.json"]
+            yield KnownSet(f"MultiReasonSeg|{split}", own, origin, partial(_check_file, root, split))
+
+
+def _check_file(root: Path, split: str, findings: Findings) -> Iterator[tuple[str, list[Entry]]]:
+    file = MuseFile(root, "MultiReasonSeg", split, bad_samples=findings)
+    yield split, [Entry(entry.path, tuple(_steps(entry))) for entry in file]
+
+
+def _steps(entry: MuseEntry) -> Iterator[Callable[[], object]]:
+    yield partial(read_image, entry.path, size=(entry.height, entry.width))
+    for question in entry.questions:
+        yield partial(entry.masks, question)

@@ -1,58 +1,77 @@
 """Family `reason_seg`: sentences that take thought to find their target, some with an explanation in words."""
 
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from dataloaders.families.family import Family
+from dataloaders.known_sets import Entry, Findings, KnownSet, names_in
 from dataloaders.sample import Sample, Turn
 from dataloaders.templates import fill, pick, read_pool
 from dataloaders.wording import choose
+from groundscore.annotations.bad_samples import BadSamples
+from groundscore.annotations.image_files import read_sizes
 from groundscore.annotations.images import read_image
-from groundscore.annotations.labelme import ReasonAnnotation, draw_regions, read_annotation
+from groundscore.annotations.labelme import ReasonAnnotation, draw_regions, read_annotation, require_target
 from groundscore.annotations.reason_seg import list_split, read_explanations, read_split
 from groundscore.errors import UserError
 from groundscore.targets import SEG
+from utils.settings import Rule, option
 
 
-class ReasonSeg:
-    """Draws sentences about a picture; every sentence is a conversation with the same target.
+@dataclass
+class ReasonSegSettings:
+    reason_seg_data: str = option("ReasonSeg|train", "data", "reasoning set and split")
+    explanatory: float = option(
+        0.1,
+        "data",
+        "probability of an explaining answer in ReasonSeg; -1 never",
+        check=Rule("a probability, or -1", lambda value: value <= 1),
+    )
 
-    names: "ReasonSeg|train"; splits are joined by "_", as in "ReasonSeg|train_val".
-    num_sentences: at most so many sentences of a picture.
-    explanatory: where a picture has an explanation, the probability that it is the whole answer; otherwise it follows
-        the mask half of the time. -1 does without explanations and their file.
-    use_expand_question_list: ask in more ways.
+
+class ReasonSeg(Family):
+    """Draws sentences about an image; every sentence is a conversation with the same target.
+
+    `--reason_seg_data ReasonSeg|train_val` joins splits by "_". Where an image has an explanation, `--explanatory` is
+    the probability that it is the whole answer; otherwise it follows the mask half of the time. -1 does without
+    explanations and their file.
     """
 
     name = "reason_seg"
+    rate = 3
+    Settings = ReasonSegSettings
 
     def __init__(
-        self,
-        dataset_dir: Path,
-        names: str,
-        *,
-        num_sentences: int = 3,
-        explanatory: float = 0.1,
-        use_expand_question_list: bool = False,
+        self, root: Path, settings: Any, *, excluded: Collection[int] = (), bad_samples: BadSamples | None = None
     ):
-        parts = names.split("|")
-        if len(parts) != 2 or not all(parts):
-            raise UserError(f"--reason_seg_data is a name and splits, such as ReasonSeg|train_val, not {names!r}")
-        self._dataset, splits = parts
-        self._images = [path for split in splits.split("_") for path in list_split(dataset_dir, self._dataset, split)]
+        self._dataset, splits = settings.reason_seg_data.split("|")
+        self._images = [path for split in splits.split("_") for path in list_split(root, self._dataset, split)]
         read_split(self._images)  # structural faults stop here; bad entries are told when they are drawn
-        self._num_sentences = num_sentences
-        self._explanatory = explanatory
+        self._num_sentences = settings.num_classes_per_sample
+        self._explanatory = settings.explanatory
         self._explanations: dict[str, str] = {}
-        if explanatory != -1:
-            self._explanations = read_explanations(dataset_dir, self._dataset)
+        if settings.explanatory != -1:
+            self._explanations = read_explanations(root, self._dataset)
         self._short_questions = read_pool("short_questions", ("{class_name}",))
         self._long_questions = read_pool("long_questions", ("{sent}",))
-        if use_expand_question_list:
+        if settings.use_expand_question_list:
             self._short_questions += read_pool("expanded_short_questions", ("{class_name}",))
             self._long_questions += read_pool("expanded_long_questions", ("{sent}",))
         self._requests = read_pool("explanatory_questions")
         self._answers = read_pool("answers", (SEG,))
+
+    @classmethod
+    def check(cls, settings: Any) -> None:
+        parts = settings.reason_seg_data.split("|")
+        if len(parts) != 2 or not all(parts):
+            raise UserError(
+                f"--reason_seg_data is a name and splits, such as ReasonSeg|train_val, not {settings.reason_seg_data!r}"
+            )
 
     def sizes(self) -> dict[str, int]:
         return {self._dataset: len(self._images)}
@@ -96,3 +115,38 @@ class ReasonSeg:
     def _ask_for_both(self, rng: np.random.Generator, sentence: str, explanation: str) -> Turn:
         question = f"{sentence} {pick(rng, self._requests)}"
         return Turn(question, f"{pick(rng, self._answers)} {explanation}")
+
+    @classmethod
+    def known_sets(cls, root: Path) -> Iterator[KnownSet]:
+        origin = "ReasonSeg of LISA (dvlab-research); SESAME has a version with false premises"
+        for split in ("train", "val", "test"):
+            own = [root / "reason_seg/ReasonSeg" / split]
+            yield KnownSet(f"ReasonSeg|{split}", own, origin, partial(_check_split, root, split))
+
+
+def _check_split(root: Path, split: str, findings: Findings) -> Iterator[tuple[str, list[Entry]]]:
+    images = list_split(root, "ReasonSeg", split)
+    names = names_in(images[0].parent)
+    lacking = [image for image in images if image.with_suffix(".json").name not in names]
+    findings.note_incomplete("images have no annotation", lacking, len(images))
+    lacking = [image.with_suffix(".json") for image in images if image.name not in names]
+    findings.note_incomplete("annotations have no image", lacking, len(images))
+    paired = [image for image in images if {image.name, image.with_suffix(".json").name} <= names]
+    for image in paired:
+        try:
+            annotation = read_annotation(image.with_suffix(".json"))
+            require_target(annotation)
+            if annotation.size is not None and annotation.size not in read_sizes(image):
+                read_image(image, size=annotation.size)
+        except UserError as error:
+            findings.note_error(error)
+    yield split, [Entry(image, (partial(_draw, image),)) for image in paired]
+    if split == "train":
+        explained = [images[0].parent / name for name in read_explanations(root, "ReasonSeg")]
+        lacking = [path for path in explained if path.name not in names]
+        findings.note_unused("explanations are of no image of the split", lacking, len(explained))
+
+
+def _draw(image: Path) -> None:
+    annotation = read_annotation(image.with_suffix(".json"))
+    draw_regions(annotation, *read_image(image, size=annotation.size).shape[:2])

@@ -1,12 +1,16 @@
 """Family `reason_seg_plus`: LISA++. Instances by name, reasoning in steps, dialogues and captions with masks."""
 
 import re
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dataloaders.families.family import draw_until
+from dataloaders.families.family import Family, draw_until
+from dataloaders.known_sets import Entry, Findings, KnownSet
 from dataloaders.sample import Sample, Turn
 from dataloaders.templates import fill, pick, read_pool
 from groundscore.annotations.bad_samples import BadSamples
@@ -21,34 +25,30 @@ from groundscore.annotations.lisa_plus import (
 )
 from groundscore.names import look_up, require_some, split_names
 from groundscore.targets import SEG, join_names
+from utils.settings import option
 
 
-class ReasonSegPlus:
-    """Draws entries of LISA++, from its parts equally often.
+@dataclass
+class ReasonSegPlusSettings:
+    reason_seg_plus_data: str = option("||".join(SUBSETS), "data", "LISA++ parts")
 
-    num_turns: at most so many turns of a dialogue, each asked as a conversation of its own.
-    excluded: COCO numbers of pictures to leave out.
-    bad_samples: what to do about bad entries; None stops at the first.
-    """
+
+class ReasonSegPlus(Family):
+    """Draws entries of LISA++, from its parts equally often; each turn of a dialogue is a conversation of its own."""
 
     name = "reason_seg_plus"
+    rate = 3
+    Settings = ReasonSegPlusSettings
 
     def __init__(
-        self,
-        dataset_dir: Path,
-        names: str,
-        *,
-        num_turns: int = 3,
-        excluded: Collection[int] = (),
-        bad_samples: BadSamples | None = None,
+        self, root: Path, settings: Any, *, excluded: Collection[int] = (), bad_samples: BadSamples | None = None
     ):
-        self._num_turns = num_turns
-        subsets = split_names(names)
+        subsets = split_names(settings.reason_seg_plus_data)
         require_some(subsets, "--reason_seg_plus_data")
         for subset in subsets:
             look_up(subset, SUBSETS, "reason_seg_plus data set")
-        options = {"excluded": excluded, "bad_samples": bad_samples}
-        self._files = [PlusFile(dataset_dir, subset, **options) for subset in subsets]
+        self._files = [PlusFile(root, subset, excluded=excluded, bad_samples=bad_samples) for subset in subsets]
+        self._num_turns = settings.num_classes_per_sample
         self._conditional = read_pool("conditional_long_questions", ("{sent}",))
         words = read_pool("instruction_words")
         self._asks_for_something = re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})\b", re.IGNORECASE)
@@ -100,3 +100,23 @@ class ReasonSegPlus:
         elif not self._asks_for_something.search(question):
             question = fill(pick(rng, self._conditional), sent=question)
         return [(question, answer, ids)]
+
+    @classmethod
+    def known_sets(cls, root: Path) -> Iterator[KnownSet]:
+        for name, subset in SUBSETS.items():
+            yield KnownSet(
+                name,
+                [root / "reason_seg_plus" / subset.file],
+                "LISA_Plus_* of LISA++ on Hugging Face, and train2017 of COCO",
+                partial(_check_file, root, name),
+                [root / "refer_seg/images/mscoco/images/train2017"],
+            )
+
+
+def _check_file(root: Path, name: str, findings: Findings) -> Iterator[tuple[str, list[Entry]]]:
+    file = PlusFile(root, name, bad_samples=findings)
+    yield "train", [Entry(entry.path, (partial(_draw, entry),)) for entry in file]
+
+
+def _draw(entry: PlusEntry) -> None:
+    entry.masks(*read_image(entry.path).shape[:2])

@@ -3,52 +3,52 @@
 What is absent is answered with `[REJ]` in the place where `[SEG]` would stand.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dataloaders.families.family import draw_until
+from dataloaders.families.family import Family, draw_until
+from dataloaders.known_sets import Entry, Findings, KnownSet
 from dataloaders.sample import Sample, Turn
 from dataloaders.templates import fill, pick, read_pool
 from dataloaders.wording import TargetAnswers, choose, distribute
 from groundscore.annotations.bad_samples import BadSamples
 from groundscore.annotations.images import read_image
-from groundscore.annotations.refer_index import ReferIndex, open_indices
+from groundscore.annotations.refer_files import FALSE_PREMISE_SETS, REFER_SETS, ReferFiles, ReferTables
+from groundscore.annotations.refer_index import ReferImage, ReferIndex, held_out_images, open_indices
 from groundscore.names import split_names
 from groundscore.targets import join_names
+from utils.settings import option
 
 
-class ReferSeg:
+@dataclass
+class ReferSegSettings:
+    refer_seg_data: str = option("||".join(REFER_SETS), "data", "referring-expression sets")
+
+
+class ReferSeg(Family):
     """Draws questions about expressions.
 
-    num_classes_per_sample, num_classes_per_question: at most so many questions, and expressions in each.
-    use_expand_question_list: ask in more ways. Those that want absence told in words are left out, since it is told by
-        `[REJ]` here.
-    excluded: COCO numbers of pictures to leave out.
-    bad_samples: what to do about bad entries; None stops at the first.
+    Of the questions, those that want absence told in words are left out, since it is told by `[REJ]` here.
     """
 
     name = "refer_seg"
+    rate = 9
+    Settings = ReferSegSettings
 
     def __init__(
-        self,
-        dataset_dir: Path,
-        names: str,
-        *,
-        num_classes_per_sample: int = 3,
-        num_classes_per_question: int = 1,
-        use_expand_question_list: bool = False,
-        excluded: Collection[int] = (),
-        bad_samples: BadSamples | None = None,
+        self, root: Path, settings: Any, *, excluded: Collection[int] = (), bad_samples: BadSamples | None = None
     ):
-        self._indices = open_indices(
-            dataset_dir, split_names(names), "train", excluded=excluded, bad_samples=bad_samples
-        )
-        self._questions_per_sample = num_classes_per_sample
-        self._targets_per_question = num_classes_per_question
+        names = split_names(settings.refer_seg_data)
+        self._indices = open_indices(root, names, "train", excluded=excluded, bad_samples=bad_samples)
+        self._questions_per_sample = settings.num_classes_per_sample
+        self._targets_per_question = settings.num_classes_per_question
         self._questions = read_pool("short_questions", ("{class_name}",))
-        if use_expand_question_list:
+        if settings.use_expand_question_list:
             self._questions += read_pool("expanded_short_questions", ("{class_name}",))
         self._answers = TargetAnswers()
 
@@ -86,3 +86,49 @@ class ReferSeg:
             dataset=index.name,
             expressions=tuple(names[i] for i in order),
         )
+
+    @classmethod
+    def held_out(cls, root: Path, settings: Any) -> set[int]:
+        return held_out_images(root, split_names(settings.refer_seg_data), REFER_SETS)
+
+    @classmethod
+    def known_sets(cls, root: Path) -> Iterator[KnownSet]:
+        origins = {
+            "refclef": "refer (lichengunc) with saiapr_tc-12 of ImageCLEF",
+            "grefcoco": "gRefCOCO (henghuiding), and train2014 of COCO",
+            "refzom": "Ref-ZOM (toggle1995), and train2014 and val2014 of COCO",
+        }
+        for name in REFER_SETS:
+            yield known_refer_set(root, name, origins.get(name, "refer (lichengunc), and train2014 of COCO"))
+        for name, files in FALSE_PREMISE_SETS.items():
+            if name in REFER_SETS and files != REFER_SETS[name]:  # only the refs file is not that of the set itself
+                origin = "SESAME (UC Berkeley); for evaluation splits of two parts, such as refcoco|val"
+                known = known_refer_set(root, name, origin, FALSE_PREMISE_SETS, without="train")
+                own, shared = known.own[:1], [*known.own[1:], *known.shared]
+                yield replace(known, name=f"{name}|val", own=own, shared=shared)
+
+
+def known_refer_set(
+    root: Path, name: str, origin: str, sets: Mapping[str, ReferFiles] = REFER_SETS, *, without: str = ""
+) -> KnownSet:
+    """Returns a referring data set of `sets`, with all its splits but `without`."""
+    files, folder = sets[name], root / "refer_seg" / name
+    refs = [folder / file for file in files.refs]
+    images = [root / "refer_seg" / folder for folder in files.images]
+    chosen, shared = (next((path for path in paths if path.exists()), paths[0]) for paths in (refs, images))
+    read = partial(_check_refer, root, name, sets, without)
+    return KnownSet(name, [chosen, folder / "instances.json"], origin, read, [shared])
+
+
+def _check_refer(
+    root: Path, name: str, sets: Mapping[str, ReferFiles], without: str, findings: Findings
+) -> Iterator[tuple[str, list[Entry]]]:
+    for split in sorted(ReferTables(root, name, sets).splits.keys() - {without}):
+        index = ReferIndex(root, name, split, sets=sets, bad_samples=findings)
+        yield split, [Entry(image.path, tuple(_steps(index, image))) for image in index]
+
+
+def _steps(index: ReferIndex, image: ReferImage) -> Iterator[Callable[[], object]]:
+    yield partial(read_image, image.path, size=(image.height, image.width))
+    for expression in image.expressions:
+        yield partial(index.mask, image, expression)

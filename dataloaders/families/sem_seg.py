@@ -4,22 +4,26 @@ To add a data set, write a reader as in `groundscore/annotations/label_maps.py` 
 `DATA_SETS`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dataloaders.families.family import draw_until
+from dataloaders.families.family import Family, draw_until
+from dataloaders.known_sets import LOSSLESS_STARTS, Entry, Findings, KnownSet, names_in
 from dataloaders.sample import Sample, Turn
 from dataloaders.templates import fill, pick, read_pool
 from dataloaders.wording import TargetAnswers, choose, distribute
 from groundscore.annotations.bad_samples import BadSamples
-from groundscore.annotations.images import read_image
+from groundscore.annotations.images import list_images, list_names, read_image
 from groundscore.annotations.label_maps import Ade20k, CocoStuff, LabelMaps, Mapillary
 from groundscore.annotations.part_annotations import PacoLvis, PartAnnotations, PascalPart
 from groundscore.names import look_up, require_some, split_names
 from groundscore.targets import join_names
+from utils.settings import option
 
 DATA_SETS = {kind.name: kind for kind in (Ade20k, CocoStuff, PascalPart, PacoLvis, Mapillary)}
 
@@ -70,41 +74,32 @@ def _spoken(pieces: Sequence[str], in_one_word: bool) -> str:
     return f"{whole} {part}" if in_one_word else f"the {part} of the {whole}"
 
 
-class SemSeg:
-    """Draws questions about classes.
+@dataclass
+class SemSegSettings:
+    sem_seg_data: str = option("ade20k||cocostuff||pascal_part||paco_lvis||mapillary", "data", "semantic sets")
+    negative_sampling_weight: float = option(-1.0, "data", "semantic sets: share of absent classes; -1 none")
 
-    num_classes_per_sample, num_classes_per_question: at most so many questions, and targets in each.
-    negative_sampling_weight: the probability of asking for what is not there, half of the time answered by a denial
-        and half by a correction; no such questions at 0 or below.
-    use_expand_question_list: ask in more ways, some of which allow for absence.
-    excluded: COCO numbers of images to leave out.
-    bad_samples: what to do about bad entries; None stops at the first.
-    """
+
+class SemSeg(Family):
+    """Draws questions about classes; about absent ones, half of the answers deny them and half correct the question."""
 
     name = "sem_seg"
+    rate = 12
+    Settings = SemSegSettings
 
     def __init__(
-        self,
-        dataset_dir: Path,
-        names: str,
-        *,
-        num_classes_per_sample: int = 3,
-        num_classes_per_question: int = 1,
-        negative_sampling_weight: float = -1.0,
-        use_expand_question_list: bool = False,
-        excluded: Collection[int] = (),
-        bad_samples: BadSamples | None = None,
+        self, root: Path, settings: Any, *, excluded: Collection[int] = (), bad_samples: BadSamples | None = None
     ):
-        kinds = [look_up(name, DATA_SETS, "sem_seg data set") for name in split_names(names)]
+        kinds = [look_up(name, DATA_SETS, "sem_seg data set") for name in split_names(settings.sem_seg_data)]
         require_some(kinds, "--sem_seg_data")
         self._sets: list[LabelMaps | PartAnnotations] = [
-            kind(dataset_dir, excluded=excluded, bad_samples=bad_samples) for kind in kinds
+            kind(root, excluded=excluded, bad_samples=bad_samples) for kind in kinds
         ]
-        self._questions_per_sample = num_classes_per_sample
-        self._targets_per_question = num_classes_per_question
-        self._negative_weight = max(negative_sampling_weight, 0.0)
+        self._questions_per_sample = settings.num_classes_per_sample
+        self._targets_per_question = settings.num_classes_per_question
+        self._negative_weight = max(settings.negative_sampling_weight, 0.0)
         self._questions = read_pool("short_questions", ("{class_name}",))
-        if use_expand_question_list:
+        if settings.use_expand_question_list:
             self._questions += read_pool("expanded_short_questions", ("{class_name}",))
             self._questions += read_pool("conditional_short_questions", ("{class_name}",))
         self._answers = TargetAnswers()
@@ -164,3 +159,58 @@ class SemSeg:
             family=self.name,
             dataset=name,
         )
+
+    @classmethod
+    def known_sets(cls, root: Path) -> Iterator[KnownSet]:
+        coco, mapillary, vlpart = root / "coco/train2017", root / "mapillary", root / "vlpart"
+        own = [root / "ade20k/images/training", root / "ade20k/annotations/training"]
+        origin = "ADEChallengeData2016 of the MIT Scene Parsing Benchmark"
+        yield KnownSet("ade20k", own, origin, partial(_check_label_maps, root, Ade20k))
+        own, origin = [root / "cocostuff/train2017"], "stuffthingmaps_trainval2017 of COCO-Stuff, and train2017 of COCO"
+        yield KnownSet("cocostuff", own, origin, partial(_check_label_maps, root, CocoStuff), [coco])
+        own = [mapillary / "config_v2.0.json", mapillary / "training/images", mapillary / "training/v2.0/labels"]
+        yield KnownSet("mapillary", own, "Mapillary Vistas 2.0", partial(_check_label_maps, root, Mapillary))
+        own = [vlpart / "pascal_part/train.json", vlpart / "pascal_part/VOCdevkit/VOC2010/JPEGImages"]
+        origin = "VOC2010 of PASCAL VOC, and train.json as VLPart (facebookresearch) converts it"
+        yield KnownSet("pascal_part", own, origin, partial(_check_parts, root, PascalPart))
+        own = [vlpart / "paco/annotations/paco_lvis_v1_train.json"]
+        origin = "PACO-LVIS v1 (facebookresearch/paco), and train2017 of COCO"
+        yield KnownSet("paco_lvis", own, origin, partial(_check_parts, root, PacoLvis), [coco])
+
+
+def _check_label_maps(root: Path, kind: type[LabelMaps], findings: Findings) -> Iterator[tuple[str, list[Entry]]]:
+    maps = kind(root)
+    stems = {Path(name).stem: name for name in list_names(maps.labels)}
+    images = list_images(maps.images)
+    of_images, of_labels = names_in(maps.images), names_in(maps.labels)
+    lacking = [maps.images / name for stem, name in images.items() if f"{stem}.png" not in of_labels]
+    if kind is CocoStuff:  # whose images are in a folder that other sets use too
+        findings.note_unused("images have no label map", lacking, len(images))
+    else:
+        findings.note_incomplete("images have no label map", lacking, len(images))
+        lacking = [maps.labels / name for stem, name in stems.items() if f"{stem}.jpg" not in of_images]
+        findings.note_incomplete("label maps have no image", lacking, len(stems))
+    odd = [maps.labels / name for name in stems.values() if not name.endswith(".png")]
+    findings.note_incomplete("files beside the label maps are no .png", odd, len(stems))
+    paths = maps.paths()
+    for path in paths:
+        if f"{path.stem}.png" in of_labels:
+            findings.look_at(maps.labels / f"{path.stem}.png", LOSSLESS_STARTS)
+    yield "train", [Entry(path, (partial(_draw_all, maps, number),)) for number, path in enumerate(paths)]
+
+
+def _check_parts(root: Path, kind: type[PartAnnotations], findings: Findings) -> Iterator[tuple[str, list[Entry]]]:
+    parts = kind(root, bad_samples=findings)
+    paths = parts.paths()
+    total = len(paths) + len(parts.unannotated)
+    findings.note_unused("images of the file have no annotation", parts.unannotated, total)
+    if kind is PascalPart:  # COCO's folder has other sets' images too
+        findings.note_unlisted({*paths, *parts.unannotated}, "images are not in the file")
+    yield "train", [Entry(path, (partial(_draw_all, parts, number),)) for number, path in enumerate(paths)]
+
+
+def _draw_all(source: LabelMaps | PartAnnotations, number: int) -> None:
+    entry = source[number]
+    read_image(entry.path, size=entry.size)
+    for category in entry.categories:
+        entry.mask(category)

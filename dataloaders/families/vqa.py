@@ -1,39 +1,47 @@
 """Family `vqa`: LLaVA's instruction dialogues about COCO images, without targets."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from dataloaders.families.family import Family
+from dataloaders.known_sets import Entry, Findings, KnownSet
 from dataloaders.sample import Sample, Turn
 from groundscore.annotations.bad_samples import BadSamples
 from groundscore.annotations.images import read_image
 from groundscore.annotations.llava import LlavaDialogues
 from groundscore.errors import UserError
 from groundscore.names import split_names
+from utils.settings import option
 
 
-class Vqa:
-    """Draws dialogues from `llava_dataset/<name>.json`; those without an image are not used.
+@dataclass
+class VqaSettings:
+    vqa_data: str = option("llava_instruct_150k", "data", "question-answering set")
 
-    excluded: COCO numbers of images to leave out.
-    bad_samples: what to do about bad entries; None stops at the first.
-    """
+
+class Vqa(Family):
+    """Draws dialogues from `llava_dataset/<name>.json`; those without an image are not used."""
 
     name = "vqa"
+    rate = 3
+    Settings = VqaSettings
 
     def __init__(
-        self,
-        dataset_dir: Path,
-        names: str,
-        *,
-        excluded: Collection[int] = (),
-        bad_samples: BadSamples | None = None,
+        self, root: Path, settings: Any, *, excluded: Collection[int] = (), bad_samples: BadSamples | None = None
     ):
-        chosen = split_names(names)
+        (name,) = split_names(settings.vqa_data)
+        self._dialogues = LlavaDialogues(root, name, excluded=excluded, bad_samples=bad_samples)
+
+    @classmethod
+    def check(cls, settings: Any) -> None:
+        chosen = split_names(settings.vqa_data)
         if len(chosen) != 1 or "/" in chosen[0] or chosen[0].startswith("."):
-            raise UserError(f"--vqa_data names one file of llava_dataset/ (without .json), not {names!r}")
-        self._dialogues = LlavaDialogues(dataset_dir, chosen[0], excluded=excluded, bad_samples=bad_samples)
+            raise UserError(f"--vqa_data names one file of llava_dataset/ (without .json), not {settings.vqa_data!r}")
 
     def sizes(self) -> dict[str, int]:
         return {self._dialogues.name: len(self._dialogues)}
@@ -50,3 +58,14 @@ class Vqa:
             family=self.name,
             dataset=self._dialogues.name,
         )
+
+    @classmethod
+    def known_sets(cls, root: Path) -> Iterator[KnownSet]:
+        name = VqaSettings().vqa_data
+
+        def read(findings: Findings) -> Iterator[tuple[str, list[Entry]]]:
+            paths = dict.fromkeys(path for path, _ in LlavaDialogues(root, name, bad_samples=findings))
+            yield "train", [Entry(path, (partial(read_image, path),)) for path in paths]
+
+        origin = "LLaVA-Instruct-150K on Hugging Face, and train2017 of COCO"
+        yield KnownSet(name, [root / "llava_dataset" / f"{name}.json"], origin, read, [root / "coco/train2017"])

@@ -75,7 +75,9 @@ class CustomFile(Sequence):
 
     def __init__(self, dataset_dir: Path, name: str, *, bad_samples: BadSamples | None = None):
         if "/" in name or name.startswith("."):
-            raise UserError(f"--custom_data names files of {dataset_dir / 'custom'} without .jsonl, not {name!r}")
+            raise UserError(
+                f"own data are files of {dataset_dir / 'custom'}, named without .jsonl, which {name!r} is not"
+            )
         self.name = name
         self._folder = dataset_dir / "custom"
         self.path = self._folder / f"{name}.jsonl"

@@ -133,8 +133,8 @@ def find_file(folders: Sequence[Path], name: str) -> Path:
     return folders[0] / name
 
 
-def held_out_pictures(dataset_dir: Path, names: Sequence[str], sets: Mapping[str, ReferFiles]) -> set[int]:
-    """COCO numbers of the pictures that referring data sets have in other splits than "train"."""
+def held_out_images(dataset_dir: Path, names: Sequence[str], sets: Mapping[str, ReferFiles]) -> set[int]:
+    """Returns the COCO numbers of the images that referring data sets have in other splits than "train"."""
     return {number for name in names for number in ReferTables(dataset_dir, name, sets).held_out()}
 
 

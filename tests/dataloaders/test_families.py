@@ -9,19 +9,11 @@ import pytest
 from PIL import Image
 
 from dataloaders.batching.collate import Collator
-from dataloaders.families.custom import Custom
-from dataloaders.families.false_premise_seg import FalsePremiseSeg
-from dataloaders.families.multi_reason_seg import MultiReasonSeg
-from dataloaders.families.reason_seg import ReasonSeg
-from dataloaders.families.reason_seg_plus import ReasonSegPlus
-from dataloaders.families.refer_seg import ReferSeg
-from dataloaders.families.sem_seg import DATA_SETS, Ade20k, SemSeg, draw_scene
-from dataloaders.families.vqa import Vqa
-from dataloaders.mixture import ALL_FAMILIES
+from dataloaders.families import FAMILIES
+from dataloaders.families.sem_seg import Ade20k, draw_scene
+from dataloaders.settings import data_settings
 from dataloaders.templates import DIRECTORY, fill, read_pool
 from dataloaders.wording import TargetAnswers, distribute, join_names
-from groundscore.annotations.lisa_plus import SUBSETS
-from groundscore.annotations.refer_files import REFER_SETS
 from groundscore.annotations.refer_index import ReferIndex
 from groundscore.annotations.repairs import BadEntry
 from groundscore.errors import UserError
@@ -39,25 +31,22 @@ def targets_of(sample) -> list[str]:
     return re.findall(r"\[SEG\]|\[REJ\]", answers)
 
 
+def family_of(name: str, root, **settings):
+    return FAMILIES[name](root, data_settings(**settings))
+
+
 def families(root) -> dict:
-    size = {"num_classes_per_sample": 3, "num_classes_per_question": 2}
-    expand = {"use_expand_question_list": True}
-    return {
-        "sem_seg": SemSeg(
-            root, "||".join(DATA_SETS), **size, negative_sampling_weight=0.5, use_expand_question_list=True
-        ),
-        "refer_seg": ReferSeg(root, "||".join(REFER_SETS), **size),
-        "neg_refer_seg": FalsePremiseSeg(root, "R-refcoco||R-refcoco+||R-refcocog"),
-        "correct_refer_seg": FalsePremiseSeg(root, "fprefcoco||fprefcoco+||fprefcocog", name="correct_refer_seg"),
-        "vqa": Vqa(root, "llava_instruct_150k"),
-        "reason_seg": ReasonSeg(root, "ReasonSeg|train_val"),
-        "reason_seg_plus": ReasonSegPlus(root, "||".join(SUBSETS)),
-        "multi_reason_seg": MultiReasonSeg(root, "MultiReasonSeg|train", **expand),
-        "custom": Custom(root, "mine"),
+    given = {
+        "sem_seg": {"num_classes_per_question": 2, "negative_sampling_weight": 0.5, "use_expand_question_list": True},
+        "refer_seg": {"num_classes_per_question": 2},
+        "reason_seg": {"reason_seg_data": "ReasonSeg|train_val"},
+        "multi_reason_seg": {"use_expand_question_list": True},
+        "custom": {"custom_data": "mine"},
     }
+    return {name: family_of(name, root, **given.get(name, {})) for name in NAMES}
 
 
-NAMES = [*ALL_FAMILIES.split("||"), "custom"]
+NAMES = list(FAMILIES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,7 +85,9 @@ def test_ade20k_classes_count_from_the_first_grey_value(data_root):
 
 def test_masks_stand_in_the_order_of_the_answers(data_root):
     areas = {"wall": 8 * 32, "sky": 2 * 32, "flag": 2 * 32}
-    family = SemSeg(data_root, "ade20k", num_classes_per_sample=2, num_classes_per_question=3)
+    family = family_of(
+        "sem_seg", data_root, sem_seg_data="ade20k", num_classes_per_sample=2, num_classes_per_question=3
+    )
 
     seen = set()
     for sample in draws(family):
@@ -108,7 +99,11 @@ def test_masks_stand_in_the_order_of_the_answers(data_root):
 
 
 def test_absent_classes_are_denied_or_corrected_without_targets(data_root):
-    samples = draws(SemSeg(data_root, "ade20k", negative_sampling_weight=1.0, use_expand_question_list=True))
+    samples = draws(
+        family_of(
+            "sem_seg", data_root, sem_seg_data="ade20k", negative_sampling_weight=1.0, use_expand_question_list=True
+        )
+    )
 
     assert all(sample.masks.shape == (0, 24, 32) for sample in samples)
     assert all(targets_of(sample) == [] for sample in samples)
@@ -123,7 +118,7 @@ def test_a_label_map_with_an_unknown_class_is_named(data_root):
         Image.fromarray(np.full((24, 32), 200, np.uint8)).save(path)
 
     with pytest.raises(UserError, match="has class 199"):
-        draws(SemSeg(data_root, "ade20k"), 1)
+        draws(family_of("sem_seg", data_root, sem_seg_data="ade20k"), 1)
 
 
 def test_an_unlabelled_data_set_is_an_error_and_not_an_endless_loop(data_root):
@@ -131,11 +126,15 @@ def test_an_unlabelled_data_set_is_an_error_and_not_an_endless_loop(data_root):
         Image.fromarray(np.zeros((24, 32), np.uint8)).save(path)
 
     with pytest.raises(UserError, match="nothing to segment"):
-        draws(SemSeg(data_root, "ade20k"), 1)
+        draws(family_of("sem_seg", data_root, sem_seg_data="ade20k"), 1)
 
 
 def test_absent_expressions_are_rejected_and_several_targets_united(data_root):
-    samples = draws(ReferSeg(data_root, "grefcoco", num_classes_per_sample=2, num_classes_per_question=2))
+    samples = draws(
+        family_of(
+            "refer_seg", data_root, refer_seg_data="grefcoco", num_classes_per_sample=2, num_classes_per_question=2
+        )
+    )
 
     single = {"the left one", "right one"}
     for sample in samples:
@@ -190,7 +189,7 @@ def test_instances_that_do_not_fit_the_refs_are_named(data_root, change, message
     change_instances(data_root, "refcoco", change)
 
     with pytest.raises(UserError, match=message):
-        ReferSeg(data_root, "refcoco")
+        family_of("refer_seg", data_root, refer_seg_data="refcoco")
 
 
 @pytest.mark.parametrize(
@@ -204,7 +203,7 @@ def test_an_annotation_without_pixels_is_named(data_root, polygon):
     change_instances(data_root, "refcoco", spoil)
 
     with pytest.raises(BadEntry, match="annotation 100[12] of image 10: encloses no pixel") as caught:
-        draws(ReferSeg(data_root, "refcoco"), 1)
+        draws(family_of("refer_seg", data_root, refer_seg_data="refcoco"), 1)
     assert "refcoco/instances.json" in caught.value.file
 
 
@@ -220,7 +219,7 @@ def test_a_ref_without_a_key_is_named(data_root):
 
 
 def test_dialogues_are_taken_over_turn_by_turn(data_root):
-    sample = Vqa(data_root, "llava_instruct_150k").draw(np.random.default_rng(0))
+    sample = family_of("vqa", data_root, vqa_data="llava_instruct_150k").draw(np.random.default_rng(0))
 
     ((first, second),) = sample.conversations
     assert (first.question, first.answer, second.question, second.answer) == ("What is it?", "A cat.", "Sure?", "Yes.")
@@ -237,7 +236,7 @@ def test_dialogues_out_of_turn_are_named(data_root, speakers, message):
     path.write_text(json.dumps([{"id": "x17", "image": "a.jpg", "conversations": turns}]))
 
     with pytest.raises(UserError, match=message) as caught:
-        Vqa(data_root, "llava_instruct_150k")
+        family_of("vqa", data_root, vqa_data="llava_instruct_150k")
     assert "x17" in str(caught.value)
 
 
@@ -246,13 +245,13 @@ def test_the_first_turn_of_the_machine_is_left_out(data_root):
     turns = [{"from": speaker, "value": speaker} for speaker in ("gpt", "human", "gpt", "human")]
     path.write_text(json.dumps([{"id": "1", "image": "000000000001.jpg", "conversations": turns}]))
 
-    sample = Vqa(data_root, "llava_instruct_150k").draw(np.random.default_rng(0))
+    sample = family_of("vqa", data_root, vqa_data="llava_instruct_150k").draw(np.random.default_rng(0))
 
     assert [turn.question for turn in sample.conversations[0]] == ["human"]
 
 
 def test_sentences_about_a_picture_share_its_target(data_root):
-    samples = draws(ReasonSeg(data_root, "ReasonSeg|train", explanatory=-1))
+    samples = draws(family_of("reason_seg", data_root, reason_seg_data="ReasonSeg|train", explanatory=-1))
 
     for sample in samples:
         expected = 2 if sample.image_path.stem == "b_long" else 1
@@ -264,7 +263,9 @@ def test_sentences_about_a_picture_share_its_target(data_root):
 
 def test_explanations_replace_or_follow_the_mask(data_root):
     samples = [
-        s for s in draws(ReasonSeg(data_root, "ReasonSeg|train", explanatory=0.3), 200) if "b_" in s.image_path.stem
+        s
+        for s in draws(family_of("reason_seg", data_root, reason_seg_data="ReasonSeg|train", explanatory=0.3), 200)
+        if "b_" in s.image_path.stem
     ]
 
     kinds = []
@@ -282,11 +283,11 @@ def test_missing_parts_of_reason_seg_are_named(data_root):
     (data_root / "reason_seg/ReasonSeg/val/a_short.json").unlink()
 
     with pytest.raises(UserError, match="--explanatory -1"):
-        ReasonSeg(data_root, "ReasonSeg|train")
+        family_of("reason_seg", data_root, reason_seg_data="ReasonSeg|train")
     with pytest.raises(UserError, match="siblings are train, val"):
-        ReasonSeg(data_root, "ReasonSeg|test")
+        family_of("reason_seg", data_root, reason_seg_data="ReasonSeg|test")
     with pytest.raises(UserError, match=r"a_short\.json is missing"):
-        draws(ReasonSeg(data_root, "ReasonSeg|val", explanatory=-1))
+        draws(family_of("reason_seg", data_root, reason_seg_data="ReasonSeg|val", explanatory=-1))
 
 
 def test_names_are_joined_without_a_comma_before_and():

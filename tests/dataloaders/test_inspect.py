@@ -7,7 +7,7 @@ import pytest
 
 from dataloaders import inspect
 from dataloaders.data_checks import check_data
-from dataloaders.mixture import ALL_FAMILIES
+from dataloaders.settings import ALL_FAMILIES
 from groundscore.errors import UserError
 
 

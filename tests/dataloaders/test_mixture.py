@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dataloaders.mixture import ALL_FAMILIES, Mixture, build_mixture
+from dataloaders.mixture import Mixture, build_mixture
+from dataloaders.settings import ALL_FAMILIES
 from groundscore.annotations.bad_samples import describe_bad_samples
 from groundscore.errors import UserError
 

