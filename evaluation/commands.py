@@ -309,6 +309,13 @@ def _draw_samples(task: _Task, session: ChatSession) -> None:
         print(f"pictures: {directory}")
 
 
+def expression_to_show(exists: Sequence[bool], number: int) -> int:
+    """The index of the expression that sample `number` shows: a no-target one in every other sample that has any."""
+    if number % 2 and False in exists:
+        return exists.index(False)
+    return number % len(exists)
+
+
 def _sample_rows(
     session: ChatSession, spec: str, items: Sequence[EvaluationItem], count: int, tolerance: Tolerance
 ) -> list[SheetRow]:
@@ -316,7 +323,7 @@ def _sample_rows(
     rows = []
     for number, item in enumerate(spread_items(items, count, tolerance)):
         prompts = worded(item).prompts
-        which = number % len(prompts)
+        which = expression_to_show(item.exists, number)
         reply = session.ask(item.image, (), prompts[which])
         truth = item.masks[which] != 0
         rows.append(

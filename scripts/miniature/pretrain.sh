@@ -12,8 +12,8 @@ all of them, in three stages, as the published ones came about:
 
   vision      CLIP tells what its patches show, SAM draws what points lie on; side by side, a core each
   language    dialogues in words: projector and LLM
-  grounding   all eight families: projector, LLM and SAM's decoder, without similarity maps and without a policy,
-              so that no layer of the LLM has a head start
+  grounding   all eight families: SAM, projector and LLM, without similarity maps and without a policy, so that no
+              layer of the LLM has a head start
 
 About two hours on two idle cores. Start it again to go on where it stopped. Arguments go to both runs of train_ds.py.
 
@@ -36,8 +36,8 @@ train() { # run, base models, arguments...
     .venv/bin/torchrun --standalone --nproc_per_node 2 train_ds.py --exp_name "$run" --log_base_dir "$RUNS" \
         --version "$base/llava" --vision_tower "$base/clip" --vision_pretrained "$base/sam_miniature.pth" \
         --dataset_dir "$DATA" --model_key LISA --pad_train_clip_images --no_gradient_checkpointing --lora_r 0 \
-        --unfreeze mm_projector,language_model --cache_features "$RUNS/features" --cache_limit_gb 10 \
-        --batch_size 12 --grad_accumulation_steps 1 --zero_stage 0 --print_freq 20 --no_eval "$@"
+        --cache_features "$RUNS/features" --cache_limit_gb 10 --batch_size 12 \
+        --grad_accumulation_steps 1 --zero_stage 0 --print_freq 20 --no_eval "$@"
 }
 
 ./build.sh
@@ -47,8 +47,10 @@ train() { # run, base models, arguments...
 clip=$!
 .venv/bin/python -m miniature.vision sam --base "$RUNS/untrained" --steps 2000
 wait "$clip"
-train language "$RUNS/untrained" --dataset vqa --sample_rates 1 --steps_per_epoch 200 --epochs 3 --lr 1.5e-3 "$@"
+train language "$RUNS/untrained" --dataset vqa --sample_rates 1 --unfreeze mm_projector,language_model \
+    --steps_per_epoch 200 --epochs 2 --lr 1.5e-3 "$@"
 .venv/bin/python -m miniature.base --out "$RUNS/speaking" --from_run "$RUNS/language"
 train grounding "$RUNS/speaking" --sample_rates "3,12,3,3,4,4,2,3" --num_classes_per_sample 5 \
-    --use_expand_question_list --steps_per_epoch 200 --epochs 20 --lr 1e-3 --dice_loss_weight 4 "$@"
+    --use_expand_question_list --unfreeze sam_encoder,mm_projector,language_model \
+    --steps_per_epoch 200 --epochs 20 --lr 1e-3 --dice_loss_weight 4 "$@"
 .venv/bin/python -m miniature.base --out "$OUT" --from_run "$RUNS/grounding"

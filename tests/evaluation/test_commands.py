@@ -11,6 +11,7 @@ from PIL import Image
 
 import chat
 import eval as eval_script
+from evaluation.commands import expression_to_show
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +30,11 @@ def test_eval_writes_a_report_a_sheet_and_pictures(checkpoint, data, tmp_path, c
     assert all(values[answer]["cIoU"] is not None for values in splits.values() for answer in values)
     assert Image.open(tmp_path / "sheet.png").size[0] > 1000
     assert "refcoco\\|unc\\|val" in capsys.readouterr().out
+
+
+def test_every_other_sample_of_a_sheet_is_a_no_target_expression_where_there_is_one():
+    assert [expression_to_show([True, True, False], number) for number in range(5)] == [0, 2, 2, 2, 1]
+    assert [expression_to_show([True, True], number) for number in range(4)] == [0, 1, 0, 1]
 
 
 def test_chat_answers_one_question(checkpoint, data, tmp_path, capsys):
