@@ -154,11 +154,11 @@ recorded ones, "s" the seconds of training (device: {options.device}).
 
 {table(results)}
 
-The miniature is small and the budget short: the table shows that every system trains, writes `[SEG]` and finds things.
-Two things to know before comparing rows. LISA, GSVA and SESAME have the same network; they part ways in their data
-(GSVA answers `[REJ]`, SESAME denies and corrects in words), and here every expression exists, so their rows are equal
-to the last digit, as they should be. And the base was pretrained with similarity maps as mask prompts, which only
-UGround uses: a head start for it. `./scripts/miniature/six_systems.sh` makes the table again.
+The miniature is small and the budget short: the table shows that every system trains, writes `[SEG]` and finds
+targets. Two caveats: LISA, GSVA and SESAME have the same network and differ in their data (GSVA answers `[REJ]`, SESAME
+denies and corrects in words); here every expression has a target, so their rows are equal to the last digit, as
+expected. And the base was pretrained with similarity maps as mask prompts, which only UGround uses: a head start for it.
+`./scripts/miniature/six_systems.sh` makes the table again.
 """
 
 
