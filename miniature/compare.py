@@ -157,7 +157,7 @@ recorded ones, "s" the seconds of training (device: {options.device}).
 The miniature is small and the budget short: the table shows that every system trains, writes `[SEG]` and finds
 targets. Two caveats: LISA, GSVA and SESAME have the same network and differ in their data (GSVA answers `[REJ]`, SESAME
 denies and corrects in words); here every expression has a target, so their rows are equal to the last digit, as
-expected. And the base was pretrained with similarity maps as mask prompts, which only UGround uses: a head start for it.
+expected. And the base was pretrained with similarity maps as mask prompts, which only UGround uses: a head start.
 `./scripts/miniature/six_systems.sh` makes the table again.
 """
 
