@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from docs import tables
+from tests.page_plugins import importable_plugins
 from utils.flags import FlagParser
 
 ROOT = Path(__file__).parents[1]
@@ -143,6 +144,14 @@ def test_the_pages_have_commands():
     assert len(PYTHON) > 40 and len(SHELL) > 15
 
 
+@pytest.fixture
+def plugins(tmp_path):
+    """The plugins that pages are made of can be imported."""
+    with importable_plugins(tmp_path):
+        yield
+
+
+@pytest.mark.usefixtures("plugins")
 @pytest.mark.parametrize("command", DISTINCT.values(), ids=str)
 def test_the_arguments_of_every_python_command_parse(command, monkeypatch):
     module, arguments = program_and_arguments(command.words)

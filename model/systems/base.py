@@ -11,7 +11,7 @@ prompt, L+1 hidden states, H W original size of an image, h w size of low-resolu
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class OwnLosses:
 
     mask_bce: Tensor
     mask_dice: Tensor
-    policy: Tensor | None
-    statistics: dict[str, Tensor]
+    policy: Tensor | None = None
+    statistics: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
