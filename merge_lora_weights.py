@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     _check_weight(flags)
     _keep_apart(target, {"--weight": flags.weight})
     if target.exists():
-        from checkpoints.ownership import refuse_foreign
+        from checkpoints.digests import refuse_foreign
 
         refuse_foreign(target.resolve())
 
@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
     said = []
 
     def check(written: Path) -> None:
-        from checkpoints.merge_check import check_merge
+        from checkpoints.merging import check_merge
 
         print("comparing with the run …", file=sys.stderr)
         said.append(str(check_merge(merge.load_unmerged, reader_of(written, merge), merge.precision)))
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
     export(merge, flags, target, check=None if flags.no_check else check)
     print(f"answers as the run does: {said[0]}" if said else "not compared with the run (--no_check)")
     if flags.push_to_hub:
-        from checkpoints.publishing import upload
+        from checkpoints.saving import upload
 
         print(f"uploaded: {upload(target, flags.push_to_hub, private=flags.private or None)}")
 

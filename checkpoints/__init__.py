@@ -1,10 +1,9 @@
 """Models on disk: ours, LLaVA bases, and checkpoints of the reference implementation, read and written."""
 
 from checkpoints.adapters import save_adapter
-from checkpoints.load_report import LoadReport
-from checkpoints.loading import OpenedModel, load_model, open_model
+from checkpoints.loading import LoadReport, OpenedModel, load_model, open_model
 from checkpoints.merging import merged_tensors
-from checkpoints.reference import load_reference_state_dict, reference_state_dict
+from checkpoints.names import load_reference_state_dict, reference_state_dict
 from checkpoints.saving import export_reference, save_model
 
 __all__ = [

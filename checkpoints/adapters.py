@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from checkpoints.adapting import EMBEDDINGS, merge_lora
+from checkpoints.adapting import merge_lora
 from checkpoints.card import Scores, model_card
 from checkpoints.config_checks import Rule, check_values, number, one_of, optional, own_config
 from checkpoints.files import (
@@ -29,11 +29,13 @@ from checkpoints.files import (
     read_config,
     read_json_object,
 )
+from checkpoints.vocabulary import EMBEDDINGS
 from checkpoints.weights import Weights
-from checkpoints.writing import config_values, save_safetensors, write_json, written_beside
+from checkpoints.writing import config_values, save_safetensors, written_beside
 from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.batching.tokenization import GroundingTokenizer
 from groundscore.errors import UserError
+from groundscore.writing import write_json
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
 
@@ -87,8 +89,8 @@ def save_adapter(
         config.save_pretrained(beside)
         save_safetensors(_on_cpu(adapters), beside / ADAPTER_FILE)
         save_safetensors(_on_cpu(trained), beside / TRAINED_FILE)
-        write_json(beside / BASE_FILE, {name: base.get(name) for name in BASE_FIELDS})
-        write_json(beside / CONFIG_FILE, config_values(model))
+        write_json(beside / BASE_FILE, {name: base.get(name) for name in BASE_FIELDS}, sort_keys=True)
+        write_json(beside / CONFIG_FILE, config_values(model), sort_keys=True)
         processor.save_pretrained(beside)
         card = model_card(model.config, Path(directory).resolve().name, base=base["version"], scores=scores)
         (beside / CARD_FILE).write_text(card, encoding="utf-8")

@@ -11,30 +11,8 @@ from torch import Tensor, nn
 from checkpoints.weights import Weights
 from groundscore.errors import UserError
 
-EMBEDDINGS = ("language_model.embed_tokens.weight", "lm_head.weight")
 CLIP_POSITIONS = "vision_tower.embeddings.position_embedding.weight"
 _LORA = re.compile(r"(?P<module>.*)\.lora_(?P<side>[AB])\.default\.weight$")
-
-
-def resize_vocabulary(weights: Weights, rows: int, new_ids: set[int], *, std: float, seed: int) -> int:
-    """Give the word embeddings and the output head `rows` rows; those of `new_ids`, and those beyond the stored ones,
-    are drawn from N(0, std²). Returns how many were drawn."""
-    drawn = sorted(new_ids | set(range(weights.shape(EMBEDDINGS[0])[0], rows)))
-    for offset, name in enumerate(EMBEDDINGS):
-        stored, width = weights.shape(name)
-        if drawn or rows != stored:
-            table = partial(_table, weights.reader(name), rows, drawn, std=std, seed=seed + offset)
-            weights.put(name, (rows, width), table)
-    return len(drawn)
-
-
-def _table(read: Callable[[], Tensor], rows: int, drawn: list[int], *, std: float, seed: int) -> Tensor:
-    old = read()
-    table = torch.empty((rows, old.shape[1]), dtype=torch.float32, device="cpu")
-    table[: len(old)] = old[:rows]
-    generator = torch.Generator("cpu").manual_seed(seed)
-    table[drawn] = std * torch.randn((len(drawn), old.shape[1]), generator=generator, dtype=torch.float32, device="cpu")
-    return table
 
 
 def resize_clip_positions(weights: Weights, places: int, *, as_reference: bool) -> bool:

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from checkpoints.digests import DIGESTS_FILE
 from checkpoints.files import (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
@@ -33,7 +34,6 @@ from checkpoints.files import (
     shards_of_index,
     weight_files,
 )
-from checkpoints.ownership import DIGESTS_FILE
 from dataloaders.batching.processing import SETTINGS_FILE
 from dataloaders.batching.tokenization import TOKENIZER_FILES
 from groundscore.errors import UserError, shown

@@ -1,13 +1,14 @@
 """Models from disk: `load_model`, and `open_model` for all but their values.
 
-A directory becomes a `Source` (`sources.py`): a configuration and the places of its tensors under our names. The
-model is built without values, the tensors are read into it one at a time, and what no file has is initialised.
+A directory becomes a `Source` (`sources.py`): a configuration and where its tensors are, under our names. The model is
+built without values, the tensors are read into it one at a time, and what no file has is initialised. `LoadReport`
+tells what became of every tensor.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,77 @@ import torch
 from transformers.initialization import no_init_weights
 
 from checkpoints.adapters import Adapter
-from checkpoints.adapting import CLIP_POSITIONS, initialise, resize_clip_positions, resize_vocabulary
-from checkpoints.consolidated import find_weight
+from checkpoints.adapting import CLIP_POSITIONS, initialise, resize_clip_positions
+from checkpoints.digests import check_digests
 from checkpoints.files import CONFIG_FILE
 from checkpoints.hub import find_model
-from checkpoints.load_report import LoadReport
 from checkpoints.names import to_reference
-from checkpoints.ownership import check_digests
 from checkpoints.quantizing import quantize
-from checkpoints.sources import BASE, OWN, REFERENCE, Source, add_clip, add_sam, read_source
+from checkpoints.sources import BASE, REFERENCE, Source, add_clip, add_sam, find_weight, read_source
+from checkpoints.vocabulary import EMBEDDINGS, complete_vocabulary
 from checkpoints.weights import Weights, check_names, check_shapes, fill
 from dataloaders.batching.processing import GroundingProcessor
-from groundscore.errors import UserError, shown
+from groundscore.errors import UserError
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
 from model.policy import NORMALIZED_GATE
 from model.systems import build_system, plugin_of
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-SPARE_TOKENS = 1000  # that the tokenizer of a base may have beyond its tables
+@dataclass
+class LoadReport:
+    """What `load_model` did.
+
+    read: tensors read; renamed: our name -> theirs of those with another name on disk; new: names of newly initialised
+    tensors; new_tokens: newly initialised rows of the vocabulary; dropped: names of tensors that this system has no use
+    for; notes: what else a user should know, such as flags that were ignored.
+    """
+
+    kind: str
+    path: Path
+    system: str
+    read: int = 0
+    renamed: dict[str, str] = field(default_factory=dict)
+    new: list[str] = field(default_factory=list)
+    new_tokens: int = 0
+    dropped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """One line with what there is to say."""
+        parts = [f"{self.system} from {self.kind} {self.path}: {self.read} tensors read, {len(self.renamed)} renamed"]
+        if self.new:
+            parts.append(f"newly initialised: {_tensors(self.new)}")
+        if self.new_tokens:
+            parts.append(f"newly initialised: {self.new_tokens} rows of the vocabulary")
+        if self.dropped:
+            parts.append(f"left out: {_tensors(self.dropped)}")
+        return "; ".join([*parts, *self.notes])
+
+    def whole(self) -> str:
+        """The line, and below it the name of every tensor that was not read as it lies on disk."""
+        lines = [f"  {ours} was {theirs}" for ours, theirs in self.renamed.items()]
+        lines += [f"  newly initialised: {name}" for name in self.new]
+        lines += [f"  left out: {name}" for name in self.dropped]
+        return "\n".join([str(self), *lines])
+
+    def after_training(self, trained: Collection[str], checkpoint: Path) -> "LoadReport":
+        """The report with the weights of a training run laid over: `trained` names its parameters and buffers."""
+        return replace(
+            self,
+            new=[name for name in self.new if name not in trained],
+            new_tokens=0 if set(EMBEDDINGS) <= set(trained) else self.new_tokens,
+            notes=[*self.notes, f"{len(trained)} tensors of {checkpoint} laid over"],
+        )
+
+
+def _tensors(names: list[str]) -> str:
+    """How many tensors of which modules."""
+    modules = ", ".join(sorted({name.split(".")[0] for name in names}))
+    return f"{len(names)} tensor{'s' * (len(names) > 1)} of {modules}"
+
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -140,7 +192,7 @@ def open_model(
         source.tokenizer = adapter.tokenizer
         adapted = adapter.lay_over(source.weights)
         report.notes.append(f"adapter {adapter.path} laid over it, LoRA merged into {adapted} weights")
-    report.new_tokens = _add_tokens(source, seed)
+    report.new_tokens = complete_vocabulary(source, seed)
     if config.resize_vision_tower and CLIP_POSITIONS in source.weights:
         places = (config.clip_image_size // config.vision_config.patch_size) ** 2 + 1
         if resize_clip_positions(source.weights, places, as_reference=source.kind == REFERENCE):
@@ -180,56 +232,6 @@ def _check_prompt_width(config: GroundingConfig, overrides: Mapping[str, Any]) -
     width = config.sam_config.prompt_encoder_config.hidden_size
     if overrides.get("out_dim", width) != width:
         raise UserError(f"--out_dim {overrides['out_dim']}: the prompts of this SAM are {width} wide; leave it out")
-
-
-def _add_tokens(source: Source, seed: int) -> int:
-    """Complete the vocabulary, write its ids into the configuration, and make the tables fit; rows that are new."""
-    config, tokenizer, weights = source.config, source.tokenizer, source.weights
-    _check_tables(source)
-    _check_vocabulary(source)
-    added = tokenizer.add_grounding_tokens(config.tokens_per_target)
-    config.seg_token_ids = list(tokenizer.seg_token_ids)
-    config.rej_token_ids = list(tokenizer.rej_token_ids)
-    config.im_start_id, config.im_end_id = tokenizer.im_start_id, tokenizer.im_end_id
-    text = config.text_config
-    text.bos_token_id, text.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-    text.pad_token_id = tokenizer.pad_token_id
-    stored = weights.shape("lm_head.weight")[0]
-    if source.kind == BASE:
-        # A base may have more rows than tokens (llava-hf rounds up); none of them has learned anything.
-        text.vocab_size, new_ids = len(tokenizer), {tokenizer.added_tokens[token] for token in added}
-    else:
-        text.vocab_size, new_ids = max(stored, len(tokenizer)), set()
-    return resize_vocabulary(weights, text.vocab_size, new_ids, std=text.initializer_range, seed=seed)
-
-
-def _check_tables(source: Source) -> None:
-    tables = ("language_model.embed_tokens.weight", "lm_head.weight")
-    check_names([name for name in tables if name not in source.weights], [], str(source.path))
-    for name in tables:
-        if len(source.weights.shape(name)) != 2:
-            theirs, shape = source.weights.their_name(name), source.weights.shape(name)
-            raise UserError(f"{source.path}: {theirs} is {shape}, not a table of two dimensions")
-    rows = {source.weights.shape(name)[0] for name in tables}
-    if len(rows) > 1:
-        raise UserError(f"{source.path}: word embeddings and output head have {min(rows)} and {max(rows)} rows")
-
-
-def _check_vocabulary(source: Source) -> None:
-    """Complain about a tokenizer whose ids are not those of the weights."""
-    tokenizer, rows = source.tokenizer, source.weights.shape("lm_head.weight")[0]
-    spare = SPARE_TOKENS if source.kind == BASE else 0
-    if len(tokenizer) > rows + spare:
-        raise UserError(
-            f"{source.path}: the tokenizer has ids up to {len(tokenizer) - 1}, the weights have {rows} rows; it is the "
-            "tokenizer of another model, copy the right one there"
-        )
-    stored = [*source.config.seg_token_ids, *source.config.rej_token_ids]
-    if source.kind == OWN and stored != [*tokenizer.seg_token_ids, *tokenizer.rej_token_ids]:
-        raise UserError(
-            f"{source.path / CONFIG_FILE}: ids {shown(stored)} of [SEG] and [REJ] are not those of the tokenizer "
-            "beside it; one of the two files is of another model"
-        )
 
 
 def _check_sizes(source: Source) -> None:

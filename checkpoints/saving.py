@@ -1,8 +1,9 @@
-"""Models to disk: our self-contained directory, and the layout of the reference.
+"""Models to disk and to the hub: our self-contained directory, and the layout of the reference.
 
 A directory appears whole or not at all (`writing.py`).
 """
 
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,18 @@ from checkpoints.architecture import LLAMA_FIELDS
 from checkpoints.card import Scores, model_card
 from checkpoints.files import CARD_FILE, CONFIG_FILE, SAFETENSORS_FILE, SAFETENSORS_INDEX, TORCH_FILE, TORCH_INDEX
 from checkpoints.names import to_reference
-from checkpoints.streaming import TensorToWrite, in_memory, write_safetensors, write_torch
-from checkpoints.writing import config_values, write_json, write_shards, written_beside
+from checkpoints.writing import (
+    TensorToWrite,
+    config_values,
+    in_memory,
+    write_safetensors,
+    write_shards,
+    write_torch,
+    written_beside,
+)
 from dataloaders.batching.processing import GroundingProcessor
+from groundscore.errors import UserError
+from groundscore.writing import write_json
 from model.grounding import GroundingModel
 
 SHARD_BYTES = 5 * 10**9
@@ -57,7 +67,7 @@ def save_model(
             write=write_safetensors,
             progress=progress,
         )
-        write_json(beside / CONFIG_FILE, config_values(model, state["lm_head.weight"].dtype))
+        write_json(beside / CONFIG_FILE, config_values(model, state["lm_head.weight"].dtype), sort_keys=True)
         processor.save_pretrained(beside)
 
 
@@ -95,7 +105,9 @@ def export_reference(
             write=write_torch,
             progress=progress,
         )
-        write_json(beside / CONFIG_FILE, _reference_config(model, vision_tower, ours["lm_head.weight"].dtype))
+        write_json(
+            beside / CONFIG_FILE, _reference_config(model, vision_tower, ours["lm_head.weight"].dtype), sort_keys=True
+        )
         processor.tokenizer.save(beside)
 
 
@@ -156,3 +168,58 @@ def _reference_config(model: GroundingModel, vision_tower: str, dtype: torch.dty
             "use_cache": False,
         }
     )
+
+
+def push_to_hub(
+    model: GroundingModel,
+    processor: GroundingProcessor | None,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload model",
+    shard_bytes: int = SHARD_BYTES,
+    base: str | None = None,
+    scores: Scores | None = None,
+) -> str:
+    """Create the repository if need be and upload everything in one commit; its address.
+
+    private, token, revision: as in huggingface_hub. base, scores: for the model card. Without its processor a model
+    cannot be used from the hub, so it is asked for.
+    """
+    if processor is None:
+        raise UserError("pass processor=…: tokenizer and image settings belong to the model on the hub")
+    with tempfile.TemporaryDirectory(prefix="uground-upload-") as parent:
+        directory = Path(parent) / "model"
+        save_model(model, processor, directory, shard_bytes=shard_bytes, base=base, scores=scores, name=repo_id)
+        return upload(
+            directory, repo_id, private=private, token=token, revision=revision, commit_message=commit_message
+        )
+
+
+def upload(
+    directory: Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload model",
+) -> str:
+    """Upload a saved directory as it is; the address of the commit."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    api = HfApi(token=token)
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        done = api.upload_folder(
+            repo_id=repo_id, folder_path=directory, revision=revision, commit_message=commit_message
+        )
+    except OfflineModeIsEnabled as error:
+        raise UserError(f"{repo_id} was not uploaded: HF_HUB_OFFLINE is set") from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()
+        raise UserError(f"{repo_id} was not uploaded: {reason[0] if reason else type(error).__name__}") from error
+    return done.commit_url

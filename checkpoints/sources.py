@@ -1,5 +1,10 @@
-"""What a directory holds: our own model, a reference checkpoint, or a LLaVA base, described alike."""
+"""What a directory or file holds: our own model, a reference checkpoint, or a LLaVA base, described alike.
 
+`--weight` names the tensors of a training of the reference, put together by DeepSpeed's `zero_to_fp32`: one file or,
+from today's `zero_to_fp32`, a directory named like a file (`pytorch_model.bin/`) with shards and an index.
+"""
+
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,15 +12,25 @@ from typing import Any
 from checkpoints import architecture, names
 from checkpoints.adapting import merge_lora
 from checkpoints.config_checks import build_grounding, own_config
-from checkpoints.consolidated import refuse_deepspeed
-from checkpoints.files import CONFIG_FILE, TensorFiles, open_tensors, read_config
+from checkpoints.files import (
+    ADAPTER_CONFIG,
+    CONFIG_FILE,
+    TORCH_FILE,
+    WEIGHT_LAYOUTS,
+    TensorFiles,
+    open_tensors,
+    read_config,
+    shards_of_index,
+)
 from checkpoints.hub import HubName, find_model
 from checkpoints.runs import is_run
-from checkpoints.vocabulary import tokenizer_of_training
 from checkpoints.weights import Weights
+from dataloaders.batching.conversation import IM_END, IM_START
+from dataloaders.batching.target_tokens import target_tokens
 from dataloaders.batching.tokenization import GroundingTokenizer
 from groundscore.errors import UserError, shown
 from groundscore.reading import user_path
+from groundscore.targets import REJ, SEG
 from model.config import GroundingConfig
 
 OWN, REFERENCE, BASE = "merged directory", "reference checkpoint", "LLaVA base"
@@ -138,6 +153,23 @@ def _read_base(path: Path, config: dict[str, Any], tokenizer: GroundingTokenizer
     return Source(BASE, path, model_config, tokenizer, weights, "vision_config" in fields)
 
 
+def tokenizer_of_training(base: GroundingTokenizer, rows: int, scales: int) -> GroundingTokenizer:
+    """The base's tokenizer with the tokens that the training added, told by how many rows its tables have more.
+
+    With n tokens per target (a multiple of `scales`) the reference and GSVA add n for `[SEG]`, n for `[REJ]` and 2
+    for the image; the other systems' own repositories have no `[REJ]`, and so other ids for the two. Where neither
+    fits, nothing is added here.
+    """
+    added = rows - len(base)
+    for targets in ((SEG, REJ), (SEG,)):
+        count, left = divmod(added - 2, len(targets))
+        if count > 0 and not left and count % scales == 0:
+            tokens = [token for target in targets for token in target_tokens(target, count)] + [IM_START, IM_END]
+            ids = {token: len(base) + index for index, token in enumerate(tokens)}
+            return GroundingTokenizer(base.model, {**base.added_tokens, **ids}, tokens_per_target=count)
+    return base
+
+
 # --- CLIP and SAM ----------------------------------------------------------------------------------------------------
 
 
@@ -202,3 +234,57 @@ def add_sam(source: Source, vision_pretrained: str | None) -> None:
     source.config.out_dim = source.config.sam_config.prompt_encoder_config.hidden_size
     for name in sam:
         source.weights.put(name, sam.shape(name), sam.reader(name))
+
+
+_INDICES = tuple(index for index, _ in WEIGHT_LAYOUTS)
+_NUMBERED = re.compile(r".*-\d{5}-of-\d{5}\.(bin|safetensors|pt|pth)")
+_DEEPSPEED_FILES = ("*_model_states.pt", "*_optim_states.pt")
+
+
+def find_weight(name: str | Path) -> Path:
+    """The consolidated file or directory that `--weight` names, here or on the hub; `UserError` for anything else."""
+    path = find_model(name, "--weight")
+    if path.is_dir():
+        if (path / TORCH_FILE).is_dir():  # what zero_to_fp32 wrote into this directory
+            path = path / TORCH_FILE
+        refuse_deepspeed(path)
+        _refuse_models(path)
+    else:
+        _refuse_parts(path)
+    return path
+
+
+def refuse_deepspeed(path: Path, flag: str = "--weight") -> None:
+    """Complain about a training checkpoint as DeepSpeed leaves it, which holds weights in pieces by process."""
+    for piece in _deepspeed_pieces(path):
+        if not (piece.parent / "settings.json").exists():  # which every checkpoint of ours has
+            directory = piece.parent.parent if piece.parent.name.startswith("global_step") else piece.parent
+            raise UserError(
+                f"{flag} {path} is a training checkpoint of DeepSpeed that this program did not write "
+                f"({piece.name}): put its weights together with the script beside it, python zero_to_fp32.py "
+                f"{directory} OUT, then pass --weight OUT, with its base as --version"
+            )
+
+
+def _deepspeed_pieces(path: Path) -> list[Path]:
+    """Files of a DeepSpeed checkpoint: the path itself, or what a checkpoint, their directory or a run holds."""
+    if path.is_file():
+        return [path] if any(path.match(pattern) for pattern in _DEEPSPEED_FILES) else []
+    places = ("", "global_step*/", "*/global_step*/")
+    return sorted(piece for place in places for pattern in _DEEPSPEED_FILES for piece in path.glob(place + pattern))
+
+
+def _refuse_models(path: Path) -> None:
+    if (path / ADAPTER_CONFIG).is_file():
+        raise UserError(f"--weight {path} is an adapter, which knows its base; pass it as --version, without --weight")
+    if (path / CONFIG_FILE).is_file() and "text_config" in read_config(path):
+        raise UserError(f"--weight {path} is the directory of a model; pass it as --version, without --weight")
+
+
+def _refuse_parts(path: Path) -> None:
+    refuse_deepspeed(path)
+    if path.name.endswith(".index.json"):
+        raise UserError(f"--weight {path} is the index of shards, not weights; pass the directory, {path.parent}")
+    indices = [path.parent / index for index in _INDICES if (path.parent / index).is_file()]
+    if _NUMBERED.fullmatch(path.name) or any(path.name in shards_of_index(index) for index in indices):
+        raise UserError(f"--weight {path} is one shard of several; pass the directory that has them all, {path.parent}")

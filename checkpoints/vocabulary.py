@@ -1,23 +1,86 @@
-"""Which tokens a consolidated training file has rows for: it comes without its tokenizer."""
+"""The vocabulary on its way into a model: tokens that are added, and rows of the tables for them."""
 
-from dataloaders.batching.conversation import IM_END, IM_START
-from dataloaders.batching.target_tokens import target_tokens
-from dataloaders.batching.tokenization import GroundingTokenizer
-from groundscore.targets import REJ, SEG
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from checkpoints.files import CONFIG_FILE
+from checkpoints.sources import BASE, OWN, Source
+from checkpoints.weights import Weights, check_names
+from groundscore.errors import UserError, shown
+
+EMBEDDINGS = ("language_model.embed_tokens.weight", "lm_head.weight")
+SPARE_TOKENS = 1000  # that the tokenizer of a base may have beyond its tables
 
 
-def tokenizer_of_training(base: GroundingTokenizer, rows: int, scales: int) -> GroundingTokenizer:
-    """The base's tokenizer with the tokens that the training added, told by how many rows its tables have more.
+def complete_vocabulary(source: Source, seed: int) -> int:
+    """Complete the vocabulary, write its ids into the configuration, and make the tables fit; rows that are new."""
+    config, tokenizer, weights = source.config, source.tokenizer, source.weights
+    _check_tables(source)
+    _check_vocabulary(source)
+    added = tokenizer.add_grounding_tokens(config.tokens_per_target)
+    config.seg_token_ids = list(tokenizer.seg_token_ids)
+    config.rej_token_ids = list(tokenizer.rej_token_ids)
+    config.im_start_id, config.im_end_id = tokenizer.im_start_id, tokenizer.im_end_id
+    text = config.text_config
+    text.bos_token_id, text.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    text.pad_token_id = tokenizer.pad_token_id
+    stored = weights.shape("lm_head.weight")[0]
+    if source.kind == BASE:
+        # A base may have more rows than tokens (llava-hf rounds up); none of them has learned anything.
+        text.vocab_size, new_ids = len(tokenizer), {tokenizer.added_tokens[token] for token in added}
+    else:
+        text.vocab_size, new_ids = max(stored, len(tokenizer)), set()
+    return resize_vocabulary(weights, text.vocab_size, new_ids, std=text.initializer_range, seed=seed)
 
-    With n tokens per target (a multiple of `scales`) the reference and GSVA add n for `[SEG]`, n for `[REJ]` and 2
-    for the image; the other systems' own repositories have no `[REJ]`, and so other ids for the two. Where neither
-    fits, nothing is added here.
-    """
-    added = rows - len(base)
-    for targets in ((SEG, REJ), (SEG,)):
-        count, left = divmod(added - 2, len(targets))
-        if count > 0 and not left and count % scales == 0:
-            tokens = [token for target in targets for token in target_tokens(target, count)] + [IM_START, IM_END]
-            ids = {token: len(base) + index for index, token in enumerate(tokens)}
-            return GroundingTokenizer(base.model, {**base.added_tokens, **ids}, tokens_per_target=count)
-    return base
+
+def _check_tables(source: Source) -> None:
+    tables = ("language_model.embed_tokens.weight", "lm_head.weight")
+    check_names([name for name in tables if name not in source.weights], [], str(source.path))
+    for name in tables:
+        if len(source.weights.shape(name)) != 2:
+            theirs, shape = source.weights.their_name(name), source.weights.shape(name)
+            raise UserError(f"{source.path}: {theirs} is {shape}, not a table of two dimensions")
+    rows = {source.weights.shape(name)[0] for name in tables}
+    if len(rows) > 1:
+        raise UserError(f"{source.path}: word embeddings and output head have {min(rows)} and {max(rows)} rows")
+
+
+def _check_vocabulary(source: Source) -> None:
+    """Complain about a tokenizer whose ids are not those of the weights."""
+    tokenizer, rows = source.tokenizer, source.weights.shape("lm_head.weight")[0]
+    spare = SPARE_TOKENS if source.kind == BASE else 0
+    if len(tokenizer) > rows + spare:
+        raise UserError(
+            f"{source.path}: the tokenizer has ids up to {len(tokenizer) - 1}, the weights have {rows} rows; it is the "
+            "tokenizer of another model, copy the right one there"
+        )
+    stored = [*source.config.seg_token_ids, *source.config.rej_token_ids]
+    if source.kind == OWN and stored != [*tokenizer.seg_token_ids, *tokenizer.rej_token_ids]:
+        raise UserError(
+            f"{source.path / CONFIG_FILE}: ids {shown(stored)} of [SEG] and [REJ] are not those of the tokenizer "
+            "beside it; one of the two files is of another model"
+        )
+
+
+def resize_vocabulary(weights: Weights, rows: int, new_ids: set[int], *, std: float, seed: int) -> int:
+    """Give the word embeddings and the output head `rows` rows; those of `new_ids`, and those beyond the stored ones,
+    are drawn from N(0, std²). Returns how many were drawn."""
+    drawn = sorted(new_ids | set(range(weights.shape(EMBEDDINGS[0])[0], rows)))
+    for offset, name in enumerate(EMBEDDINGS):
+        stored, width = weights.shape(name)
+        if drawn or rows != stored:
+            table = partial(_table, weights.reader(name), rows, drawn, std=std, seed=seed + offset)
+            weights.put(name, (rows, width), table)
+    return len(drawn)
+
+
+def _table(read: Callable[[], Tensor], rows: int, drawn: list[int], *, std: float, seed: int) -> Tensor:
+    old = read()
+    table = torch.empty((rows, old.shape[1]), dtype=torch.float32, device="cpu")
+    table[: len(old)] = old[:rows]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    table[drawn] = std * torch.randn((len(drawn), old.shape[1]), generator=generator, dtype=torch.float32, device="cpu")
+    return table

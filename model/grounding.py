@@ -88,8 +88,8 @@ class GroundingModel(PreTrainedModel):
         return ("text_hidden_fcs", *separate, *self.system_modules)
 
     def push_to_hub(self, repo_id: str, *, processor=None, **options) -> str:
-        """Upload weights, configuration, processor and model card; see `checkpoints/publishing.py`."""
-        from checkpoints.publishing import push_to_hub
+        """Upload weights, configuration, processor and model card; see `checkpoints/saving.py`."""
+        from checkpoints.saving import push_to_hub
 
         return push_to_hub(self, processor, repo_id, **options)
 

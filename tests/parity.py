@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from checkpoints.reference import load_reference_state_dict
+from checkpoints.names import load_reference_state_dict
 from dataloaders.batching.batch import PADDING_BRANCH, Batch
 from model.config import GroundingConfig
 from model.decoders.sam import DECODER_LAYER_NORM_EPS

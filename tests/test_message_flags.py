@@ -57,7 +57,7 @@ RUN_BY = {
     "model/feature_cache.py": {"train_ds.py"},
     "training": {"train_ds.py"},
 }
-OTHERS = ("dataloaders/inspect.py", "utils/tracking", "checkpoints/merging.py", "checkpoints/merge_check.py")
+OTHERS = ("dataloaders/inspect.py", "utils/tracking", "checkpoints/merging.py", "checkpoints/merging.py")
 # Phrased by the caller: the default is what training says.
 PHRASED_BY_THE_CALLER = {("dataloaders/batching/collate.py", "--model_max_length")}
 

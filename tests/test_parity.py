@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoints.reference import reference_gradients
+from checkpoints.names import reference_gradients
 from tests.parity import ParityCase
 
 CASES = Path(os.environ.get("PARITY_CASES", Path(__file__).parent / "reference" / "cases"))

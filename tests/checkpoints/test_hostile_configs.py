@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from checkpoints import export_reference, load_model, save_adapter, save_model
-from checkpoints.merge_check import probe
-from checkpoints.ownership import DIGESTS_FILE
+from checkpoints.digests import DIGESTS_FILE
+from checkpoints.merging import probe
 from groundscore.errors import UserError
 from model.lora import add_lora
 from tests.tiny import tiny_model

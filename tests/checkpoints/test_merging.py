@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import merge_lora_weights
-from checkpoints import load_model, merge_check, publishing, reference_state_dict, streaming, writing
+from checkpoints import load_model, merging, reference_state_dict, writing
+from checkpoints.digests import DIGESTS_FILE
 from checkpoints.files import CARD_FILE
-from checkpoints.ownership import DIGESTS_FILE
 from checkpoints.runs import LATEST, resolve_checkpoint
 from checkpoints.runs.restoring import load_trained
 from dataloaders.batching.processing import GroundingProcessor
@@ -161,7 +161,7 @@ def test_a_consolidated_file_of_the_reference(published, tmp_path, capsys):
 def test_the_merged_directory_goes_to_the_hub(run, monkeypatch, capsys):
     sent = {}
     monkeypatch.setattr(
-        publishing, "upload", lambda directory, name, private: sent.update(path=directory, name=name) or "there"
+        saving, "upload", lambda directory, name, private: sent.update(path=directory, name=name) or "there"
     )
     target = merge(run, "--push_to_hub", "me/kite", "--no_check")
     assert sent == {"path": target, "name": "me/kite"}
@@ -254,7 +254,7 @@ def test_a_merge_that_answers_differently_leaves_the_old_one(run, monkeypatch):
     def differs(*_):
         raise UserError("the merged model does not answer as the run did")
 
-    monkeypatch.setattr(merge_check, "check_merge", differs)
+    monkeypatch.setattr(merging, "check_merge", differs)
     with pytest.raises(UserError, match="does not answer"):
         merge(run, "--overwrite", "--precision", "bf16")
     assert contents(target) == before
@@ -263,7 +263,7 @@ def test_a_merge_that_answers_differently_leaves_the_old_one(run, monkeypatch):
 
 def test_a_tensor_that_reads_back_differently_is_an_error_and_nothing_stays(run, monkeypatch):
     monkeypatch.setattr(
-        streaming, "open_tensors", lambda path: {name: torch.zeros(1) for name in ("lm_head.weight", "other")}
+        writing, "open_tensors", lambda path: {name: torch.zeros(1) for name in ("lm_head.weight", "other")}
     )
     with pytest.raises(UserError, match=r"tensors read back differently"):
         merge(run)
@@ -278,13 +278,13 @@ def test_a_disk_without_room_is_noticed_before_writing(run, monkeypatch):
 
 
 def test_a_merge_that_answers_differently_is_an_error(run, monkeypatch):
-    real = merge_check.probe
+    real = merging.probe
 
     def other_logits(model, processor, layers=None):
         found = real(model, processor, layers)
-        return found if layers is None else merge_check.Probe(found.logits * 1.01, found.masks, found.layers)
+        return found if layers is None else merging.Probe(found.logits * 1.01, found.masks, found.layers)
 
-    monkeypatch.setattr(merge_check, "probe", other_logits)
+    monkeypatch.setattr(merging, "probe", other_logits)
     with pytest.raises(UserError, match="does not answer as the run did: logits differ by 1.0e-02"):
         merge(run)
 

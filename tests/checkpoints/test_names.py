@@ -13,11 +13,12 @@ from checkpoints.names import (
     from_clip,
     from_llava_hf,
     from_reference,
+    load_reference_state_dict,
+    reference_state_dict,
     sam_state_dict_from_original,
     sam_state_dict_to_original,
     to_reference,
 )
-from checkpoints.reference import load_reference_state_dict, reference_state_dict
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
 from tests.parity import ParityCase

@@ -128,7 +128,7 @@ def test_one_changed_bit_of_a_saved_model_is_refused(tiny, tmp_path, name):
 
 
 def test_large_files_are_read_against_their_digests_when_asked(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("checkpoints.ownership.LARGEST", 100_000)
+    monkeypatch.setattr("checkpoints.digests.LARGEST", 100_000)
     save_model(*tiny, tmp_path / "saved")
     flip_a_bit(tmp_path / "saved" / "model.safetensors")
     load_model(tmp_path / "saved")
