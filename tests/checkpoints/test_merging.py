@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import merge_lora_weights
-from checkpoints import load_model, merging, reference_state_dict, writing
+from checkpoints import load_model, merging, reference_state_dict, saving, writing
 from checkpoints.digests import DIGESTS_FILE
 from checkpoints.files import CARD_FILE
 from checkpoints.runs import LATEST, resolve_checkpoint
