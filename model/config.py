@@ -7,9 +7,8 @@ from typing import Any
 
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig, SamConfig
 
-from model.settings import ModelSettings, model_settings
+from model.settings import model_settings, settings_of_system
 from model.systems import SYSTEMS
-from utils.settings import settings_of
 
 
 class GroundingConfig(PreTrainedConfig):
@@ -70,9 +69,8 @@ class GroundingConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON can hold them, without the settings of other systems."""
-        others = [kind.settings for name, kind in SYSTEMS.items() if name != self.system]
-        own = settings_of(ModelSettings, SYSTEMS[self.system].settings) if self.system in SYSTEMS else {}
-        left_out = {name for settings in others for name in settings_of(settings)} - set(own)
+        own = settings_of_system(self.system) if self.system in SYSTEMS else {}
+        left_out = set(model_settings()) - set(own)
         values = {name: value for name, value in super().to_dict().items() if name not in left_out}
         if self.plugin is None:
             values.pop("plugin", None)

@@ -97,6 +97,11 @@ def declared() -> tuple[type, ...]:
     return tuple(dict.fromkeys((ModelSettings, *(system.settings for system in SYSTEMS.values()))))
 
 
+def settings_of_system(system: str) -> dict[str, Setting]:
+    """The settings that models of a system have, by name."""
+    return settings_of(*dict.fromkeys((ModelSettings, SYSTEMS[system].settings)))
+
+
 def model_settings() -> dict[str, Setting]:
     """The settings that are stored with a model, by name."""
     return {name: setting for name, setting in settings_of(*declared()).items() if setting.stored}
@@ -120,9 +125,8 @@ def model_overrides(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_overrides(overrides: Mapping[str, Any], system: str) -> None:
     """Raise `UserError` for a setting that only other systems have."""
-    known = settings_of(*dict.fromkeys((ModelSettings, SYSTEMS[system].settings)))
     for name in overrides:
-        if name not in known:
+        if name not in settings_of_system(system):
             owner = next(other for other, kind in SYSTEMS.items() if name in settings_of(kind.settings))
             raise UserError(
                 f"--{name}: this checkpoint is of {system}, and only {owner} has that setting; leave the flag out"

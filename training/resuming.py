@@ -29,7 +29,8 @@ from checkpoints.runs import (
 )
 from groundscore.errors import UserError, shown
 from model.policy import REFERENCE_GATE
-from model.settings import model_settings
+from model.settings import model_settings, settings_of_system
+from model.systems import SYSTEMS
 from training.config import TrainingConfig, config_class, split_list
 from training.loop import Schedule
 from training.summaries import heading
@@ -107,7 +108,10 @@ def keep_gate(config: TrainingConfig, checkpoint: Path) -> TrainingConfig:
 
     Raises `UserError` for a flag that asks for another form: the weights would mean something else.
     """
-    gate = read_settings(checkpoint)["model"].get("gate", REFERENCE_GATE)
+    model = read_settings(checkpoint)["model"]
+    if not SYSTEMS[model["system"]].uses_policy:
+        return config
+    gate = model.get("gate", REFERENCE_GATE)
     if config.gate not in (None, gate):
         raise UserError(f"--gate {config.gate}: {checkpoint} has {gate}; leave the flag out, or pass --no_resume")
     return replace(config, gate=gate)
@@ -218,9 +222,14 @@ def describe_global_batch(written: Position, schedule: Schedule) -> str:
 
 
 def _values(run: Mapping[str, Any]) -> dict[str, Any]:
-    """What the flags of a run came to: a flag that is not given may come from the base model or the device."""
-    model = {name: run["model"][name] for name in model_settings() if name in run["model"]}
-    return {**run["flags"], **model, **run["base"], "model_key": run["model"]["system"], "precision": run["precision"]}
+    """What the flags of a run came to: a flag that is not given may come from the base model or the device.
+
+    Settings of other systems are left out: they change nothing.
+    """
+    flags = {name: value for name, value in run["flags"].items() if name not in model_settings()}
+    own = {name for name, setting in settings_of_system(run["model"]["system"]).items() if setting.stored}
+    model = {name: run["model"][name] for name in own if name in run["model"]}
+    return {**flags, **model, **run["base"], "model_key": run["model"]["system"], "precision": run["precision"]}
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], *kinds: str) -> list[str]:

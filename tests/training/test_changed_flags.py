@@ -8,6 +8,7 @@ import torch
 
 from checkpoints.runs import BEST, Position, find_checkpoint
 from groundscore.errors import UserError
+from model.settings import model_settings, settings_of_system
 from tests.tiny import tiny_model
 from tests.training.test_checkpoints import ALONE, fake_checkpoint
 from training.arguments import parse_arguments
@@ -17,7 +18,8 @@ from training.resuming import describe_changes, describe_global_batch, describe_
 from utils.settings import FIXED, FREE, RANKING, SAID, settings_of
 
 CHECKPOINT = Path("runs/one/ckpt_model/global_step4")
-FLAGS = list(settings_of(config_class()).values())
+FOREIGN = set(model_settings()) - set(settings_of_system("UGround"))
+FLAGS = [setting for name, setting in settings_of(config_class()).items() if name not in FOREIGN]
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,13 @@ def model():
 def run(model):
     """What a run records of itself."""
     return describe_run(parse_arguments(["--vision_tower", "clip", "--layer", "last"]), model, "fp32", ALONE)
+
+
+def test_settings_of_other_systems_change_nothing(run):
+    before = copy.deepcopy(run)
+    before["model"] |= dict.fromkeys(FOREIGN, "as in runs of before")
+
+    assert describe_changes(CHECKPOINT, before, run) == []
 
 
 def another(value):
