@@ -35,6 +35,7 @@ from training.config import TrainingConfig, config_class, split_list
 from training.loop import Schedule
 from training.summaries import heading
 from utils.distributed import World
+from utils.plugins import check_plugins, plugin_names
 from utils.settings import FIXED, RANKING, SAID, settings_of
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed")
@@ -106,9 +107,12 @@ def _choose_checkpoint(config: TrainingConfig, run_dir: Path) -> Path | None:
 def keep_gate(config: TrainingConfig, checkpoint: Path) -> TrainingConfig:
     """The flags with the form of the policy's gate that this run began with.
 
-    Raises `UserError` for a flag that asks for another form: the weights would mean something else.
+    Raises `UserError` for a flag that asks for another form, where the weights would mean something else, and for a
+    plugin of the run that is not imported.
     """
-    model = read_settings(checkpoint)["model"]
+    settings = read_settings(checkpoint)
+    check_plugins(plugin_names(settings["flags"].get("plugin", "")), str(checkpoint))
+    model = settings["model"]
     if not SYSTEMS[model["system"]].uses_policy:
         return config
     gate = model.get("gate", REFERENCE_GATE)
