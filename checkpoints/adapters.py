@@ -17,7 +17,7 @@ from torch import Tensor
 
 from checkpoints.adapting import merge_lora
 from checkpoints.card import Scores, model_card
-from checkpoints.config_checks import Rule, check_values, number, one_of, optional, own_config
+from checkpoints.config_checks import check_values, optional
 from checkpoints.files import (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
@@ -29,6 +29,7 @@ from checkpoints.files import (
     read_config,
     read_json_object,
 )
+from checkpoints.own_configs import own_config
 from checkpoints.vocabulary import EMBEDDINGS
 from checkpoints.weights import Weights
 from checkpoints.writing import config_values, save_safetensors, written_beside
@@ -38,6 +39,7 @@ from groundscore.errors import UserError
 from groundscore.writing import write_json
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
+from utils.settings import Rule, number, one_of
 
 BASE_FIELDS = ("version", "vision_tower", "vision_pretrained")
 _PEFT_PREFIX = "base_model.model."

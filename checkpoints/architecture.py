@@ -3,17 +3,17 @@
 Legend of shapes: D width of the LLM, V width of CLIP, W width of SAM's image encoder, C width of its decoder.
 """
 
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, SamConfig
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-from checkpoints.config_checks import LLAMA_RULES, build_clip, build_llama, build_sam, check_values, own_rules
+from checkpoints.config_checks import LLAMA_RULES, build_clip, build_llama, check_values
 from checkpoints.files import CONFIG_FILE, read_config
+from checkpoints.own_configs import own_rules
+from checkpoints.sam_configs import count_modules
 from groundscore.errors import UserError, shown
-from model.decoders.sam import DECODER_LAYER_NORM_EPS
 from model.systems import SYSTEMS
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -33,8 +33,6 @@ READ_POINTS_13B = {"read_num_points": 60, "read_t_pos": 0.6, "read_t_neg": 0.2, 
 LAYERS_13B = 40
 # The classes of models that published configurations name, in lower case: the reference's, and GSVA's own.
 PUBLISHED_CLASSES = {f"{system}ForCausalLM".lower(): system for system in SYSTEMS} | {"lisagsvaforcausallm": "GSVA"}
-SAM_DECODER_HEADS = 8
-SAM_WINDOW = 14
 
 
 def llama_config(config: Mapping[str, Any], source: Path) -> LlamaConfig:
@@ -94,88 +92,6 @@ def clip_config(directory: Path) -> CLIPVisionConfig:
     if kind == "clip_vision_model":
         return build_clip(config, str(directory / CONFIG_FILE))
     raise UserError(f"{directory} holds a model of type {shown(kind)}, not CLIP")
-
-
-# --- SAM -------------------------------------------------------------------------------------------------------------
-
-
-def sam_config(directory: Path) -> SamConfig:
-    """The configuration of a transformers SAM directory, with the decoder's epsilon that its weights were trained
-    with: transformers saves its own default."""
-    config = read_config(directory)
-    if config.get("model_type") != "sam":
-        raise UserError(f"{directory} holds a model of type {shown(config.get('model_type'))}, not SAM")
-    result = build_sam(config, str(directory / CONFIG_FILE))
-    result.mask_decoder_config.layer_norm_eps = DECODER_LAYER_NORM_EPS
-    return result
-
-
-def sam_config_from_shapes(shapes: Shapes, source: Path) -> SamConfig:
-    """The configuration of a SAM of any size, from the shapes of its tensors under our names without `sam.`.
-
-    What leaves no trace in shapes is as in every published SAM: 8 decoder heads, epsilons, activations.
-    """
-    try:
-        return _sam_config_from_shapes(shapes, source)
-    except KeyError as error:
-        raise UserError(f"{source} is not a SAM: it has no tensor {error}") from None
-    except (ValueError, IndexError, ZeroDivisionError) as error:
-        raise UserError(f"{source} is not a SAM: its tensors have other shapes ({error})") from error
-
-
-def _sam_config_from_shapes(shapes: Shapes, source: Path) -> SamConfig:
-    _, grid, _, width = shapes["vision_encoder.pos_embed"]
-    _, channels, patch, _ = shapes["vision_encoder.patch_embed.projection.weight"]
-    depth = _count(shapes, "vision_encoder.layers")
-    lengths, head_width = zip(*(shapes[f"vision_encoder.layers.{i}.attn.rel_pos_h"] for i in range(depth)), strict=True)
-    is_global = [length == 2 * grid - 1 for length in lengths]
-    windows = {(length + 1) // 2 for length, everywhere in zip(lengths, is_global, strict=True) if not everywhere}
-    decoder_width = shapes["mask_decoder.iou_token.weight"][1]
-    attention_width = shapes["mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight"][0]
-    values = {
-        "vision_config": {
-            "image_size": grid * patch,
-            "patch_size": patch,
-            "num_channels": channels,
-            "hidden_size": width,
-            "num_hidden_layers": depth,
-            "num_attention_heads": width // head_width[0],
-            "mlp_dim": shapes["vision_encoder.layers.0.mlp.lin1.weight"][0],
-            "qkv_bias": "vision_encoder.layers.0.attn.qkv.bias" in shapes,
-            "global_attn_indexes": [index for index, everywhere in enumerate(is_global) if everywhere],
-            "window_size": windows.pop() if windows else SAM_WINDOW,
-            "output_channels": shapes["vision_encoder.neck.conv1.weight"][0],
-            "num_pos_feats": shapes["prompt_encoder.shared_embedding.positional_embedding"][1],
-            "layer_norm_eps": 1e-6,
-        },
-        "prompt_encoder_config": {
-            "hidden_size": shapes["prompt_encoder.no_mask_embed.weight"][1],
-            "image_size": grid * patch,
-            "patch_size": patch,
-            "mask_input_channels": shapes["prompt_encoder.mask_embed.conv2.weight"][0],
-            "image_embedding_size": grid,
-            "num_point_embeddings": _count(shapes, "prompt_encoder.point_embed"),
-        },
-        "mask_decoder_config": {
-            "hidden_size": decoder_width,
-            "mlp_dim": shapes["mask_decoder.transformer.layers.0.mlp.lin1.weight"][0],
-            "num_hidden_layers": _count(shapes, "mask_decoder.transformer.layers"),
-            "num_attention_heads": SAM_DECODER_HEADS,
-            "attention_downsample_rate": decoder_width // attention_width,
-            "num_multimask_outputs": shapes["mask_decoder.mask_tokens.weight"][0] - 1,
-            "iou_head_hidden_dim": shapes["mask_decoder.iou_prediction_head.proj_in.weight"][0],
-            "layer_norm_eps": DECODER_LAYER_NORM_EPS,
-        },
-    }
-    return build_sam(values, str(source))
-
-
-def _count(names: Collection[str], prefix: str) -> int:
-    """How many numbered modules there are below `prefix`."""
-    found = {match[1] for name in names if (match := re.match(rf"{re.escape(prefix)}\.(\d+)\.", name))}
-    if not found:
-        raise KeyError(f"{prefix}.0")
-    return len(found)
 
 
 # --- checkpoints of the reference ------------------------------------------------------------------------------------
@@ -248,7 +164,7 @@ def _projector_type(shapes: Shapes, source: Path) -> str:
     if "mm_projector.weight" in shapes:
         return "linear"
     _required(shapes, "mm_projector.0.weight", source)
-    return f"mlp{_count(shapes, 'mm_projector')}x_gelu"
+    return f"mlp{count_modules(shapes, 'mm_projector')}x_gelu"
 
 
 def _required(shapes: Shapes, name: str, source: Path) -> tuple[int, ...]:

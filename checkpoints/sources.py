@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from checkpoints import architecture, names
+from checkpoints import architecture, names, sam_configs
 from checkpoints.adapting import merge_lora
-from checkpoints.config_checks import build_grounding, own_config
 from checkpoints.files import (
     ADAPTER_CONFIG,
     CONFIG_FILE,
@@ -23,6 +22,7 @@ from checkpoints.files import (
     shards_of_index,
 )
 from checkpoints.hub import HubName, find_model
+from checkpoints.own_configs import build_grounding, own_config
 from checkpoints.runs import is_run
 from checkpoints.weights import Weights
 from dataloaders.batching.conversation import IM_END, IM_START
@@ -118,7 +118,7 @@ def _read_reference(
     fields = architecture.reference_fields(config, weights.shapes(), directory=path, source=files.path)
     if weights.has("sam."):
         shapes = {name.removeprefix("sam."): shape for name, shape in weights.shapes().items()}
-        fields["sam_config"] = architecture.sam_config_from_shapes(shapes, files.path)
+        fields["sam_config"] = sam_configs.sam_config_from_shapes(shapes, files.path)
     if (named or system) == "READ" and not any(name.endswith(names.MARK_OF_THE_PORT) for name in files):
         fields |= architecture.original_read_fields(fields["text_config"].num_hidden_layers)
         notes.append("trained by READ's own code: points as there, on CLIP's centre crop")
@@ -227,10 +227,10 @@ def add_sam(source: Source, vision_pretrained: str | None) -> None:
     sam = Weights()
     sam.add(files, names.from_sam_transformers if path.is_dir() else names.from_sam_original, str(path))
     if path.is_dir():
-        source.config.sam_config = architecture.sam_config(path)
+        source.config.sam_config = sam_configs.sam_config(path)
     else:
         shapes = {name.removeprefix("sam."): shape for name, shape in sam.shapes().items()}
-        source.config.sam_config = architecture.sam_config_from_shapes(shapes, path)
+        source.config.sam_config = sam_configs.sam_config_from_shapes(shapes, path)
     source.config.out_dim = source.config.sam_config.prompt_encoder_config.hidden_size
     for name in sam:
         source.weights.put(name, sam.shape(name), sam.reader(name))

@@ -14,8 +14,8 @@ from checkpoints.architecture import (
     llava_hf_fields,
     original_llava_fields,
     reference_system,
-    sam_config_from_shapes,
 )
+from checkpoints.sam_configs import sam_config_from_shapes
 from groundscore.errors import UserError
 
 
