@@ -11,6 +11,8 @@ from checkpoints.files import read_config
 from checkpoints.sources import find_weight
 from groundscore.errors import UserError
 from merge_lora_weights import main as merge
+from tests.checkpoints.test_loading import PIXELLM
+from tests.checkpoints.test_loading import same as differing
 
 
 def write_shards(directory: Path, tensors: dict[str, torch.Tensor]) -> Path:
@@ -122,3 +124,40 @@ def test_the_run_of_the_reference(tmp_path):
 def test_models_are_versions(published):
     with pytest.raises(UserError, match="is the directory of a model; pass it as --version"):
         find_weight(published.hf)
+
+
+def test_a_consolidated_training_file_is_merged_on_the_way(published, tmp_path):
+    model, _, _ = load_model(published.original, **published.flags(system="LISA"))
+    tensors = {f"base_model.model.{name}": tensor.clone() for name, tensor in reference_state_dict(model).items()}
+    module = "base_model.model.model.layers.1.self_attn.q_proj"
+    down, up = torch.randn(4, 32), torch.randn(32, 4)
+    tensors |= {f"{module}.lora_A.default.weight": down, f"{module}.lora_B.default.weight": up}
+    torch.save(tensors, tmp_path / "merge.bin")
+    merged, _, report = load_model(
+        published.original, system="LISA", vision_tower=str(published.clip), weight=tmp_path / "merge.bin", lora_alpha=8
+    )
+    expected = tensors[f"{module}.weight"] + 8 / 4 * (up @ down)
+    assert torch.allclose(merged.language_model.layers[1].self_attn.q_proj.weight, expected, atol=1e-6)
+    assert differing(merged.state_dict(), model.state_dict()) == ["language_model.layers.1.self_attn.q_proj.weight"]
+    assert "LoRA merged into 1" in str(report)
+
+
+@pytest.mark.parametrize("rejection", [True, False], ids=["reference", "original repository"])
+@pytest.mark.parametrize("system", ["LISA", "PixelLM"])
+def test_the_rows_of_a_consolidated_file_tell_its_tokens(published, tmp_path, system, rejection):
+    """Original LISA and PixelLM have no `[REJ]`, so `<im_start>` follows the last `[SEG]` at once."""
+    overrides = PIXELLM if system == "PixelLM" else {}
+    model, processor, _ = load_model(published.original, **published.flags(system=system, overrides=overrides))
+    tensors = {name: tensor.clone() for name, tensor in reference_state_dict(model).items()}
+    ours = processor.tokenizer
+    kept = set(range(len(ours))) - (set() if rejection else set(ours.rej_token_ids))
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = tensors[name][sorted(kept)]
+    torch.save(tensors, tmp_path / "merge.bin")
+    again, other, _ = load_model(published.original, weight=tmp_path / "merge.bin", **published.flags(system=system))
+    theirs = other.tokenizer
+    pairs = [*zip(ours.seg_token_ids, theirs.seg_token_ids, strict=True), (ours.im_end_id, theirs.im_end_id)]
+    pairs.append((ours.im_start_id, theirs.im_start_id))
+    assert all(torch.equal(again.lm_head.weight[new], model.lm_head.weight[old]) for old, new in pairs)
+    assert again.config.tokens_per_target == model.config.tokens_per_target
+    assert (ours.im_start_id == theirs.im_start_id) == rejection
