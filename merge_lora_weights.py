@@ -46,7 +46,7 @@ def build_parser() -> FlagParser:
     )
     parser.add_argument("--push_to_hub", metavar="ID", help="also upload the merged model to the Hugging Face hub")
     parser.add_argument("--private", action="store_true", help="as a private repository")
-    group = parser.add_argument_group("base, where it is no longer at the place that the run recorded")
+    group = parser.add_argument_group("base, where it is no longer at the path that the run recorded")
     group.add_argument("--version", metavar="DIR", help="base LLaVA, or the merged model that training started from")
     group.add_argument("--vision_tower", metavar="DIR", help="CLIP")
     group.add_argument("--vision_pretrained", metavar="FILE", help="SAM")
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
     flags = build_parser().parse(argv)
     target = Path(flags.save_path)
     if target.exists() and not flags.overwrite:
-        raise UserError(f"--save_path {target} exists already; choose another place, or pass --overwrite")
+        raise UserError(f"--save_path {target} exists already; choose another directory, or pass --overwrite")
     if flags.push_to_hub and flags.export != OURS:
         raise UserError(f"--push_to_hub uploads a merged model; leave --export {flags.export} out")
     _check_weight(flags)
@@ -80,17 +80,17 @@ def main(argv: Sequence[str]) -> None:
     report = merge.opened.report
     print(report.whole() if flags.debug else report, file=sys.stderr)
     _keep_apart(target, merge.base)
-    said = []
+    results = []
 
     def check(written: Path) -> None:
         from checkpoints.merging import check_merge
 
         print("comparing with the run …", file=sys.stderr)
-        said.append(str(check_merge(merge.load_unmerged, reader_of(written, merge), merge.precision)))
+        results.append(str(check_merge(merge.load_unmerged, reader_of(written, merge), merge.precision)))
 
     export = export_adapter if flags.export == ADAPTER else export_merged
     export(merge, flags, target, check=None if flags.no_check else check)
-    print(f"answers as the run does: {said[0]}" if said else "not compared with the run (--no_check)")
+    print(f"answers as the run does: {results[0]}" if results else "not compared with the run (--no_check)")
     if flags.push_to_hub:
         from checkpoints.saving import upload
 
@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _check_weight(flags) -> None:
-    """Complain about flags that do not fit the kind of `--weight`, before anything is read."""
+    """Raise `UserError` for flags that do not fit the kind of `--weight`, before anything is read."""
     from checkpoints.merging import is_training
 
     if is_training(flags.weight):
@@ -125,7 +125,7 @@ def _keep_apart(target: Path, sources: Mapping[str, str | None]) -> None:
         if source and Path(source).exists() and Path(source).resolve().is_relative_to(place):
             raise UserError(f"--save_path {target} is, or holds, {source} ({name}), which is read; name another one")
     if {LATEST, BEST} & set(place.parts):
-        raise UserError(f"--save_path {target} lies among the checkpoints of a run; choose another place")
+        raise UserError(f"--save_path {target} lies among the checkpoints of a run; choose another directory")
 
 
 def export_merged(merge, flags, target: Path, *, check: Callable[[Path], None] | None) -> None:
@@ -148,7 +148,7 @@ def export_merged(merge, flags, target: Path, *, check: Callable[[Path], None] |
 
 
 def export_adapter(merge, flags, target: Path, *, check: Callable[[Path], None] | None) -> None:
-    """Write what was learned, without its base."""
+    """Write the trained parameters, without their base."""
     from checkpoints import save_adapter
     from checkpoints.loading import PRECISIONS
 

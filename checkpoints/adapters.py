@@ -1,4 +1,4 @@
-"""Adapters on disk: what a training with LoRA learned, without the base that it started from.
+"""Adapters on disk: the trained parameters of a LoRA run, without the base that it started from.
 
     adapter_config.json, adapter_model.safetensors    LoRA, as peft reads and writes it
     trained.safetensors                               everything else that is not in the base

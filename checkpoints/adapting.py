@@ -15,8 +15,8 @@ CLIP_POSITIONS = "vision_tower.embeddings.position_embedding.weight"
 _LORA = re.compile(r"(?P<module>.*)\.lora_(?P<side>[AB])\.default\.weight$")
 
 
-def resize_clip_positions(weights: Weights, places: int, *, as_reference: bool) -> bool:
-    """Interpolate CLIP's table of positions to `places` rows, the class token among them; whether it was needed.
+def resize_clip_positions(weights: Weights, rows: int, *, as_reference: bool) -> bool:
+    """Interpolate CLIP's position embeddings to `rows` rows, the class token's among them; whether it was needed.
 
     as_reference: its way, which takes the last row for the class token (it is the first); checkpoints trained with
         it need it.
@@ -25,18 +25,18 @@ def resize_clip_positions(weights: Weights, places: int, *, as_reference: bool) 
     if len(shape) != 2 or shape[0] < 2:
         raise UserError(f"{weights.their_name(CLIP_POSITIONS)} is {shape}, not CLIP's table of positions")
     stored, width = shape
-    if stored == places:
+    if stored == rows:
         return False
-    resize = partial(_resized_positions, weights.reader(CLIP_POSITIONS), places, class_row=-1 if as_reference else 0)
-    weights.put(CLIP_POSITIONS, (places, width), resize)
+    resize = partial(_resized_positions, weights.reader(CLIP_POSITIONS), rows, class_row=-1 if as_reference else 0)
+    weights.put(CLIP_POSITIONS, (rows, width), resize)
     return True
 
 
-def _resized_positions(read: Callable[[], Tensor], places: int, *, class_row: int) -> Tensor:
+def _resized_positions(read: Callable[[], Tensor], rows: int, *, class_row: int) -> Tensor:
     table = read().float()
     if class_row == -1:
-        return torch.cat([_interpolated(table[:-1], places - 1), table[-1:]])
-    return torch.cat([table[:1], _interpolated(table[1:], places - 1)])
+        return torch.cat([_interpolated(table[:-1], rows - 1), table[-1:]])
+    return torch.cat([table[:1], _interpolated(table[1:], rows - 1)])
 
 
 def _interpolated(table: Tensor, cells: int) -> Tensor:

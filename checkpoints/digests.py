@@ -2,8 +2,8 @@
 
     {"format": 1, "files": {"model.safetensors": {"bytes": 12, "blake2b": "…"}, …}, "card": {…}}
 
-The model card stands apart: people add to it, which changes no answer, and which nothing may replace. Directories of
-before have no such file; they load unchecked.
+The model card stands apart: people add to it, which changes no answer, and which nothing may replace. Older
+directories have no such file; they load unchecked.
 """
 
 import hashlib
@@ -82,12 +82,12 @@ def check_digests(directory: Path, *, whole: bool) -> str | None:
     for name, record in records.items():
         path = directory / name
         if not path.is_file():
-            raise UserError(f"{path} is missing, though {DIGESTS_FILE} lists it; merge or fetch the model anew")
+            raise UserError(f"{path} is missing, though {DIGESTS_FILE} lists it; merge or download the model again")
         size = path.stat().st_size
         is_read = whole or size <= LARGEST
         if size != record["bytes"] or (is_read and digest_of(path) != record["blake2b"]):
             raise UserError(
-                f"{path} is damaged: its content is not what was written. Merge or fetch the model anew; if you "
+                f"{path} is damaged: its content is not what was written. Merge or download the model again; if you "
                 f"changed the file yourself, remove {DIGESTS_FILE} beside it"
             )
     return f"{len(records)} files of {directory} are what was written" if whole else None
@@ -99,23 +99,23 @@ def refuse_foreign(directory: Path) -> None:
         raise UserError(f"{directory} is a file; only a merged model of this program is replaced")
     entries = sorted(directory.iterdir())
     content = _read_digests(directory)
-    # Directories of before have no list, and what people wrote into their model cards cannot be told.
+    # Older directories have no list, and what people wrote into their model cards cannot be told.
     known = NAMES if content is None else {*content["files"], CARD_FILE, DIGESTS_FILE}
     for path in entries:
         if path.is_dir() or not (path.name in known or (content is None and SHARD.fullmatch(path.name))):
             raise UserError(
                 f"{directory} holds {path.name}, which is not a part of a merged model; only merged models of this "
-                "program are replaced. Choose another place, or move it away yourself"
+                "program are replaced. Choose another directory, or move it away yourself"
             )
     card = directory / CARD_FILE
     if content is not None and content.get("card") and card.is_file() and file_record(card) != content["card"]:
         raise UserError(
-            f"{card} was changed after it was written, and would be lost; move it away, or choose another place"
+            f"{card} was changed after it was written, and would be lost; move it away, or choose another directory"
         )
     if entries and content is None and not _is_ours(directory):
         raise UserError(
             f"{directory} was not written by merge_lora_weights.py; only merged models of this program are replaced. "
-            "Choose another place, or move it away yourself"
+            "Choose another directory, or move it away yourself"
         )
 
 
@@ -133,7 +133,7 @@ def _read_digests(directory: Path) -> dict[str, Any] | None:
     files = content.get("files")
     if content.get("format") != FORMAT or not isinstance(files, dict) or not all(map(_is_record, files.items())):
         raise UserError(
-            f"{path} is damaged: it is no list of files with sizes and digests. Merge or fetch the model anew, or "
+            f"{path} is damaged: it is no list of files with sizes and digests. Merge or download the model again, or "
             "remove it to load the model unchecked"
         )
     return content

@@ -48,7 +48,7 @@ class _SafetensorsReader:
         try:
             self._path, self._file = path, safe_open(path, framework="pt", device="cpu")
         except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{path} is not a complete safetensors file ({error}); fetch it anew") from error
+            raise UserError(f"{path} is not a complete safetensors file ({error}); download it again") from error
         self.names = list(self._file.keys())
 
     def tensor(self, name: str) -> Tensor:
@@ -70,7 +70,7 @@ class _TorchReader:
             raise
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"{path} cannot be read as a file of tensors ({reason}); fetch it anew") from error
+            raise UserError(f"{path} cannot be read as a file of tensors ({reason}); download it again") from error
         self._tensors = _tensors_of(content, path)
         self.names = list(self._tensors)
 
@@ -100,7 +100,7 @@ def _check_readable(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(40)
     if not start:
-        raise UserError(f"{path} is empty; fetch it anew")
+        raise UserError(f"{path} is empty; download it again")
     other = None if start.startswith(_ARCHIVE) else what_it_is(start)
     if other is not None:
         raise UserError(f"{path} {other}")
@@ -186,7 +186,7 @@ def _open_directory(directory: Path) -> TensorFiles:
     held = {shard: set(reader.names) for shard, reader in readers.items()}
     for name, shard in weight_map.items():
         if name not in held[shard]:
-            raise UserError(f"{directory / shard} lacks {name}, which {place.name} says it has; fetch both anew")
+            raise UserError(f"{directory / shard} lacks {name}, which {place.name} says it has; download both again")
     return TensorFiles(directory, {name: readers[shard] for name, shard in weight_map.items()})
 
 

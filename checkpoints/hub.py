@@ -252,7 +252,9 @@ def _download(name: HubName, snapshot: Path, files: "Mapping[str, RepoSibling]")
         wrong = [file for file, item in files.items() if not _is_as_listed(snapshot / file, item)]
         if not wrong:
             return
-        log.warning("%s of %s is not what the hub lists%s", wrong[0], name, "; fetched anew" if attempt == 0 else "")
+        log.warning(
+            "%s of %s is not what the hub lists%s", wrong[0], name, "; downloaded again" if attempt == 0 else ""
+        )
         for file in wrong:
             (snapshot / file).resolve().unlink(missing_ok=True)
             (snapshot / file).unlink(missing_ok=True)

@@ -194,9 +194,9 @@ def open_model(
         report.notes.append(f"adapter {adapter.path} laid over it, LoRA merged into {adapted} weights")
     report.new_tokens = complete_vocabulary(source, seed)
     if config.resize_vision_tower and CLIP_POSITIONS in source.weights:
-        places = (config.clip_image_size // config.vision_config.patch_size) ** 2 + 1
-        if resize_clip_positions(source.weights, places, as_reference=source.kind == REFERENCE):
-            report.notes.append(f"CLIP's positions interpolated to {config.clip_image_size} pixels")
+        rows = (config.clip_image_size // config.vision_config.patch_size) ** 2 + 1
+        if resize_clip_positions(source.weights, rows, as_reference=source.kind == REFERENCE):
+            report.notes.append(f"CLIP's position embeddings interpolated to {config.clip_image_size} pixels")
 
     _check_sizes(source)
     model = _build(source, stored, report, dtype=PRECISIONS[precision], seed=seed)
@@ -240,23 +240,23 @@ def _check_sizes(source: Source) -> None:
     config_file = source.path / CONFIG_FILE
     try:
         with torch.device("meta"), no_init_weights():
-            places = GroundingModel(source.config).state_dict()
+            tensors = GroundingModel(source.config).state_dict()
     except (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{config_file} describes a model that cannot be built ({reason[:200]})") from error
-    check_shapes(source.weights, places, str(source.path))
+    check_shapes(source.weights, tensors, str(source.path))
 
 
 def _check_depths(source: Source) -> None:
-    """Complain about numbers of layers that are not those of the tensors, before so many layers are built."""
+    """Raise `UserError` for numbers of layers that are not those of the tensors, before so many layers are built."""
     config = source.config
-    said = {
+    depths = {
         "language_model.layers": config.text_config.num_hidden_layers,
         "vision_tower.encoder.layers": config.vision_config.num_hidden_layers,
         "sam.vision_encoder.layers": config.sam_config.vision_config.num_hidden_layers,
         "sam.mask_decoder.transformer.layers": config.sam_config.mask_decoder_config.num_hidden_layers,
     }
-    for module, depth in said.items():
+    for module, depth in depths.items():
         names = (name for name in source.weights if name.startswith(f"{module}."))
         held = len({name.removeprefix(f"{module}.").partition(".")[0] for name in names})
         if held not in (0, depth):

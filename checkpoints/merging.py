@@ -62,7 +62,7 @@ def merge_of_run(
 ) -> Merge:
     """The merge of a checkpoint, a directory of checkpoints, or a run (its best, else its latest).
 
-    precision: of the merged weights, None for that of training. base: other places of the base than recorded.
+    precision: of the merged weights, None for that of training. base: other paths of the base than recorded.
     overrides: other values of the run's flags that describe the model.
     """
     checkpoint = resolve_checkpoint(Path(path))
@@ -116,7 +116,7 @@ def merged_tensors(
 ) -> dict[str, TensorToWrite]:
     """All tensors of the merged model, ready to be written.
 
-    opened: the base. trained: what learned, under the names of the model with LoRA; it takes the place of the base's.
+    opened: the base. trained: the trained tensors, under the names of the model with LoRA; they replace the base's.
     alpha: LoRA's scale times rank. precision: of parameters; buffers such as the running reward stay exact.
     """
     weights, source = opened.weights, str(opened.report.path)
@@ -175,7 +175,7 @@ class Comparison:
 
 
 def small_sample() -> Sample:
-    """A picture of two boxes on noise, asked about twice."""
+    """An image of two boxes on noise, asked about twice."""
     image = np.random.default_rng(0).integers(0, 90, (72, 96, 3), dtype=np.uint8)
     masks = np.zeros((2, 72, 96), dtype=np.uint8)
     masks[0, 10:50, 8:40], masks[1, 30:66, 52:90] = 1, 1

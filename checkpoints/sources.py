@@ -176,7 +176,7 @@ def tokenizer_of_training(base: GroundingTokenizer, rows: int, scales: int) -> G
 def add_clip(source: Source, vision_tower: str | None) -> None:
     """Take CLIP and its configuration from a directory, where the source has none or a base's user names one.
 
-    The CLIP of a checkpoint, which may have learned, is kept.
+    The CLIP of a checkpoint, which may have been trained, is kept.
     """
     if source.kind == OWN:
         if vision_tower:
@@ -255,7 +255,7 @@ def find_weight(name: str | Path) -> Path:
 
 
 def refuse_deepspeed(path: Path, flag: str = "--weight") -> None:
-    """Complain about a training checkpoint as DeepSpeed leaves it, which holds weights in pieces by process."""
+    """Raise `UserError` for a training checkpoint as DeepSpeed leaves it, which holds weights in pieces by process."""
     for piece in _deepspeed_pieces(path):
         if not (piece.parent / "settings.json").exists():  # which every checkpoint of ours has
             directory = piece.parent.parent if piece.parent.name.startswith("global_step") else piece.parent

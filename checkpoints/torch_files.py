@@ -59,7 +59,7 @@ def _pickle_of_archive(path: Path) -> bytes:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise UserError(f"{path} breaks off before its end; fetch it anew") from error
+        raise UserError(f"{path} breaks off before its end; download it again") from error
     compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise UserError(f"{path} is a compressed archive, which torch does not write; it is not read")
@@ -70,7 +70,7 @@ def _pickle_of_archive(path: Path) -> bytes:
         # torch's own reader: which of several entries it takes is its choice.
         return torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")
     except RuntimeError as error:
-        raise UserError(f"{path} is a ZIP archive that torch did not write; fetch it anew") from error
+        raise UserError(f"{path} is a ZIP archive that torch did not write; download it again") from error
 
 
 class _Extent:
@@ -111,7 +111,7 @@ def _check_pickle(file: BinaryIO, path: Path, allowed: Collection[str]) -> None:
             else:
                 _execute(opcode, stack, path)
     except (ValueError, LookupError, AttributeError) as error:  # operations that do not fit together
-        raise UserError(f"{path} is not what torch.save writes ({shown(str(error))}); fetch it anew") from error
+        raise UserError(f"{path} is not what torch.save writes ({shown(str(error))}); download it again") from error
 
 
 def _execute(opcode: pickletools.OpcodeInfo, stack: list[_Extent | None], path: Path) -> None:

@@ -29,7 +29,7 @@ def complete_vocabulary(source: Source, seed: int) -> int:
     text.pad_token_id = tokenizer.pad_token_id
     stored = weights.shape("lm_head.weight")[0]
     if source.kind == BASE:
-        # A base may have more rows than tokens (llava-hf rounds up); none of them has learned anything.
+        # A base may have more rows than tokens (llava-hf rounds up); none of them was trained.
         text.vocab_size, new_ids = len(tokenizer), {tokenizer.added_tokens[token] for token in added}
     else:
         text.vocab_size, new_ids = max(stored, len(tokenizer)), set()
@@ -49,7 +49,7 @@ def _check_tables(source: Source) -> None:
 
 
 def _check_vocabulary(source: Source) -> None:
-    """Complain about a tokenizer whose ids are not those of the weights."""
+    """Raise `UserError` for a tokenizer whose ids are not those of the weights."""
     tokenizer, rows = source.tokenizer, source.weights.shape("lm_head.weight")[0]
     spare = SPARE_TOKENS if source.kind == BASE else 0
     if len(tokenizer) > rows + spare:

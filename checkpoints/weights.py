@@ -1,4 +1,4 @@
-"""Tensors under our names from several places, read one at a time, and copied strictly into a model."""
+"""Tensors under our names from several targets, read one at a time, and copied strictly into a model."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
-class _Place:
+class _TensorOnDisk:
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
     their_name: str
@@ -24,64 +24,64 @@ class Weights(Mapping[str, Tensor]):
     """Where each tensor of a model comes from; `[name]` reads it."""
 
     def __init__(self) -> None:
-        self._places: dict[str, _Place] = {}
+        self._stored: dict[str, _TensorOnDisk] = {}
 
     def add(self, tensors: Mapping[str, Tensor], translate: Callable[[str], tuple[str, ...]], source: str) -> None:
         """All of `tensors` (a dictionary or `TensorFiles`) that `translate` gives names of ours."""
         for theirs in tensors:
             for ours in translate(theirs):
-                if ours in self._places:
+                if ours in self._stored:
                     raise UserError(f"{source}: {self.their_name(ours)} and {theirs} are both our {ours}")
-                self._places[ours] = _place(tensors, theirs, source)
+                self._stored[ours] = _tensor_on_disk(tensors, theirs, source)
 
     def replace(self, tensors: TensorFiles, translate: Callable[[str], str], source: str) -> None:
         """All of `tensors`, also under names of ours that are there already, which stay named as they were."""
         for theirs in tensors:
-            place = _place(tensors, theirs, source)
-            self.put(translate(theirs), place.shape, place.read)
+            stored = _tensor_on_disk(tensors, theirs, source)
+            self.put(translate(theirs), stored.shape, stored.read)
 
     def put(self, name: str, shape: tuple[int, ...], read: Callable[[], Tensor]) -> None:
         """Another way to get a tensor that may be there already."""
-        theirs = self._places[name].their_name if name in self._places else name
-        self._places[name] = _Place(shape, read, theirs)
+        theirs = self._stored[name].their_name if name in self._stored else name
+        self._stored[name] = _TensorOnDisk(shape, read, theirs)
 
     def drop(self, prefixes: tuple[str, ...]) -> list[str]:
         """Forget the tensors whose names begin so; their names."""
-        names = [name for name in self._places if name.startswith(prefixes)]
+        names = [name for name in self._stored if name.startswith(prefixes)]
         for name in names:
-            del self._places[name]
+            del self._stored[name]
         return names
 
     def rename(self, old: str, new: str) -> None:
-        self._places[new] = self._places.pop(old)
+        self._stored[new] = self._stored.pop(old)
 
     def has(self, prefix: str) -> bool:
         """Whether there is a tensor whose name begins so."""
-        return any(name.startswith(prefix) for name in self._places)
+        return any(name.startswith(prefix) for name in self._stored)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._places[name].shape
+        return self._stored[name].shape
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: place.shape for name, place in self._places.items()}
+        return {name: stored.shape for name, stored in self._stored.items()}
 
     def reader(self, name: str) -> Callable[[], Tensor]:
-        return self._places[name].read
+        return self._stored[name].read
 
     def their_name(self, name: str) -> str:
-        return self._places[name].their_name
+        return self._stored[name].their_name
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._places[name].read()
+        return self._stored[name].read()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._stored)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._stored)
 
 
-def _place(tensors: Mapping[str, Tensor], name: str, source: str) -> _Place:
+def _tensor_on_disk(tensors: Mapping[str, Tensor], name: str, source: str) -> _TensorOnDisk:
     """Where the tensor of a name lies. Reading it raises `UserError` for numbers of another kind, such as quantised
     weights without their scales: all tensors of a model are floating-point."""
 
@@ -95,7 +95,7 @@ def _place(tensors: Mapping[str, Tensor], name: str, source: str) -> _Place:
         return tensor
 
     shape = tensors.shape(name) if isinstance(tensors, TensorFiles) else tuple(tensors[name].shape)
-    return _Place(shape, read, name)
+    return _TensorOnDisk(shape, read, name)
 
 
 def listed(names: Collection[str]) -> str:
@@ -106,7 +106,7 @@ def listed(names: Collection[str]) -> str:
 
 
 def check_names(missing: Collection[str], unexpected: Collection[str], source: str) -> None:
-    """Complain about tensors that a model has and a checkpoint lacks, and the other way round."""
+    """Raise `UserError` for tensors that a model has and a checkpoint lacks, and the other way round."""
     complaints = []
     if missing:
         complaints.append(f"{len(missing)} tensors are missing: {listed(missing)}")
@@ -116,12 +116,12 @@ def check_names(missing: Collection[str], unexpected: Collection[str], source: s
         raise UserError(f"{source} does not fit the model; " + "; ".join(complaints))
 
 
-def check_shapes(weights: Weights, places: Mapping[str, Tensor], source: str) -> None:
-    """Complain about tensors that have another shape than the model's of their name, where it has one."""
+def check_shapes(weights: Weights, targets: Mapping[str, Tensor], source: str) -> None:
+    """Raise `UserError` for tensors that have another shape than the model's of their name, where it has one."""
     wrong = [
-        f"{weights.their_name(name)} is {weights.shape(name)}, not {tuple(places[name].shape)}"
+        f"{weights.their_name(name)} is {weights.shape(name)}, not {tuple(targets[name].shape)}"
         for name in weights
-        if name in places and weights.shape(name) != tuple(places[name].shape)
+        if name in targets and weights.shape(name) != tuple(targets[name].shape)
     ]
     if wrong:
         raise UserError(f"{source} does not fit the model; {len(wrong)} tensors differ in shape: {listed(wrong)}")
@@ -133,14 +133,14 @@ def fill(model: nn.Module, weights: Weights, source: str) -> None:
 
     Raises `UserError` for NaN or infinity.
     """
-    places = model.state_dict(keep_vars=True)
-    check_shapes(weights, places, source)
+    targets = model.state_dict(keep_vars=True)
+    check_shapes(weights, targets, source)
     bad = []
     for name, tensor in weights.items():
-        place = places[name]
-        place.copy_(tensor)
+        target = targets[name]
+        target.copy_(tensor)
         # The cheapest pass: 20 GB/s a core, where `isfinite` reads 0.4. Sums of finite values hardly ever overflow.
-        if not place.sum().isfinite() and not place.isfinite().all():
+        if not target.sum().isfinite() and not target.isfinite().all():
             bad.append(weights.their_name(name))
     if bad:
         raise UserError(

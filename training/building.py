@@ -163,7 +163,7 @@ def _preprocessor_size(path: Path) -> int:
 
 
 def add_adapters_and_freeze(model, config: TrainingConfig) -> None:
-    """LoRA on the LLM, and `requires_grad` on what learns."""
+    """LoRA on the LLM, and `requires_grad` of the trained parameters."""
     if config.lora_r > 0:
         targets = [name.strip() for name in config.lora_target_modules.split(",")]
         add_lora(model, r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout, targets=targets)

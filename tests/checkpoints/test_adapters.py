@@ -19,7 +19,7 @@ PIXELLM |= {"separate_mm_projector": True, "resize_vision_tower": True, "resize_
 
 
 def trained(system: str, base: str, **options):
-    """A model on a base with LoRA, everything that learns moved away from where it began."""
+    """A model on a base with LoRA, all trained parameters moved away from where it began."""
     model, processor, _ = load_model(base, system=system, seed=11, **options)
     add_lora(model, r=2, alpha=6, dropout=0.0, targets=["q_proj", "v_proj"])
     set_trainable(model, trainable_prefixes(model, lora_r=2, train_mask_decoder=True))

@@ -66,7 +66,7 @@ def test_a_llava_hf_directory_brings_its_own_clip(published):
     assert same(model.state_dict(), tower) == []
 
 
-def test_tokens_of_a_rounded_up_vocabulary_are_drawn_anew(published):
+def test_tokens_of_a_rounded_up_vocabulary_are_newly_initialised(published):
     """llava-hf has rows for tokens that it never had; they hold ones in this fixture."""
     model, processor, report = load_model(published.hf, **published.flags(system="LISA"))
     table = model.state_dict()["lm_head.weight"]
@@ -126,7 +126,7 @@ def test_a_transformers_sam_directory_equals_the_pth(published, tmp_path):
     assert other.config.sam_config.mask_decoder_config.layer_norm_eps == 1e-5
 
 
-def test_a_projector_of_another_form_is_made_anew_and_reported(published):
+def test_a_projector_of_another_form_is_newly_initialised_and_reported(published):
     overrides = {"separate_mm_projector": True, "mm_projector_hidden_dim": 2}
     model, _, report = load_model(published.original, **published.flags(system="UGround", overrides=overrides))
     assert model.mm_projector[0].weight.shape[0] == 2 * model.config.text_config.hidden_size
@@ -134,7 +134,7 @@ def test_a_projector_of_another_form_is_made_anew_and_reported(published):
     assert "newly initialised" in str(report)
 
 
-def test_clip_is_resized_for_larger_pictures(published):
+def test_clip_is_resized_for_larger_images(published):
     overrides = {"resize_vision_tower": True, "resize_vision_tower_size": 112}
     model, processor, _ = load_model(published.original, **published.flags(system="LISA", overrides=overrides))
     table = model.state_dict()[CLIP_POSITIONS]

@@ -145,7 +145,7 @@ def test_rejection_tokens_are_appended_to_an_original_checkpoint(published, tmp_
 
 
 def test_a_reference_pixellm_gets_the_reference_interpolation(published, tmp_path):
-    """Its table is rebuilt from OpenAI's weights at every start, off by one place; the decoder learned with that."""
+    """Its table is rebuilt from OpenAI's weights at every start, off by one row; the decoder was trained with that."""
     overrides = PIXELLM | {"resize_vision_tower": True, "resize_vision_tower_size": 112}
     model, processor, _ = load_model(published.original, **published.flags(system="PixelLM", overrides=overrides))
     export_reference(model, processor, tmp_path / "reference", vision_tower=str(published.clip))

@@ -30,7 +30,7 @@ class EngineOfStageZero:
 
 
 def write_run(root: Path, model, processor, *flags: str, precision: str = "fp32") -> Path:
-    """Save `model` as the base and a checkpoint with noise on everything that learns; the path of the run."""
+    """Save `model` as the base and a checkpoint with noise on all trained parameters; the path of the run."""
     base, run = root / "base", root / "run"
     save_model(model, processor, base)
     arguments = [
