@@ -7,12 +7,14 @@ consolidated training file (or directory of shards) of the reference (then with 
 read, merged in fp32, rounded to `--precision` and written one by one: what is in memory is what was trained, not the
 model. The new directory is read back, and its logits and masks for a small input are compared with the run's; only
 then it gets its name. `--overwrite` replaces a merged model of this program, and nothing else. `--export reference`
-writes the reference's names, `--export adapter` what was learned alone.
+writes the reference's names, `--export adapter` the trained parameters alone.
 """
 
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from groundscore.errors import UserError, run_main
 from groundscore.reading import user_path
@@ -23,10 +25,14 @@ from utils.flags import FlagParser
 from utils.plugins import import_plugins
 from utils.progress import ProgressBar
 
+if TYPE_CHECKING:
+    from checkpoints.merging import Merge
+
 OURS, REFERENCE, ADAPTER = "uground", "reference", "adapter"
 
 
 def build_parser() -> FlagParser:
+    """The flags."""
     parser = FlagParser(
         prog="merge_lora_weights.py", description="Merge a training run into one self-contained model directory."
     )
@@ -61,6 +67,7 @@ def build_parser() -> FlagParser:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Merge, compare and, with `--push_to_hub`, upload."""
     import_plugins(argv)
     flags = build_parser().parse(argv)
     target = Path(flags.save_path)
@@ -97,7 +104,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"uploaded: {upload(target, flags.push_to_hub, private=flags.private or None)}")
 
 
-def _check_weight(flags) -> None:
+def _check_weight(flags: Namespace) -> None:
     """Raise `UserError` for flags that do not fit the kind of `--weight`, before anything is read."""
     from checkpoints.merging import is_training
 
@@ -128,7 +135,7 @@ def _keep_apart(target: Path, sources: Mapping[str, str | None]) -> None:
         raise UserError(f"--save_path {target} lies among the checkpoints of a run; choose another directory")
 
 
-def export_merged(merge, flags, target: Path, *, check: Callable[[Path], None] | None) -> None:
+def export_merged(merge: "Merge", flags: Namespace, target: Path, *, check: Callable[[Path], None] | None) -> None:
     """Merge while writing, under our names or the reference's."""
     from checkpoints import export_reference, save_model
     from checkpoints.sources import HUB_CLIP
@@ -147,7 +154,7 @@ def export_merged(merge, flags, target: Path, *, check: Callable[[Path], None] |
     print(f"{target}: {what}, in {merge.precision}, read back and equal bit for bit")
 
 
-def export_adapter(merge, flags, target: Path, *, check: Callable[[Path], None] | None) -> None:
+def export_adapter(merge: "Merge", flags: Namespace, target: Path, *, check: Callable[[Path], None] | None) -> None:
     """Write the trained parameters, without their base."""
     from checkpoints import save_adapter
     from checkpoints.loading import PRECISIONS
@@ -158,10 +165,10 @@ def export_adapter(merge, flags, target: Path, *, check: Callable[[Path], None] 
         parameter.data = parameter.data.to(PRECISIONS[merge.precision])
     common = {"overwrite": flags.overwrite, "check": check}
     save_adapter(model, processor, target, base=merge.base, scores=merge.scores, **common)
-    print(f"{target}: what was learned on {merge.base['version']}, in {merge.precision}")
+    print(f"{target}: what was trained on {merge.base['version']}, in {merge.precision}")
 
 
-def read_merge(flags):
+def read_merge(flags: Namespace) -> "Merge":
     """What `--weight` names, ready to be merged."""
     from checkpoints.merging import is_training, merge_of_consolidated, merge_of_run
 
@@ -177,7 +184,7 @@ def read_merge(flags):
     return merge
 
 
-def reader_of(written: Path, merge) -> Callable[[str], tuple]:
+def reader_of(written: Path, merge: "Merge") -> Callable[[str], tuple]:
     """precision -> (model, processor) of the directory that was written."""
     from checkpoints import load_model
 

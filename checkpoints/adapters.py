@@ -139,7 +139,7 @@ class Adapter:
         return {name: getattr(self.config, name) for name in sorted(names)}
 
     def lay_over(self, weights: Weights) -> int:
-        """Put what was learned in the place of the base's tensors; how many weights LoRA adapted."""
+        """Replace the base's tensors by the trained ones; how many weights LoRA adapted."""
         trained = open_tensors(self.path / TRAINED_FILE)
         weights.replace(trained, lambda name: name, str(trained.path))
         lora = open_tensors(self.path / ADAPTER_FILE)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from model.config import GroundingConfig
+from model.systems import build_system
 
 PAPER = "https://arxiv.org/abs/2510.03853"
 Scores = Mapping[str, Mapping[str, float | None]]
@@ -75,14 +76,10 @@ def model_card(config: GroundingConfig, name: str, *, base: str | None = None, s
         clip=config.clip_image_size,
         fit="the whole image, padded" if config.pad_train_clip_images else "its centre",
         tokens=config.num_image_tokens,
-        decoder="CLIP's features (PixelLM's decoder)" if _decodes_from_clip(config) else "SAM",
+        decoder="SAM" if build_system(config).uses_sam else "CLIP's features (a decoder of its own)",
         scores=_score_table(scores) if scores else "No scores were recorded with it.",
         paper=PAPER,
     )
-
-
-def _decodes_from_clip(config: GroundingConfig) -> bool:
-    return config.system == "PixelLM" and config.vision_tower_for_mask
 
 
 def _score_table(scores: Scores) -> str:

@@ -11,9 +11,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,6 +36,7 @@ from dataloaders.batching.processing import SETTINGS_FILE
 from dataloaders.batching.tokenization import TOKENIZER_FILES
 from groundscore.errors import UserError, shown
 from groundscore.reading import read_json, user_path
+from groundscore.writing import write_json
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -173,9 +172,7 @@ def _fetch(name: HubName) -> Path:
     _download(name, snapshot, {file: listed[file] for file in wanted})
     sizes = {file: (snapshot / file).stat().st_size for file in wanted}
     with contextlib.suppress(PermissionError):  # a copy in a shared cache that others filled
-        temporary = name.note.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({"commit": info.sha, "files": sizes}), encoding="utf-8")
-        os.replace(temporary, name.note)
+        write_json(name.note, {"commit": info.sha, "files": sizes})
     return snapshot / name.inside
 
 

@@ -7,12 +7,19 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
+from checkpoints import LoadReport, OpenedModel, architecture, open_model
+from checkpoints.files import read_config
+from checkpoints.hub import find_model
 from checkpoints.runs import Position
+from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.settings import declared_data
 from groundscore.annotations.repairs import Tolerance
 from groundscore.errors import UserError
 from groundscore.reading import read_json, user_path
+from model.config import GroundingConfig
+from model.grounding import GroundingModel
 from model.lora import add_lora
+from model.outputs import LossWeights
 from model.settings import model_overrides
 from training.config import FLASH_ATTENTION, TrainingConfig
 from training.loop import Schedule
@@ -67,6 +74,7 @@ def check_flash_attention(config: TrainingConfig, device: torch.device, precisio
 
 
 def schedule_of(config: TrainingConfig, world: World) -> Schedule:
+    """Steps, samples and intervals of the run."""
     return Schedule(
         epochs=config.epochs,
         steps_per_epoch=config.steps_per_epoch,
@@ -78,10 +86,9 @@ def schedule_of(config: TrainingConfig, world: World) -> Schedule:
     )
 
 
-def build_model(config: TrainingConfig, *, precision: str):
-    """(model, processor, `LoadReport`) as the flags describe them, on the CPU. Does not set `requires_grad`."""
-    from model.outputs import LossWeights
-
+def build_model(config: TrainingConfig, *, precision: str) -> tuple[GroundingModel, GroundingProcessor, LoadReport]:
+    """The model that the flags describe, on the CPU, its processor and what was loaded. Does not set
+    `requires_grad`."""
     opened = open_base(config, precision=precision)
     model = opened.model
     _check_model(model.config, config)
@@ -96,10 +103,8 @@ def build_model(config: TrainingConfig, *, precision: str):
     return model, opened.processor, opened.report
 
 
-def open_base(config: TrainingConfig, *, precision: str):
+def open_base(config: TrainingConfig, *, precision: str) -> OpenedModel:
     """The `OpenedModel` that training with these flags starts from: all but the values on disk."""
-    from checkpoints import open_model
-
     return open_model(
         config.version,
         system=_system_of(config),
@@ -115,11 +120,6 @@ def open_base(config: TrainingConfig, *, precision: str):
 
 def _system_of(config: TrainingConfig) -> str | None:
     """The system to build; None leaves it to a checkpoint that has one, where the command line does not say."""
-    from checkpoints import architecture
-    from checkpoints.files import read_config
-    from checkpoints.hub import find_model
-    from model.config import GroundingConfig
-
     if "model_key" in config.given:
         return config.model_key
     stored = read_config(find_model(config.version, "--version"))
@@ -127,7 +127,7 @@ def _system_of(config: TrainingConfig) -> str | None:
     return None if has_system else config.model_key
 
 
-def _check_model(model_config, config: TrainingConfig) -> None:
+def _check_model(model_config: GroundingConfig, config: TrainingConfig) -> None:
     """Flags that repeat what the model says must agree with it, and its settings must allow what the flags ask for."""
     if config.attn_implementation == FLASH_ATTENTION and model_config.pad_train_clip_images:
         raise UserError(
@@ -155,6 +155,7 @@ def _check_model(model_config, config: TrainingConfig) -> None:
 
 
 def _preprocessor_size(path: Path) -> int:
+    """The side in pixels of the images that a CLIP image-processor file makes."""
     try:
         size = read_json(path, missing="it belongs to a CLIP model")["size"]
         return int(size["shortest_edge"] if isinstance(size, dict) else size)
@@ -162,7 +163,7 @@ def _preprocessor_size(path: Path) -> int:
         raise UserError(f"{path}: not a CLIP image-processor file with a size ({error!r})") from None
 
 
-def add_adapters_and_freeze(model, config: TrainingConfig) -> None:
+def add_adapters_and_freeze(model: GroundingModel, config: TrainingConfig) -> None:
     """LoRA on the LLM, and `requires_grad` of the trained parameters."""
     if config.lora_r > 0:
         targets = [name.strip() for name in config.lora_target_modules.split(",")]
@@ -177,8 +178,8 @@ def add_adapters_and_freeze(model, config: TrainingConfig) -> None:
     set_trainable(model, prefixes)
 
 
-def cache_features(model, config: TrainingConfig) -> list[str]:
-    """Let frozen encoders take their features from `--cache_features`; the lines that say so."""
+def cache_features(model: GroundingModel, config: TrainingConfig) -> list[str]:
+    """Let frozen encoders take their features from `--cache_features`; returns the lines to print."""
     from model.feature_cache import FeatureCache
 
     if not config.cache_features:
@@ -223,7 +224,7 @@ def worker_count(workers: int | None, device: torch.device) -> int:
     return workers if workers is not None else (4 if device.type == "cuda" else 1)
 
 
-def expected_batch_bytes(config: TrainingConfig, model_config) -> int:
+def expected_batch_bytes(config: TrainingConfig, model_config: GroundingConfig) -> int:
     """Bytes of a micro-batch: the images, and masks of a megapixel for the expressions drawn for each of them."""
     sides = (model_config.sam_config.vision_config.image_size, model_config.clip_image_size)
     masks = MEGAPIXEL * config.num_classes_per_sample

@@ -1,4 +1,4 @@
-"""An adapter's directory holds what was learned, and nothing of the base."""
+"""An adapter's directory holds the trained parameters, and nothing of the base."""
 
 import json
 

@@ -140,7 +140,7 @@ def test_an_adapter_alone(run, capsys):
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], msg=name)
     said = capsys.readouterr().out
-    assert "what was learned on" in said and "answers as the run does" in said
+    assert "what was trained on" in said and "answers as the run does" in said
 
 
 def test_a_consolidated_file_of_the_reference(published, tmp_path, capsys):
