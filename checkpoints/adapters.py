@@ -131,6 +131,7 @@ class Adapter:
 
     @property
     def tokenizer(self) -> GroundingTokenizer:
+        """The tokenizer of the trained model, which has more tokens than the base's."""
         return GroundingTokenizer.from_directory(self.path)
 
     def fields(self) -> dict[str, Any]:

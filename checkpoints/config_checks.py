@@ -48,10 +48,13 @@ def refuse_foreign_parts(config: Any, source: Path, depth: int = 0) -> None:
 
 
 def optional(rule: Rule) -> Rule:
+    """The rule of a value that may also be null."""
     return Rule(f"{rule.text}, or null", lambda value: value is None or rule.holds(value))
 
 
 def list_of(rule: Rule, longest: int) -> Rule:
+    """The rule of a list of at most `longest` values that keep `rule`."""
+
     def holds(value: Any) -> bool:
         return isinstance(value, list | tuple) and len(value) <= longest and all(map(rule.holds, value))
 

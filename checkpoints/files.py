@@ -37,9 +37,11 @@ _ARCHIVE = b"PK"  # as which torch.save writes
 class _Reader(Protocol):
     names: list[str]
 
-    def tensor(self, name: str) -> Tensor: ...
+    def tensor(self, name: str) -> Tensor:
+        """Reads one tensor."""
 
-    def shape(self, name: str) -> tuple[int, ...]: ...
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without its values where the format allows."""
 
 
 class _SafetensorsReader:

@@ -196,7 +196,7 @@ def small_sample() -> Sample:
 
 
 @torch.no_grad()
-def probe(model, processor, layers: list[int] | None = None) -> Probe:
+def probe(model: GroundingModel, processor: GroundingProcessor, layers: list[int] | None = None) -> Probe:
     """Run the small input; `layers` repeats another probe's choice of layers, so that a near tie changes nothing."""
     batch = Collator(processor)([small_sample()]).to(model.device)
     unrolled, _ = model.read(batch, model.encode_images(batch))
@@ -207,6 +207,7 @@ def probe(model, processor, layers: list[int] | None = None) -> Probe:
 
 
 def compare(one: Probe, other: Probe) -> Comparison:
+    """How much two probes differ, relative to the first."""
     a, b = one.masks > 0, other.masks > 0
     return Comparison(
         logits=_relative(one.logits, other.logits),

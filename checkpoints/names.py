@@ -30,9 +30,11 @@ class Layout:
         self._outward = [_compiled(ours, theirs) for theirs, ours in rules]
 
     def to_ours(self, name: str) -> str:
+        """Our name for one of theirs."""
         return _translated(name, self._inward)
 
     def to_theirs(self, name: str) -> str:
+        """Their name for one of ours."""
         return _translated(name, self._outward)
 
 

@@ -53,6 +53,7 @@ class Weights(Mapping[str, Tensor]):
         return names
 
     def rename(self, old: str, new: str) -> None:
+        """Give a tensor another name of ours."""
         self._stored[new] = self._stored.pop(old)
 
     def has(self, prefix: str) -> bool:
@@ -60,15 +61,19 @@ class Weights(Mapping[str, Tensor]):
         return any(name.startswith(prefix) for name in self._stored)
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without reading it."""
         return self._stored[name].shape
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of all tensors."""
         return {name: stored.shape for name, stored in self._stored.items()}
 
     def reader(self, name: str) -> Callable[[], Tensor]:
+        """The function that reads a tensor."""
         return self._stored[name].read
 
     def their_name(self, name: str) -> str:
+        """The name of a tensor in its file, for messages."""
         return self._stored[name].their_name
 
     def __getitem__(self, name: str) -> Tensor:

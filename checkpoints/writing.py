@@ -51,6 +51,7 @@ class TensorToWrite:
 
     @property
     def nbytes(self) -> int:
+        """Size of the stored values."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
     def value(self) -> Tensor:
@@ -235,4 +236,5 @@ def write_shards(
 
 
 def save_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors that are in memory as transformers expects them."""
     save_file(tensors, path, metadata={"format": "pt"})
