@@ -22,9 +22,11 @@ from checkpoints.sources import refuse_deepspeed
 from checkpoints.weights import check_names, check_shapes
 from checkpoints.writing import TensorToWrite
 from dataloaders.batching.collate import Collator
+from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
 from groundscore.scoring.counts import iou
+from model.grounding import GroundingModel
 from model.settings import LoraSettings
 from utils.distributed import choose_device
 from utils.settings import pick
