@@ -55,6 +55,7 @@ class PixelLM(System):
 
     @property
     def uses_sam(self) -> bool:
+        """Whether the model has a SAM, which it needs for masks only."""
         return not self.decodes_from_clip
 
     def clip_depths(self) -> tuple[int, ...]:
