@@ -16,6 +16,7 @@ from torch import nn
 
 from checkpoints.runs.resharding import GATE
 from groundscore.errors import UserError
+from training.config import TrainingConfig
 from utils.distributed import World
 
 BUCKET = 200_000_000
@@ -137,6 +138,34 @@ def start_engine(model: nn.Module, optimizer: torch.optim.Optimizer, config: dic
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, buffer.to(world.device))
     return engine
+
+
+def engine_of(model: nn.Module, config: TrainingConfig, world: World, precision: str) -> Any:
+    """The DeepSpeed engine around `model` as the flags describe it. precision: fp32, bf16 or fp16."""
+    if config.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
+    on_gpu = world.device.type == "cuda"
+    policy_lr = gate_learning_rate(model, config.policy_lr)
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return start_engine(
+        model,
+        build_optimizer(model, lr=config.lr, betas=(config.beta1, config.beta2), policy_lr=policy_lr, fused=on_gpu),
+        engine_config(
+            batch_size=config.batch_size,
+            accumulation=config.grad_accumulation_steps,
+            world_size=world.size,
+            precision=precision,
+            zero_stage=config.zero_stage,
+            lr=config.lr,
+            policy_lr=policy_lr,
+            warmup_min_lr=config.warmup_min_lr,
+            warmup_num_steps=config.warmup_num_steps,
+            total_steps=config.total_steps,
+            overlap=on_gpu,
+            bucket=min(BUCKET, trainable),
+        ),
+        world,
+    )
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:

@@ -1,0 +1,295 @@
+"""One launch of `train_ds.py` from its flags to its end: begin, build, then train, try out or evaluate."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from checkpoints.runs import BEST, Position, Saver, Scores, open_scores, read_settings, resume
+from checkpoints.runs.restoring import load_trained
+from dataloaders.batching.collate import Collator
+from dataloaders.batching.processing import GroundingProcessor
+from dataloaders.mixture import Mixture
+from groundscore.annotations.bad_samples import describe_bad_samples
+from model.compiling import compile_encoders
+from training import building
+from training.config import TrainingConfig
+from training.engine import engine_of
+from training.launch import RunLock, begin_launch
+from training.loop import Schedule, train
+from training.memory import shared_memory_warning
+from training.preflight import preflight
+from training.progress import StepMeter
+from training.records import Records
+from training.resuming import (
+    checkpoint_to_resume,
+    describe_changes,
+    describe_global_batch,
+    describe_run,
+    keep_best_apart,
+    keep_gate,
+)
+from training.stopping import EndAtOnce, StopRequest
+from training.summaries import describe_data, describe_parameters, describe_training
+from training.trainable import count_parameters
+from training.validation import Keeper, Validation, describe_scores, new_progress
+from utils.distributed import World, join_world, naming_lost_processes
+from utils.logging import OutputLog
+from utils.processes import ProcessId
+from utils.seeding import preserved_random_state, seed_everything, use_deterministic_algorithms
+
+
+@dataclass
+class Launch:
+    """What a launch has before anything is built.
+
+    precision: fp32, bf16 or fp16. output: the captured output; None with `--dry_run`. say: prints on the main rank.
+    """
+
+    config: TrainingConfig
+    world: World
+    precision: str
+    output: OutputLog | None
+    say: Callable[[str], None]
+
+
+@dataclass
+class Built:
+    """All parts of a training.
+
+    checkpoint: the one that is resumed, or None. settings: what checkpoints record of the run, see `describe_run`.
+    workers: data-loading processes of a rank. engine: DeepSpeed's, around the model.
+    """
+
+    engine: Any
+    processor: GroundingProcessor
+    mixture: Mixture
+    collator: Collator
+    schedule: Schedule
+    validation: Validation | None
+    meter: StepMeter
+    settings: dict[str, Any]
+    checkpoint: Path | None
+    workers: int
+
+
+@contextmanager
+def begun(config: TrainingConfig, at_once: EndAtOnce) -> Iterator[Launch]:
+    """Check paths, lock the run, open its log, join the other processes and seed; inside the block a launch runs."""
+    building.check_paths(config)
+    if not config.dry_run:
+        RunLock(config.log_dir).refuse_second_launch()
+    if config.deterministic:
+        use_deterministic_algorithms()
+    output = None if config.dry_run else OutputLog()
+    world = join_world(config.device, config.local_rank, timeout=config.collective_timeout)
+    precision = building.choose_precision(config.precision, world.device)
+    building.check_flash_attention(config, world.device, precision)
+    seed_everything(config.seed)
+    with naming_lost_processes("before the first step or after the last one"):
+        if output:
+            at_once.at_end.append(output.close)
+            at_once.at_end.append(begin_launch(config, output, world).release)
+        yield Launch(config, world, precision, output, print if world.is_main else lambda text: None)
+        world.close()
+
+
+def build(launch: Launch) -> Built:
+    """Read the data, then build the model and the engine around it, and say what will be trained and how."""
+    config, world, say = launch.config, launch.world, launch.say
+    schedule = building.schedule_of(config, world)
+    checkpoint = None if config.dry_run else checkpoint_to_resume(config, config.run_dir, world)
+    if checkpoint is not None:
+        config = launch.config = keep_gate(config, checkpoint)
+
+    # Data first: its errors come sooner.
+    say(f"\nreading {config.dataset_dir}, then {config.version}")
+    validation = None if config.no_eval else building.build_validation(config, world.device)
+    mixture = building.build_data(config, schedule)
+    model, processor, report = building.build_model(config, precision=launch.precision)
+    say(report.whole() if config.debug else report)
+    building.add_adapters_and_freeze(model, config)
+    settings = describe_run(config, model, launch.precision, world)
+    changes = describe_changes(checkpoint, read_settings(checkpoint), settings) if checkpoint is not None else []
+    for lines in (
+        describe_data(mixture, schedule.samples_per_epoch, validation.sizes() if validation else {}),
+        describe_parameters(count_parameters(model)),
+        describe_training(config, schedule, world, launch.precision),
+        changes,
+        building.cache_features(model, config),
+    ):
+        if lines:
+            say("\n".join(lines))
+    if config.compile:
+        compile_encoders(model)
+    engine = engine_of(model, config, world, launch.precision)
+
+    workers = building.worker_count(config.workers, world.device)
+    read_ahead = workers * building.PREFETCHED * building.expected_batch_bytes(config, model.config)
+    for line in shared_memory_warning(read_ahead, processes=world.size_of_machine):
+        say(line)
+    return Built(
+        engine=engine,
+        processor=processor,
+        mixture=mixture,
+        collator=Collator(processor, packed=config.pack, max_length=config.model_max_length),
+        schedule=schedule,
+        validation=validation,
+        meter=StepMeter(model.config.num_layers, world.device, [family.name for family in mixture.families]),
+        settings=settings,
+        checkpoint=checkpoint,
+        workers=workers,
+    )
+
+
+def batches_from(start: Position, launch: Launch, built: Built):
+    """The micro-batches of this rank from `start` to the end of training."""
+    return building.build_batches(built.mixture, built.collator, built.schedule, start, launch.world, built.workers)
+
+
+def try_out(launch: Launch, built: Built) -> None:
+    """`--dry_run`: say what memory and time the run needs; see `preflight.py`."""
+    preflight(
+        built.engine,
+        built.processor,
+        mixture=built.mixture,
+        collator=built.collator,
+        batches=batches_from(built.schedule.position_at(0), launch, built),
+        schedule=built.schedule,
+        validation=built.validation,
+        meter=built.meter,
+        precision=launch.precision,
+        zero_stage=launch.config.zero_stage,
+        workers=built.workers,
+        world=launch.world,
+        say=launch.say,
+    )
+    built.engine.destroy()
+
+
+def train_to_end(launch: Launch, built: Built, launchers: Sequence[ProcessId]) -> None:
+    """Train, save and validate until the schedule ends or somebody asks to stop.
+
+    launchers: the processes whose end asks for it as well.
+    """
+    config, world, say, schedule = launch.config, launch.world, launch.say, built.schedule
+    model = built.engine.module
+    start = _start(launch, built)
+    scores, checkpoint = _scores(launch, built, start)
+    title = f"{config.model_key} · {Path(config.version).name}"
+    progress = new_progress(schedule, world, style=config.print_style, title=title, scores=scores)
+    records = Records(config.run_dir, first_step=start.step) if world.is_main else None
+    saver = Saver(built.engine, world, built.settings)
+    keeper = Keeper(
+        saver=saver,
+        processor=built.processor,
+        run_dir=config.run_dir,
+        schedule=schedule,
+        world=world,
+        validation=built.validation,
+        keep=config.keep,
+        save_latest=config.save_ckpt or config.no_eval,
+        save_seconds=60 * config.save_minutes,
+        scores=scores,
+        dropped=lambda: built.collator.dropped,
+        say=progress.message if progress else say,
+        records=records,
+    )
+
+    def prepare(step: int) -> None:
+        model.loss_weights.entropy = config.entropy_weight_at(step)
+
+    with StopRequest(keeper.say, launchers) as stop, saver:
+        if checkpoint is not None and schedule.pauses_after(start.step) and not scores.has(start.step):
+            with preserved_random_state():
+                keeper.validate(start, checkpoint)
+        position = train(
+            built.engine,
+            batches_from(start, launch, built),
+            schedule,
+            start,
+            world=world,
+            meter=built.meter,
+            print_freq=config.print_freq,
+            progress=progress,
+            records=records,
+            pause=keeper.pause,
+            saving=keeper,
+            prepare=prepare,
+            stop=stop,
+            skip_nonfinite=config.skip_nonfinite,
+            timeout=config.collective_timeout,
+        )
+    if records:
+        records.close()
+    built.engine.destroy()
+    _say_bad_samples(launch)
+    if position.step >= schedule.total_steps:
+        say(f"done: {config.run_dir}")
+        return
+    stopped = f"stopped after step {position.step}; the same command goes on from there"
+    say(stopped)
+    if launchers and world.is_main:
+        word = f"{stopped}. No process has failed: what the launcher says above is about the signal"
+        launch.output.leave_last_word(word, launchers)
+
+
+def _start(launch: Launch, built: Built) -> Position:
+    """Where training begins; the engine is brought there."""
+    config, schedule, checkpoint = launch.config, built.schedule, built.checkpoint
+    seed_everything(config.seed + launch.world.rank)  # dropout and the policy draw differently on every rank
+    start = schedule.position_at(config.start_epoch * config.steps_per_epoch)
+    if checkpoint is not None:
+        written = resume(built.engine, checkpoint, launch.world)
+        start = replace(schedule.position_at(written.step), skipped=written.skipped)
+        launch.say(f"going on from {checkpoint} at step {start.step} of {schedule.total_steps}")
+        if sentence := describe_global_batch(written, schedule):
+            launch.say(sentence)
+    elif start.step:
+        built.engine.lr_scheduler.step(start.step)
+    return start
+
+
+def _scores(launch: Launch, built: Built, start: Position) -> tuple[Scores, Path | None]:
+    """The scores up to `start`, and where the resumed checkpoint is now: an earlier best may have been set apart."""
+    run_dir, world, checkpoint = launch.config.run_dir, launch.world, built.checkpoint
+    scores = open_scores(run_dir, checkpoint, world)
+    scores.go_back_to(start.step)
+    if checkpoint is None or built.validation is None:
+        return scores, checkpoint
+    apart = keep_best_apart(run_dir, built.settings, world)
+    if apart is None:
+        return scores, checkpoint
+    directory, sentence = apart
+    launch.say(sentence)
+    scores.forget_best()
+    if world.is_main:
+        scores.save()
+    return scores, directory / checkpoint.name if checkpoint.parent == run_dir / BEST else checkpoint
+
+
+def evaluate_only(launch: Launch) -> None:
+    """Score a model without training it: `--version`, or the checkpoint that `--resume` names."""
+    config, world, say = launch.config, launch.world, launch.say
+    validation = building.build_validation(config, world.device)
+    if config.resume:
+        model, processor, settings = load_trained(config.resume, precision=launch.precision)
+        report = settings["report"]
+    else:
+        model, processor, report = building.build_model(config, precision=launch.precision)
+    say(report.whole() if config.debug else report)
+    results = validation.run(model.eval().to(world.device), processor)
+    if world.is_main:
+        config.log_dir.mkdir(parents=True, exist_ok=True)
+        scores = Scores(config.log_dir)
+        scores.add(0, 0, results, validation.selecting)
+        scores.save()
+        say(describe_scores(results))
+        say(f"scores: {scores.path}")
+        _say_bad_samples(launch)
+
+
+def _say_bad_samples(launch: Launch) -> None:
+    if told := describe_bad_samples(launch.config.bad_samples_file):
+        launch.say(f"bad samples: {told}")
