@@ -65,7 +65,7 @@ class Schedule:
 
 
 class Saving(Protocol):
-    """What saves while training goes on; `validation.Keeper` is one. All processes make the same calls."""
+    """What saves while training goes on; `keeper.Keeper` is one. All processes make the same calls."""
 
     is_due: bool
     is_writing: bool

@@ -16,6 +16,7 @@ from model.compiling import compile_encoders
 from training import building
 from training.config import TrainingConfig
 from training.engine import engine_of
+from training.keeper import Keeper, describe_scores, new_progress
 from training.launch import RunLock, begin_launch
 from training.loop import Schedule, train
 from training.memory import shared_memory_warning
@@ -33,7 +34,7 @@ from training.resuming import (
 from training.stopping import EndAtOnce, StopRequest
 from training.summaries import describe_data, describe_parameters, describe_training
 from training.trainable import count_parameters
-from training.validation import Keeper, Validation, describe_scores, new_progress
+from training.validation import Validation
 from utils.distributed import World, join_world, naming_lost_processes
 from utils.logging import OutputLog
 from utils.processes import ProcessId

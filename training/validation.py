@@ -1,29 +1,33 @@
-"""What happens besides training: save now and then, score every validation split, keep the best."""
+"""Scores of the validation splits while training goes on, and a few images of them for TensorBoard.
 
-import time
+The drawn images are the same at every validation, so that one can watch the masks improve. Each is a strip about one
+expression: image, ground truth, similarity map with its layer, prediction, question and answer. The answer is the given
+one, so that there is a mask to see from the first step on.
+"""
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from checkpoints.runs import BEST, LATEST, Position, Saver, copy_checkpoint
-from checkpoints.runs.finding import tag_of
-from checkpoints.runs.scores import Scores
+from dataloaders.batching.collate import Collator
+from dataloaders.questions import worded
+from dataloaders.sample import Sample, Turn
+from evaluation import Effort, Protocol, evaluate
+from evaluation.progress import ScoreBar
 from groundscore.annotations.bad_samples import list_bad_samples
 from groundscore.annotations.repairs import STRICT, Tolerance
 from groundscore.errors import UserError
-from training.engine import whole_weights
-from training.loop import Schedule
-from training.progress import Progress
-from training.records import Records
+from groundscore.scoring.counts import mask_iou
+from groundscore.scoring.metrics import score_split
+from groundscore.splits import EvaluationItem, evaluation_set, spread_items
 from training.sampling import prepare_worker
 from training.stopping import WorkersEnd
+from utils.contact_sheet import SheetRow, contact_sheet
 from utils.distributed import World
-from utils.progress import duration
 
 PICTURES = 4  # of each split
 
@@ -46,8 +50,6 @@ class Validation:
         tolerance: Tolerance = STRICT,
         bad_samples_file: Path | None = None,
     ):
-        from groundscore.splits import evaluation_set
-
         self.dataset_dir = dataset_dir
         self.tolerance, self.bad_samples_file = tolerance, bad_samples_file
         self.items = {split: evaluation_set(split, dataset_dir, tolerance) for split in splits}
@@ -75,8 +77,6 @@ class Validation:
 
     def run(self, model, processor, *, say: Say = lambda text: None) -> dict[str, dict[str, Any]]:
         """Scores by split; every process takes part and gets the same. say: told now and then how far it is."""
-        from evaluation.progress import ScoreBar
-
         return {
             split: self.score(split, model, processor, progress=ScoreBar(f"validating {split}", say=say))
             for split in self.items
@@ -92,9 +92,6 @@ class Validation:
         progress: Callable[[int, int, float | None, float | None], None] | None = None,
     ) -> dict[str, Any]:
         """The scores of one split; `limit` overrides that of the command line."""
-        from evaluation import Effort, Protocol, evaluate
-        from groundscore.scoring.metrics import score_split
-
         options = self.options
         limit = options["limit"] if limit is None else limit
         with packed_attention(model.language_model):
@@ -117,9 +114,7 @@ class Validation:
         return {"answer": options["answer"]} | score_split(split, outcome.rows) | counts
 
     def pictures(self, model, processor) -> dict[str, list[np.ndarray]]:
-        """For each split the same few images every time, drawn with masks and similarity maps; see `pictures.py`."""
-        from training.pictures import validation_pictures
-
+        """For each split the same few images every time, drawn with masks and similarity maps."""
         layer = self.options["layer"]
         return {
             split: validation_pictures(model, processor, items, count=PICTURES, layer=layer, tolerance=self.tolerance)
@@ -138,149 +133,56 @@ def packed_attention(language_model) -> Iterator[None]:
         language_model.set_attn_implementation(usual)
 
 
-def describe_scores(scores: dict[str, dict[str, Any]], *, indent: str = "") -> str:
-    """A line per split, in percent."""
-    width = max(map(len, scores))
-    return "\n".join(
-        f"{indent}{split:<{width}}  {values['answer']} answers  gIoU {_percent(values['gIoU'])}  "
-        f"cIoU {_percent(values['cIoU'])}{_left_out(values)}"
-        for split, values in scores.items()
+CELL = 256  # pixels
+
+
+def validation_pictures(
+    model,
+    processor,
+    items: Sequence[EvaluationItem],
+    *,
+    count: int,
+    layer: int | str | None,
+    tolerance: Tolerance = STRICT,
+) -> list[np.ndarray]:
+    """`count` pictures uint8 [h, w, 3], of images spread evenly over the split. layer: see `GroundingModel.segment`."""
+    chosen = spread_items(items, count, tolerance)
+    collate = Collator(processor, max_length=None, check_masks=False)
+    was_training = model.training
+    model.eval()
+    try:
+        rows = [_row(model, collate, item, number, layer) for number, item in enumerate(chosen)]
+    finally:
+        model.train(was_training)
+    return [np.asarray(contact_sheet([row], cell=CELL, text_width=CELL)) for row in rows]
+
+
+def _row(model, collate: Collator, item: EvaluationItem, number: int, layer: int | str | None) -> SheetRow:
+    prompt, answer, masks = _question(item, number)
+    sample = Sample(
+        item.image_path, item.image, [(Turn(prompt, answer),)], masks, item.ignore, "validation", item.dataset
+    )
+    (result,) = model.segment(collate([sample]).to(model.device), layer=layer)
+    predicted = (result.mask_logits > 0).cpu().numpy()
+    truth = masks.any(0)
+    maps = result.similarity_maps
+    return SheetRow(
+        image=item.image,
+        masks=predicted,
+        question=prompt.strip(),
+        answer=answer,
+        truth=truth,
+        ignore=item.ignore,
+        similarity=maps[0].float().cpu().numpy() if maps is not None and len(maps) else None,
+        layer=result.layers[0] if result.layers else None,
+        label=f"{item.dataset} {item.split}",
+        iou=mask_iou(predicted.any(0), truth, item.ignore),
     )
 
 
-def _left_out(values: dict[str, Any]) -> str:
-    """What must not be overlooked beside the scores: they are not those of the whole split."""
-    count = values.get("left_out", 0)
-    return f"  ({count} bad {'entry' if count == 1 else 'entries'} left out)" if count else ""
-
-
-def _describe_best(scores: Scores) -> str:
-    best = scores.content["best"]
-    values = f"gIoU {_percent(best['gIoU']).strip()}, cIoU {_percent(best['cIoU']).strip()}"
-    return f"the best is step {best['step']} ({values} on {best['split']})"
-
-
-def _percent(value: float | None) -> str:
-    return "    -" if value is None else f"{100 * value:5.2f}"
-
-
-@dataclass
-class Keeper:
-    """Saves and validates while training goes on; all processes call it alike.
-
-    validation: None with `--no_eval`. save_latest: False keeps the best checkpoint only. save_seconds: between two
-    latest checkpoints, by the clock of the main process; 0 leaves them to `--save_interval`.
-    dropped: conversations that did not fit into a row so far.
-    say: prints a line; records: None except on the main process.
-    """
-
-    saver: Saver
-    processor: Any
-    run_dir: Path
-    schedule: Schedule
-    world: World
-    validation: Validation | None
-    keep: int
-    save_latest: bool
-    save_seconds: float
-    scores: Scores
-    dropped: Callable[[], int]
-    say: Callable[[str], None]
-    records: Records | None
-    saved_at: float = field(default_factory=time.monotonic)
-
-    @property
-    def is_due(self) -> bool:
-        """Whether the latest checkpoint is old enough for a new one; True on the main process alone."""
-        late = self.save_seconds > 0 and time.monotonic() - self.saved_at >= self.save_seconds
-        return late and self.save_latest and self.world.is_main
-
-    @property
-    def is_writing(self) -> bool:
-        """Whether this process still writes a checkpoint."""
-        return self.saver.is_writing
-
-    def finish(self) -> None:
-        """Wait until the checkpoint that is being written, if any, is there."""
-        self.saver.finish()
-
-    def save(self, position: Position) -> None:
-        """Begin to save the latest checkpoint."""
-        self.saved_at = time.monotonic()
-        self._start(position, self.run_dir / LATEST, self.keep)
-
-    def ends(self, position: Position) -> None:
-        """Training has done its last step: save, unless only the best is kept."""
-        if self.save_latest:
-            self.save(position)
-
-    def pause(self, position: Position) -> None:
-        """Validate at a pause of the schedule, and keep the best."""
-        if self.dropped():
-            self.say(f"{self.dropped()} conversations dropped so far: too long for --model_max_length")
-        latest = self.run_dir / LATEST / tag_of(position.step)
-        self.validate(position, latest if self.saver.started == latest else None)
-
-    def validate(self, position: Position, saved: Path | None) -> None:
-        """saved: a checkpoint of this position, which is there or is being written; None where there is none."""
-        if self.validation is None:
-            return
-        model, started = self.saver.engine.module, time.monotonic()
-        with whole_weights(self.saver.engine):
-            results = self.validation.run(model, self.processor, say=self.say)
-            pictures = self.validation.pictures(model, self.processor)
-        if self.saver.is_pending(self.run_dir / BEST):
-            self.finish()  # a best must be there before its score is recorded
-        epoch = self.schedule.epoch_of(position.step)
-        is_best = self.scores.add(position.step, epoch, results, self.validation.selecting)
-        seconds = duration(time.monotonic() - started)
-        verdict = f"the best by {self.validation.selecting} so far" if is_best else _describe_best(self.scores)
-        self.say(f"step {position.step}: validated in {seconds}, {verdict}\n{describe_scores(results, indent='  ')}")
-        if is_best and saved is not None:
-            self.finish()
-            copy_checkpoint(saved, self.run_dir / BEST, keep=1, world=self.world, scores=self.scores.content)
-            self._record_scores()
-        elif is_best:
-            self._start(position, self.run_dir / BEST, 1, done=self._record_scores)
-        else:
-            self._record_scores()
-        if self.records:
-            for split, values in results.items():
-                numbers = {name: values[name] for name in ("gIoU", "cIoU") if values[name] is not None}
-                self.records.evaluation(position.step, split, numbers, selects=split == self.validation.selecting)
-                self.records.pictures(position.step, split, pictures[split])
-
-    def _start(self, position: Position, directory: Path, keep: int, done: Callable[[], None] = lambda: None) -> None:
-        target = directory / tag_of(position.step)
-
-        def published() -> None:
-            self.say(f"step {position.step}: saved {target}")
-            done()
-
-        self.saver.start(directory, position=position, keep=keep, scores=self.scores.content, done=published)
-
-    def _record_scores(self) -> None:
-        if self.world.is_main:
-            self.scores.save()
-
-
-def new_progress(
-    schedule: Schedule, world: World, *, style: str = "line", title: str = "", scores: Scores | None = None
-) -> Progress | None:
-    """Reports of the main process, None on the others; a block ends with the best and the latest of `scores`."""
-    if not world.is_main:
-        return None
-
-    def remark() -> str | None:
-        if scores is None or scores.content["best"] is None:
-            return None
-        return f"{_describe_best(scores)}, the latest step {scores.content['evaluations'][-1]['step']}"
-
-    return Progress(
-        total_steps=schedule.total_steps,
-        steps_per_epoch=schedule.steps_per_epoch,
-        samples_per_step=schedule.samples_per_step,
-        style=style,
-        title=title,
-        remark=remark,
-    )
+def _question(item: EvaluationItem, number: int) -> tuple[str, str, np.ndarray]:
+    """An expression's question, its answer, and the masks of the targets in the answer."""
+    words = worded(item)
+    number %= len(words.prompts)
+    masks = item.masks[number : number + 1] if item.target_masks is None else item.target_masks[number]
+    return words.prompts[number], words.answers[number], masks

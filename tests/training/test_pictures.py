@@ -9,7 +9,7 @@ import torch
 from groundscore.splits import EvaluationItem
 from model.systems import SYSTEMS
 from tests.tiny import box_mask, picture, tiny_model
-from training.pictures import validation_pictures
+from training.validation import validation_pictures
 
 FOUND = ("What is the red ball?", "It is [SEG].", box_mask(40, 60, (5, 5, 20, 30)))
 ABSENT = ("What is the boat?", "Sure, [REJ].", box_mask(40, 60, (0, 0, 0, 0)))
