@@ -2,9 +2,9 @@
 
     <directory>/<encoder>/<first two digits>/<image>.features
 
-`<encoder>` is a hash of the encoder's weights and of how pictures are prepared for it, `<image>` a hash of the picture
-(`Batch.image_keys`): whatever changes what an encoder would say changes the place. A file is a checksum and a bfloat16
-tensor in the safetensors format, written beside its place and renamed, so that processes and machines may share the
+`<encoder>` is a hash of the encoder's weights and of how images are prepared for it, `<image>` a hash of the image
+(`Batch.image_keys`): whatever changes an encoder's output changes the path. A file is a checksum and a bfloat16
+tensor in the safetensors format, written under another name and renamed, so that processes and machines may share the
 directory. Where it has grown beyond its limit, the files used least recently are removed.
 
 Features are rounded to bfloat16 when they are computed too, not only when they are read: all epochs see the same.
@@ -95,7 +95,7 @@ class FeatureCache:
 
 
 class EncoderFeatures:
-    """The features of one encoder; `encoded` and `read` count pictures."""
+    """The features of one encoder; `encoded` and `read` count images."""
 
     def __init__(self, cache: FeatureCache, directory: Path):
         self.cache = cache
@@ -103,9 +103,9 @@ class EncoderFeatures:
         self.encoded = self.read = 0
 
     def get(self, keys: Sequence[str], like: Tensor, encode: Callable[[list[int]], Tensor]) -> Tensor:
-        """Features [I, …] of the pictures with these keys, with the type of `like` and on its device, without a graph.
+        """Features [I, …] of the images with these keys, with the type of `like` and on its device, without a graph.
 
-        encode: called at most once, with the indices of the pictures that are not there; gives their features.
+        encode: called at most once, with the indices of the images that are not there; gives their features.
         """
         found = [self._load(key) for key in keys]
         missing = [index for index, features in enumerate(found) if features is None]
@@ -134,9 +134,9 @@ class EncoderFeatures:
             features = load(stored)["features"]
             os.utime(path)  # used just now
         except SafetensorError as error:
-            logger.warning("%s is damaged (%s); it is made again", path, error)
+            logger.warning("%s is damaged (%s); it is computed again", path, error)
             return None
-        except FileNotFoundError:  # another process made room just now; what was read is good
+        except FileNotFoundError:  # another process has just removed it; what was read is good
             pass
         return features
 
@@ -153,7 +153,7 @@ class EncoderFeatures:
 
 
 def _checksum(key: str, stored: bytes) -> bytes:
-    """Of the content together with its key, so that a file in the wrong place is noticed too."""
+    """Of the content together with its key, so that a file under the wrong name is noticed too."""
     digest = blake2b(key.encode(), digest_size=CHECKSUM_BYTES)
     digest.update(stored)
     return digest.digest()

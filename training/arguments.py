@@ -24,7 +24,7 @@ from utils.plugins import import_plugins
 from utils.settings import add_setting, check_settings, settings_of
 
 REFUSED = {
-    "vis_save_path": "training draws no pictures; `chat.py` and `app.py` have this flag",
+    "vis_save_path": "training draws no images; `chat.py` and `app.py` have this flag",
     "load_in_8bit": "training needs unquantised weights; `chat.py` can load in 8 bit",
     "load_in_4bit": "training needs unquantised weights; `chat.py` can load in 4 bit",
     "masks_process_with_clip": "masks are always scored at the size of the original image",

@@ -106,7 +106,7 @@ class NumberWatch:
         return [value > 0 for value in told]
 
     def after_step(self, step: int) -> None:
-        """DeepSpeed's step is done. One that changed nothing has its place in the schedule of the learning rate."""
+        """DeepSpeed's step is done. One that changed nothing still counts in the schedule of the learning rate."""
         if not self.engine.was_step_applied():
             self.engine.lr_scheduler.step()
             if not self.optimizer.skip:
@@ -120,7 +120,7 @@ class NumberWatch:
 
     def _stop(self, report: str) -> None:
         if not self.world.is_main:
-            raise SystemExit(2)  # one process says it
+            raise SystemExit(2)  # one rank prints it
         raise UserError(
             f"{report}\nThe last checkpoint is as it was. Look at these samples; try a smaller --lr, --precision fp32 "
             "or bf16, or --skip_nonfinite N to leave out up to N such steps"
@@ -147,7 +147,7 @@ class NumberWatch:
     def _trace(self, number: int) -> str | None:
         """Losses are finite, but not their gradients: micro-batch `number` goes through the model again, term by term.
 
-        All processes do so, since a forward pass may talk to the others. None where this one has no bad gradient.
+        All processes do so, since a forward pass may communicate. None where this one has no bad gradient.
         """
         mine = bool(self.bad[number, -1])
         parameters, found = list(self.trained.values()), []

@@ -186,7 +186,7 @@ def cache_features(model: GroundingModel, config: TrainingConfig) -> list[str]:
         return []
     names = model.cache_features(FeatureCache(config.cache_features, int(config.cache_limit_gb * 1e9)))
     if not names:
-        raise UserError("--cache_features: CLIP and SAM's encoder both learn (--unfreeze); their features change")
+        raise UserError("--cache_features: CLIP and SAM's encoder are both trained (--unfreeze); their features change")
     return [f"features of {' and '.join(names)} are kept in {config.cache_features}"]
 
 

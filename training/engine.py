@@ -94,7 +94,7 @@ class TrainingOptimizer(torch.optim.AdamW):
 
 
 def gate_learning_rate(model: nn.Module, policy_lr: float | None) -> float | None:
-    """The learning rate of the policy's gate, from `--policy_lr`; None where it learns as everything else does."""
+    """The learning rate of the policy's gate, from `--policy_lr`; None where it is that of everything else."""
     if not model.system.uses_policy or model.config.mode == 1:
         if policy_lr is not None:
             what = model.config.system if not model.system.uses_policy else "--mode 1"

@@ -48,7 +48,7 @@ def _percent(value: float | None) -> str:
 
 @dataclass
 class Keeper:
-    """Saves and validates while training goes on; all processes call it alike.
+    """Saves and validates during training; all ranks make the same calls.
 
     validation: None with `--no_eval`. save_latest: False keeps the best checkpoint only. save_seconds: between two
     latest checkpoints, by the clock of the main process; 0 leaves them to `--save_interval`.

@@ -194,7 +194,7 @@ def _slurm_job(environment: Mapping[str, str]) -> tuple[str, int] | None:
 
 
 def move_earlier_run(config: TrainingConfig, world: World) -> None:
-    """Rename the directory of a run that this launch would otherwise write over; the main process does, and says so.
+    """Rename the directory of an earlier run that this launch would overwrite; the main rank does it and prints where.
 
     Raises `UserError` on all processes where it cannot be renamed, or holds what this launch reads.
     """
@@ -211,7 +211,7 @@ def move_earlier_run(config: TrainingConfig, world: World) -> None:
 
 
 def _starts_afresh(config: TrainingConfig) -> bool:
-    """Whether there is an earlier run that is not gone on from."""
+    """Whether there is an earlier run that is not resumed."""
     run_dir = config.run_dir
     if config.eval_only or not run_dir.is_dir():
         return False
@@ -220,7 +220,7 @@ def _starts_afresh(config: TrainingConfig) -> bool:
         return bool(holds) and not Path(config.resume).resolve().is_relative_to(run_dir.resolve())
     if not config.auto_resume:
         return bool(holds) or any((run_dir / name).exists() for name in (SCORES, METRICS_FILE))
-    # With --save_ckpt the best alone is not gone on from, and a new best would replace it.
+    # With --save_ckpt the best alone is not resumed, and a new best would replace it.
     return bool(holds) and not set(holds) & set(resumed_from(config))
 
 

@@ -21,7 +21,7 @@ from utils.seeding import preserved_random_state
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long training is, and when it pauses. All counts are optimizer steps unless they say otherwise."""
+    """How long training is, and when it pauses. All counts are optimizer steps unless stated otherwise."""
 
     epochs: int
     steps_per_epoch: int
@@ -65,7 +65,7 @@ class Schedule:
 
 
 class Saving(Protocol):
-    """What saves while training goes on; `keeper.Keeper` is one. All processes make the same calls."""
+    """What saves during training; `keeper.Keeper` is one. All processes make the same calls."""
 
     is_due: bool
     is_writing: bool
@@ -98,13 +98,13 @@ def train(
     skip_nonfinite: int = 0,
     timeout: float = TIMEOUT,
 ) -> Position:
-    """Train from `start` to the end of `schedule`, or until somebody asks to stop; returns where training stands then.
+    """Train from `start` to the end of `schedule`, or until a stop is requested; returns the position reached.
 
     batches: the micro-batches of this process, from `start` on. progress, records: None except on the main process.
     pause: called where the schedule pauses, with the position; validates.
     saving: called where the schedule saves, where it is due on any process, after the last step, and where `stop` was
-        asked for on any process, which ends training. What these two draw from the random generators is not missed
-        afterwards, so that a run that goes on from there draws as this one does.
+        asked for on any process, which ends training. The random generators are restored after these two, so that a run
+        resumed from there draws the same numbers as this one.
     prepare: called before every optimizer step with its number, from 1; sets what is on a schedule.
     skip_nonfinite: steps of the run whose numbers may be bad; see `bad_numbers.py`.
     timeout: seconds after which a step that does not move is given up.
@@ -210,7 +210,7 @@ def _next_batch(stream: Iterator):
 
 @contextmanager
 def _named_failures(watchdog: Watchdog, peers: Peers) -> Iterator[None]:
-    """Other processes that are gone, seen from here, become errors that say where training was."""
+    """Turns failures caused by other processes into errors that name the step."""
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:

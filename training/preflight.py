@@ -55,7 +55,7 @@ class LargestBatch:
 
 
 def find_largest_batch(mixture, collator, batch_size: int, *, drawn: int = DRAWN) -> LargestBatch:
-    """Draw samples as training does and put the dearest together.
+    """Draw samples as training does and put the most expensive together.
 
     What a sample costs is its tokens (the LLM) and the pixels of its masks (mask decoder and losses), each relative to
     the most that was drawn.
@@ -66,8 +66,8 @@ def find_largest_batch(mixture, collator, batch_size: int, *, drawn: int = DRAWN
     tokens = [batch.input_ids.numel() for batch in alone]
     pixels = [sum(mask.numel() for mask in batch.masks) for batch in alone]
     costs = [t / max(tokens) + p / max(*pixels, 1) for t, p in zip(tokens, pixels, strict=True)]
-    dearest = sorted(range(drawn), key=lambda number: -costs[number])[:batch_size]
-    batch = collator([samples[number] for number in dearest])
+    largest = sorted(range(drawn), key=lambda number: -costs[number])[:batch_size]
+    batch = collator([samples[number] for number in largest])
     return LargestBatch(
         batch=batch,
         drawn=drawn,
@@ -186,7 +186,7 @@ def preflight(
     world: World,
     say: Callable[[str], None],
 ) -> None:
-    """Try everything out and say what it takes; all processes take part.
+    """Try everything out and print what memory and time it takes; all ranks take part.
 
     batches: the micro-batches of training. validation: None without. say: prints on the main process.
     """

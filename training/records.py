@@ -30,7 +30,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class Records:
-    """Writes to `directory`; only the main process has one. `first_step` is the step that training goes on from:
+    """Writes to `directory`; only the main process has one. `first_step` is the step that training resumes from:
     what an interrupted run wrote beyond it is dropped."""
 
     def __init__(self, directory: Path, *, first_step: int = 0):
@@ -127,7 +127,7 @@ def tag_of(name: str) -> str:
 
 def _drop_lines_after(path: Path, step: int) -> None:
     """Remove what an interrupted run recorded beyond the step that is gone back to, and a line cut short. Where other
-    lines are damaged, the file as it was is kept and said; so is what is no file."""
+    lines are damaged, the file as it was is kept and named on standard error; so is what is no file."""
     if not os.path.lexists(path):
         return
     if not path.is_file():

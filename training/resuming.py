@@ -46,7 +46,7 @@ def describe_run(config: TrainingConfig, model, precision: str, world: World) ->
     """All that merging and evaluation need to rebuild the model around the trained weights, and to tell runs apart.
 
     `base` holds absolute paths where the flags named local files; `trained` the names of the stored parameters;
-    `frozen` a digest of the others.
+    `frozen` a digest of the frozen ones.
     """
     return {
         "flags": config.to_dict(),
@@ -137,7 +137,7 @@ def _own_checkpoint(directory: Path) -> Path | None:
         other = next((path for path in others if path.parent != directory), None)
         raise UserError(
             f"{directory} holds checkpoints, but none is complete and undamaged; "
-            + (f"--resume {other} goes on from there, and " if other else "")
+            + (f"--resume {other} resumes from there, and " if other else "")
             + "--no_resume starts afresh, which moves this run aside"
         )
     return None
@@ -162,10 +162,10 @@ def frozen_digest(model: nn.Module) -> str:
 
 
 def describe_changes(checkpoint: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Lines that name every flag whose other value changes how training goes on, old → new.
+    """Returns lines that name every flag whose new value changes how training continues, old → new.
 
-    before, now: what `describe_run` says of the run that wrote `checkpoint` and of this one. Raises `UserError` where
-    training cannot go on so.
+    before, now: what `describe_run` returned for the run that wrote `checkpoint` and for this one. Raises `UserError`
+    where training cannot continue so.
     """
     old, new = _values(before), _values(now)
     fixed = _changed(old, new, FIXED)
@@ -173,8 +173,8 @@ def describe_changes(checkpoint: Path, before: Mapping[str, Any], now: Mapping[s
         was = ", ".join(_as_flag(name, old[name]) for name in fixed)
         given = ", ".join(_as_flag(name, new[name]) for name in fixed)
         raise UserError(
-            f"{checkpoint} was trained with {was}, and goes on with nothing else (this run has {given}): start with "
-            "that, or start a run of its own with another --exp_name, or afresh with --no_resume"
+            f"{checkpoint} was trained with {was}, and cannot be resumed with others (this run has {given}): start "
+            "with that, or start a run of its own with another --exp_name, or afresh with --no_resume"
         )
     if before.get("frozen", now["frozen"]) != now["frozen"]:
         was = ", ".join(_as_flag(name, value) for name, value in before["base"].items() if value)
@@ -182,7 +182,7 @@ def describe_changes(checkpoint: Path, before: Mapping[str, Any], now: Mapping[s
             f"{checkpoint} was trained on top of other frozen weights than those of {_shown(new['version'])}: start "
             f"with {was}, their files as they were then, or start a run of its own with another --exp_name"
         )
-    said = {name: f"{_shown(old[name])} → {_shown(new[name])}" for name in _changed(old, new, SAID, RANKING)}
+    said = {name: f"{_shown(old[name])} → {_shown(new[name])}" for name in _changed(old, new, REPORTED, RANKING)}
     if before.get("world_size", now["world_size"]) != now["world_size"]:
         said = {"processes": f"{before['world_size']} → {now['world_size']}", **said}
     width = max(map(len, said), default=0)
@@ -212,7 +212,7 @@ def _keep_best_apart(directory: Path, new: Mapping[str, Any]) -> tuple[Path, str
         number += 1
     os.rename(directory, target)
     reasons = ", ".join(f"{name} {_shown(old[name])} → {_shown(new[name])}" for name in changed)
-    return target, f"validation selects otherwise than before ({reasons}): the earlier best is kept in {target}"
+    return target, f"validation selects differently than before ({reasons}): the earlier best is kept in {target}"
 
 
 def describe_global_batch(written: Position, schedule: Schedule) -> str:

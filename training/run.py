@@ -97,7 +97,7 @@ def begun(config: TrainingConfig, at_once: EndAtOnce) -> Iterator[Launch]:
 
 
 def build(launch: Launch) -> Built:
-    """Read the data, then build the model and the engine around it, and say what will be trained and how."""
+    """Read the data, then build the model and the engine around it, and print what will be trained and how."""
     config, world, say = launch.config, launch.world, launch.say
     schedule = building.schedule_of(config, world)
     checkpoint = None if config.dry_run else checkpoint_to_resume(config, config.run_dir, world)
@@ -150,7 +150,7 @@ def batches_from(start: Position, launch: Launch, built: Built):
 
 
 def try_out(launch: Launch, built: Built) -> None:
-    """`--dry_run`: say what memory and time the run needs; see `preflight.py`."""
+    """`--dry_run`: print what memory and time the run needs; see `preflight.py`."""
     preflight(
         built.engine,
         built.processor,
@@ -170,7 +170,7 @@ def try_out(launch: Launch, built: Built) -> None:
 
 
 def train_to_end(launch: Launch, built: Built, launchers: Sequence[ProcessId]) -> None:
-    """Train, save and validate until the schedule ends or somebody asks to stop.
+    """Train, save and validate until the schedule ends or a stop is requested.
 
     launchers: the processes whose end asks for it as well.
     """
@@ -244,7 +244,7 @@ def _start(launch: Launch, built: Built) -> Position:
     if checkpoint is not None:
         written = resume(built.engine, checkpoint, launch.world)
         start = replace(schedule.position_at(written.step), skipped=written.skipped)
-        launch.say(f"going on from {checkpoint} at step {start.step} of {schedule.total_steps}")
+        launch.say(f"resuming {checkpoint} at step {start.step} of {schedule.total_steps}")
         if sentence := describe_global_batch(written, schedule):
             launch.say(sentence)
     elif start.step:

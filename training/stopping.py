@@ -4,8 +4,8 @@ On a signal training saves at the end of the step and stops; without a step to e
 the launcher counts as SIGTERM: nobody else would stop the processes that it leaves behind.
 
 A collective gives up by itself (`--collective_timeout`), but does not know what training was doing, and NCCL ends the
-process without an exception that could be caught. Data that never comes is nobody else's to notice. So a thread says
-which step is stuck, and ends the process.
+process without an exception that could be caught. Nothing else notices data that never comes. So a
+thread prints which step is stuck, and ends the process.
 """
 
 import faulthandler
@@ -192,7 +192,7 @@ class Watchdog:
         self.thread.join()
 
     def beat(self, doing: str) -> None:
-        """A part of the work begins; `doing` says which."""
+        """A part of the work begins. doing: names it."""
         self.doing, self.since = doing, time.monotonic()
 
     def rest(self, doing: str) -> None:

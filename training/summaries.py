@@ -108,11 +108,11 @@ def describe_data(mixture, samples_per_epoch: int, validation: Mapping[str, int]
 
 
 def describe_parameters(counts: Sequence[ParameterCount]) -> list[str]:
-    """Every part of the model: how many parameters, how many of them learn."""
+    """A table of the parts of the model: all parameters, and the trainable ones."""
     total, trainable = sum(c.total for c in counts), sum(c.trainable for c in counts)
     rows = [(c.part, human(c.total), human(c.trainable) if c.trainable else "-", _share(c)) for c in counts]
     rows.append(("all", human(total), human(trainable), f"{100 * trainable / max(total, 1):.2f} %"))
-    return [*heading("Parameters"), *table(("part", "all", "learn", "share"), rows, totals=1)]
+    return [*heading("Parameters"), *table(("part", "all", "trainable", "share"), rows, totals=1)]
 
 
 def _share(count: ParameterCount) -> str:

@@ -114,7 +114,7 @@ class Validation:
         return {"answer": options["answer"]} | score_split(split, outcome.rows) | counts
 
     def pictures(self, model, processor) -> dict[str, list[np.ndarray]]:
-        """For each split the same few images every time, drawn with masks and similarity maps."""
+        """For each split the same few images every time, with masks and similarity maps drawn in."""
         layer = self.options["layer"]
         return {
             split: validation_pictures(model, processor, items, count=PICTURES, layer=layer, tolerance=self.tolerance)

@@ -17,7 +17,7 @@ from groundscore.drawing import IGNORE_COLOUR, Colour, colour_of, heat_map, over
 from groundscore.errors import UserError
 from groundscore.writing import written_whole
 
-SOFTWARE = "UGround contact sheet"  # what our PNG files say that they were made by
+SOFTWARE = "UGround contact sheet"  # the program that our PNG files name
 
 INK: Colour = (28, 30, 34)
 SOFT: Colour = (112, 118, 128)
@@ -54,7 +54,7 @@ class SheetRow:
 def contact_sheet(
     rows: Sequence[SheetRow], *, cell: int = 300, text_width: int = 400, gap: int = 16, title: str = ""
 ) -> Image.Image:
-    """Draw the rows. Pictures are `cell` wide (and no higher than that), columns nobody needs are left out."""
+    """Draw the rows. Images are `cell` wide (and no higher than that), empty columns are left out."""
     columns = [("Image", _plain)]
     if any(row.truth is not None for row in rows):
         columns.append(("Ground truth", _truth))

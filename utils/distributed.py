@@ -140,7 +140,7 @@ def is_lost_process(error: RuntimeError) -> bool:
 
 @contextlib.contextmanager
 def naming_lost_processes(doing: str) -> Iterator[None]:
-    """Another process that is gone is a `UserError` inside the `with` block; `doing` says what was under way."""
+    """Another process that is gone is a `UserError` inside the `with` block. doing: what was under way."""
     try:
         yield
     except RuntimeError as error:
@@ -169,7 +169,7 @@ def choose_device(name: str, local_rank: int) -> torch.device:
 def join_world(device: str = "auto", local_rank: int = 0, *, timeout: float = TIMEOUT) -> World:
     """Start talking to the other processes (gloo on CPU, nccl on CUDA); call it once, before DeepSpeed is used.
 
-    timeout: seconds that a process waits for the others, now and in every collective, before it gives up.
+    timeout: seconds that a process waits for the other ranks, now and in every collective, before it gives up.
     """
     _set_launcher_variables(local_rank)
     rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
@@ -198,7 +198,7 @@ def join_world(device: str = "auto", local_rank: int = 0, *, timeout: float = TI
 
 
 def adopt_slurm() -> None:
-    """Put what `srun` says of its processes into torch's variables, unless a launcher has set these."""
+    """Set torch's variables from those of `srun`, unless a launcher has set these."""
     if not {"RANK", "WORLD_SIZE"} <= set(os.environ):
         os.environ.update(slurm_variables(os.environ) or {})
 

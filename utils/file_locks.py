@@ -8,7 +8,7 @@ from typing import TextIO
 
 
 def open_locked(path: Path) -> TextIO | None:
-    """The file, made where there is none and open to append to, locked until it is closed; None if another has it.
+    """The file, created where there is none and open to append to, locked until it is closed; None if another has it.
 
     A disk that knows no locks gives the file to everybody.
     """

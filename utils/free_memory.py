@@ -1,4 +1,4 @@
-"""How much memory a device has left, and what an error says when it had too little."""
+"""How much memory a device has left, and whether an error means that it had too little."""
 
 import gc
 from pathlib import Path

@@ -3,7 +3,7 @@
     stdout, stderr of the training process ─pipes─▶ this ─▶ where they went before, unchanged
                                                         └▶ the log: a line at a time, without redraws and colours
 
-Being a process of its own it still writes what was said last when the other one is killed, and says that it was.
+Being a process of its own it still writes the last output when the other one is killed, and records that it was.
 `utils/logging.py` starts it; it needs nothing but Python. Lines are written whole to a file opened for appending, so
 that several processes share one log.
 """
@@ -26,7 +26,7 @@ LAUNCHER_SECONDS = 60.0
 class LineFilter:
     """Bytes as they arrive -> lines worth keeping.
 
-    Of a line that was drawn over again and again (carriage returns) the last state counts, a bar that has not come to
+    Of a line that was redrawn repeatedly (carriage returns) the last state counts, a bar that has not come to
     100 % is left out, and blank lines do not follow each other. `draws` is True while a bar is being drawn.
     """
 
@@ -104,11 +104,11 @@ class LogFile:
     def _give_up(self, error: OSError) -> None:
         """What was to be logged still reaches the screen."""
         self.broken = True
-        _pass_on(2, f"the log cannot be written any more: {error}; training goes on without it\n".encode())
+        _pass_on(2, f"the log cannot be written any more: {error}; training continues without it\n".encode())
 
 
 def _pass_on(descriptor: int, data: bytes) -> bool:
-    """Write all of `data`; False where nobody listens any more."""
+    """Write all of `data`; False where nothing reads it any more."""
     try:
         while data:
             data = data[os.write(descriptor, data) :]
@@ -121,7 +121,7 @@ def pump(outputs: dict[int, int], control: int) -> None:
     """Run until the other side says "end", or is gone.
 
     outputs: pipe -> where its bytes go on to. control: pipe of JSON lines: {"path", "prefix", "header"} names the log,
-    {"end": text} ends it; {"word", "after": [[pid, start], …]} is said after that, and after these processes' end.
+    {"end": text} ends it; {"word", "after": [[pid, start], …]} is printed after that, and after these processes' end.
     """
     last_word = None
     log, filters = LogFile(), {source: LineFilter() for source in outputs}

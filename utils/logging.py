@@ -1,4 +1,4 @@
-"""Everything that a run says: runs/<exp>/meta/meta_<N>.log, one per launch, and meta.log that leads to the newest.
+"""Everything that a run prints: runs/<exp>/meta/meta_<N>.log, one per launch, and meta.log that leads to the newest.
 
 Both streams of every process are captured at the level of file descriptors, so that warnings, tracebacks, C++ and
 worker processes are in the log as well. On the screen nothing changes. Notes on a launch go to memo.log.
@@ -30,7 +30,7 @@ PATIENCE = 10.0  # seconds for the pump to write what is left
 
 
 class OutputLog:
-    """Captures what this process and its children write, from the moment it is made.
+    """Captures what this process and its children write, from its construction on.
 
     Nothing is kept unless `keep` names a file.
     """
@@ -40,7 +40,7 @@ class OutputLog:
         sys.stdout.flush()
         sys.stderr.flush()
         out, err, control = os.pipe(), os.pipe(), os.pipe()
-        # Kept open here as well: so nobody who writes is ended by SIGPIPE when the pump is gone.
+        # Kept open here as well: so no writer is ended by SIGPIPE when the pump is gone.
         self.readers = (out[0], err[0], control[0])
         # A session of its own: Ctrl-C and a closed terminal end training first, and the log ends last.
         self.pump = subprocess.Popen(
@@ -66,7 +66,7 @@ class OutputLog:
         atexit.register(self.close)
 
     def keep(self, path: Path, *, prefix: str = "", header: Sequence[str] = ()) -> None:
-        """Write to `path` what was said so far and will be; `prefix` stands before every line."""
+        """Write to `path` all output so far and from now on; `prefix` stands before every line."""
         self.command = {"path": str(path.absolute()), "prefix": prefix, "header": list(header)}
         self._tell(self.command)
 
@@ -101,7 +101,7 @@ class OutputLog:
         code = self.pump.wait()
         if self.ending and code == 0:
             return
-        word = f"the process that keeps the log is gone (exit code {code}); training goes on, and keeps it itself\n"
+        word = f"the process that keeps the log is gone (exit code {code}); training continues, and keeps it itself\n"
         os.write(2, word.encode())
         if self.command is not None and not self.ending:
             self._tell({**self.command, "header": []})

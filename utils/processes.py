@@ -47,7 +47,7 @@ class ProcessId:
         """Whether it still runs; None where that cannot be told from here: on another machine, in another container."""
         here = ProcessId.of(os.getpid())
         if self.boot != here.boot:
-            return False if self.host == here.host else None  # the machine was started anew, or is another one
+            return False if self.host == here.host else None  # the machine was rebooted, or is another one
         if self.namespace != here.namespace or (self.boot is None and self.host != here.host):
             return None
         fields = _stat(self.pid)

@@ -1,4 +1,4 @@
-"""Settings, each declared once: a field of a dataclass says all that flags, checks, stored values and tables need.
+"""Settings, each declared once: a field of a dataclass holds all that flags, checks, stored values and tables need.
 
     @dataclass
     class PointSettings:
@@ -19,9 +19,9 @@ from typing import Any
 from groundscore.errors import UserError
 
 # What it means to resume a run from a checkpoint with another value of a setting:
-FREE = "free"  # no number of the run depends on it; not worth a word
-SAID = "said"  # training goes on otherwise than it would have
-RANKING = "ranking"  # as SAID, and scores from before do not compare with those from now on
+FREE = "free"  # no number of the run depends on it; not reported
+REPORTED = "reported"  # training continues differently; reported
+RANKING = "ranking"  # as REPORTED, and scores from before do not compare with those from now on
 FIXED = "fixed"  # what the checkpoint holds has no meaning with another value; refused
 
 
@@ -30,7 +30,7 @@ FIXED = "fixed"  # what the checkpoint holds has no meaning with another value; 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a value must be: `holds` decides, `text` says it in words that follow "must be"."""
+    """What a value must be: `holds` decides, `text` gives words that follow "must be"."""
 
     text: str
     holds: Callable[[Any], bool]
@@ -73,13 +73,13 @@ class Setting:
 
     kind: bool, int, float or str; a value may also be None where the default is.
     group: the heading of the flag in `--help`.
-    on_resume: FREE, SAID, RANKING or FIXED.
+    on_resume: FREE, REPORTED, RANKING or FIXED.
     names: of a bool, the flag that turns it on and the one that turns it off; () for `--name` and `--no_name`.
     aliases: other names of the flag.
     stored: the value belongs to the model and is stored in its configuration. As a flag it is unset by default, and
         overrides the configuration only where it is given.
     inference: a stored setting that may also be overridden after training.
-    default_text: what help says of the default, where it is not simply the value.
+    default_text: the default as help shows it, where it is not simply the value.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Setting:
     default: Any
     group: str
     help: str
-    on_resume: str = SAID
+    on_resume: str = REPORTED
     choices: tuple = ()
     check: Rule | None = None
     names: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Training checkpoints: what a run leaves behind, and how it goes on from it.
+"""Training checkpoints: what a run leaves on disk, and how it resumes.
 
     runs/<exp>/ckpt_model/global_step<N>/     the latest; runs/<exp>/best_ckpt_model/… the best by cIoU
         mp_rank_00_model_states.pt, …         DeepSpeed: trained weights, optimizer, schedule (frozen weights are not
@@ -10,9 +10,9 @@
                                               and digest, and its own digest; written last
     runs/<exp>/ckpt_model/latest              name of the newest, for people and for DeepSpeed's tools
 
-A checkpoint is copied to memory (`snapshots.py`), written beside by a thread under a name that nobody reads
-(`saving.py`), and renamed when it is complete. The newest is the complete one with the highest number of save
-(`finding.py`). `loading.py` reads one.
+A checkpoint is copied to memory (`snapshots.py`), written beside by a thread under a name that nothing reads
+(`saver.py`), and renamed when it is complete. The newest is the complete one with the highest number of save
+(`finding.py`). `resuming.py` reads one into an engine, `restoring.py` into a whole model.
 """
 
 from checkpoints.runs.finding import (

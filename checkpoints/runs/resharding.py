@@ -1,8 +1,8 @@
 """A checkpoint of another number of processes or another ZeRO stage, put into an engine parameter by parameter.
 
 DeepSpeed's files hold the shares of the processes that wrote them. Here every parameter is put together again (float32
-weights, AdamW's two moments) and each process takes its new share: the same numbers, so training goes on exactly, up to
-the order in which gradients are summed.
+weights, AdamW's two moments) and each process takes its new share: the same numbers, so training continues exactly, up
+to the order in which gradients are summed.
 
     stage 0      the optimizer's state by number of the parameter, in the order of its groups
     stages 1, 2  a flat vector per group; `param_slice_mappings` says which part of it is from which parameter
@@ -93,7 +93,7 @@ def put_into(engine, stored: Stored) -> None:
     """Weights, moments, counts, schedule and buffers of a checkpoint into a fresh engine of any size and stage."""
     if engine.fp16_enabled():
         raise UserError(
-            "--precision fp16: a checkpoint is gone on from with the number of processes and the --zero_stage that "
+            "--precision fp16: a checkpoint is resumed with the number of processes and the --zero_stage that "
             "wrote it, since the scale of the loss is kept by process; bf16 and fp32 may change both"
         )
     named = {name: parameter for name, parameter in engine.module.named_parameters() if parameter.requires_grad}

@@ -30,17 +30,17 @@ def open_base(
     """
     flags = settings["flags"]
     check_plugins(plugin_names(flags.get("plugin", "")), "this run")
-    places = {**settings["base"], **(base or {})}
+    paths = {**settings["base"], **(base or {})}
     gate = settings["model"].get("gate", REFERENCE_GATE)
     return open_model(
-        places["version"],
+        paths["version"],
         system=settings["model"]["system"],
-        vision_tower=places["vision_tower"],
-        vision_pretrained=places["vision_pretrained"],
+        vision_tower=paths["vision_tower"],
+        vision_pretrained=paths["vision_pretrained"],
         precision=precision,
         overrides=model_overrides({**flags, "gate": gate, **(overrides or {})}),
         seed=flags.get("seed", 42),
-        weight=places.get("weight"),
+        weight=paths.get("weight"),
         lora_alpha=pick(LoraSettings, flags).lora_alpha,
     )
 
@@ -58,7 +58,7 @@ def load_trained(
     The settings also hold the "scores" that the run recorded at this checkpoint, by split, None if it did not, and the
     "report" of what was loaded.
     path: a checkpoint, a directory of checkpoints, or a run (its best, else its latest).
-    base: other places for "version", "vision_tower" or "vision_pretrained" than the run recorded.
+    base: other paths for "version", "vision_tower" or "vision_pretrained" than the run recorded.
     overrides: other values of the run's flags that describe the model.
     """
     checkpoint = resolve_checkpoint(Path(path))

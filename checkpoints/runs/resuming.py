@@ -77,7 +77,7 @@ def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def load_trained_weights(model: nn.Module, checkpoint: Path) -> set[str]:
-    """Put a checkpoint's weights into a model with LoRA; what learned must all be there, and nothing unknown.
+    """Put a checkpoint's weights into a model with LoRA; all trained parameters must be there, and nothing unknown.
 
     Returns the names of the parameters and buffers that it had.
     """

@@ -1,4 +1,4 @@
-"""Writing a checkpoint so that a process killed at any moment leaves a complete one, while training goes on.
+"""Writing a checkpoint so that a process killed at any moment leaves a complete one, while training continues.
 
 `Saver.start` copies what a checkpoint holds and lets a thread of every process write and read back its files beside.
 When all have, `Saver.finish` writes the marker and renames. One is written at a time.
@@ -77,7 +77,7 @@ class Saver:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        # Where training failed the others may be gone, and nothing can be published; a thread must not be cut off.
+        # Where training failed other ranks may be gone, and nothing can be published; a thread must not be cut off.
         if self._write is not None and kind is not KeyboardInterrupt:
             self._write.thread.join(GRACE)
 
@@ -182,7 +182,7 @@ def save_checkpoint(
 def copy_checkpoint(source: Path, directory: Path, *, keep: int, world: World, scores: Any = None) -> None:
     """Make a complete checkpoint also the newest of `directory`, without a second copy of its bytes if possible.
 
-    scores: those of the run by now, in the place of those that `source` has.
+    scores: those of the run so far, instead of those that `source` has.
     """
     if world.is_main:
         marker = read_marker(source)
@@ -232,7 +232,7 @@ def _check_shared(write: _Write, files: dict[str, Any], size: int) -> None:
 
 
 def _fail(write: _Write, error: Exception, world: World) -> NoReturn:
-    """What cannot be written is an error that says so, and takes no room on the disk."""
+    """Remove what was written, and raise a `UserError` where the disk is the reason."""
     free = shutil.disk_usage(write.directory).free / 2**30 if write.directory.exists() else 0.0
     if world.is_main:
         shutil.rmtree(write.beside, ignore_errors=True)
@@ -240,7 +240,7 @@ def _fail(write: _Write, error: Exception, world: World) -> NoReturn:
         raise error
     raise UserError(
         f"{write.directory}: the checkpoint could not be written ({_reason(error)}; {free:.1f} GiB were free). The "
-        "checkpoints before it are as they were: make room, and start again to go on from the newest"
+        "checkpoints before it are as they were: make room, and start again to resume from the newest"
     ) from error
 
 

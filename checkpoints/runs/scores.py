@@ -1,7 +1,7 @@
 """runs/<exp>/scores.json: every evaluation of a run, and the best of them.
 
-Every checkpoint holds the same content as it was then. So a lost file is made anew from the checkpoint that training
-goes on from, and what the best checkpoint scored is always known: it says it itself.
+Every checkpoint holds the same content as it was then. So a lost file is rebuilt from the checkpoint that training
+resumes from, and the best checkpoint always holds its own score.
 """
 
 import os
@@ -63,7 +63,7 @@ class Scores:
         self.content = content or {"best": None, "evaluations": []}
 
     def go_back_to(self, step: int) -> None:
-        """Training goes on from `step`: drop what was scored beyond it. The best checkpoint outlives an interruption,
+        """Training resumes from `step`: drop what was scored beyond it. The best checkpoint outlives an interruption,
         and so does its score; a run that starts afresh has none."""
         self.content["evaluations"] = [entry for entry in self.content["evaluations"] if entry["step"] <= step]
         if step == 0:
@@ -91,9 +91,9 @@ class Scores:
 
 
 def open_scores(run_dir: Path, checkpoint: Path | None, world: World, say: Say = _say) -> Scores:
-    """The scores of a run that goes on from `checkpoint`; the main process reads them, all get them.
+    """The scores of a run that resumes from `checkpoint`; the main rank reads them, all get them.
 
-    A damaged file is moved aside and said. The best is what the best checkpoint says of itself.
+    A damaged file is moved aside and reported. The best is what the best checkpoint records.
     """
     content = None
     if world.is_main:
@@ -108,7 +108,7 @@ def _read_own(run_dir: Path, say: Say) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except DamagedFile as error:
-        say(f"{error}; it is kept as {set_aside(run_dir / SCORES).name}, and made anew from the checkpoint")
+        say(f"{error}; it is kept as {set_aside(run_dir / SCORES).name}, and rebuilt from the checkpoint")
         return None
 
 

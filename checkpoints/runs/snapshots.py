@@ -1,7 +1,7 @@
-"""Copies of what DeepSpeed would write, so that a thread can write them while training goes on.
+"""Copies of what DeepSpeed would write, so that a thread can write them while training continues.
 
 At every ZeRO stage DeepSpeed hands all that it saves to its "checkpoint engine". For the time of a save another one
-stands in its place, which keeps copies in the CPU's memory instead of writing.
+replaces it, which keeps copies in the CPU's memory instead of writing.
 """
 
 import copy

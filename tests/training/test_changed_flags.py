@@ -15,7 +15,7 @@ from training.arguments import parse_arguments
 from training.config import config_class
 from training.loop import Schedule
 from training.resuming import describe_changes, describe_global_batch, describe_run, frozen_digest, keep_best_apart
-from utils.settings import FIXED, FREE, RANKING, SAID, settings_of
+from utils.settings import FIXED, FREE, RANKING, REPORTED, settings_of
 
 CHECKPOINT = Path("runs/one/ckpt_model/global_step4")
 FOREIGN = set(model_settings()) - set(settings_of_system("UGround"))
@@ -60,7 +60,7 @@ def test_every_flag_does_what_it_declares(run, flag):
     if flag.name == "model_key":
         before["model"]["system"] = "LISA"
     kind = flag.on_resume
-    assert kind in (FREE, SAID, RANKING, FIXED)
+    assert kind in (FREE, REPORTED, RANKING, FIXED)
     if kind == FIXED:
         with pytest.raises(UserError, match=f"trained with (no )?--{flag.name}.*--exp_name.*--no_resume"):
             describe_changes(CHECKPOINT, before, run)

@@ -76,4 +76,4 @@ def test_fp16_keeps_the_number_of_its_processes(tmp_path):
     toy_run(tmp_path, precision="fp16", epochs=1)
     codes, outputs = start_toy(tmp_path, precision="fp16", processes=2, resume=True).finish()
     assert codes == [2, 2], outputs
-    assert "--precision fp16: a checkpoint is gone on from with the number of processes" in outputs[0]
+    assert "--precision fp16: a checkpoint is resumed with the number of processes" in outputs[0]

@@ -81,7 +81,7 @@ def read_manifest(run_dir: Path, launch: int) -> dict[str, Any]:
 
 
 def earlier_manifests(run_dir: Path, launch: int) -> list[dict[str, Any]]:
-    """What the launches before `launch` recorded, oldest first. One that is damaged is passed over, and said by
+    """What the launches before `launch` recorded, oldest first. One that is damaged is skipped, and listed by
     `damaged_launches`: it must not keep a run from starting again."""
     manifests = []
     for number in launches(run_dir):

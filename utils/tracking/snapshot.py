@@ -125,7 +125,7 @@ def _git_state(root: Path, directory: Path) -> dict[str, Any] | None:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """What git says, or None where it cannot: not installed, too slow, or `root` is not the top of a repository."""
+    """The output of git, or None: it is not installed or too slow, or `root` is not the top of a repository."""
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None
     try:
