@@ -1,4 +1,4 @@
-"""What a run says of flags that changed since the checkpoint that it goes on from was written."""
+"""What a run says of flags that changed since the checkpoint that it resumes was written."""
 
 import copy
 from pathlib import Path

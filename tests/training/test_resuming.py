@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from."""
+"""Which checkpoint a run resumes."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def chosen(run: Path, *flags: str) -> str | None:
     return found and f"{found.parent.name}/{found.name}"
 
 
-def test_a_run_goes_on_from_its_latest_unless_told_otherwise(run):
+def test_a_run_resumes_its_latest_unless_told_otherwise(run):
     assert chosen(run) == "ckpt_model/global_step6"
     assert chosen(run, "--resume_from_best") == "best_ckpt_model/global_step2"
     assert chosen(run, "--no_resume") is None
@@ -33,7 +33,7 @@ def test_a_run_goes_on_from_its_latest_unless_told_otherwise(run):
     assert chosen(run / "nowhere") is None
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_said(run, capsys):
+def test_a_damaged_checkpoint_is_passed_over_and_reported(run, capsys):
     (run / LATEST / "global_step6" / "weights.pt").write_bytes(b"y" * 6)
     assert chosen(run) == "ckpt_model/global_step4"
     assert "global_step6/weights.pt is damaged" in capsys.readouterr().err
@@ -45,7 +45,7 @@ def test_a_run_without_an_undamaged_checkpoint_does_not_start_afresh_by_itself(r
     for file in (run / LATEST).rglob("weights.pt"):
         file.unlink()
     with pytest.raises(
-        UserError, match="none is complete and undamaged; --resume .*best_ckpt_model/global_step2 goes on"
+        UserError, match="none is complete and undamaged; --resume .*best_ckpt_model/global_step2 resumes"
     ):
         chosen(run)
     for file in run.rglob("weights.pt"):
