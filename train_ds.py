@@ -19,6 +19,7 @@ from training.stopping import EndAtOnce, launchers
 
 
 def main(argv: Sequence[str]) -> None:
+    """Parse the flags, then train, try out or evaluate."""
     config = parse_arguments(argv)
     if config.print_flags:
         print(shlex.join(given_flags(config)))

@@ -66,6 +66,7 @@ def given_flags(config: TrainingConfig) -> list[str]:
 
 
 def build_parser() -> FlagParser:
+    """The parser of `train_ds.py`, with a flag for every declared setting."""
     parser = FlagParser(
         prog="train_ds.py",
         usage="train_ds.py --version DIR --dataset_dir DIR [flags]",

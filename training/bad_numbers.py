@@ -6,11 +6,14 @@ the step is left out.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from dataloaders.batching.batch import Batch
 from groundscore.errors import UserError
-from training.engine import whole_weights
+from model.outputs import GroundingOutput, LossParts
+from training.engine import TrainingOptimizer, whole_weights
 from training.progress import LOSSES
 from utils.distributed import World
 from utils.seeding import preserved_random_state, random_state, restore_random_state
@@ -30,8 +33,8 @@ class NumberWatch:
 
     def __init__(
         self,
-        engine,
-        optimizer,
+        engine: Any,
+        optimizer: TrainingOptimizer,
         *,
         accumulation: int,
         world: World,
@@ -70,13 +73,13 @@ class NumberWatch:
         self.bad = torch.zeros(self.accumulation, len(LOSSES) + 1, device=self.world.device)
         self.before = [buffer.clone() for buffer in self.moving]
 
-    def expect(self, batch) -> None:
+    def expect(self, batch: Batch) -> None:
         """A micro-batch, as it came from the data, is about to go through the model."""
         self.batches.append(batch)
         self.states.append(random_state())
         self.sums = []
 
-    def take(self, output) -> None:
+    def take(self, output: GroundingOutput) -> None:
         """Its `GroundingOutput`, after the backward pass."""
         flags, zero = self.bad[len(self.parts)], self.bad.new_zeros(())
         losses = [output.losses[name].detach().float() if name in output.losses else zero for name in LOSSES]
@@ -175,7 +178,7 @@ def _what(flags: list[float], traced: str | None) -> str:
     return ", ".join(named) or traced or "the gradient"
 
 
-def bad_sources(batch, parts) -> list[str]:
+def bad_sources(batch: Batch, parts: LossParts | None) -> list[str]:
     """The samples of a micro-batch whose own losses are not finite; all of them where these tell nothing."""
     sources = getattr(batch, "sources", ["a sample without a name"])
     if parts is None:

@@ -26,6 +26,7 @@ from training.loop import Schedule
 from training.sampling import CounterSampler, prepare_worker
 from training.stopping import WorkersEnd
 from training.trainable import set_trainable, trainable_prefixes
+from training.validation import Validation
 from utils.distributed import World
 from utils.settings import settings_of
 
@@ -190,7 +191,7 @@ def cache_features(model: GroundingModel, config: TrainingConfig) -> list[str]:
     return [f"features of {' and '.join(names)} are kept in {config.cache_features}"]
 
 
-def build_data(config: TrainingConfig, schedule: Schedule):
+def build_data(config: TrainingConfig, schedule: Schedule) -> Mixture:
     """The mixture of families that the flags describe."""
     from dataloaders.mixture import build_mixture
 
@@ -203,7 +204,7 @@ def build_data(config: TrainingConfig, schedule: Schedule):
     )
 
 
-def build_validation(config: TrainingConfig, device: torch.device):
+def build_validation(config: TrainingConfig, device: torch.device) -> Validation:
     """The validation splits, opened; their images are read by as many processes as those of training."""
     from training.validation import Validation
 
@@ -221,6 +222,7 @@ def build_validation(config: TrainingConfig, device: torch.device):
 
 
 def worker_count(workers: int | None, device: torch.device) -> int:
+    """Data-loading processes per rank: as asked for, or 4 on a GPU and 1 on a CPU."""
     return workers if workers is not None else (4 if device.type == "cuda" else 1)
 
 
@@ -231,7 +233,9 @@ def expected_batch_bytes(config: TrainingConfig, model_config: GroundingConfig) 
     return config.batch_size * (sum(3 * side**2 for side in sides) + masks)
 
 
-def build_batches(mixture, collator, schedule: Schedule, start: Position, world: World, workers: int) -> DataLoader:
+def build_batches(
+    mixture: Mixture, collator: Collator, schedule: Schedule, start: Position, world: World, workers: int
+) -> DataLoader:
     """The micro-batches of this process from `start` to the end of training, read ahead by `workers` processes."""
     sampler = CounterSampler(
         start=start.samples,

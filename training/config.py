@@ -277,10 +277,12 @@ class TrainingConfig:
 
     @property
     def run_name(self) -> str:
+        """The directory of the run below `--log_base_dir`."""
         return self.exp_name or self.model_key
 
     @property
     def run_dir(self) -> Path:
+        """The directory of the run."""
         return Path(self.log_base_dir) / self.run_name
 
     @property
@@ -290,26 +292,32 @@ class TrainingConfig:
 
     @property
     def bad_samples_file(self) -> Path:
+        """Where entries without a usable image or mask are listed."""
         return self.log_dir / "bad_samples.jsonl"
 
     @property
     def families(self) -> list[str]:
+        """Names of the data-set families."""
         return split_list(self.dataset)
 
     @property
     def rates(self) -> list[float]:
+        """A weight for each family."""
         return [float(rate) for rate in self.sample_rates.split(",")]
 
     @property
     def val_splits(self) -> list[str]:
+        """The validation splits; the first selects the best checkpoint."""
         return split_list(self.val_dataset)
 
     @property
     def parts_to_unfreeze(self) -> tuple[str, ...]:
+        """The names in `--unfreeze`."""
         return tuple(part.strip() for part in self.unfreeze.split(",") if part.strip())
 
     @property
     def total_steps(self) -> int:
+        """Optimizer steps of the whole training."""
         return self.epochs * self.steps_per_epoch
 
     def entropy_weight_at(self, step: int) -> float:
@@ -339,4 +347,5 @@ def config_class() -> type[TrainingConfig]:
 
 
 def split_list(text: str) -> list[str]:
+    """The parts of a value that is joined by ||."""
     return [part for part in text.split("||") if part]

@@ -89,7 +89,8 @@ class TrainingOptimizer(torch.optim.AdamW):
 
     skip = False
 
-    def step(self, closure=None):
+    def step(self, closure: Any = None) -> Any:
+        """An optimizer step, unless `skip` is set."""
         return None if self.skip else super().step(closure)
 
 
@@ -118,7 +119,7 @@ def build_optimizer(
     return TrainingOptimizer(groups, lr=lr, betas=betas, weight_decay=0.0, fused=fused)
 
 
-def start_engine(model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], world: World):
+def start_engine(model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], world: World) -> Any:
     """The DeepSpeed engine around `model`, which it moves to the device; its small float32 buffers stay float32."""
     import deepspeed
 
@@ -208,7 +209,7 @@ def _precision_of(config: dict[str, Any]) -> torch.dtype:
 
 
 @contextmanager
-def whole_weights(engine) -> Iterator[None]:
+def whole_weights(engine: Any) -> Iterator[None]:
     """Inside, every process has all weights, and may call any module at any time; nothing changes at other stages.
 
     All processes enter and leave together. Needs room for the whole model.

@@ -51,9 +51,11 @@ class Owner:
 
     @classmethod
     def ourselves(cls) -> "Owner":
+        """This process."""
         return cls(ProcessId.of(os.getpid()), time.strftime("%Y-%m-%d %H:%M:%S %z"), _slurm_job(os.environ))
 
     def to_dict(self) -> dict[str, Any]:
+        """The content of the lock file."""
         job = self.job and {"number": self.job[0], "restarts": self.job[1]}
         return {**self.process.to_dict(), "since": self.since, "job": job}
 
@@ -104,6 +106,7 @@ class RunLock:
             atexit.register(self.release)
 
     def release(self) -> None:
+        """Remove the lock if this process holds it."""
         owner = self._read()
         if owner is not None and owner.process == ProcessId.of(os.getpid()):
             self.path.unlink(missing_ok=True)

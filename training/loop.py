@@ -5,10 +5,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from checkpoints.runs import Position
 from checkpoints.runs.resharding import optimizer_of
+from dataloaders.batching.batch import Batch
 from groundscore.errors import UserError, message_of
 from training.bad_numbers import NumberWatch
 from training.memory import peak_memory
@@ -33,21 +36,26 @@ class Schedule:
 
     @property
     def total_steps(self) -> int:
+        """Optimizer steps of the whole training."""
         return self.epochs * self.steps_per_epoch
 
     @property
     def samples_per_step(self) -> int:
+        """Images of an optimizer step, over all ranks."""
         return self.batch_size * self.accumulation * self.world_size
 
     @property
     def samples_per_epoch(self) -> int:
+        """Images of an epoch, over all ranks."""
         return self.samples_per_step * self.steps_per_epoch
 
     @property
     def total_samples(self) -> int:
+        """Images of the whole training, over all ranks."""
         return self.samples_per_step * self.total_steps
 
     def position_at(self, step: int) -> Position:
+        """The position after `step` optimizer steps."""
         return Position(step=step, samples=step * self.samples_per_step, world_size=self.world_size)
 
     def pauses_after(self, step: int) -> bool:
@@ -81,7 +89,7 @@ class Saving(Protocol):
 
 
 def train(
-    engine,
+    engine: Any,
     batches: Iterable,
     schedule: Schedule,
     start: Position,
@@ -200,7 +208,7 @@ def train(
     return position
 
 
-def _next_batch(stream: Iterator):
+def _next_batch(stream: Iterator) -> Batch:
     """The next micro-batch; what a worker process complains about is shown without its traceback."""
     try:
         return next(stream)
@@ -238,5 +246,5 @@ def _named_failures(watchdog: Watchdog, peers: Peers) -> Iterator[None]:
         raise
 
 
-def _number(value) -> float | None:
+def _number(value: float | Tensor | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None  # not so where fp16 overflowed

@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch._subclasses import FakeTensor
 
+from dataloaders.batching.batch import Batch
+
 MIB, GIB = 2**20, 2**30
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 FLOAT32 = 4
@@ -62,6 +64,7 @@ class MemoryEstimate:
         return self.backward - self.new_gradients - self.buckets + buckets + self.float32_gradients
 
     def peak(self, activations: int = 0) -> int:
+        """The most bytes at any time. activations: bytes at the end of the forward pass."""
         return max(self.backward + activations, self.step)
 
 
@@ -119,7 +122,7 @@ def shared_memory_warning(read_ahead: int, *, processes: int) -> list[str]:
     ]
 
 
-def batch_bytes(batch) -> int:
+def batch_bytes(batch: Batch) -> int:
     """Of all tensors of a batch, as a worker hands them over."""
     values = [each for value in vars(batch).values() for each in (value if isinstance(value, list) else [value])]
     return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))

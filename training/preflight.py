@@ -8,12 +8,17 @@ import itertools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from checkpoints.runs import Position
 from dataloaders.batching.batch import Batch
+from dataloaders.batching.collate import Collator
+from dataloaders.batching.processing import GroundingProcessor
+from dataloaders.mixture import Mixture
 from groundscore.errors import UserError
+from model.grounding import GroundingModel
 from training.building import PREFETCHED
 from training.engine import BUCKET, whole_weights
 from training.loop import Schedule, train
@@ -31,6 +36,7 @@ from training.memory import (
 from training.progress import StepMeter
 from training.summaries import heading, pairs, table
 from training.trainable import count_parameters
+from training.validation import Validation
 from utils.distributed import World
 from utils.progress import duration
 
@@ -54,7 +60,7 @@ class LargestBatch:
     pixels: int
 
 
-def find_largest_batch(mixture, collator, batch_size: int, *, drawn: int = DRAWN) -> LargestBatch:
+def find_largest_batch(mixture: Mixture, collator: Collator, batch_size: int, *, drawn: int = DRAWN) -> LargestBatch:
     """Draw samples as training does and put the most expensive together.
 
     What a sample costs is its tokens (the LLM) and the pixels of its masks (mask decoder and losses), each relative to
@@ -92,7 +98,9 @@ def time_steps(batches: Iterable[Batch], schedule: Schedule, run: Run) -> float:
     return (timed[-1] - timed[0]) / (len(timed) - 1)
 
 
-def time_validation(validation, model, processor, world: World) -> float:
+def time_validation(
+    validation: Validation, model: GroundingModel, processor: GroundingProcessor, world: World
+) -> float:
     """Seconds that scoring all splits will take, from a few images of each."""
     total = 0.0
     for split, images in validation.sizes().items():
@@ -157,6 +165,7 @@ def describe_time(
 
 
 def describe_batch(largest: LargestBatch) -> list[str]:
+    """Lines about the largest batch: how it was found, its size, its samples."""
     values = {
         "found among": f"{largest.drawn} drawn samples",
         "size": f"{len(largest.batch.masks)} images, {largest.rows} rows of {largest.tokens:,} tokens, "
@@ -171,14 +180,14 @@ def _nothing(position: Position) -> None:
 
 
 def preflight(
-    engine,
-    processor,
+    engine: Any,
+    processor: GroundingProcessor,
     *,
-    mixture,
-    collator,
+    mixture: Mixture,
+    collator: Collator,
     batches: Iterable[Batch],
     schedule: Schedule,
-    validation,
+    validation: Validation | None,
     meter: StepMeter,
     precision: str,
     zero_stage: int,

@@ -13,6 +13,8 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
+from dataloaders.batching.batch import Batch
+from model.outputs import GroundingOutput, LossParts
 from utils.progress import duration
 
 LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "mask_loss", "policy_loss")
@@ -37,6 +39,7 @@ class StepMeter:
         self.clear()
 
     def clear(self) -> None:
+        """Begin the next sums."""
         self.counts = [0] * len(self.names)
         self.samples = [0] * len(self.families)
         self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
@@ -45,7 +48,7 @@ class StepMeter:
         shape = (len(FAMILY_LOSSES), 2, len(self.families))
         self.by_family = torch.zeros(shape, dtype=torch.float64, device=self.device)
 
-    def add(self, output, batch) -> None:
+    def add(self, output: GroundingOutput, batch: Batch) -> None:
         """Take in one micro-batch, a `GroundingOutput` for a `Batch`, without waiting for the device."""
         values = {**output.losses, **output.statistics}
         zero = self.sums.new_zeros(())
@@ -56,7 +59,7 @@ class StepMeter:
         if self.families and output.loss_parts is not None:
             self._add_families(output.loss_parts, batch)
 
-    def _add_families(self, parts, batch) -> None:
+    def _add_families(self, parts: LossParts, batch: Batch) -> None:
         numbers = [self.families[source.partition("/")[0]] for source in batch.sources]
         for number in numbers:
             self.samples[number] += 1
@@ -156,10 +159,12 @@ class Progress:
 
     @property
     def samples_per_second(self) -> float:
+        """Images per second, over all ranks."""
         return self.samples_per_step / self.seconds_per_step if self.seconds_per_step else 0.0
 
     @property
     def epochs(self) -> int:
+        """Epochs of the training, a begun one included."""
         return -(-self.total_steps // self.steps_per_epoch)
 
     def report(self, step: int, means: Mapping[str, float], *, learning_rate: float, data_seconds: float = 0.0) -> None:
@@ -170,6 +175,7 @@ class Progress:
             self.message(self.line(step, means, learning_rate))
 
     def line(self, step: int, means: Mapping[str, float], learning_rate: float) -> str:
+        """One line about a step."""
         epoch = (step - 1) // self.steps_per_epoch + 1
         terms = "  ".join(f"{short} {means[name]:7.4f}" for name, short in IN_LINE.items() if name in means)
         return (
@@ -178,6 +184,7 @@ class Progress:
         )
 
     def block(self, step: int, means: Mapping[str, float], learning_rate: float, data_seconds: float) -> list[str]:
+        """Lines with every number of a step."""
         inside = (step - 1) % self.steps_per_epoch + 1
         filled = max(1, BAR * inside // self.steps_per_epoch)
         rows = {name.replace("/", " ").replace("_", " "): f"{means[name]:.4f}" for name in IN_BLOCK if name in means}
@@ -201,6 +208,7 @@ class Progress:
         ]
 
     def seconds_left(self, step: int) -> float:
+        """Estimated seconds until the last step."""
         return (self.total_steps - step) * (self.seconds_per_step or 0.0)
 
     def message(self, text: str) -> None:

@@ -89,6 +89,7 @@ class Records:
         self.writer.flush()
 
     def close(self) -> None:
+        """Write what is buffered and close the files."""
         self.writer.close()
         self.file.close()
 

@@ -28,6 +28,7 @@ from checkpoints.runs import (
     verify_checkpoint,
 )
 from groundscore.errors import UserError, shown
+from model.grounding import GroundingModel
 from model.policy import REFERENCE_GATE
 from model.settings import model_settings, settings_of_system
 from model.systems import SYSTEMS
@@ -42,7 +43,7 @@ PACKAGES = ("torch", "transformers", "peft", "deepspeed")
 BASE = ("version", "vision_tower", "vision_pretrained", "weight")
 
 
-def describe_run(config: TrainingConfig, model, precision: str, world: World) -> dict[str, Any]:
+def describe_run(config: TrainingConfig, model: GroundingModel, precision: str, world: World) -> dict[str, Any]:
     """All that merging and evaluation need to rebuild the model around the trained weights, and to tell runs apart.
 
     `base` holds absolute paths where the flags named local files; `trained` the names of the stored parameters;

@@ -1,6 +1,6 @@
 """One launch of `train_ds.py` from its flags to its end: begin, build, then train, try out or evaluate."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 
 from checkpoints.runs import BEST, Position, Saver, Scores, open_scores, read_settings, resume
 from checkpoints.runs.restoring import load_trained
+from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
 from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.mixture import Mixture
@@ -144,7 +145,7 @@ def build(launch: Launch) -> Built:
     )
 
 
-def batches_from(start: Position, launch: Launch, built: Built):
+def batches_from(start: Position, launch: Launch, built: Built) -> Iterable[Batch]:
     """The micro-batches of this rank from `start` to the end of training."""
     return building.build_batches(built.mixture, built.collator, built.schedule, start, launch.world, built.workers)
 

@@ -99,6 +99,7 @@ class StopRequest:
 
     @property
     def asked(self) -> bool:
+        """Whether a signal, or the end of a launcher, has asked for the stop."""
         gone = [launcher for launcher in self.launchers if launcher.runs() is False]
         if gone and not self.signalled:
             self._begin(f"the launcher (process {gone[0].pid}) is gone")

@@ -7,8 +7,11 @@ import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from dataloaders.mixture import Mixture
 from training.config import TrainingConfig
+from training.loop import Schedule
 from training.trainable import ParameterCount, human
+from utils.distributed import World
 from utils.settings import settings_of
 
 WIDTH = 100
@@ -16,6 +19,7 @@ RULE = "─"
 
 
 def heading(title: str) -> list[str]:
+    """A title with a rule under it."""
     return ["", title, RULE * len(title)]
 
 
@@ -89,7 +93,7 @@ def _shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def describe_data(mixture, samples_per_epoch: int, validation: Mapping[str, int]) -> list[str]:
+def describe_data(mixture: Mixture, samples_per_epoch: int, validation: Mapping[str, int]) -> list[str]:
     """Families with their share of an epoch and the sizes of their data sets; `validation`: images by split."""
     rows = []
     for family, share in zip(mixture.families, mixture.probabilities.tolist(), strict=True):
@@ -119,7 +123,7 @@ def _share(count: ParameterCount) -> str:
     return f"{100 * count.trainable / count.total:.2f} %" if count.trainable else "-"
 
 
-def describe_training(config: TrainingConfig, schedule, world, precision: str) -> list[str]:
+def describe_training(config: TrainingConfig, schedule: Schedule, world: World, precision: str) -> list[str]:
     """What a step is, how many there are, and on what they run."""
     steps = f"{schedule.total_steps:,} = {schedule.epochs} epochs × {schedule.steps_per_epoch:,}"
     batch = (

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from dataloaders.batching.collate import Collator
+from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.questions import worded
 from dataloaders.sample import Sample, Turn
 from evaluation import Effort, Protocol, evaluate
@@ -24,6 +26,7 @@ from groundscore.errors import UserError
 from groundscore.scoring.counts import mask_iou
 from groundscore.scoring.metrics import score_split
 from groundscore.splits import EvaluationItem, evaluation_set, spread_items
+from model.grounding import GroundingModel
 from training.sampling import prepare_worker
 from training.stopping import WorkersEnd
 from utils.contact_sheet import SheetRow, contact_sheet
@@ -75,7 +78,9 @@ class Validation:
         limit = self.options["limit"]
         return {split: len(items) if limit is None else min(limit, len(items)) for split, items in self.items.items()}
 
-    def run(self, model, processor, *, say: Say = lambda text: None) -> dict[str, dict[str, Any]]:
+    def run(
+        self, model: GroundingModel, processor: GroundingProcessor, *, say: Say = lambda text: None
+    ) -> dict[str, dict[str, Any]]:
         """Scores by split; every process takes part and gets the same. say: told now and then how far it is."""
         return {
             split: self.score(split, model, processor, progress=ScoreBar(f"validating {split}", say=say))
@@ -85,8 +90,8 @@ class Validation:
     def score(
         self,
         split: str,
-        model,
-        processor,
+        model: GroundingModel,
+        processor: GroundingProcessor,
         *,
         limit: int | None = None,
         progress: Callable[[int, int, float | None, float | None], None] | None = None,
@@ -113,7 +118,7 @@ class Validation:
         counts = {"left_out": len(outcome.left_out), "repaired": len(outcome.repaired)}
         return {"answer": options["answer"]} | score_split(split, outcome.rows) | counts
 
-    def pictures(self, model, processor) -> dict[str, list[np.ndarray]]:
+    def pictures(self, model: GroundingModel, processor: GroundingProcessor) -> dict[str, list[np.ndarray]]:
         """For each split the same few images every time, with masks and similarity maps drawn in."""
         layer = self.options["layer"]
         return {
@@ -123,7 +128,7 @@ class Validation:
 
 
 @contextmanager
-def packed_attention(language_model) -> Iterator[None]:
+def packed_attention(language_model: nn.Module) -> Iterator[None]:
     """Inside the `with` block attention takes packed rows, as evaluation makes them; flash-attn does not."""
     usual = language_model.config._attn_implementation
     language_model.set_attn_implementation("sdpa")
@@ -137,8 +142,8 @@ CELL = 256  # pixels
 
 
 def validation_pictures(
-    model,
-    processor,
+    model: GroundingModel,
+    processor: GroundingProcessor,
     items: Sequence[EvaluationItem],
     *,
     count: int,
@@ -157,7 +162,9 @@ def validation_pictures(
     return [np.asarray(contact_sheet([row], cell=CELL, text_width=CELL)) for row in rows]
 
 
-def _row(model, collate: Collator, item: EvaluationItem, number: int, layer: int | str | None) -> SheetRow:
+def _row(
+    model: GroundingModel, collate: Collator, item: EvaluationItem, number: int, layer: int | str | None
+) -> SheetRow:
     prompt, answer, masks = _question(item, number)
     sample = Sample(
         item.image_path, item.image, [(Turn(prompt, answer),)], masks, item.ignore, "validation", item.dataset

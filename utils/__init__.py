@@ -1,0 +1,1 @@
+"""What knows nothing of data or models: settings, flags, processes, seeding, logs. Imports only `groundscore`."""

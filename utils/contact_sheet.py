@@ -165,7 +165,7 @@ class _Text:
     image: Image.Image = field(init=False)
     height: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.image = Image.new("RGB", (self.width, 16), PAPER)
 
     def add(self, pieces: list[tuple[str, int | None]], size: int, colour: Colour, *, after: int = 0) -> None:
@@ -186,7 +186,9 @@ class _Text:
                 pen.text((x + 6, y), text, PAPER, font)
         self.height += after
 
-    def _place(self, pieces, size: int) -> tuple[list[tuple[float, int, str, int | None]], int]:
+    def _place(
+        self, pieces: list[tuple[str, int | None]], size: int
+    ) -> tuple[list[tuple[float, int, str, int | None]], int]:
         """Where each word stands: (x, line, text, target); and the number of lines."""
         pen, font = ImageDraw.Draw(self.image), _font(size)
         boxes, x, line = [], 0.0, 0

@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -82,6 +83,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is rank 0."""
         return self.rank == 0
 
     @property
@@ -90,6 +92,7 @@ class World:
         return min(self.size, torch.cuda.device_count()) if self.device.type == "cuda" else self.size
 
     def barrier(self) -> None:
+        """Wait until all ranks are here."""
         if self.size > 1:
             torch.distributed.barrier()
 
@@ -213,12 +216,13 @@ def _set_launcher_variables(local_rank: int) -> None:
 
 
 def free_port() -> int:
+    """A TCP port that is free on this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def _import_deepspeed():
+def _import_deepspeed() -> ModuleType:
     """DeepSpeed without its chatter; what can go wrong is checked by us."""
     import deepspeed
     from deepspeed.utils import logger

@@ -3,7 +3,7 @@
 import argparse
 import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from groundscore.errors import UserError
 from utils.plugins import HELP as PLUGIN_HELP
@@ -29,6 +29,7 @@ class FlagParser(argparse.ArgumentParser):
         self.add_argument("--plugin", metavar="MODULE", default=self.argument_default or "", help=PLUGIN_HELP)
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """The values of all flags; raises `UserError` for an unknown flag."""
         namespace, unknown = self.parse_known_args([_underscores(token) for token in argv])
         if unknown:
             self.error(self._about(unknown[0]))
@@ -64,7 +65,8 @@ class FlagParser(argparse.ArgumentParser):
         close = difflib.get_close_matches(flag, known, n=1)
         return f"unknown flag {flag}" + (f"; did you mean {close[0]}?" if close else "")
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
+        """Raise a `UserError` in place of ending the program."""
         raise UserError(f"{message}\n`python {self.prog} --help` lists the flags")
 
 
@@ -77,6 +79,7 @@ def _underscores(token: str) -> str:
 
 
 def positive(text: str) -> int:
+    """The value type of flags that are at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
@@ -84,6 +87,7 @@ def positive(text: str) -> int:
 
 
 def count(text: str) -> int:
+    """The value type of flags that are at least 0."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0")

@@ -87,6 +87,7 @@ class LogFile:
         self._append("".join(f"{line}\n" for line in lines))
 
     def write(self, lines: list[str]) -> None:
+        """Append lines, each with its time."""
         moment = time.strftime("%m-%d %H:%M:%S")
         if self.descriptor is None and not self.broken:
             self.waiting += [(moment, line) for line in lines]

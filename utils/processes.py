@@ -41,6 +41,7 @@ class ProcessId:
         return cls(socket.gethostname(), pid, None if fields is None else int(fields[START]), _boot(), _namespace())
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields, as JSON can hold them."""
         return asdict(self)
 
     def runs(self) -> bool | None:

@@ -40,6 +40,7 @@ def random_state() -> dict:
 
 
 def restore_random_state(state: dict) -> None:
+    """Set all generators of this process to what `random_state` returned."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]

@@ -37,22 +37,27 @@ class Rule:
 
 
 def whole(low: int, high: int) -> Rule:
+    """A whole number from `low` to `high`."""
     return Rule(f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
 
 
 def number(low: float, high: float) -> Rule:
+    """A number from `low` to `high`."""
     return Rule(f"a number from {low:g} to {high:g}", lambda value: _is_number(value) and low <= value <= high)
 
 
 def at_least(low: float) -> Rule:
+    """A number that is at least `low`."""
     return Rule(f"at least {low:g}", lambda value: _is_number(value) and value >= low)
 
 
 def above(low: float) -> Rule:
+    """A number above `low`."""
     return Rule(f"above {low:g}", lambda value: _is_number(value) and value > low)
 
 
 def one_of(*values: Any) -> Rule:
+    """One of `values`, of the same type."""
     kinds = {type(value) for value in values}
     return Rule("one of " + ", ".join(map(str, values)), lambda value: type(value) in kinds and value in values)
 

@@ -55,14 +55,17 @@ class Position:
 
 
 def tag_of(step: int) -> str:
+    """The name of the checkpoint of a step."""
     return f"global_step{step}"
 
 
 def random_state_file(rank: int) -> str:
+    """The file that holds the random generators of a rank."""
     return f"random_state_rank_{rank}.pt"
 
 
 def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` the same file, or a copy where the disk knows no hard links."""
     try:
         os.link(source, target)
     except OSError:
@@ -165,6 +168,7 @@ def _digest_of_marker(content: dict[str, Any]) -> str:
 
 
 def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint has a valid marker and all files that it lists."""
     try:
         read_marker(checkpoint)
     except Incomplete:
@@ -247,6 +251,7 @@ def verify_checkpoint(checkpoint: Path) -> None:
 
 
 def read_position(checkpoint: Path) -> Position:
+    """Where training stood when the checkpoint was written."""
     return read_marker(checkpoint).position
 
 

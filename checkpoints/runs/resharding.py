@@ -38,12 +38,14 @@ class Stored:
 
     @classmethod
     def read(cls, checkpoint: Path) -> "Stored":
+        """All files of a checkpoint."""
         model = min(checkpoint.glob("*mp_rank_00_model_states.pt"), key=_rank_of)
         parts = sorted(checkpoint.glob("*_optim_states.pt"), key=_rank_of)
         return cls(read_states(model), [read_states(part)["optimizer_state_dict"] for part in parts])
 
     @property
     def zero_stage(self) -> int:
+        """The ZeRO stage that wrote the checkpoint."""
         return int(self.parts[0]["zero_stage"]) if self.parts else 0
 
     @property
@@ -89,7 +91,7 @@ def _rank_of(file: Path) -> int:
     return int(found.group(1)) if found else 0
 
 
-def put_into(engine, stored: Stored) -> None:
+def put_into(engine: Any, stored: Stored) -> None:
     """Weights, moments, counts, schedule and buffers of a checkpoint into a fresh engine of any size and stage."""
     if engine.fp16_enabled():
         raise UserError(
@@ -179,14 +181,14 @@ def _from_equal_shares(
 # --- from whole parameters to new shares -----------------------------------------------------------------------------
 
 
-def _shares(engine) -> list[Tensor]:
+def _shares(engine: Any) -> list[Tensor]:
     """What the optimizer of this process updates."""
     if engine.zero_optimization_stage() == 3:
         return engine.optimizer.fp32_partitioned_groups_flat
     return [share for group in optimizer_of(engine).param_groups for share in group["params"]]
 
 
-def _fill_plain(engine, named: Mapping[str, nn.Parameter], wholes: Mapping[str, Whole]) -> None:
+def _fill_plain(engine: Any, named: Mapping[str, nn.Parameter], wholes: Mapping[str, Whole]) -> None:
     optimizer = optimizer_of(engine)
     state, names = optimizer.state, _in_groups(named, len(optimizer.param_groups))
     for name, master in zip(names, _shares(engine), strict=True):
@@ -196,7 +198,7 @@ def _fill_plain(engine, named: Mapping[str, nn.Parameter], wholes: Mapping[str, 
             state[master][moment].copy_(value)
 
 
-def _fill_shared_optimizer(engine, named: Mapping[str, nn.Parameter], wholes: Mapping[str, Whole]) -> None:
+def _fill_shared_optimizer(engine: Any, named: Mapping[str, nn.Parameter], wholes: Mapping[str, Whole]) -> None:
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
     engine.optimizer._lazy_init_hp_params_optimizer_state()  # else only the first step connects moments and parameters

@@ -16,7 +16,7 @@ from utils.distributed import World
 from utils.seeding import restore_random_state
 
 
-def resume(engine, checkpoint: Path, world: World) -> Position:
+def resume(engine: Any, checkpoint: Path, world: World) -> Position:
     """Load weights, optimizer, schedule and random states into a fresh engine; returns where training stood.
 
     Learning rate, its schedule, betas and weight decay are the engine's own. So are, where another number of processes

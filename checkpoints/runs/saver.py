@@ -56,10 +56,12 @@ class _Write:
 
     @property
     def beside(self) -> Path:
+        """The directory that is written; it gets the name of `target` when it is complete."""
         return self.directory / f"{WRITING}{tag_of(self.position.step)}"
 
     @property
     def target(self) -> Path:
+        """The path of the complete checkpoint."""
         return self.directory / tag_of(self.position.step)
 
 
@@ -69,14 +71,14 @@ class Saver:
     Used in a `with` block; settings: what a checkpoint records of its run.
     """
 
-    def __init__(self, engine, world: World, settings: dict[str, Any]):
+    def __init__(self, engine: Any, world: World, settings: dict[str, Any]):
         self.engine, self.world, self.settings = engine, world, settings
         self._write: _Write | None = None
 
     def __enter__(self) -> "Saver":
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         # Where training failed other ranks may be gone, and nothing can be published; a thread must not be cut off.
         if self._write is not None and kind is not KeyboardInterrupt:
             self._write.thread.join(GRACE)
@@ -163,7 +165,7 @@ class Saver:
 
 
 def save_checkpoint(
-    engine,
+    engine: Any,
     directory: Path,
     *,
     position: Position,

@@ -74,6 +74,7 @@ class Scores:
         self.content["best"] = None
 
     def has(self, step: int) -> bool:
+        """Whether a step was evaluated."""
         return any(entry["step"] == step for entry in self.content["evaluations"])
 
     def add(self, step: int, epoch: int, scores: dict[str, dict[str, float]], selecting: str) -> bool:
@@ -87,6 +88,7 @@ class Scores:
         return is_best
 
     def save(self) -> None:
+        """Write the file."""
         write_json(self.path, self.content, sync=True)
 
 

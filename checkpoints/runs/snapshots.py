@@ -56,7 +56,7 @@ class Capture:
         return getattr(self.original, name)
 
 
-def capture(engine, directory: Path, tag: str) -> dict[Path, Any]:
+def capture(engine: Any, directory: Path, tag: str) -> dict[Path, Any]:
     """Let the engine save below `directory`; what this process has to write, by file. All processes call this."""
     original = getattr(engine, "checkpoint_engine", None)
     captured = engine.checkpoint_engine = Capture(original)

@@ -16,6 +16,7 @@ from utils.tracking.history import META, describe, difference, earlier_manifests
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The parser of `python -m utils.tracking`."""
     parser = argparse.ArgumentParser(
         prog="python -m utils.tracking", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -35,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Show, compare or restore recorded launches."""
     flags = build_parser().parse_args(argv)
     run_dir = flags.run or newest_run(Path("runs"))
     numbers = launches(run_dir)

@@ -58,6 +58,7 @@ FILES = "files"
 
 
 def launch_directory(run_dir: Path, launch: int) -> Path:
+    """Where a launch is recorded."""
     return run_dir / META / f"meta_{launch}"
 
 
