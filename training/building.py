@@ -17,6 +17,7 @@ from groundscore.annotations.repairs import Tolerance
 from groundscore.errors import UserError
 from groundscore.reading import read_json, user_path
 from model.config import GroundingConfig
+from model.feature_cache import FeatureCache
 from model.grounding import GroundingModel
 from model.lora import add_lora
 from model.outputs import LossWeights
@@ -193,8 +194,6 @@ def cache_features(model: GroundingModel, config: TrainingConfig) -> list[str]:
 
 def build_data(config: TrainingConfig, schedule: Schedule) -> Mixture:
     """The mixture of families that the flags describe."""
-    from dataloaders.mixture import build_mixture
-
     return build_mixture(
         config.dataset_dir,
         **{name: getattr(config, name) for name in settings_of(*declared_data())},
@@ -206,8 +205,6 @@ def build_data(config: TrainingConfig, schedule: Schedule) -> Mixture:
 
 def build_validation(config: TrainingConfig, device: torch.device) -> Validation:
     """The validation splits, opened; their images are read by as many processes as those of training."""
-    from training.validation import Validation
-
     return Validation(
         config.val_splits,
         config.dataset_dir,
