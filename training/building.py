@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from checkpoints import LoadReport, OpenedModel, architecture, open_model
+from checkpoints import LoadReport, architecture, open_model
 from checkpoints.files import read_config
 from checkpoints.hub import find_model
 from checkpoints.runs import Position
+from dataloaders.batching.collate import Collator
 from dataloaders.batching.processing import GroundingProcessor
+from dataloaders.mixture import Mixture, build_mixture
 from dataloaders.settings import declared_data
 from groundscore.annotations.repairs import Tolerance
 from groundscore.errors import UserError
@@ -91,7 +93,17 @@ def schedule_of(config: TrainingConfig, world: World) -> Schedule:
 def build_model(config: TrainingConfig, *, precision: str) -> tuple[GroundingModel, GroundingProcessor, LoadReport]:
     """The model that the flags describe, on the CPU, its processor and what was loaded. Does not set
     `requires_grad`."""
-    opened = open_base(config, precision=precision)
+    opened = open_model(
+        config.version,
+        system=_system_of(config),
+        vision_tower=config.vision_tower,
+        vision_pretrained=config.vision_pretrained,
+        precision=precision,
+        overrides=model_overrides(vars(config)),
+        seed=config.seed,
+        weight=config.weight,
+        lora_alpha=config.lora_alpha,
+    )
     model = opened.model
     _check_model(model.config, config)
     opened.fill()
@@ -103,21 +115,6 @@ def build_model(config: TrainingConfig, *, precision: str) -> tuple[GroundingMod
         policy=config.policy_loss_weight,
     )
     return model, opened.processor, opened.report
-
-
-def open_base(config: TrainingConfig, *, precision: str) -> OpenedModel:
-    """The `OpenedModel` that training with these flags starts from: all but the values on disk."""
-    return open_model(
-        config.version,
-        system=_system_of(config),
-        vision_tower=config.vision_tower,
-        vision_pretrained=config.vision_pretrained,
-        precision=precision,
-        overrides=model_overrides(vars(config)),
-        seed=config.seed,
-        weight=config.weight,
-        lora_alpha=config.lora_alpha,
-    )
 
 
 def _system_of(config: TrainingConfig) -> str | None:
@@ -182,8 +179,6 @@ def add_adapters_and_freeze(model: GroundingModel, config: TrainingConfig) -> No
 
 def cache_features(model: GroundingModel, config: TrainingConfig) -> list[str]:
     """Let frozen encoders take their features from `--cache_features`; returns the lines to print."""
-    from model.feature_cache import FeatureCache
-
     if not config.cache_features:
         return []
     names = model.cache_features(FeatureCache(config.cache_features, int(config.cache_limit_gb * 1e9)))

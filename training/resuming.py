@@ -37,7 +37,7 @@ from training.loop import Schedule
 from training.summaries import heading
 from utils.distributed import World
 from utils.plugins import check_plugins, plugin_names
-from utils.settings import FIXED, RANKING, SAID, settings_of
+from utils.settings import FIXED, RANKING, REPORTED, settings_of
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed")
 BASE = ("version", "vision_tower", "vision_pretrained", "weight")
