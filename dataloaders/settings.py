@@ -1,10 +1,11 @@
 """The settings of the training data: those of the mixture, and those that each family declares."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from dataloaders.families import FAMILIES
-from groundscore.annotations.repairs import DEFAULT_SHARE
+from groundscore.annotations.repairs import DEFAULT_SHARE, Tolerance
 from groundscore.errors import UserError
 from utils.settings import at_least, check_settings, compose, option, settings_of
 
@@ -36,6 +37,29 @@ class MixtureSettings:
         "share of entries without a usable image or mask to leave out and list in the run's bad_samples.jsonl; 0 stops "
         "at the first",
     )
+
+    def check(self) -> None:
+        """Raise `UserError` for families and weights that contradict each other, or settings of a family in use."""
+        families = [name for name in self.dataset.split("||") if name]
+        try:
+            rates = [float(rate) for rate in self.sample_rates.split(",")]
+        except ValueError:
+            raise UserError(f"--sample_rates {self.sample_rates}: expected numbers joined by commas") from None
+        if len(rates) != len(families):
+            raise UserError(
+                f"--sample_rates {self.sample_rates} has {len(rates)} numbers, "
+                f"but --dataset {self.dataset} has {len(families)} families; give one number per family"
+            )
+        if not all(0 <= rate < math.inf for rate in rates) or sum(rates) == 0:
+            raise UserError(
+                f"--sample_rates {self.sample_rates}: numbers must not be negative, and one must be above 0"
+            )
+        if len(set(families)) != len(families):
+            raise UserError(f"--dataset {self.dataset} names a family twice")
+        Tolerance(self.skip_bad_samples)
+        for name, rate in zip(families, rates, strict=True):
+            if name in FAMILIES and rate > 0:
+                FAMILIES[name].check(self)
 
 
 def declared_data() -> tuple[type, ...]:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from groundscore.errors import UserError
-from model.settings import check_overrides, inference_settings
+from model.settings import LAYER_RULES, check_overrides, inference_settings
 from model.systems import find_system
 from utils.settings import add_setting
 
 
 def layer_choice(text: str) -> int | str:
     """`last`, `greedy`, `mixture`, `sample` or the index of a hidden state (0 for the embeddings)."""
-    if text in ("last", "greedy", "mixture", "sample"):
+    if text in LAYER_RULES:
         return text
     if text.isdecimal():
         return int(text)

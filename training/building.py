@@ -24,9 +24,10 @@ from model.grounding import GroundingModel
 from model.lora import add_lora
 from model.outputs import LossWeights
 from model.settings import model_overrides
-from training.config import FLASH_ATTENTION, TrainingConfig
+from training.config import TrainingConfig
 from training.loop import Schedule
 from training.sampling import CounterSampler, prepare_worker
+from training.settings import FLASH_ATTENTION
 from training.stopping import WorkersEnd
 from training.trainable import set_trainable, trainable_prefixes
 from training.validation import Validation

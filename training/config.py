@@ -1,8 +1,4 @@
-"""What `train_ds.py` can be told: one dataclass is the flags, their defaults and their help.
-
-Names, defaults and meaning are the reference implementation's. Where a default is None the value comes from the
-checkpoint that `--version` names, and only what is given (on the command line or in a file) overrides it.
-"""
+"""All settings of a training as one object: those of the model, of the data and of training itself."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,258 +7,17 @@ from typing import Any
 
 from dataloaders.settings import declared_data
 from model.settings import LoraSettings, declared
-from model.systems import SYSTEMS
-from training.trainable import unfreezable
-from utils.settings import FIXED, FRACTION, FREE, RANKING, above, at_least, compose, option
-
-FLASH_ATTENTION = "flash_attention_2"
-
-
-@dataclass
-class FileSettings:
-    """Settings that come from files."""
-
-    recipe: str = option(
-        "", "files", "a published run: the name of a file below scripts/recipes; --config and flags win", on_resume=FREE
-    )
-    config: str = option(
-        "", "files", "settings from a YAML file, as every run writes (config.yaml); flags win", on_resume=FREE
-    )
-    print_flags: bool = option(
-        False,
-        "files",
-        "print the flags that recipe, file and command line come to, and stop",
-        names=("print_flags",),
-        on_resume=FREE,
-    )
-
-
-@dataclass
-class BaseSettings:
-    """The base model, its precision and what must agree with it."""
-
-    model_key: str = option(
-        "UGround", "model", "which system to train, in any case: " + ", ".join(SYSTEMS), on_resume=FIXED
-    )
-    version: str = option(
-        "liuhaotian/llava-llama-2-13b-chat-lightning-preview",
-        "model",
-        "base LLaVA directory, or a merged directory of this project (which holds everything below)",
-    )
-    vision_tower: str | None = option(None, "model", "CLIP directory (default: what --version names)")
-    vision_pretrained: str | None = option(
-        None, "model", "SAM: an original sam_vit_{b,l,h} .pth file or a transformers directory"
-    )
-    weight: str | None = option(
-        None, "model", "consolidated training file of the reference, --version being the base it was trained from"
-    )
-    precision: str | None = option(
-        None,
-        "model",
-        "weights and arithmetic (default: bf16 on a GPU, fp32 on a CPU)",
-        choices=("fp32", "bf16", "fp16"),
-        on_resume=FIXED,
-    )
-    attn_implementation: str = option(
-        "sdpa",
-        "model",
-        "attention of the LLM; flash_attention_2 needs --plain_rows and centre-cropped CLIP images",
-        choices=("sdpa", FLASH_ATTENTION),
-    )
-    image_size: int | None = option(
-        None, "model", "longest side of the image that SAM sees (default: what SAM was built for)", on_resume=FREE
-    )
-    model_max_length: int = option(
-        2048,
-        "model",
-        "longest row in tokens; a conversation that does not fit is dropped and counted, never cut",
-        check=at_least(1),
-    )
-    num_layers: int | None = option(
-        None,
-        "model",
-        "hidden states to choose from; read from the model, and checked against it where given",
-        on_resume=FREE,
-    )
-    preprocessor_config: str | None = option(
-        None, "model", "CLIP image-processor JSON; its size must be the one that the tower takes", on_resume=FREE
-    )
-    strategy: str = option("policy_walker", "policy", "how a layer is chosen", choices=("policy_walker",))
-
-
-@dataclass
-class LoadingSettings:
-    """Where the data are and how they are loaded; what is drawn from them `dataloaders/settings.py` declares."""
-
-    dataset_dir: str = option("./dataset", "data", "root of all data sets")
-    pack: bool = option(
-        True, "data", "conversations about one image share a row, or have a row each", names=("pack", "plain_rows")
-    )
-    workers: int | None = option(
-        None,
-        "data",
-        "data-loading processes per rank (default 4 on a GPU, 1 on a CPU; 0 loads in the main process)",
-        aliases=("num_workers",),
-        on_resume=FREE,
-        check=at_least(0),
-    )
-    cache_features: str = option(
-        "",
-        "data",
-        "directory to keep what frozen encoders (SAM, CLIP) compute in, so that later epochs skip them",
-        on_resume=FREE,
-    )
-    cache_limit_gb: float = option(
-        100.0, "data", "size of that directory; what was used least recently goes first", on_resume=FREE, check=above(0)
-    )
-
-
-@dataclass
-class OptimisationSettings:
-    """Steps, batch, optimizer and losses."""
-
-    epochs: int = option(20, "training", "epochs", check=at_least(1))
-    steps_per_epoch: int = option(500, "training", "optimizer steps per epoch", check=at_least(1))
-    batch_size: int = option(2, "training", "images per process and micro-batch", check=at_least(1))
-    grad_accumulation_steps: int = option(10, "training", "micro-batches per optimizer step", check=at_least(1))
-    lr: float = option(3e-4, "training", "highest learning rate", check=above(0))
-    warmup_min_lr: float = option(0.0, "training", "learning rate at the start of the warm-up", check=at_least(0))
-    warmup_num_steps: int = option(
-        100, "training", "optimizer steps of linear warm-up, then linear decay to 0", check=at_least(0)
-    )
-    beta1: float = option(0.9, "training", "AdamW", check=FRACTION)
-    beta2: float = option(0.95, "training", "AdamW", check=FRACTION)
-    zero_stage: int = option(
-        2,
-        "training",
-        "DeepSpeed ZeRO: what processes share: 0 nothing, 1 optimizer, 2 gradients too, 3 weights too",
-        choices=(0, 1, 2, 3),
-    )
-    gradient_checkpointing: bool = option(True, "training", "recompute the LLM's activations: less memory, slower")
-    compile: bool = option(
-        False, "training", "torch.compile the encoders: slower to start, then faster", names=("compile",)
-    )
-    seed: int = option(42, "training", "draws of data, weights and policy follow from it")
-    ce_loss_weight: float = option(1.0, "training", "weight of the language loss", check=at_least(0))
-    bce_loss_weight: float = option(2.0, "training", "weight of the mask cross-entropy", check=at_least(0))
-    dice_loss_weight: float = option(0.5, "training", "weight of the mask Dice loss (recipes: 4)", check=at_least(0))
-    policy_loss_weight: float = option(0.4, "training", "weight of the policy loss", check=at_least(0))
-
-
-@dataclass
-class TrainableSettings:
-    """Which parameters are trained."""
-
-    train_mask_decoder: bool = option(True, "trainable part", "train SAM's mask decoder", on_resume=FIXED)
-    unfreeze: str = option(
-        "", "trainable part", "also train, comma list of: " + ", ".join(unfreezable()), on_resume=FIXED
-    )
-
-
-@dataclass
-class ValidationSettings:
-    """Validation while training, and `--eval_only`."""
-
-    val_dataset: str = option(
-        "ReasonSeg|val",
-        "evaluation",
-        "name|split or name|splitBy|split, several joined by ||; the first selects",
-        on_resume=RANKING,
-    )
-    val_batch_size: int = option(1, "evaluation", "images at a time", on_resume=FREE, check=at_least(1))
-    val_limit: int = option(
-        0, "evaluation", "score the first so many images of a split only; 0 all", on_resume=RANKING, check=at_least(0)
-    )
-    answer: str = option(
-        "given",
-        "evaluation",
-        "score on given answers or on the model's own",
-        choices=("given", "generated"),
-        on_resume=RANKING,
-    )
-    layer: str | None = option(
-        None, "evaluation", "last, greedy, mixture, sample or an index (default: the checkpoint's)", on_resume=RANKING
-    )
-    eval_interval: int = option(
-        0,
-        "evaluation",
-        "optimizer steps between evaluations; 0 at the end of an epoch",
-        on_resume=FREE,
-        check=at_least(0),
-    )
-    no_eval: bool = option(False, "evaluation", "train without evaluation", names=("no_eval",), on_resume=FREE)
-    eval_only: bool = option(False, "evaluation", "evaluate and stop", names=("eval_only",), on_resume=FREE)
-
-
-@dataclass
-class RunSettings:
-    """The run on disk, its checkpoints and the machine."""
-
-    log_base_dir: str = option("./runs", "run", "where runs are kept", on_resume=FREE)
-    exp_name: str = option("", "run", "name of the run (default: the model key)", on_resume=FREE)
-    print_freq: int = option(
-        1, "run", "optimizer steps between lines and TensorBoard points", on_resume=FREE, check=at_least(1)
-    )
-    print_style: str = option("line", "run", "a line or a block per report", choices=("line", "block"), on_resume=FREE)
-    memo: str = option("", "run", "a note on this launch, for memo.log of the run", on_resume=FREE)
-    dry_run: bool = option(
-        False,
-        "run",
-        "build everything, train a step on the largest batch, say what memory and time the run needs, and stop",
-        names=("dry_run",),
-        on_resume=FREE,
-    )
-    save_ckpt: bool = option(True, "run", "keep the latest checkpoint beside the best", on_resume=FREE)
-    save_minutes: float = option(
-        15.0,
-        "run",
-        "minutes between latest checkpoints, written while training goes on: what is killed loses about so many (0: "
-        "only every --save_interval steps, when asked to stop, and at the end)",
-        on_resume=FREE,
-        check=at_least(0),
-    )
-    save_interval: int = option(0, "run", "also save every so many optimizer steps", on_resume=FREE, check=at_least(0))
-    keep: int = option(1, "run", "latest checkpoints to keep", on_resume=FREE, check=at_least(1))
-    resume: str = option("", "run", "checkpoint directory to go on from", on_resume=FREE)
-    auto_resume: bool = option(
-        True,
-        "run",
-        "go on from this run's checkpoint if there is one; otherwise an earlier run is moved aside to <exp_name>.1",
-        names=("auto_resume", "no_resume"),
-        on_resume=FREE,
-    )
-    resume_from_best: bool = option(
-        False,
-        "run",
-        "automatic resume takes the best, not the latest checkpoint",
-        names=("resume_from_best",),
-        on_resume=FREE,
-    )
-    deterministic: bool = option(
-        False,
-        "run",
-        "torch's deterministic algorithms: slower on a GPU, with the same numbers every time; a CPU has them anyway",
-        names=("deterministic",),
-    )
-    skip_nonfinite: int = option(
-        0,
-        "run",
-        "steps of the run that may be left out because a loss or gradient is not finite; 0 stops at the first",
-        check=at_least(0),
-    )
-    collective_timeout: float = option(
-        1800.0,
-        "run",
-        "seconds that a process waits for the others, or for data, before it gives up",
-        on_resume=FREE,
-        check=at_least(1),
-    )
-    start_epoch: int = option(
-        0, "run", "epoch to begin with where nothing is resumed", on_resume=FREE, check=at_least(0)
-    )
-    device: str = option("auto", "run", "where to compute", choices=("auto", "cpu", "cuda"))
-    local_rank: int = option(0, "run", "set by launchers", aliases=(), on_resume=FREE)
-    debug: bool = option(False, "run", "show tracebacks", names=("debug",), on_resume=FREE)
+from training.settings import (
+    BaseSettings,
+    FileSettings,
+    LoadingSettings,
+    OptimisationSettings,
+    RunSettings,
+    TrainableSettings,
+    ValidationSettings,
+    split_list,
+)
+from utils.settings import compose
 
 
 @dataclass
@@ -332,9 +87,15 @@ class TrainingConfig:
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "given"}
 
 
-def config_class() -> type[TrainingConfig]:
-    """`TrainingConfig` with all settings as fields, those of plugins among them: call it after their import."""
-    own = (
+def parts() -> tuple[type, ...]:
+    """The dataclasses that declare the settings of training, those of plugins among them: call it after their import.
+
+    A class with a `check` method tells what contradicts each other.
+    """
+    return (
+        FileSettings,
+        BaseSettings,
+        *declared(),
         *declared_data(),
         LoadingSettings,
         OptimisationSettings,
@@ -343,9 +104,8 @@ def config_class() -> type[TrainingConfig]:
         ValidationSettings,
         RunSettings,
     )
-    return compose("TrainingConfig", FileSettings, BaseSettings, *declared(), *own, base=TrainingConfig)
 
 
-def split_list(text: str) -> list[str]:
-    """The parts of a value that is joined by ||."""
-    return [part for part in text.split("||") if part]
+def config_class() -> type[TrainingConfig]:
+    """`TrainingConfig` with all settings as fields."""
+    return compose("TrainingConfig", *parts(), base=TrainingConfig)

@@ -32,8 +32,9 @@ from model.grounding import GroundingModel
 from model.policy import REFERENCE_GATE
 from model.settings import model_settings, settings_of_system
 from model.systems import SYSTEMS
-from training.config import TrainingConfig, config_class, split_list
+from training.config import TrainingConfig, config_class
 from training.loop import Schedule
+from training.settings import split_list
 from training.summaries import heading
 from utils.distributed import World
 from utils.plugins import check_plugins, plugin_names
