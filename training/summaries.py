@@ -7,6 +7,7 @@ import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from dataloaders.families import FAMILIES
 from dataloaders.mixture import Mixture
 from training.config import TrainingConfig
 from training.loop import Schedule
@@ -59,12 +60,15 @@ def describe_flags(config: TrainingConfig) -> list[str]:
     """All flags by group; what was given, on the command line or in a file, has a star. Unset flags and those about
     families that are not trained on are left out."""
     groups: dict[str, list[str]] = {}
+    unused = {
+        name
+        for each, family in FAMILIES.items()
+        if each not in config.families
+        for name in settings_of(family.Settings)
+    }
     for setting in settings_of(type(config)).values():
         value = getattr(config, setting.name)
-        if value in (None, "") or setting.name in ("local_rank", "print_flags"):
-            continue
-        family, _, kind = setting.name.rpartition("_")
-        if kind == "data" and family not in config.families:
+        if value in (None, "") or setting.name in ("local_rank", "print_flags", *unused):
             continue
         star = "*" if setting.name in config.given else ""
         groups.setdefault(setting.group, []).append(f"{setting.name}{star} {_shown(value)}")

@@ -124,4 +124,4 @@ def test_the_loop_reads_flags_once_an_optimizer_step_and_numbers_once_a_logging_
     for place, count in found.items():
         if "lift_fresh" not in place:  # of numbers that the host has, for a copy that does not wait
             reads[place.split(":")[0].rsplit("/")[-1]] += count
-    assert reads == {"bad_numbers.py": 4, "metering.py": 1}
+    assert reads == {"bad_numbers.py": 4, "progress.py": 1}
