@@ -1,9 +1,9 @@
 """Train the miniature's two vision encoders before any language: `python -m miniature.vision --help`.
 
 The published models start from a CLIP that recognises what images show and from a SAM that segments what is pointed
-at; so does the miniature. CLIP learns to classify its patches: what is there, in which colour and of which size. SAM
-learns the masks of objects (or of the background) from points on them. Scenes are generated in memory. The encoders
-are independent: train both at the same time, each on one core.
+at; so does the miniature. CLIP learns to classify its patches: what is there, in which colour and of which size, and
+where the centre of that object is. SAM learns the masks of objects (or of the background) from points on them. Scenes
+are generated in memory. The encoders are independent: train both at the same time, each on one core.
 
 Legend: I images, S side of the square, P patches, V width of CLIP, C classes, M masks, K points per mask.
 """
@@ -30,6 +30,7 @@ WARM_UP = 100  # steps
 PRINT_EVERY = 50  # steps
 MASKS, POINTS = 4, 3  # masks per image, points per mask at most
 BACKGROUND_SHARE = 0.2  # of the masks
+CENTRE_WEIGHT = 4.0
 
 KINDS = (*UPPER_GROUNDS, *LOWER_GROUNDS, *(category.name for category in CATEGORIES))
 HUES = (None, *COLOURS)
@@ -145,23 +146,28 @@ def optimize(parameters: list[nn.Parameter], losses: Iterator[Tensor], *, name: 
 
 
 def train_clip(base: Path, *, steps: int, lr: float, seed: int) -> None:
-    """Train `base/clip`: linear heads on its last two states predict the share of every class in a patch's pixels."""
+    """Train `base/clip`: linear heads on its last two states predict, for every patch, the share of each class in its
+    pixels and the centre of its largest object."""
     from transformers import CLIPVisionModel
 
     from model.backbones.llava import encode_images
 
     sizes = MiniatureSizes()
     tower = CLIPVisionModel(vision_config(sizes))
-    heads = nn.ModuleList(nn.Linear(sizes.clip_width, sum(CLASSES)) for _ in range(2))
+    heads = nn.ModuleList(nn.Linear(sizes.clip_width, sum(CLASSES) + 2) for _ in range(2))
     images = draw(sizes.clip_image, seed)
 
     def loss(batch: Images) -> Tensor:
         shares = class_shares(batch, sizes.clip_patch)
+        centres, weights = object_centres(batch, sizes.clip_patch)
         states = encode_images(tower, batch.pixels, batch.sizes, padded=True, depths=[-2, -1])
         total = torch.zeros(())
         for head, state in zip(heads, states):
-            for scores, share in zip(head(state).split(CLASSES, dim=2), shares):
+            *predicted, located = head(state).split((*CLASSES, 2), dim=2)
+            for scores, share in zip(predicted, shares):
                 total = total - (share * scores.log_softmax(dim=2)).sum() / share.sum()
+            distances = (located - centres).abs().sum(dim=2)
+            total = total + CENTRE_WEIGHT * (weights * distances).sum() / weights.sum().clamp(min=1)
         return total
 
     losses = map(loss, images.batches(steps, np.random.default_rng(seed)))
@@ -179,6 +185,22 @@ def class_shares(batch: Images, patch: int) -> list[Tensor]:
         one_hot = F.one_hot(of_pixels[..., index], number).float() * is_image
         shares.append(F.avg_pool2d(one_hot.permute(0, 3, 1, 2), patch).flatten(2).transpose(1, 2))
     return shares
+
+
+def object_centres(batch: Images, patch: int) -> tuple[Tensor, Tensor]:
+    """The centre [I, P, 2] (x, y, from -1 to 1 over the square) of the largest object in each patch, and its share of
+    the patch's pixels [I, P]."""
+    owners = batch.owners.long()
+    number = int(owners.max()) + 1
+    one_hot = F.one_hot(owners.clamp(min=0), number)[..., 2:].float()  # [I, S, S, objects]; no padding in them
+    line = torch.linspace(-1, 1, owners.shape[-1])
+    areas = one_hot.sum(dim=(1, 2)).clamp(min=1)
+    centres = torch.stack(
+        [torch.einsum("isto,t->io", one_hot, line) / areas, torch.einsum("isto,s->io", one_hot, line) / areas], dim=2
+    )
+    shares = F.avg_pool2d(one_hot.permute(0, 3, 1, 2), patch).flatten(2)  # [I, objects, P]
+    weights, largest = shares.max(dim=1)
+    return torch.gather(centres, 1, largest.unsqueeze(2).expand(-1, -1, 2)), weights
 
 
 def train_sam(base: Path, *, steps: int, lr: float, seed: int) -> None:

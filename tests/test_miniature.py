@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from dataloaders.mixture import build_mixture
 from groundscore.errors import UserError
@@ -191,6 +192,22 @@ def test_vision_training_improves_an_encoder_of_the_base_once(encoder, world, tm
         vision_tower=str(tmp_path / "base/clip"),
         vision_pretrained=str(tmp_path / "base/sam_miniature.pth"),
     )
+
+
+def test_patches_know_what_they_show_and_where_its_centre_is():
+    owners = torch.zeros(1, 32, 32, dtype=torch.int8)
+    owners[0, 16:] = 1
+    owners[0, 8:16, 16:32] = 2
+    owners[0, :, 30:] = -1
+    classes = [torch.tensor([[0, 0, 0], [3, 0, 0], [7, 2, 1]])]
+    batch = vision.Images(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), [(32, 30)], owners, classes)
+
+    kinds, hues, _ = vision.class_shares(batch, patch=8)
+    centres, weights = vision.object_centres(batch, patch=8)
+
+    assert kinds[0, 6].nonzero().tolist() == [[7]] and kinds[0, 0, 0] == 1 and kinds[0, 15, 3] == 0.75
+    assert hues[0, 7, 2] == 0.75 == weights[0, 7] and weights[0, 0] == 0
+    assert centres[0, 6].tolist() == pytest.approx([2 * 22.5 / 31 - 1, 2 * 11.5 / 31 - 1])
 
 
 def test_the_training_text_leaves_held_out_wordings_out(world):
