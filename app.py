@@ -1,4 +1,4 @@
-"""The dashboard: ask a checkpoint about pictures in a browser.
+"""The dashboard: ask a checkpoint about images in a browser.
 
 python app.py --version runs/quickstart/hf
 """
@@ -13,22 +13,30 @@ from utils.plugins import import_plugins
 
 
 def build_parser() -> FlagParser:
-    parser = FlagParser(prog="app.py", description="Ask a checkpoint about pictures, in a browser.")
+    parser = FlagParser(prog="app.py", description="Ask a checkpoint about images in a browser.")
     add_model_flags(parser, version_required=False)
     group = parser.add_argument_group("dashboard")
     group.add_argument("--tab", type=str.lower, choices=tuple(TABS), help="show this tab alone (default: all)")
-    group.add_argument("--dataset_dir", default="dataset", metavar="DIR", help="root of all data sets (tab data)")
-    group.add_argument("--runs_dir", default="runs", metavar="DIR", help="where experiments are (tab runs)")
+    group.add_argument(
+        "--dataset_dir", default="dataset", metavar="DIR", help="root of all data sets (tabs data and layers)"
+    )
+    group.add_argument("--runs_dir", default="runs", metavar="DIR", help="directory of the runs (tab runs)")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on")
     group.add_argument("--port", type=positive, metavar="N", help="port (default: the first free one from 7860)")
     group.add_argument(
-        "--root_path", metavar="PATH", help="where a proxy shows the page, such as /uground; needs --auth"
+        "--root_path", metavar="PATH", help="path under which a proxy serves the page, such as /uground; needs --auth"
     )
     group.add_argument("--share", action="store_true", help="open a public tunnel; needs --auth")
-    group.add_argument("--auth", metavar="USER:PASS", help="ask visitors for this name and password")
-    group.add_argument("--max_new_tokens", type=positive, default=256, metavar="N", help="longest answer")
-    group.add_argument("--max_upload_mb", type=positive, default=20, metavar="N", help="largest picture file")
-    group.add_argument("--max_queue", type=positive, default=32, metavar="N", help="most questions waiting at once")
+    group.add_argument("--auth", metavar="USER:PASS", help="require this name and password")
+    group.add_argument(
+        "--max_new_tokens", type=positive, default=256, metavar="N", help="maximum length of an answer in tokens"
+    )
+    group.add_argument(
+        "--max_upload_mb", type=positive, default=20, metavar="N", help="maximum size of an image file in MB"
+    )
+    group.add_argument(
+        "--max_queue", type=positive, default=32, metavar="N", help="maximum number of waiting questions"
+    )
     return parser
 
 

@@ -133,7 +133,7 @@ class BackgroundModel:
             self._problem = str(error)
             log.error("loading %s: %s", self.name, error)
         except Exception as error:
-            self._problem = f"{type(error).__name__}; the program's log says more"
+            self._problem = f"{type(error).__name__}; the program's log has the details"
             log.exception("loading %s", self.name)
 
     def _tell(self, stage: str) -> None:

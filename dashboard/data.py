@@ -25,14 +25,14 @@ def data_tab(context: Context) -> None:
         with gr.Column(scale=4, min_width=300):
             sets = gr.Dropdown([], label="Data sets", multiselect=True, elem_id="data-sets")
             rates = gr.Textbox(
-                label="Rates of families",
+                label="Sampling rates of families",
                 placeholder="1 each, or: refer_seg 3, vqa 1",
                 max_length=300,
                 elem_id="data-rates",
             )
             with gr.Row():
                 count = number("Samples", 1000, "data-count", minimum=1, maximum=MOST_SAMPLES)
-                per_sample = number("Targets each", 3, "data-per-sample", minimum=1, maximum=20)
+                per_sample = number("Targets per image", 3, "data-per-sample", minimum=1, maximum=20)
                 seed = number("Seed", 42, "data-seed", minimum=0, maximum=2**31 - 1)
             draw_button = gr.Button("Draw", variant="primary", interactive=False, elem_id="data-draw")
             with gr.Row(elem_classes="actions"):
@@ -42,7 +42,7 @@ def data_tab(context: Context) -> None:
             search = gr.Textbox(
                 label="Find by file name", placeholder="part of a path", max_length=200, elem_id="data-find"
             )
-            where = gr.HTML(markup.hint("Choose data sets and draw."), elem_id="data-where")
+            where = gr.HTML(markup.hint("Choose data sets and press Draw."), elem_id="data-where")
             fields = gr.HTML(elem_id="data-fields")
         with gr.Column(scale=7, min_width=320):
             with gr.Row():
@@ -108,7 +108,7 @@ def data_tab(context: Context) -> None:
                 tuple(chosen),
                 parse_rates(families),
                 _whole(samples, "Samples", MOST_SAMPLES),
-                _whole(each, "Targets each", 20),
+                _whole(each, "Targets per image", 20),
                 _whole(start, "Seed", 2**31 - 1, least=0),
             )
         except UserError as error:
@@ -122,7 +122,7 @@ def data_tab(context: Context) -> None:
     def move(step):
         def on_move(draw, index, alpha):
             if draw is None:
-                return [0, markup.problem("Please draw first."), *[gr.skip()] * 5]
+                return [0, markup.problem("Please press Draw first."), *[gr.skip()] * 5]
             index = random.randrange(draw.count) if step is None else (index + step) % draw.count
             return [index, *look(draw, index, alpha)]
 
@@ -130,7 +130,7 @@ def data_tab(context: Context) -> None:
 
     def on_find(draw, index, text, alpha):
         if draw is None:
-            yield [index, markup.problem("Please draw first."), *[gr.skip()] * 5]
+            yield [index, markup.problem("Please press Draw first."), *[gr.skip()] * 5]
             return
         try:
             for at, done in browser.find(draw, text, index + 1):
@@ -185,4 +185,4 @@ def _found(inspection: Inspection) -> str:
     if missing:
         rest = markup.table(missing, ["family", "data set", "where to get it"])
         shown += markup.folded(f"{len(missing)} more sets are not in this folder", rest)
-    return shown + ("" if inspection.finished else markup.hint("More is being checked …"))
+    return shown + ("" if inspection.finished else markup.hint("Still checking …"))

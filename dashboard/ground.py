@@ -101,7 +101,7 @@ def lay_out_result() -> ResultWidgets:
             for name, label in names.items()
         ]
     with gr.Accordion("Your history", open=False, elem_id="ground-history-box"):
-        gr.HTML(markup.note("Only you see this. It ends with this page."), elem_classes="bare")
+        gr.HTML(markup.note("Only you can see this. It is deleted when you close the page."), elem_classes="bare")
         history = gr.Gallery(
             show_label=False,
             columns=4,

@@ -19,7 +19,7 @@ from inference.reply import LayerChoice
 
 log = logging.getLogger(__name__)
 
-UNEXPECTED = "Something went wrong inside the program; its log says more. Please try again."
+UNEXPECTED = "An internal error occurred; the program's log has the details. Please try again."
 
 
 @dataclass
@@ -172,6 +172,6 @@ def _note(exchange: Exchange) -> str:
     if exchange.remark:
         parts.append(exchange.remark)
     if not exchange.complete:
-        parts.append("The answer reached its longest length and was cut off.")
+        parts.append("The answer reached the maximum length and was cut off.")
     parts.append(f"{exchange.seconds:.2f} s" if exchange.seconds < 1 else f"{exchange.seconds:.1f} s")
     return " ".join(parts)

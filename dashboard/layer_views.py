@@ -52,24 +52,23 @@ def read_question(upload: str | None, truth: str | None, prompt: str, answer: st
     mask = read_upload(truth, limits).max(axis=2) > 127
     if mask.shape != image.shape[:2]:
         raise UserError(
-            f"The truth has {mask.shape[1]} × {mask.shape[0]} pixels, the image {image.shape[1]} × {image.shape[0]}."
+            f"The ground truth has {mask.shape[1]} × {mask.shape[0]} pixels, "
+            f"the image {image.shape[1]} × {image.shape[0]}."
         )
     if targets > 1:
-        raise UserError("A truth is compared with one mask: please write an answer with one [SEG].")
+        raise UserError("A ground truth is one mask: please give an answer with one [SEG].")
     return Question(image, prompt, answer, mask[None].astype(np.uint8))
 
 
 def question_of(item: EvaluationItem, expression: int) -> Question:
     """Expression `expression` of an evaluation item, with its given answer and its true masks."""
     if not 0 <= expression < len(item.expressions):
-        raise UserError(f"This image has the expressions 0 to {len(item.expressions) - 1}.")
+        raise UserError(f"The expressions of this image are numbered 0 to {len(item.expressions) - 1}.")
     words = worded(item)
     answer = words.answers[expression]
     masks = item.masks[expression][None] if item.target_masks is None else item.target_masks[expression]
     if SEG not in answer:
-        raise UserError(
-            f"What is asked for is not in the image (the answer is {answer!r}): there is no mask to look at."
-        )
+        raise UserError(f"The target is not in the image (the answer is {answer!r}), so there is no mask to show.")
     return Question(
         item.image, words.prompts[expression].strip(), answer, np.asarray(masks)[: answer.count(SEG)], item.ignore
     )
@@ -78,7 +77,7 @@ def question_of(item: EvaluationItem, expression: int) -> Question:
 def open_item(split: str, index: int, dataset_dir: Path) -> EvaluationItem:
     items = evaluation_set(split.strip(), dataset_dir)
     if not 0 <= index < len(items):
-        raise UserError(f"{split} has the images 0 to {len(items) - 1}.")
+        raise UserError(f"The images of {split} are numbered 0 to {len(items) - 1}.")
     return items[index]
 
 
@@ -231,7 +230,7 @@ def summary(table: LayerTable) -> str:
         (f"lowest loss (layer {least})", f"{table.loss[least]:.3f}"),
     )
     words = (
-        f"Means over {table.targets} targets of {table.split}. Loss: what training would count for the masks of that "
-        "layer, weighted BCE and Dice of the mask and, where the checkpoint learns it, of the similarity map."
+        f"Means over {table.targets} targets of {table.split}. Loss: the training loss of the masks from that layer, "
+        "weighted BCE and Dice of the mask and, if the checkpoint trains it, of the similarity map."
     )
     return markup.numbers(values) + markup.note(words)

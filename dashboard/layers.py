@@ -30,7 +30,7 @@ def layers_tab(context: Context) -> None:
         with gr.Column(scale=3, min_width=300):
             with gr.Row():
                 image = image_upload("Image", "layers-picture", height=190)
-                truth = image_upload("Truth (optional)", "layers-truth", height=190)
+                truth = image_upload("Ground truth (optional)", "layers-truth", height=190)
             examples = example_images("layers-examples")
             prompt = gr.Textbox(
                 label="Instruction",
@@ -41,7 +41,7 @@ def layers_tab(context: Context) -> None:
             )
             fill_from(examples, image, prompt)
             answer = gr.Textbox(
-                "It is [SEG].", label="Answer that is given to the model", max_length=500, elem_id="layers-answer"
+                "It is [SEG].", label="Answer given to the model", max_length=500, elem_id="layers-answer"
             )
             show = gr.Button("Show the layers", variant="primary", interactive=False, elem_id="layers-show")
             with gr.Accordion("Take a question from a split", open=False):
@@ -49,7 +49,7 @@ def layers_tab(context: Context) -> None:
                 with gr.Row():
                     index = number("Image", 0, "layers-index", minimum=0)
                     expression = number("Expression", 0, "layers-expression", minimum=0)
-                take = gr.Button("Take it", elem_id="layers-take")
+                take = gr.Button("Use it", elem_id="layers-take")
                 taken = gr.HTML()
         with gr.Column(scale=7, min_width=320):
             grid = gr.HTML(
@@ -178,6 +178,6 @@ def _steps(context: Context, request: gr.Request, work) -> Iterator:
     try:
         yield from context.answers.run(request.session_hash, work)
     except Stopped:
-        yield UserError("This was stopped.")
+        yield UserError("Stopped.")
     except Exception as error:
         yield UserError(sentence(error))

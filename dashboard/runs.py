@@ -216,7 +216,7 @@ def runs_tab(context: Context) -> None:
     gr.Code(
         f".venv/bin/tensorboard --logdir {shlex.quote(str(runs))} --host 127.0.0.1",
         language=None,
-        label="Everything in TensorBoard",
+        label="All runs in TensorBoard",
         interactive=False,
         lines=1,
         wrap_lines=True,
@@ -259,7 +259,7 @@ def runs_tab(context: Context) -> None:
 
 def _listing(experiments: list[Experiment], runs) -> str:
     if not experiments:
-        return markup.hint(f"There is no experiment below {runs} yet; train_ds.py and eval.py write there.")
+        return markup.hint(f"There are no experiments in {runs} yet; train_ds.py and eval.py write them there.")
     rows = []
     for experiment in experiments:
         best = experiment.best or {}
@@ -282,9 +282,9 @@ def _scores(folders: dict[str, Path]) -> str:
     reports = [[name, *row] for name, folder in folders.items() for row in read_reports(folder)]
     shown = ""
     if validations:
-        shown += markup.note("Every validation of the chosen experiments")
+        shown += markup.note("All validations of the chosen experiments")
         shown += markup.table(validations, ["experiment", "step", "split", "gIoU", "cIoU"])
     if reports:
-        shown += markup.note("Their reports from eval.py")
+        shown += markup.note("Reports of eval.py")
         shown += markup.table(reports, ["experiment", "report", "split", "answer", "gIoU", "cIoU", "images"])
     return shown

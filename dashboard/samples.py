@@ -54,14 +54,14 @@ class Inspection:
     def _run(self) -> None:
         try:
             if not self.root.is_dir():
-                raise UserError(f"There is no folder {self.root}; --dataset_dir names another one.")
+                raise UserError(f"There is no folder {self.root}; choose another one with --dataset_dir.")
             for report in check_data(self.root):
                 self.reports.append(report)
         except UserError as error:
             self.problem = str(error)
         except Exception:
             log.exception("the check of %s failed", self.root)
-            self.problem = "The data could not be checked; the program's log says why."
+            self.problem = "The data could not be checked; the program's log has the details."
         finally:
             self.finished = True
 
@@ -131,7 +131,10 @@ class SampleBrowser:
         rates = dict(draw.rates)
         unknown = [family for family in rates if family not in chosen]
         if unknown:
-            raise UserError(f"No set of {unknown[0]!r} is chosen; rates are for {', '.join(chosen)}.")
+            raise UserError(
+                f"A rate is given for {unknown[0]!r}, but no set of it is chosen; "
+                f"the chosen families are {', '.join(chosen)}."
+            )
         return build_mixture(
             self.root,
             dataset="||".join(chosen),
@@ -155,7 +158,7 @@ def parse_rates(text: str) -> tuple[tuple[str, float], ...]:
         except ValueError:
             rate = -1.0
         if not family.strip() or rate < 0:
-            raise UserError(f"Rates are written like: refer_seg 3, vqa 1. This is not one: {part!r}.")
+            raise UserError(f"Rates have the form: refer_seg 3, vqa 1. {part!r} is not a rate.")
         pairs.append((family.strip(), rate))
     return tuple(pairs)
 

@@ -36,14 +36,14 @@ def credentials(text: str | None) -> tuple[str, str] | None:
         return None
     user, colon, password = text.partition(":")
     if not user or not password:
-        raise UserError("--auth is USER:PASS, and both must have at least one character")
+        raise UserError("--auth must be USER:PASS, neither of them empty")
     return user, password
 
 
 def choose_tabs(tab: str | None, version: str | None) -> list[str]:
     """Names of the tabs to show: `tab` alone, or all; without a checkpoint those that need none."""
     if tab is not None and version is None and TABS[tab].needs_model:
-        raise UserError(f"--tab {tab} needs --version DIR: the checkpoint to ask")
+        raise UserError(f"--tab {tab} needs --version DIR, the checkpoint to use")
     return [tab] if tab else [name for name in TABS if version is not None or not TABS[name].needs_model]
 
 
@@ -62,11 +62,11 @@ def serve(flags: Namespace) -> None:
 
 def load_session(flags: Namespace, limits: Limits, tell: Callable[[str], None]) -> "ChatSession":
     """The checkpoint that the flags name, ready to be asked; `tell` hears what is going on."""
-    tell("reading the libraries")
+    tell("loading libraries")
     from inference.loading import load_flagged_model
     from inference.session import ChatSession
 
-    tell("reading the weights")
+    tell("loading weights")
     model, processor = load_flagged_model(flags)
     tell("ready")
     return ChatSession(
@@ -74,7 +74,7 @@ def load_session(flags: Namespace, limits: Limits, tell: Callable[[str], None]) 
         processor,
         layer=flags.layer,
         max_new_tokens=limits.answer,
-        too_long="Ask more briefly, or without follow-up, which begins a new conversation",
+        too_long="Ask a shorter question, or uncheck follow-up to start a new conversation",
     )
 
 
@@ -87,7 +87,7 @@ class Server:
     def __init__(self, flags: Namespace, limits: Limits, load: Callable[[Callable[[str], None]], "ChatSession"]):
         self.auth = credentials(flags.auth)
         if flags.share and self.auth is None:
-            raise UserError("--share makes a public address: protect it with --auth USER:PASS")
+            raise UserError("--share opens a public address: protect it with --auth USER:PASS")
         self.names = choose_tabs(flags.tab, flags.version)
         self.flags, self.limits = flags, limits
         self.folder = Path(tempfile.mkdtemp(prefix="uground-"))
@@ -142,14 +142,14 @@ class Server:
             taken = (
                 "all ports from 7860 to 7959 are in use" if port is None else f"port {port} is in use or not allowed"
             )
-            raise UserError(f"no server on {self.flags.host}: {taken}; --port N names another one") from None
+            raise UserError(f"cannot listen on {self.flags.host}: {taken}; choose another one with --port N") from None
         if self.context.model is not None:
             self.context.model.start()
         print(f"UGround runs on {self.url}  (Ctrl-C ends it)", flush=True)
         if public:
             print(f"public address: {public}", flush=True)
         if not own and self.auth is None:
-            print("WARNING: everyone who can reach this address can use it; --auth USER:PASS asks who they are")
+            print("WARNING: everyone who can reach this address can use it; --auth USER:PASS requires a login")
 
     def _check_address(self) -> None:
         """Gradio would try a name that nothing has again and again."""
@@ -158,7 +158,7 @@ class Server:
         try:
             socket.getaddrinfo(self.flags.host, None)
         except socket.gaierror as error:
-            raise UserError(f"--host {self.flags.host} is no address of this machine ({error.strerror})") from None
+            raise UserError(f"--host {self.flags.host} is not an address of this machine ({error.strerror})") from None
 
     def wait(self) -> None:
         """Until Ctrl-C, or until the process is asked to end."""

@@ -66,7 +66,7 @@ def test_it_listens_to_this_machine_only_by_default():
     ("flags", "message"),
     [
         (["--port", "70000"], "--port 70000: ports end at 65535"),
-        (["--host", "nosuch.invalid"], "--host nosuch.invalid is no address of this machine"),
+        (["--host", "nosuch.invalid"], "--host nosuch.invalid is not an address of this machine"),
     ],
 )
 def test_an_address_that_cannot_be_is_refused_at_once(flags, message):

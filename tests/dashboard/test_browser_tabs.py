@@ -117,7 +117,7 @@ def test_rates_that_are_none_are_answered_by_a_sentence(screen):
     screen.wait_for_text("#data-where", "Sample 1 of")
     screen.fill("#data-rates", "refer_seg many")
     screen.page.click("#data-draw")
-    screen.wait_for_text("#data-where .problem", "Rates are written like")
+    screen.wait_for_text("#data-where .problem", "Rates have the form")
 
 
 @shown("Layers", LAYERS_READY, 1280, 420)
@@ -190,7 +190,7 @@ def test_a_measurement_can_be_stopped_and_a_wrong_split_is_a_sentence(screen, se
     with page.expect_response(lambda response: response.request.method == "POST"):
         page.click("#layers-stop:not([disabled])")
     free.set()
-    screen.wait_for_text("#layers-said", "This was stopped.")
+    screen.wait_for_text("#layers-said", "Stopped.")
     other.join()
     screen.fill("#layers-whole", "../../etc/passwd|x|<b>y</b>")
     page.click("#layers-measure:not([disabled])")

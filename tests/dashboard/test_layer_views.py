@@ -64,7 +64,7 @@ def test_what_a_visitor_gives_is_checked(tmp_path):
     assert np.array_equal(read(truth="truth.png").truth[0], box_mask(40, 60, (5, 5, 20, 30)))
     for problem, arguments in {
         "from 1 to 4": {"answer": "nothing"},
-        "The truth has 10": {"truth": "small.png"},
+        "The ground truth has 10": {"truth": "small.png"},
         "answer with one": {"answer": "[SEG] and [SEG]", "truth": "truth.png"},
     }.items():
         with pytest.raises(UserError, match=problem):
@@ -91,5 +91,5 @@ def test_a_split_is_measured_layer_by_layer(tmp_path):
     assert question_of(item, first).truth.any()
     with pytest.raises(UserError, match="not in the image"):
         question_of(item, item.exists.index(False))
-    with pytest.raises(UserError, match="has the images 0 to"):
+    with pytest.raises(UserError, match="are numbered 0 to"):
         open_item("grefcoco|unc|val", 99, root)

@@ -79,12 +79,12 @@ def test_search_goes_round_and_ends(browser):
 
 @pytest.mark.parametrize("text", ["refer_seg", "refer_seg -1", "3", "refer_seg x"])
 def test_rates_that_cannot_be_read_say_so(text):
-    with pytest.raises(UserError, match="Rates are written like"):
+    with pytest.raises(UserError, match="Rates have the form"):
         parse_rates(text)
 
 
 def test_rates_of_a_family_that_is_not_chosen_say_so(browser):
-    with pytest.raises(UserError, match="No set of 'vqa'"):
+    with pytest.raises(UserError, match="rate is given for 'vqa'"):
         browser.sample(draw("refer_seg/refcoco", rates=parse_rates("vqa 1")), 0)
 
 
