@@ -18,20 +18,29 @@ from utils.plugins import import_plugins
 
 
 def build_parser() -> FlagParser:
-    parser = FlagParser(prog="chat.py", description="Talk with a checkpoint about an image.")
+    parser = FlagParser(prog="chat.py", description="Chat with a checkpoint about an image.")
     add_model_flags(parser)
     group = parser.add_argument_group("chat")
-    group.add_argument("--image", type=Path, metavar="FILE", help="picture to talk about")
+    group.add_argument("--image", type=Path, metavar="FILE", help="image to ask about")
     once = group.add_mutually_exclusive_group()
-    once.add_argument("--prompt", metavar="TEXT", help="ask this one question and leave (needs --image)")
+    once.add_argument("--prompt", metavar="TEXT", help="ask this one question and exit (needs --image)")
     once.add_argument(
         "--prompts",
         type=Path,
         metavar="FILE.jsonl",
-        help='ask many and leave: a line is {"image": PATH, "prompt": TEXT, "id": TEXT}; answers go to standard output',
+        help='ask many questions and exit: a line is {"image": PATH, "prompt": TEXT, "id": TEXT}; answers go to '
+        "standard output",
     )
-    group.add_argument("--max_new_tokens", type=positive, default=512, metavar="N", help="longest answer")
-    group.add_argument("--vis_save_path", type=Path, default="./vis_output", metavar="DIR", help="where pictures go")
+    group.add_argument(
+        "--max_new_tokens", type=positive, default=512, metavar="N", help="maximum length of an answer in tokens"
+    )
+    group.add_argument(
+        "--vis_save_path",
+        type=Path,
+        default="./vis_output",
+        metavar="DIR",
+        help="directory for overlays, masks and records",
+    )
     return parser
 
 
@@ -39,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     import_plugins(argv)
     flags = build_parser().parse(argv)
     if flags.prompt is not None and flags.image is None:
-        raise UserError("--prompt needs --image: the picture that the question is about")
+        raise UserError("--prompt needs --image: the image that the question is about")
     if flags.prompt is not None and not flags.prompt.strip():
         raise UserError("--prompt is empty")
 

@@ -46,44 +46,53 @@ def build_parser() -> FlagParser:
         "--answer",
         choices=("given", "generated", "both"),
         default="generated",
-        help="given: the answer with its targets is forced, as for published numbers; generated: the model writes it",
+        help="given: the answer with its targets is forced on the model, as for published numbers; generated: the "
+        "model writes it",
     )
     group.add_argument(
         "--expressions",
         choices=("together", "single"),
-        help="one question about all expressions of an image, or one for each (default: together where the answer is "
-        "given, single where it is generated)",
+        help="one question about all expressions of an image, or one for each (default: together for given answers, "
+        "single for generated ones)",
     )
-    group.add_argument("--max_new_tokens", type=positive, default=128, metavar="N", help="longest answer")
+    group.add_argument(
+        "--max_new_tokens", type=positive, default=128, metavar="N", help="maximum length of an answer in tokens"
+    )
     group.add_argument(
         "--gres_reference",
         action="store_true",
         help="count gRefCOCO and RefZOM as the reference does: rejected expressions keep their masks",
     )
     group = parser.add_argument_group("speed")
-    group.add_argument("--val_batch_size", type=positive, default=8, metavar="N", help="images at a time")
+    group.add_argument("--val_batch_size", type=positive, default=8, metavar="N", help="images per batch")
     group.add_argument(
         "--val_expressions",
         type=positive,
         default=64,
         metavar="N",
-        help="expressions at a time; an image with more is taken in parts",
+        help="expressions at a time; an image with more is split",
     )
-    group.add_argument("--workers", type=count, metavar="N", help="processes that read images ahead (GPU: 4, CPU: 0)")
+    group.add_argument("--workers", type=count, metavar="N", help="processes that load images (GPU: 4, CPU: 0)")
     group = parser.add_argument_group("results")
-    group.add_argument("--log_base_dir", type=Path, default="./runs", metavar="DIR", help="where runs are kept")
+    group.add_argument("--log_base_dir", type=Path, default="./runs", metavar="DIR", help="directory of all runs")
     group.add_argument("--exp_name", metavar="RUN", help="run that the report belongs to (default: from --version)")
     group.add_argument("--name", metavar="NAME", help="the report is RUN/eval/NAME.json (default: from the splits)")
-    group.add_argument("--output", type=Path, metavar="FILE", help="write the report there instead")
+    group.add_argument("--output", type=Path, metavar="FILE", help="write the report to this file instead")
     group.add_argument(
         "--bootstrap", type=count, default=1000, metavar="N", help="resamples for the intervals; 0: none"
     )
     group.add_argument("--save_predictions", action="store_true", help="also write every mask, as COCO RLE (.jsonl)")
     group.add_argument("--gallery", action="store_true", help="also draw best, worst and random cases (HTML)")
     group.add_argument("--sheet", type=Path, metavar="FILE", help="write a contact sheet (PNG) of answered samples")
-    group.add_argument("--sheet_samples", type=positive, default=8, metavar="N", help="samples on it, from all splits")
-    group.add_argument("--vis", type=count, default=0, metavar="N", help="pictures of N answered samples per split")
-    group.add_argument("--vis_save_path", type=Path, default="./vis_output", metavar="DIR", help="where they go")
+    group.add_argument(
+        "--sheet_samples", type=positive, default=8, metavar="N", help="samples on the contact sheet, from all splits"
+    )
+    group.add_argument(
+        "--vis", type=count, default=0, metavar="N", help="images of N answered samples per split to draw"
+    )
+    group.add_argument(
+        "--vis_save_path", type=Path, default="./vis_output", metavar="DIR", help="directory for these images"
+    )
     group = parser.add_argument_group("without a model")
     group.add_argument("--predictions", type=Path, metavar="FILE", help="score these saved predictions (.jsonl)")
     group.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="compare two reports, image by image")

@@ -78,7 +78,7 @@ def _with_lora(
 ) -> Tensor:
     product = up().float() @ down().float()
     if not product.sum().isfinite() and not product.isfinite().all():
-        raise UserError(f"{source} holds NaN or infinity; the training that wrote it diverged")
+        raise UserError(f"{source} contains NaN or infinity; the training that wrote it diverged")
     return base().float() + scale * product
 
 

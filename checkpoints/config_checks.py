@@ -166,7 +166,7 @@ def dictionary(value: Any, where: str) -> Mapping[str, Any]:
 def check_multiple(value: int, divisor: int, name: str, source: str) -> None:
     """Raise `UserError` for a value that is no multiple of `divisor`."""
     if value % divisor:
-        raise UserError(f"{source}: {name} {value} is no multiple of {divisor}")
+        raise UserError(f"{source}: {name} {value} is not a multiple of {divisor}")
 
 
 def built(kind: type, values: Mapping[str, Any], source: str) -> Any:

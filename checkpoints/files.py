@@ -89,10 +89,10 @@ def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict):
-        raise UserError(f"{path} should hold tensors by name, it holds a {type(content).__name__}")
+        raise UserError(f"{path} must contain tensors by name, but contains a {type(content).__name__}")
     others = [name for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if others:
-        raise UserError(f"{path} should hold tensors by name, but {shown(others[0])} is not the name of one")
+        raise UserError(f"{path} must contain tensors by name, but {shown(others[0])} is not the name of one")
     return content
 
 
@@ -152,7 +152,7 @@ def _index_or_file(directory: Path) -> Path:
         if (directory / name).is_file():
             return directory / name
     raise UserError(
-        f"{directory} holds no weights: expected {SAFETENSORS_FILE} or {TORCH_FILE}, or their shards with an index"
+        f"{directory} contains no weights: expected {SAFETENSORS_FILE} or {TORCH_FILE}, or their shards with an index"
     )
 
 
@@ -198,7 +198,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         raise UserError(f"{path.parent} has no {path.name}; it is not the directory of a model")
     value = read_json(path, missing="it belongs to a model")
     if not isinstance(value, dict):
-        raise UserError(f"{path} should hold a JSON object, it holds a {type(value).__name__}")
+        raise UserError(f"{path} must contain a JSON object, but contains a {type(value).__name__}")
     return value
 
 

@@ -96,7 +96,7 @@ def find_model(name: str | Path, flag: str) -> Path:
     try:
         is_here = path.exists()
     except (OSError, ValueError) as error:  # too long, NUL in it
-        raise UserError(f"{flag} {shown(str(name))} is no path: {error}") from error
+        raise UserError(f"{flag} {shown(str(name))} is not a valid path: {error}") from error
     if is_here:
         return path
     hub_name = HubName.parse(str(name))
@@ -145,7 +145,7 @@ def _one_process(name: HubName) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.warning("waiting for another process that fetches %s", name)
+            log.warning("waiting for another process that downloads %s", name)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -197,7 +197,7 @@ def _nothing_there(name: HubName, listed: Iterable[str]) -> str:
     files = sorted(str(path) for path in paths if path.suffix in (".bin", ".pt", ".pth", ".safetensors"))
     places = folders or files
     there = ", ".join(f"{name.repository}/{place}" for place in places[:5]) if places else "none"
-    return f"{name} on the hub holds no weights of a known name; what may be meant: {there}"
+    return f"{name} on the hub contains no weights of a known name; what may be meant: {there}"
 
 
 def _weights(name: HubName, snapshot: Path, indices: list[str], listed: Mapping[str, object]) -> list[str]:
@@ -245,7 +245,7 @@ def _download(name: HubName, snapshot: Path, files: "Mapping[str, RepoSibling]")
         except Exception as error:
             raise UserError(_reason(error, name)) from error
         if Path(found).name != snapshot.name:
-            raise UserError(f"{name} was changed on the hub while it was fetched; start again")
+            raise UserError(f"{name} was changed on the hub during the download; start again")
         wrong = [file for file, item in files.items() if not _is_as_listed(snapshot / file, item)]
         if not wrong:
             return
@@ -276,8 +276,8 @@ def _check_room(name: HubName, size: int) -> None:
     free = shutil.disk_usage(next(path for path in (name.storage, *name.storage.parents) if path.exists())).free
     if size > free:
         raise UserError(
-            f"its files take {size / 1e9:.1f} GB more than are there, and {name.storage.parent} has room for "
-            f"{free / 1e9:.1f} GB; make room, or set HF_HOME to another disk"
+            f"its missing files take {size / 1e9:.1f} GB, and {name.storage.parent} has room for "
+            f"{free / 1e9:.1f} GB; free some space, or set HF_HOME to another disk"
         )
 
 
@@ -312,7 +312,7 @@ def _reason(error: Exception, name: HubName) -> str:
     if status is not None:
         return f"the hub answered with status {status}: try again later, {copy}"
     if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
-        return f"{name.storage.parent} is full; make room, or set HF_HOME to another disk. What arrived is kept"
+        return f"{name.storage.parent} is full; free some space, or set HF_HOME to another disk. What arrived is kept"
     first = (str(causes[-1]).strip() or type(causes[-1]).__name__).splitlines()[0]
     return (
         f"{name} could not be fetched from the hub ({first[:200]}); start again once {constants.ENDPOINT} can be "

@@ -74,7 +74,7 @@ def read_source(path: Path, *, system: str | None, weight: Path | None = None, l
     if architecture.is_reference(config):
         return _read_reference(path, config, open_tensors(path), tokenizer, system, lora_alpha)
     if system is None:
-        raise UserError(f"{path} is a plain LLaVA, which any system can start from: say which one with --model_key")
+        raise UserError(f"{path} is a plain LLaVA, which any system can start from: choose one with --model_key")
     return _read_base(path, config, tokenizer, system)
 
 
@@ -108,7 +108,7 @@ def _read_reference(
 ) -> Source:
     named = architecture.reference_system(config)
     if named is None and system is None:
-        raise UserError(f"{path / CONFIG_FILE} does not say which system this is; say it with --model_key")
+        raise UserError(f"{path / CONFIG_FILE} does not name its system; set it with --model_key")
     weights = Weights()
     weights.add(files, names.from_reference, str(files.path))
     notes = []
@@ -146,7 +146,8 @@ def _read_base(path: Path, config: dict[str, Any], tokenizer: GroundingTokenizer
         weights.add(files, names.from_reference, str(path))
     else:
         raise UserError(
-            f"{path} holds a model of type {shown(config.get('model_type'))}; expected a LLaVA (original or llava-hf), "
+            f"{path} contains a model of type {shown(config.get('model_type'))}; expected a LLaVA (original or "
+            "llava-hf), "
             "a merged directory of this program, or a checkpoint of the reference implementation"
         )
     model_config = build_grounding({"system": system, **fields}, str(path / CONFIG_FILE))
@@ -187,7 +188,7 @@ def add_clip(source: Source, vision_tower: str | None) -> None:
         return
     named = vision_tower or _named_tower(source.path)
     if named is None:
-        raise UserError(f"{source.path} does not hold CLIP: pass --vision_tower (the directory of {HUB_CLIP})")
+        raise UserError(f"{source.path} does not contain CLIP: pass --vision_tower (the directory of {HUB_CLIP})")
     directory = find_model(named, "--vision_tower")
     source.config.vision_config = architecture.clip_config(directory)
     if has_weights and (source.kind == REFERENCE or vision_tower is None):
@@ -221,7 +222,7 @@ def add_sam(source: Source, vision_pretrained: str | None) -> None:
             source.notes.append(f"--vision_pretrained {vision_pretrained} ignored: the checkpoint has its own SAM")
         return
     if vision_pretrained is None:
-        raise UserError(f"{source.path} does not hold SAM: pass --vision_pretrained (a sam_vit_… .pth file)")
+        raise UserError(f"{source.path} does not contain SAM: pass --vision_pretrained (a sam_vit_… .pth file)")
     path = find_model(vision_pretrained, "--vision_pretrained")
     files = open_tensors(path)
     sam = Weights()

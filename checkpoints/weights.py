@@ -149,6 +149,6 @@ def fill(model: nn.Module, weights: Weights, source: str) -> None:
             bad.append(weights.their_name(name))
     if bad:
         raise UserError(
-            f"{source}: {len(bad)} tensors hold NaN or infinity ({listed(bad)}); the training that wrote them "
+            f"{source}: {len(bad)} tensors contain NaN or infinity ({listed(bad)}); the training that wrote them "
             "diverged, or they are too large for fp16 (then pass --precision bf16)"
         )

@@ -79,7 +79,7 @@ def _check_set(report: SetReport, decode: bool) -> None:
     """Fill in counts and problems of a set that is there, at least in part."""
     missing = [path for path in report.expected if not path.exists()]
     for path in missing:
-        report.problems.append(Problem("incomplete", f"{path} is missing", f"fetch it: {report.origin}"))
+        report.problems.append(Problem("incomplete", f"{path} is missing", f"download it: {report.origin}"))
     if missing:
         return
     findings = Findings()
@@ -91,7 +91,7 @@ def _check_set(report: SetReport, decode: bool) -> None:
         findings.broken += error.problems
     except UserError as error:
         findings.broken.append(str(error))
-    remedy = report.known.remedy or f"fetch it anew: {report.origin}"
+    remedy = report.known.remedy or f"download it again: {report.origin}"
     leave_out = f"{remedy}; train_ds.py and eval.py leave such entries out up to --skip_bad_samples"
     for kind, texts, what_to_do in (
         ("broken", findings.broken, remedy),

@@ -53,15 +53,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--decode", action="store_true", help="when checking, open every image and draw every mask")
     parser.add_argument("--draw", type=int, metavar="N", help="draw N training samples")
     parser.add_argument("--dataset", metavar="NAMES", help="families to draw from, joined by ||")
-    parser.add_argument("--sample_rates", metavar="RATES", help="one for each family (default: all alike)")
-    parser.add_argument("--seed", type=int, default=42, metavar="S", help="of the draws (default: 42)")
+    parser.add_argument("--sample_rates", metavar="RATES", help="one rate per family (default: equal)")
+    parser.add_argument("--seed", type=int, default=42, metavar="S", help="seed of the draws (default: 42)")
     parser.add_argument("--val_dataset", metavar="SPLITS", help="evaluation sets, joined by ||")
     parser.add_argument(
         "--skip_bad_samples",
         type=float,
         default=0.0,
         metavar="R",
-        help="of the draws or items: leave out bad ones up to this share and tell them (default: 0)",
+        help="leave out and list bad draws or items up to this share (default: 0)",
     )
     parser.add_argument("--jsonl", type=Path, metavar="FILE", help="write one JSON object per sample, item or set")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw a contact sheet (PNG)")
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
     if not root.is_dir():
         raise UserError(f"--dataset_dir {root}: no such folder")
     if flags.draw is not None and flags.val_dataset is not None:
-        raise UserError("--draw and --val_dataset are two different looks; give one of them")
+        raise UserError("--draw and --val_dataset exclude each other; give one of them")
     if flags.draw is not None:
         return _show(flags, _drawn(flags))
     if flags.val_dataset is not None:

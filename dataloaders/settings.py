@@ -20,7 +20,7 @@ class MixtureSettings:
     dataset: str = option(
         ALL_FAMILIES,
         "data",
-        "families to train on, joined by ||; beside these there is custom, your own data",
+        "families to train on, joined by ||; custom is your own data",
     )
     sample_rates: str = option(",".join(map(str, _RATES.values())), "data", "one weight per family")
     num_classes_per_sample: int = option(3, "data", "expressions drawn per image", check=at_least(1))

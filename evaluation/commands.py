@@ -57,7 +57,7 @@ class _Task:
         sets = evaluation_sets(flags.val_dataset, flags.dataset_dir, tolerance)
         for spec, items in sets.items():
             if len(items) == 0:
-                raise UserError(f"{spec}: the split below {flags.dataset_dir} holds no images")
+                raise UserError(f"{spec}: the split below {flags.dataset_dir} contains no images")
         files = ReportFiles(report_path(flags, list(sets)))
         refuse_foreign_report(files.report)
         if flags.sheet:
@@ -243,7 +243,7 @@ def evaluate_predictions(flags: Namespace, argv: Sequence[str]) -> int:
         raise UserError("--predictions needs --val_dataset: the splits to score, joined by ||")
     for name in ("save_predictions", "sheet", "vis"):
         if getattr(flags, name):
-            raise UserError(f"--{name} goes with a checkpoint, not with --predictions; --gallery draws these")
+            raise UserError(f"--{name} needs a checkpoint and does not work with --predictions; use --gallery")
     task = _Task.of(flags, argv)
     with lock_report(task.files.report, World.joined(torch.device("cpu"))):
         bars = {spec: ScoreBar(spec) for spec in task.sets}
@@ -306,7 +306,7 @@ def _draw_samples(task: _Task, session: ChatSession) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         for number, row in enumerate(_sample_rows(session, split, items, flags.vis, task.tolerance), start=1):
             save_sheet(contact_sheet([row]), directory / f"{number:04d}.png")
-        print(f"pictures: {directory}")
+        print(f"images: {directory}")
 
 
 def expression_to_show(exists: Sequence[bool], number: int) -> int:

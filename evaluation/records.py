@@ -92,7 +92,7 @@ class PartialResults:
             try:
                 found |= {result.item: result for result in _results_in(path)}
             except DamagedFile as error:
-                print(f"{error}; moved to {set_aside(path).name}, its images are counted anew", file=sys.stderr)
+                print(f"{error}; moved to {set_aside(path).name}, its images are counted again", file=sys.stderr)
         return found
 
     def open(self, rank: int, world: int) -> "PartialFile":
@@ -149,7 +149,8 @@ class PartialFile:
                 data = data[os.write(self._file.fileno(), data) :]
         except OSError as error:
             raise UserError(
-                f"{self._file.name} cannot be written ({error.strerror}); make room, or name another file by --output"
+                f"{self._file.name} cannot be written ({error.strerror}); free some space, or name another file by "
+                "--output"
             ) from error
 
 

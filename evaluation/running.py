@@ -91,7 +91,7 @@ def evaluate(
     items = evaluation_set(spec, dataset_dir, tolerance) if items is None else items
     total = len(items) if protocol.limit is None else min(protocol.limit, len(items))
     if total == 0:
-        raise UserError(f"{spec}: the split below {dataset_dir} holds no images")
+        raise UserError(f"{spec}: the split below {dataset_dir} contains no images")
     world = World.joined(model.device)
     done = {}
     if partial is not None:
@@ -184,7 +184,7 @@ class _Share:
                 release_memory(self.model.device)
                 if not self._halved:
                     logger.warning(
-                        "%s: out of memory with %d images and %d expressions at a time; going on with half as many, "
+                        "%s: out of memory with %d images and %d expressions at a time; continuing with half as many, "
                         "or fewer where need be",
                         self.spec,
                         batches.images,
@@ -254,7 +254,7 @@ def _finished(
         del done[number]
     if world.is_main and any(changed):
         logger.warning(
-            "%d images or their annotations changed since they were counted; these are counted anew",
+            "%d images or their annotations changed since they were counted; these are counted again",
             sum(map(len, changed)),
         )
     return done

@@ -21,8 +21,8 @@ _START = 64
 _WIDE = "is {0} text, not UTF-8; convert it: iconv -f {0} -t UTF-8 FILE > NEW"
 _CONTENTS = {
     b"version https://git-lfs": "is a Git LFS pointer, not the file itself; fetch its content with: git lfs pull",
-    b"<!doctype html": "is a web page that was downloaded instead of the file; fetch it anew",
-    b"<html": "is a web page that was downloaded instead of the file; fetch it anew",
+    b"<!doctype html": "is a web page that was downloaded instead of the file; download it again",
+    b"<html": "is a web page that was downloaded instead of the file; download it again",
     b"\x1f\x8b": "is compressed by gzip; unpack it with gunzip first",
     b"bzh": "is compressed by bzip2; unpack it with bunzip2 first",
     b"\xfd7zxz\x00": "is compressed by xz; unpack it with unxz first",
@@ -87,7 +87,7 @@ def what_it_is(start: bytes) -> str | None:
     return next((what for beginning, what in _CONTENTS.items() if start.startswith(beginning)), None)
 
 
-def read_json(path: Path, *, missing: str, remedy: str = "fetch it anew") -> Any:
+def read_json(path: Path, *, missing: str, remedy: str = "download it again") -> Any:
     """The value in a UTF-8 JSON file.
 
     missing, remedy: what to do when there is no such file, or it is not JSON.
@@ -124,7 +124,7 @@ def read_lines(path: Path, *, missing: str) -> Iterator[tuple[int, str]]:
                 yield number, text
 
 
-def parse_json(text: str, where: str, *, remedy: str = "fetch it anew") -> Any:
+def parse_json(text: str, where: str, *, remedy: str = "download it again") -> Any:
     """The value of a JSON text. `UserError`, which names `where` it stands, for what is not strictly JSON (NaN and
     Infinity are not), and for an object that has two values under one key."""
     if not text.strip():
@@ -159,7 +159,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)

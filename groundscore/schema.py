@@ -32,7 +32,7 @@ class DamagedFile(UserError):
 def read_json(path: Path, shape: Shape) -> Any:
     """What a JSON file holds, of the declared shape. `DamagedFile` where it is not; no file is `FileNotFoundError`."""
     if os.path.lexists(path) and not path.is_file():
-        raise DamagedFile(f"{path} is damaged (it is no file)")
+        raise DamagedFile(f"{path} is damaged (it is not a file)")
     return parse(path.read_bytes(), shape, str(path))
 
 

@@ -68,6 +68,8 @@ def make_directory(directory: Path) -> None:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{directory} cannot be a directory for results: a file is in its place") from None
+        raise UserError(f"{directory} cannot be a directory for results: a file has this name") from None
     except OSError as error:
-        raise UserError(f"{directory} cannot be written ({error.strerror}); choose another place for results") from None
+        raise UserError(
+            f"{directory} cannot be written ({error.strerror}); choose another directory for results"
+        ) from None

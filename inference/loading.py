@@ -33,9 +33,9 @@ def add_model_flags(parser: argparse.ArgumentParser, *, version_required: bool =
         metavar="DIR",
         help="checkpoint to load: a merged directory, a LLaVA base, or a training run",
     )
-    group.add_argument("--model_key", metavar="SYSTEM", help="system, where the checkpoint does not say")
-    group.add_argument("--vision_tower", metavar="DIR", help="CLIP, for a plain LLaVA base")
-    group.add_argument("--vision_pretrained", metavar="FILE", help="SAM, for a plain LLaVA base")
+    group.add_argument("--model_key", metavar="SYSTEM", help="system, if the checkpoint does not name it")
+    group.add_argument("--vision_tower", metavar="DIR", help="CLIP directory, for a plain LLaVA base")
+    group.add_argument("--vision_pretrained", metavar="FILE", help="SAM file or directory, for a plain LLaVA base")
     group.add_argument(
         "--weight",
         metavar="FILE",
@@ -43,15 +43,15 @@ def add_model_flags(parser: argparse.ArgumentParser, *, version_required: bool =
     )
     group.add_argument("--lora_alpha", type=float, default=16, metavar="X", help="LoRA scale times rank of --weight")
     quantised = group.add_mutually_exclusive_group()
-    quantised.add_argument("--load_in_8bit", action="store_true", help="the LLM in 8 bit (needs bitsandbytes)")
-    quantised.add_argument("--load_in_4bit", action="store_true", help="the LLM in 4 bit (needs bitsandbytes)")
+    quantised.add_argument("--load_in_8bit", action="store_true", help="quantize the LLM to 8 bit (needs bitsandbytes)")
+    quantised.add_argument("--load_in_4bit", action="store_true", help="quantize the LLM to 4 bit (needs bitsandbytes)")
     group.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
         default="auto",
-        help="weights and arithmetic; auto is bf16 on a GPU, fp32 on a CPU",
+        help="dtype of weights and arithmetic; auto is bf16 on a GPU, fp32 on a CPU",
     )
-    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device to run on")
     group.add_argument(
         "--layer",
         type=layer_choice,
@@ -61,8 +61,8 @@ def add_model_flags(parser: argparse.ArgumentParser, *, version_required: bool =
     group.add_argument(
         "--verify",
         action="store_true",
-        help="read every file of a merged directory against its digests (without it those below 1 GB; of a training "
-        "run always all)",
+        help="check every file of a merged directory against its digest (default: files below 1 GB; those of a "
+        "training run always)",
     )
     group.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     group.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -71,7 +71,7 @@ def add_model_flags(parser: argparse.ArgumentParser, *, version_required: bool =
 
 def add_inference_settings(parser: argparse.ArgumentParser) -> None:
     """Add the settings of a model that may be changed after training; what is not given stays as it was trained."""
-    group = parser.add_argument_group("what the checkpoint says, and these override")
+    group = parser.add_argument_group("settings of the checkpoint that can be overridden")
     for item in inference_settings().values():
         add_setting(group, item)
 

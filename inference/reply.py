@@ -92,7 +92,7 @@ def save_reply(reply: Reply, image: np.ndarray, directory: Path, image_path: Pat
     except OSError as error:
         for path in filter(None, (*saved.masks, saved.overlay, record)):
             path.unlink(missing_ok=True)
-        raise UserError(f"{error.strerror or error}: the answer could not be kept in {directory}") from error
+        raise UserError(f"{error.strerror or error}: the answer could not be saved in {directory}") from error
     return saved
 
 
@@ -126,7 +126,7 @@ def save_conversation(
         try:
             target.open("x").close()
         except FileExistsError:
-            raise UserError(f"{target} exists; nothing is overwritten, choose another name") from None
+            raise UserError(f"{target} exists; files are never overwritten, choose another name") from None
     exchanges = [
         {"prompt": turn.question, "answer": turn.answer, "record": str(record)}
         for turn, record in zip(turns, records, strict=True)

@@ -101,7 +101,7 @@ class ChatSession:
         if answers is None:  # the failed attempt is over, so that its memory can be used
             release_memory(self.model.device)
             middle = len(prompts) // 2
-            logger.warning("out of memory with %d prompts at a time; going on with half as many", len(prompts))
+            logger.warning("out of memory with %d prompts at a time; continuing with half as many", len(prompts))
             return self.ask_each(image, prompts[:middle]) + self.ask_each(image, prompts[middle:])
         seconds = (time.perf_counter() - start) / len(prompts)
         return [self._reply(prompt, answer, seconds) for prompt, answer in zip(prompts, answers, strict=True)]

@@ -65,7 +65,7 @@ class Chat:
                 except UnicodeDecodeError:
                     print("That line is not UTF-8 text.")
                 except KeyboardInterrupt:
-                    print("\n(interrupted; /quit leaves)")
+                    print("\n(interrupted; /quit exits)")
                 except EOFError:
                     print()
                     return
@@ -86,7 +86,7 @@ class Chat:
             self._save_command(argument)
         elif command == "/reset":
             self.forget()
-            print("The conversation starts anew.")
+            print("New conversation.")
         elif command == "/help":
             print(HELP)
         else:
@@ -112,7 +112,7 @@ class Chat:
 
     def _image_command(self, argument: str) -> None:
         if not argument:
-            raise UserError("/image needs the path of a picture")
+            raise UserError("/image needs the path of an image")
         path = user_path(argument.strip("'\""))
         self.look_at(read_image(path, missing="/image PATH names the file of an image"), path)
         height, width = self.image.shape[:2]
@@ -189,7 +189,7 @@ def line_editing() -> Iterator[None]:
                 lines.touch(mode=0o600)
                 readline.write_history_file(lines)
             except OSError as error:
-                print(f"the lines you typed could not be kept: {error}", file=sys.stderr)
+                print(f"the input history could not be saved: {error}", file=sys.stderr)
 
 
 def _clean(line: str) -> str:

@@ -148,7 +148,7 @@ class EncoderFeatures:
             with written_whole(path) as beside:
                 beside.write_bytes(_checksum(key, stored) + stored)
         except OSError as error:
-            raise UserError(f"{path}: the features cannot be kept ({error.strerror or error})") from error
+            raise UserError(f"{path}: the features cannot be saved ({error.strerror or error})") from error
         self.cache.added(CHECKSUM_BYTES + len(stored))
 
 

@@ -163,7 +163,7 @@ def _write_all(
         size = -(-failed // 2)
         if model.prompts_at_a_time is None:
             logger.warning(
-                "out of memory with %d prompts at a time; going on with half as many, or fewer where need be",
+                "out of memory with %d prompts at a time; continuing with half as many, or fewer if needed",
                 failed,
             )
         model.prompts_at_a_time = size

@@ -230,7 +230,10 @@ class GroundingModel(PreTrainedModel):
         embeddings = row_embeddings(self.language_model.embed_tokens, batch.input_ids, places, tokens)
         attention = self.language_model.config._attn_implementation
         if attention not in ATTENTIONS:
-            raise UserError(f'attention "{attention}" does not take who sees whom; use {" or ".join(ATTENTIONS)}')
+            raise UserError(
+                f'attention "{attention}" does not support attention masks of packed rows; use '
+                f"{' or '.join(ATTENTIONS)}"
+            )
         if attention == "flash_attention_2":
             return embeddings, flash_attention_rows(batch.branches, visible, packed=batch.packed), places
         return embeddings, row_attention(batch.branches, places, visible), places

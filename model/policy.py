@@ -91,7 +91,9 @@ class LayerPolicy(nn.Module):
         if estimator == "leave_one_out" and samples < 2:
             raise ValueError(f"policy_samples: {samples}, but leave_one_out compares at least 2 layers of a target")
         if estimator != "sample" and reward == "batch":
-            raise ValueError(f'reward: "batch" needs the estimator "sample"; {estimator} scores every target by itself')
+            raise ValueError(
+                f'reward: "batch" needs the estimator "sample"; {estimator} scores every target separately'
+            )
         self.num_layers = num_layers
         self.normalized = gate == NORMALIZED_GATE
         self.estimator = estimator

@@ -22,7 +22,7 @@ class ModelSettings:
     conv_type: str = option(
         "llava_v1",
         "model",
-        "conversation template: the system text speaks of a human (llava_v1) or a user (vicuna_v1)",
+        "conversation template; its system text names a human (llava_v1) or a user (vicuna_v1)",
         choices=("llava_v1", "vicuna_v1"),
         stored=True,
         inference=True,
@@ -46,7 +46,7 @@ class ModelSettings:
         False, "model", "a second projector for the mask path", on_resume=FIXED, stored=True
     )
     pad_train_clip_images: bool = option(
-        False, "model", "CLIP sees the whole image, padded, not its centre", stored=True
+        False, "model", "CLIP sees the whole image, padded, instead of its centre crop", stored=True
     )
     resize_vision_tower: bool = option(
         False, "model", "interpolate CLIP's position embeddings", on_resume=FIXED, stored=True
@@ -70,7 +70,7 @@ class ModelSettings:
     map_geometry: str = option(
         "fit",
         "policy",
-        "where the similarity map is placed: where CLIP looked, or always as for padded CLIP input",
+        "placement of the similarity map: fit follows CLIP's crop, reference always assumes padded CLIP input",
         choices=("fit", "reference"),
         stored=True,
         inference=True,

@@ -125,7 +125,7 @@ class NumberWatch:
         if not self.world.is_main:
             raise SystemExit(2)  # one rank prints it
         raise UserError(
-            f"{report}\nThe last checkpoint is as it was. Look at these samples; try a smaller --lr, --precision fp32 "
+            f"{report}\nThe last checkpoint is unchanged. Look at these samples; try a smaller --lr, --precision fp32 "
             "or bf16, or --skip_nonfinite N to leave out up to N such steps"
         )
 

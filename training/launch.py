@@ -157,7 +157,7 @@ class RunLock:
         aside.unlink()
         if moved == owner:
             whose = f"process {owner.process.pid} on {owner.process.host}" if owner else "nobody (it cannot be read)"
-            print(f"{self.path} was left by {whose}, which is gone; this launch takes it over", file=sys.stderr)
+            print(f"{self.path} was left by {whose}, which no longer runs; this launch takes it over", file=sys.stderr)
 
     def _read(self, path: Path | None = None) -> Owner | None:
         """Who holds the lock; None where there is none, or one that cannot be read."""
@@ -205,7 +205,7 @@ def move_earlier_run(config: TrainingConfig, world: World) -> None:
     if world.is_main and _starts_afresh(config):
         try:
             moved = _move_aside(config)
-            print(f"starting afresh in {config.run_dir}; the earlier run is kept in {moved}")
+            print(f"starting a new run in {config.run_dir}; the earlier run is kept in {moved}")
         except UserError as error:
             problem = str(error)
     problem = world.broadcast(problem)
@@ -234,7 +234,7 @@ def _move_aside(config: TrainingConfig) -> Path:
         path = getattr(config, name)
         if path and Path(path).exists() and Path(path).resolve().is_relative_to(place):
             raise UserError(
-                f"--{name} {path} lies in {config.run_dir}, which a fresh start moves aside; take another --exp_name"
+                f"--{name} {path} lies in {config.run_dir}, which a new run moves aside; take another --exp_name"
             )
     number = 1
     while os.path.lexists(f"{place}.{number}"):
@@ -243,7 +243,8 @@ def _move_aside(config: TrainingConfig) -> Path:
         os.rename(place, f"{place}.{number}")
     except OSError as error:
         raise UserError(
-            f"{config.run_dir} holds an earlier run and cannot be renamed ({error.strerror}); take another --exp_name"
+            f"{config.run_dir} contains an earlier run and cannot be renamed ({error.strerror}); take another "
+            "--exp_name"
         ) from error
     if config.run_dir.is_symlink():
         place.mkdir()  # or the link would lead nowhere
@@ -268,7 +269,7 @@ def begin_launch(config: TrainingConfig, output: OutputLog, world: World) -> Run
     if config.memo:
         add_memo(run_dir, number, config.memo)
     for problem in damaged_launches(run_dir):
-        print(f"passed over: {problem}", file=sys.stderr)
+        print(f"skipped: {problem}", file=sys.stderr)
     earlier = earlier_manifests(run_dir, number)
     manifest = record_launch(run_dir, number, ROOT, command=command, settings=config.to_dict(), world_size=world.size)
     print("\n".join([*_describe(run_dir, number, manifest, earlier), *describe_flags(config)]))

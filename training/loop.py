@@ -232,16 +232,16 @@ def _named_failures(watchdog: Watchdog, peers: Peers) -> Iterator[None]:
         if is_lost_process(error):
             stopped = peers.end_stopped()
             raise UserError(
-                f"{doing}: another process is gone, or hangs ({text.splitlines()[0]}). "
-                + (f"{stopped}; " if stopped else "Its own last words tell why; ")
-                + "the last checkpoint is as it was"
+                f"{doing}: another process died or hangs ({text.splitlines()[0]}). "
+                + (f"{stopped}; " if stopped else "Its own log shows the reason; ")
+                + "the last checkpoint is unchanged"
             ) from error
         raise
     except Exception as error:
         if "loss scale already at minimum" in str(error):
             raise UserError(
                 f"{watchdog.doing}: gradients overflow fp16 however little the loss is scaled. Try --precision bf16 or "
-                "fp32; the last checkpoint is as it was"
+                "fp32; the last checkpoint is unchanged"
             ) from error
         raise
 

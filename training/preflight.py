@@ -207,7 +207,7 @@ def preflight(
             world=world, meter=meter, print_freq=never, progress=None, records=None, pause=pause,
         )  # fmt: skip
         if end.step < schedule.total_steps:
-            raise UserError("dry run: stopped before its end, as was asked for")
+            raise UserError("dry run: stopped before its end, as requested")
 
     largest = find_largest_batch(mixture, collator, schedule.batch_size)
     say("\n".join(describe_batch(largest)))

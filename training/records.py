@@ -132,7 +132,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
     if not os.path.lexists(path):
         return
     if not path.is_file():
-        print(f"{path} is no file; it is kept as {set_aside(path).name}, and new records begin", file=sys.stderr)
+        print(f"{path} is not a file; it is kept as {set_aside(path).name}, and new records begin", file=sys.stderr)
         return
     kept, problems = [], []
     lines = path.read_bytes().split(b"\n")

@@ -62,7 +62,7 @@ class EndAtOnce:
         process = os.getpid()
         while number := os.read(self.reader, 1):
             if number[0] in SIGNALS and os.getpid() == process:
-                print(f"{signal.Signals(number[0]).name}: ended; no step was under way", file=sys.stderr, flush=True)
+                print(f"{signal.Signals(number[0]).name}: ended; no step was in progress", file=sys.stderr, flush=True)
                 for call in reversed(self.at_end):
                     call()
                 os._exit(128 + number[0])
@@ -102,7 +102,7 @@ class StopRequest:
         """Whether a signal, or the end of a launcher, has asked for the stop."""
         gone = [launcher for launcher in self.launchers if launcher.runs() is False]
         if gone and not self.signalled:
-            self._begin(f"the launcher (process {gone[0].pid}) is gone")
+            self._begin(f"the launcher (process {gone[0].pid}) ended")
         return self.signalled
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -213,7 +213,7 @@ class Watchdog:
             if waited > GRACE * self.seconds:
                 if stopped := self.peers.end_stopped():
                     self._say(stopped)
-                self._say(f"{doing}: given up after {waited:.0f} s; the last checkpoint is as it was. Where it stood:")
+                self._say(f"{doing}: given up after {waited:.0f} s; the last checkpoint is unchanged. Where it stood:")
                 faulthandler.dump_traceback(all_threads=True)
                 os._exit(self.exit_code)
 

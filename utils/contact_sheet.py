@@ -258,4 +258,4 @@ def refuse_foreign_image(path: Path) -> None:
         with path.open("rb") as file:
             if SOFTWARE.encode() in file.read(256):  # right behind the header
                 return
-    raise UserError(f"{path} exists and is no contact sheet of this program; name another file")
+    raise UserError(f"{path} exists and is not a contact sheet of this program; name another file")

@@ -150,8 +150,8 @@ def naming_lost_processes(doing: str) -> Iterator[None]:
         if not is_lost_process(error):
             raise
         raise UserError(
-            f"{doing}: another process is gone, or hangs ({str(error).splitlines()[0]}). Its own last words tell why; "
-            "the last checkpoint is as it was"
+            f"{doing}: another process died or hangs ({str(error).splitlines()[0]}). Its own log shows the reason; "
+            "the last checkpoint is unchanged"
         ) from error
 
 

@@ -214,7 +214,7 @@ def candidates_in(directory: Path, *prefixes: str) -> list[Path]:
 def find_checkpoint(directory: Path) -> Path | None:
     """The newest complete checkpoint of a directory that holds several, or None. Others are named on stderr."""
     for problem in incomplete_in(directory):
-        print(f"passed over: {problem}", file=sys.stderr)
+        print(f"skipped: {problem}", file=sys.stderr)
     return next(iter(checkpoints_in(directory)), None)
 
 

@@ -52,9 +52,9 @@ def _check_trained(model: nn.Module, checkpoint: Path) -> None:
     ours = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if stored != ours:
         raise UserError(
-            f"{checkpoint} holds other parameters than this run trains: {len(ours - stored)} are not stored "
+            f"{checkpoint} contains other parameters than this run trains: {len(ours - stored)} are not stored "
             f"{sorted(ours - stored)[:5]}, {len(stored - ours)} are not trained here {sorted(stored - ours)[:5]}; "
-            "use the flags of that run, or pass --no_resume, which moves it aside and starts afresh"
+            "use the flags of that run, or pass --no_resume, which moves it aside and starts a new run"
         )
 
 

@@ -85,6 +85,6 @@ def _find_targets(branch: Sequence[int], start: int, tokenizer: GroundingTokeniz
             continue
         ids = tokenizer.seg_token_ids if is_seg else tokenizer.rej_token_ids
         if tuple(branch[index : index + len(ids)]) != ids:
-            raise UserError(f"an answer holds an incomplete target: {tokenizer.decode(branch[start:])!r}")
+            raise UserError(f"an answer contains an incomplete target: {tokenizer.decode(branch[start:])!r}")
         found.append(Target(index, is_seg))
     return found

@@ -124,11 +124,11 @@ def _settings_of(values: object, source: Path) -> ImageSettings:
         "conv_type": one_of(*SYSTEM_TEXTS),
     }
     if not isinstance(values, dict):
-        raise UserError(f"{source} should hold a JSON object, it holds a {type(values).__name__}")
+        raise UserError(f"{source} must contain a JSON object, but contains a {type(values).__name__}")
     values = {"conv_type": "llava_v1", **values}  # directories of before there was a choice
     missing = [name for name in rules if name not in values]
     if missing:
-        raise UserError(f"{source} does not hold the settings of a grounding model: it has no {missing[0]}")
+        raise UserError(f"{source} does not contain the settings of a grounding model: it has no {missing[0]}")
     return ImageSettings(**check_values(rules, values, str(source)))
 
 

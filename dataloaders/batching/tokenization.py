@@ -117,7 +117,7 @@ class GroundingTokenizer:
         try:
             tokenizer = cls(read_bytes(model_path, missing="it belongs to a tokenizer", megabytes=_MAX_MEGABYTES))
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"{model_path} is not a SentencePiece model of LLaMA ({error}); copy it anew.") from error
+            raise UserError(f"{model_path} is not a SentencePiece model of LLaMA ({error}); copy it again.") from error
         tokenizer._take_added(added, directory)
         tokenizer.tokens_per_target = config.get("tokens_per_target") or tokenizer._count_target_tokens()
         return tokenizer
@@ -301,7 +301,7 @@ def _add_token(added: dict[str, int], token: object, index: object, source: Path
     if not is_text or type(number) is not int or not 0 <= number < LARGEST_ID:
         raise UserError(
             f"{source}: token {shown(token)} has id {shown(index)}; a token is a text, and its id a number below "
-            f"{LARGEST_ID}. Copy the file anew."
+            f"{LARGEST_ID}. Copy the file again."
         )
     added[token] = number
 
@@ -314,7 +314,7 @@ def _check_config(config: Mapping, source: Path) -> None:
     if kind is not None and kind not in _CLASSES:
         raise UserError(f"{source}: tokenizer_class is {shown(kind)}; only the tokenizer of a LLaMA is supported")
     if not isinstance(config.get("added_tokens_decoder") or {}, dict):
-        raise UserError(f"{source}: added_tokens_decoder should be a dictionary; copy the file anew")
+        raise UserError(f"{source}: added_tokens_decoder should be a dictionary; copy the file again")
     count = config.get("tokens_per_target")
     if count is not None and (type(count) is not int or not 1 <= count <= 4096):
         raise UserError(f"{source}: tokens_per_target should be a number from 1 to 4096, it is {shown(count)}")
@@ -326,7 +326,7 @@ def _read_object(path: Path) -> dict:
         return {}
     value = read_json(path, missing="it belongs to a tokenizer")
     if not isinstance(value, dict):
-        raise UserError(f"{path} should hold a JSON object, it holds a {type(value).__name__}")
+        raise UserError(f"{path} must contain a JSON object, but contains a {type(value).__name__}")
     return value
 
 

@@ -34,6 +34,6 @@ FAMILIES: dict[str, type[Family]] = {
 def register(family: type[Family]) -> None:
     """Add a family of a plugin, with its evaluation sets. Raises `UserError` where its name is taken."""
     if family.name in FAMILIES:
-        raise UserError(f"a data-set family {family.name!r} is there already; give yours another name")
+        raise UserError(f"a data-set family {family.name!r} already exists; give yours another name")
     FAMILIES[family.name] = family
     READERS.extend(family.splits)

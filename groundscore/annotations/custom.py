@@ -53,7 +53,7 @@ class CustomEntry:
             if not masks[number].any():
                 raise BadEntry.at(where, f"{NO_PIXEL}; write {REJ} for what is not in the image")
             if ignore is not None and not masks[number][~ignore].any():
-                raise BadEntry.at(where, "lies wholly inside 'ignore', so that no pixel of it counts")
+                raise BadEntry.at(where, "is entirely inside 'ignore', so that none of its pixels count")
         return masks, ignore
 
     @property
@@ -114,7 +114,9 @@ class CustomFile(Sequence):
         masks = [_check_mask(mask, where) for mask in masks]
         targets = sum(answer.count(SEG) for turns in conversations for _, answer in turns)
         if targets != len(masks):
-            raise BadEntry.at(where, f"the answers hold {targets} {SEG}, but there are {len(masks)} masks; {_REMEDY}")
+            raise BadEntry.at(
+                where, f"the answers contain {targets} {SEG}, but there are {len(masks)} masks; {_REMEDY}"
+            )
         ignore = item.get("ignore")
         return {
             "line": number,
@@ -143,7 +145,7 @@ def _check_mask(mask: Any, where: str) -> Any:
         return require_path({"mask": mask}, "mask", where, remedy=_REMEDY)
     if not isinstance(mask, dict) or not ("polygons" in mask or {"size", "counts"} <= mask.keys()):
         raise UserError(
-            f"{where}: a mask is {{'polygons': …}}, run lengths {{'size': …, 'counts': …}} or the path of a PNG, "
+            f"{where}: a mask is {{'polygons': …}}, an RLE {{'size': …, 'counts': …}} or the path of a PNG, "
             f"not {shown(mask)}; {_REMEDY}"
         )
     if "polygons" in mask:

@@ -31,7 +31,7 @@ def read_image(
         if size != (raw.height, raw.width):
             raise BadEntry(
                 f"{path} is {image.height} high and {image.width} wide, but its annotations are for "
-                f"{size[0]} × {size[1]}. Image and annotation file do not belong together; fetch both anew.",
+                f"{size[0]} × {size[1]}. Image and annotation file do not match; download both again.",
                 file=str(path),
             )
         image = raw
@@ -48,7 +48,7 @@ def list_stems(folder: Path, suffix: str) -> np.ndarray:
     """The names without suffix of a folder's files, sorted; an error where there are none."""
     stems = sorted(name.removesuffix(suffix) for name in list_names(folder) if name.endswith(suffix))
     if not stems:
-        raise UserError(f"{folder}/*{suffix}: nothing there; see dataloaders/README.md for where files go")
+        raise UserError(f"{folder}/*{suffix}: no files found; see dataloaders/README.md for where files go")
     return np.array(stems)
 
 
@@ -100,7 +100,7 @@ def _to_bytes(grey: np.ndarray, path: Path) -> np.ndarray:
     values = grey.astype(np.float32)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(low + high):
-        raise BadEntry(f"{path} holds pixels that are not finite numbers", file=str(path))
+        raise BadEntry(f"{path} contains pixels that are not finite numbers", file=str(path))
     if low < 0 or high >= 2**16:
         floor, top = low, high
     elif high <= 1 and grey.dtype.kind == "f":

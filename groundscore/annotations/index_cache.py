@@ -64,10 +64,10 @@ def open_index(dataset_dir: Path, name: str, sources: Sequence[Path], build: Bui
             tables = index.open()  # another process may have built it meanwhile
             if tables is None:
                 if index.is_damaged:
-                    logger.warning("%s is damaged: its content is not what was written; it is made anew", file)
+                    logger.warning("%s is damaged: its content is not what was written; it is rebuilt", file)
                 tables = index.build(build)
     except OSError as error:
-        logger.warning("%s: the index of %s cannot be kept (%s)", folder, name, error)
+        logger.warning("%s: the index of %s cannot be saved (%s)", folder, name, error)
         tables = pack_tables(build())
     return tables
 
@@ -165,7 +165,9 @@ def _user_key() -> bytes | None:
                     os.replace(temporary, path)
         return path.read_bytes()
     except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows where home is
-        logger.warning("no index is kept, for want of a place for its key (%s); %s names one", error, ENVIRONMENT)
+        logger.warning(
+            "no index is saved because there is no folder for its key (%s); set %s to one", error, ENVIRONMENT
+        )
         return None
 
 

@@ -38,7 +38,7 @@ def read_json(path: Path, kind: type | None = None, *, windows_1252: bool = Fals
     raw = read_bytes(path, missing=missing)
     value = parse_json(decode_text(raw, path, windows_1252=windows_1252), str(path))
     if kind is not None and not isinstance(value, kind):
-        raise UserError(f"{path} should hold a JSON {kind.__name__}, it holds a {type(value).__name__}")
+        raise UserError(f"{path} must contain a JSON {kind.__name__}, but contains a {type(value).__name__}")
     return value
 
 
@@ -104,7 +104,7 @@ def check_text(value: Any, where: str, *, remedy: str = NOT_OFFICIAL, empty: boo
     if not isinstance(value, str) or not (empty or value.strip()):
         raise UserError(f"{where} should be text, it is {shown(value)}; {remedy}")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise UserError(f"{where} holds half a character (a lone surrogate) in {shown(value)}; {remedy}")
+        raise UserError(f"{where} contains a lone surrogate in {shown(value)}; {remedy}")
     return value
 
 
@@ -165,7 +165,7 @@ def require_segmentation(annotation: Any, where: str, *, remedy: str = NOT_OFFIC
 def check_segmentation(value: Any, where: str, *, remedy: str = NOT_OFFICIAL) -> list | dict:
     """`value`, which must be a list of polygons and run lengths, or one run-length dictionary."""
     if not isinstance(value, list | dict):
-        raise UserError(f"{where} should be polygons or run lengths, it is {shown(value)}; {remedy}")
+        raise UserError(f"{where} should be polygons or an RLE, it is {shown(value)}; {remedy}")
     for part in value if isinstance(value, list) else [value]:
         if isinstance(part, dict):
             _check_run_lengths(part, where, remedy)
@@ -185,7 +185,7 @@ def _check_run_lengths(value: dict, where: str, remedy: str) -> None:
         isinstance(counts, str | bytes) or (isinstance(counts, list) and set(map(type, counts)) <= {int})
     ):
         raise UserError(
-            f"{where}: run lengths have a 'size' [height, width] and 'counts', a list of whole numbers or text, not "
+            f"{where}: an RLE has a 'size' [height, width] and 'counts', a list of whole numbers or text, not "
             f"{shown(value)}; {remedy}"
         )
 
@@ -208,7 +208,7 @@ def by_id(items: Sequence[Any], where: str, *, remedy: str = NOT_OFFICIAL) -> di
     def read(item: Any, number: int) -> None:
         key = require_integer(item, "id", f"{where} number {number}", remedy=remedy)
         if found.setdefault(key, item) != item:
-            raise UserError(f"{where} {key} is there twice, with different content; {remedy}")
+            raise UserError(f"{where} {key} occurs twice with different content; {remedy}")
 
     read_each(items, read)
     return found

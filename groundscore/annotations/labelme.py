@@ -28,7 +28,7 @@ from groundscore.errors import UserError, shown
 from groundscore.targets import refuse_targets
 
 _IGNORED = 255
-_REMEDY = "annotate the image anew in LabelMe, or fetch the official file"
+_REMEDY = "annotate the image again in LabelMe, or download the official file"
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
 
 
@@ -109,7 +109,7 @@ def _false_premise(value: Any, where: str) -> tuple[str, bool, str] | None:
     for item in value if isinstance(value, list) else [value]:
         if not isinstance(item, list) or len(item) != 3:
             raise UserError(
-                f"{where}: 'false_premise_QA' should hold [question, is_sentence, answer], not {shown(item)}; {_REMEDY}"
+                f"{where}: 'false_premise_QA' must be [question, is_sentence, answer], not {shown(item)}; {_REMEDY}"
             )
         refuse_targets(check_text(item[0], f"{where}: a question of 'false_premise_QA'", remedy=_REMEDY), where)
         check_boolean(item[1], f"{where}: is_sentence in 'false_premise_QA'", remedy=_REMEDY)

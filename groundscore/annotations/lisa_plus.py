@@ -123,7 +123,7 @@ class PlusFile(Sequence[PlusEntry]):
         masks = require(item, self.subset.masks_key, where)
         if not isinstance(masks, dict):
             raise UserError(
-                f"{where}: {self.subset.masks_key!r} should hold masks by id, it is {shown(masks)}; {NOT_OFFICIAL}"
+                f"{where}: {self.subset.masks_key!r} must contain masks by id, it is {shown(masks)}; {NOT_OFFICIAL}"
             )
         entry = {
             "number": number,

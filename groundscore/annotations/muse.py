@@ -137,7 +137,7 @@ class MuseFile(Sequence):
                 f"answers; {NOT_OFFICIAL}"
             )
         if not questions:
-            raise UserError(f"{where} asks no question; {NOT_OFFICIAL}")
+            raise UserError(f"{where} has no question; {NOT_OFFICIAL}")
         return {
             "number": number,
             "image": _image_name(item, where),

@@ -85,7 +85,7 @@ class PartAnnotations(Sequence[AnnotatedImage]):
         self._records = tables["pictures"].without(excluded)
         self.names: list[list[str]] = list(tables["categories"])
         if not self._records:
-            raise UserError(f"{annotations}: no picture there has an annotation")
+            raise UserError(f"{annotations}: no image there has an annotation")
 
     def name_pieces(self, category: str, where: str) -> list[str]:
         """[object] or [object, part] of a category's name."""
@@ -119,7 +119,7 @@ class PartAnnotations(Sequence[AnnotatedImage]):
             image_id = require_integer(annotation, "image_id", spot)
             category_id = require_integer(annotation, "category_id", spot)
             if image_id not in pictures:
-                raise UserError(f"{spot} is about image {image_id}, which is not in the file; {NOT_OFFICIAL}")
+                raise UserError(f"{spot} refers to image {image_id}, which is not in the file; {NOT_OFFICIAL}")
             if category_id not in places:
                 raise UserError(f"{spot} has category {category_id}, which is not in the file; {NOT_OFFICIAL}")
             segmentation = require_segmentation(annotation, spot)

@@ -38,7 +38,7 @@ class TypeString:
 
     def __init__(self, code: Any, *_flags: Any):
         if type(code) is not str or not _NUMPY_TYPE.fullmatch(code):
-            raise Refused(f"it holds numpy values of the type {shown(code)}")
+            raise Refused(f"it contains numpy values of the type {shown(code)}")
         self._code = code
         self._order = "<"
 
@@ -90,13 +90,13 @@ def check_keys(keys: list[Any]) -> list[Any]:
 def _nested_lists(raw: Any, kind: Any, shape: Any, order: str) -> list:
     sizes = shape if type(shape) is tuple and all(type(size) is int and size >= 0 for size in shape) else ()
     if not 1 <= len(sizes) <= _MAX_DIMENSIONS or (0 in sizes and len(sizes) > 1) or type(kind) is not TypeString:
-        raise Refused(f"it holds a numpy array of the shape {shown(shape)}")
+        raise Refused(f"it contains a numpy array of the shape {shown(shape)}")
     return kind.read(raw, math.prod(sizes)).reshape(sizes, order=order).tolist()
 
 
 def _numpy_scalar(kind: Any, raw: Any) -> Any:
     if type(kind) is not TypeString:
-        raise Refused("it holds a numpy value without a type")
+        raise Refused("it contains a numpy value without a type")
     value = kind.read(raw, 1)[0].item()
     return python2_text(value) if type(value) is bytes else value
 
@@ -109,7 +109,7 @@ def _empty_array(_kind: Any, _shape: Any, _type: Any) -> ArrayValues:
 def _array_of_buffer(raw: Any, kind: Any, shape: Any, order: Any, *_axis_order: Any) -> list:
     """Arrays of protocol 5."""
     if order not in ("C", "F"):
-        raise Refused(f"it holds a numpy array in the order {shown(order)}")
+        raise Refused(f"it contains a numpy array in the order {shown(order)}")
     return _nested_lists(raw, kind, shape, order)
 
 

@@ -165,7 +165,7 @@ class ReferTables:
         image_id = require_integer(annotation, "image_id", where) if "image_id" in annotation else ref["image_id"]
         if image_id != ref["image_id"]:
             raise UserError(
-                f"{self.refs_path}: ref {ref['ref_id']} is about image {ref['image_id']}, but {where} belongs to "
+                f"{self.refs_path}: ref {ref['ref_id']} refers to image {ref['image_id']}, but {where} belongs to "
                 f"image {image_id}; {NOT_OFFICIAL}"
             )
         return require_segmentation(annotation, where)
@@ -183,9 +183,9 @@ def _read_refs(path: Path, no_target: bool, corrected: bool) -> tuple[list[dict]
     """Every ref with its ids as Python integers, under one set of keys; and the bad sentences, with their splits."""
     refs = read_json(path, list) if path.suffix == ".json" else restricted_unpickle(path)
     if not isinstance(refs, list):
-        raise UserError(f"{path} should hold a list of refs, it holds a {type(refs).__name__}; {NOT_OFFICIAL}")
+        raise UserError(f"{path} must contain a list of refs, but contains a {type(refs).__name__}; {NOT_OFFICIAL}")
     if not refs:
-        raise UserError(f"{path} holds no ref; {NOT_OFFICIAL}")
+        raise UserError(f"{path} contains no ref; {NOT_OFFICIAL}")
     problems: list[tuple[str | None, str]] = []
     known: dict[int, dict] = {}
 
@@ -194,7 +194,7 @@ def _read_refs(path: Path, no_target: bool, corrected: bool) -> tuple[list[dict]
         where = f"{path}: ref {ref_id}"
         if ref_id in known:
             if known[ref_id] != ref:
-                raise UserError(f"{where} is there twice, with different content; {NOT_OFFICIAL}")
+                raise UserError(f"{where} occurs twice with different content; {NOT_OFFICIAL}")
             return None
         known[ref_id] = ref
         found, bad_sentences = _read_ref(ref, ref_id, where, no_target, corrected)

@@ -44,11 +44,14 @@ def restricted_unpickle(path: str | Path) -> Any:
         return unpickle_plain(data)
     except Refused as error:
         raise UserError(
-            f"{path} is refused: {error}. Annotations hold lists, dictionaries, text and numbers only; fetch the file "
+            f"{path} is refused: {error}. Annotations contain lists, dictionaries, text and numbers only; fetch the "
+            "file "
             "from its official source."
         ) from error
     except (ValueError, LookupError, TypeError, struct.error) as error:  # operations that do not fit together
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {shown(str(error))}); fetch it anew") from error
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {shown(str(error))}); download it again"
+        ) from error
 
 
 def unpickle_plain(data: bytes) -> Any:
@@ -75,7 +78,7 @@ def _size(value: Any, largest: int, sizes: dict[int, int], depth: int = 0) -> in
     if id(value) in sizes:
         return sizes[id(value)]
     if depth == _MAX_DEPTH:
-        raise Refused(f"its containers are nested more than {_MAX_DEPTH} deep, or hold themselves")
+        raise Refused(f"its containers are nested more than {_MAX_DEPTH} deep, or contain themselves")
     size = 1
     items: Iterable[Any] = chain(value, value.values()) if type(value) is dict else value
     for item in items:
@@ -91,7 +94,7 @@ def _size(value: Any, largest: int, sizes: dict[int, int], depth: int = 0) -> in
         elif kind in _CONTAINERS:
             size += _size(item, largest, sizes, depth + 1)
         else:
-            raise Refused("it holds a function or a numpy type by itself, or an array without content")
+            raise Refused("it contains a function or a numpy type by itself, or an array without content")
         if size > largest:
             raise Refused("its containers refer to one another so often that they unfold to far more than the file")
     sizes[id(value)] = size
@@ -120,7 +123,7 @@ class _Reader:
             if operation is None:
                 known = code2op.get(chr(code))
                 if known is None:
-                    raise ValueError(f"byte {self._at - 1} is no opcode")
+                    raise ValueError(f"byte {self._at - 1} is not an opcode")
                 raise Refused(f"it asks for the operation {known.name}")
             operation(self)
 
@@ -212,7 +215,7 @@ class _Reader:
     def load_long1(self) -> None:
         size = self._number(1)
         if size > _INTEGER_BYTES:
-            raise Refused(f"it holds a number of {size} bytes")
+            raise Refused(f"it contains a number of {size} bytes")
         self._stack.append(int.from_bytes(self._take(size), "little", signed=True))
 
     def load_float(self) -> None:
@@ -373,7 +376,7 @@ class _Reader:
 
 def _whole(digits: bytes) -> int:
     if len(digits) > 21:
-        raise Refused(f"it holds a number of {len(digits)} digits")
+        raise Refused(f"it contains a number of {len(digits)} digits")
     return int(digits)
 
 

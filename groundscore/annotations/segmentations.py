@@ -128,7 +128,7 @@ def _corners(values: Any, where: str) -> np.ndarray:
     try:
         points = np.array(values, dtype=np.float64)
     except OverflowError as error:
-        raise UserError(f"{where}: a polygon holds a number that is too large: {shown(values)}") from error
+        raise UserError(f"{where}: a polygon contains a number that is too large: {shown(values)}") from error
     if not np.isfinite(points).all():
         raise UserError(f"{where}: a polygon's numbers are finite, unlike {shown(values)}")
     if len(points) % 2 and len(points) > 5:
@@ -154,11 +154,11 @@ def _run_lengths(rle: dict, height: int, width: int, where: str) -> dict:
     else:
         raise UserError(f"{where}: an RLE needs its 'counts', a list of whole numbers or text, not {shown(counts)}")
     if any(length < 0 for length in lengths):
-        raise BadEntry.at(where, f"a run of {shown(min(lengths))} pixels; run lengths are 0 or more")
+        raise BadEntry.at(where, f"a run of {shown(min(lengths))} pixels; RLE counts must be 0 or more")
     if any(length > height * width for length in lengths):
         raise BadEntry.at(where, f"a run of {shown(max(lengths))} pixels, the image has {height * width}")
     if sum(lengths) != height * width:
-        raise BadEntry.at(where, f"run lengths add up to {sum(lengths)} pixels, the image has {height * width}")
+        raise BadEntry.at(where, f"RLE counts add up to {sum(lengths)} pixels, the image has {height * width}")
     # Its own reading of damaged text takes pycocotools beyond the end of the text: it is given the numbers instead.
     return coco_mask.frPyObjects({"size": [height, width], "counts": lengths}, height, width)
 
@@ -184,5 +184,5 @@ def _uncompress(counts: bytes, where: str) -> list[int]:
         lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
         value = shift = 0
     if shift:
-        raise BadEntry.at(where, "the text of the run lengths breaks off in the middle of a number")
+        raise BadEntry.at(where, "the RLE text breaks off in the middle of a number")
     return lengths

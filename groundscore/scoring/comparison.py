@@ -82,7 +82,7 @@ def differences_between(a: Path, b: Path, *, samples: int = SAMPLES, seed: int =
     """The metrics of all splits that two reports share; see `compare_reports`."""
     gres_reference = [bool(_protocol(read_report(path)).get("gres_reference")) for path in (a, b)]
     if gres_reference[0] != gres_reference[1]:
-        raise UserError(f"{a} and {b} count differently: only one of them was made with --gres_reference")
+        raise UserError(f"{a} and {b} were counted differently: only one of them was made with --gres_reference")
     rows = [_rows_of_report(path) for path in (a, b)]
     found = []
     for key_a, key_b in _shared(*rows):
@@ -127,12 +127,12 @@ def _rows_of_report(path: Path) -> dict[tuple[str, str], list[Row]]:
         scores = report["splits"].get(split, {})
         scores = scores.get(answer, scores)  # by answer where a report has several
         if scores.get("protocol", {}).get("answer", answer) != answer:
-            raise UserError(f"{path} and its rows do not belong together: the rows of {split} are of other answers")
+            raise UserError(f"{path} and its rows do not match: the rows of {split} are of other answers")
         reported = scores.get("images"), scores.get("expressions")
         counted = len({row.item for row in some}), len(some)
         if reported != counted:
             raise UserError(
-                f"{path} and its rows do not belong together: {split} has {reported[0]} images and {reported[1]} "
+                f"{path} and its rows do not match: {split} has {reported[0]} images and {reported[1]} "
                 f"expressions there, and {counted[0]} and {counted[1]} in the rows; evaluate again"
             )
     return rows
@@ -161,7 +161,7 @@ def _check_same(split: str, a: list[Row], b: list[Row]) -> None:
         item, image, expression = min(names_a ^ names_b)
         raise UserError(
             f"{split}: the reports scored different expressions ({len(names_a)} and {len(names_b)}), such as "
-            f"expression {expression} of {image}; evaluate both on the same data and with the same --limit, and mend "
+            f"expression {expression} of {image}; evaluate both on the same data and with the same --limit, and repair "
             "what was left out of one of them"
         )
 

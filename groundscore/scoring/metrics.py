@@ -110,9 +110,9 @@ def register(metric: Metric) -> None:
     if unknown:
         raise UserError(f"metric {metric.name}: no kind of split is called {min(unknown)!r}; {', '.join(KINDS)} are")
     if metric.name in RESERVED or metric.name.endswith(INTERVAL):
-        raise UserError(f"metric {metric.name}: reports have something else under this name; choose another")
+        raise UserError(f"metric {metric.name}: reports use this name for something else; choose another")
     if any(metric.name == other.name and set(metric.kinds) & set(other.kinds) for other in METRICS):
-        raise UserError(f"metric {metric.name}: there is one of this name already; choose another")
+        raise UserError(f"metric {metric.name}: this name is already taken; choose another")
     METRICS.append(metric)
 
 
@@ -228,8 +228,8 @@ METRICS: list[Metric] = [
         name="rIoU",
         kinds=["robust"],
         terms=robust_iou,
-        help=f"mean over refs of {_SUM}, with I and U of its true sentences, and the areas that were predicted for its "
-        "false ones in ΣU; 1 where ΣU = 0",
+        help=f"mean over refs of {_SUM}, with I and U of its true sentences; the areas predicted for its "
+        "false ones are added to ΣU; 1 where ΣU = 0",
     ),
     Metric(
         name="mRR",
@@ -248,14 +248,14 @@ METRICS: list[Metric] = [
         name="See",
         kinds=["false_premise", "robust"],
         terms=see,
-        help="share of expressions that are said to be there (`present`) exactly if they are",
+        help="accuracy of `present`: share of expressions that are accepted exactly if their target exists",
     ),
     Metric(
         name="Segment",
         kinds=["false_premise", "robust"],
         terms=cumulative_iou,
         zero=1.0,
-        help="cIoU over all expressions: what is predicted for a false premise joins ΣU",
+        help="cIoU over all expressions: the area predicted for a false premise is added to ΣU",
     ),
     Metric(
         name="Say",
@@ -264,9 +264,10 @@ METRICS: list[Metric] = [
         terms=say,
         help="**a stand-in.** Share of the false premises whose written answer denies them: it has no `[SEG]`, and has "
         "`[REJ]` or one of *no, not, …n't, none, nothing, neither, cannot, without, absent, missing, false, "
-        "incorrect*. Published Say scores have a language model judge the answer; this one sees whether the model "
-        "denies, not whether it explains well. Of a joint answer an expression has the part up to its target. `null` "
-        "where no answer was written (`--answer given`).",
+        "incorrect*. Published Say scores use a language model as judge; this one measures whether the model "
+        "denies, not how well it explains. In a joint answer, the text up to an expression's target counts for it. "
+        "`null` "
+        "if no answer was written (`--answer given`).",
     ),
     Metric(
         name="gIoU",
@@ -306,7 +307,8 @@ METRICS: list[Metric] = [
         terms=reference_cumulative_iou,
         reference=True,
         zero=1.0,
-        help=f"with `--gres_reference`, gRefCOCO: {_SUM} of the masks as drawn; for an empty target only the area that "
+        help=f"with `--gres_reference`, gRefCOCO: {_SUM} of the predicted masks; for an empty target only the area "
+        "that "
         "was accepted joins ΣU",
     ),
     Metric(
@@ -316,14 +318,14 @@ METRICS: list[Metric] = [
         terms=refzom_cumulative_iou,
         reference=True,
         zero=1.0,
-        help=f"with `--gres_reference`, RefZOM: {_SUM} of the masks as drawn over the targets with pixels",
+        help=f"with `--gres_reference`, RefZOM: {_SUM} of the predicted masks over the targets with pixels",
     ),
     Metric(
         name="gIoU_reference_pairs",
         kinds=["muse"],
         terms=reference_pair_mean_iou,
         help="ΣIoU / the reference's number of pairs: per image the larger of all its predictions and all its targets. "
-        "A surplus in one question makes up for a lack in another, so that it is never below gIoU.",
+        "A surplus in one question compensates for a lack in another, so that it is never below gIoU.",
     ),
     Metric(
         name="N_acc",

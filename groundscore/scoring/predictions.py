@@ -54,7 +54,7 @@ def decode_mask(rle: Any, size: tuple[int, int], where: str) -> np.ndarray:
     size: (H, W) that the mask must have; where: file and line, for errors.
     """
     if not isinstance(rle, dict):
-        raise UserError(f"{where}: a mask is COCO run lengths {{'size': …, 'counts': …}}, not {shown(rle)}")
+        raise UserError(f"{where}: a mask is a COCO RLE {{'size': …, 'counts': …}}, not {shown(rle)}")
     return decode_segmentation(rle, *size, where)
 
 
@@ -102,11 +102,11 @@ def read_predictions(path: Path, wanted: Set[str]) -> tuple[dict[str, dict[Key, 
         before = splits.setdefault(split, {}).setdefault(prediction.key, prediction)
         if before is not prediction:
             raise UserError(
-                f"{where} is about the same expression as {before.where.rpartition(', ')[2]}: {split}, "
+                f"{where} has the same expression as {before.where.rpartition(', ')[2]}: {split}, "
                 f"{prediction.entry}, expression {prediction.expression}"
             )
     if not splits and not others:
-        raise UserError(f"{path} holds no prediction")
+        raise UserError(f"{path} contains no prediction")
     return splits, others
 
 

@@ -151,7 +151,7 @@ def refuse_foreign_report(path: Path) -> None:
         except UserError:
             ours = False
         if not ours:
-            raise UserError(f"{path} exists and is no report of eval.py, which would replace it; name another file")
+            raise UserError(f"{path} exists and is not a report of eval.py, which would replace it; name another file")
     elif table.exists():  # an evaluation that was killed may have left its table without the report
         with table.open(encoding="utf-8", errors="replace") as file:
             if file.readline().rstrip("\n") != f"# {path.stem}":
@@ -194,7 +194,7 @@ def read_rows(report: Path) -> dict[tuple[str, str], list[Row]]:
         row = row_from_dict(content)
         before = lines.setdefault((*key, row.item, row.expression), index)
         if before != index:
-            raise UserError(f"{where} is about the same expression as line {before}; evaluate again")
+            raise UserError(f"{where} has the same expression as line {before}; evaluate again")
         found.setdefault(key, []).append(row)
     return found
 

@@ -156,7 +156,7 @@ def flash_attention_rows(branches: Tensor, visible: Tensor | None, *, packed: bo
     """
     if visible is not None or packed:
         raise UserError(
-            "flash-attn knows neither packed rows nor padded CLIP images; pass --attn_implementation sdpa, or "
+            "flash-attn supports neither packed rows nor padded CLIP images; pass --attn_implementation sdpa, or "
             "--plain_rows without --pad_train_clip_images"
         )
     return branches != PADDING_BRANCH

@@ -24,7 +24,7 @@ def register(system: type[System]) -> type[System]:
     """Adds the system of a plugin under the name of its class; a decorator."""
     if SYSTEMS.setdefault(system.__name__, system) is not system:
         raise UserError(
-            f"a system {system.__name__} exists already; give the class of {system.__module__} another name"
+            f"a system {system.__name__} already exists; give the class of {system.__module__} another name"
         )
     return system
 

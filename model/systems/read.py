@@ -27,12 +27,12 @@ class READSettings:
     """How points are chosen from a similarity map."""
 
     read_num_points: int = option(
-        60, "model", "READ: most points per target", check=whole(1, 10**4), stored=True, inference=True
+        60, "model", "READ: maximum number of points per target", check=whole(1, 10**4), stored=True, inference=True
     )
     read_t_pos: float = option(
         0.8,
         "model",
-        "READ: similarity from which a point is positive",
+        "READ: minimum similarity of positive points",
         check=number(0, 1),
         stored=True,
         inference=True,
@@ -40,7 +40,7 @@ class READSettings:
     read_t_neg: float = option(
         0.2,
         "model",
-        "READ: similarity up to which one is negative",
+        "READ: maximum similarity of negative points",
         check=number(0, 1),
         stored=True,
         inference=True,
@@ -48,7 +48,7 @@ class READSettings:
     read_down_sample: int = option(
         1,
         "model",
-        "READ: how much coarser than the image tokens the points' grid is",
+        "READ: factor by which the grid of points is coarser than the image tokens",
         check=whole(1, 256),
         stored=True,
         inference=True,
@@ -56,7 +56,7 @@ class READSettings:
     read_point_space: str = option(
         "grid",
         "model",
-        "READ: points are refined on that grid, or in pixels as READ's own code does",
+        "READ: refine points on that grid, or in pixels as READ's own code does",
         choices=("grid", "pixel"),
         stored=True,
         inference=True,

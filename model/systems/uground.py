@@ -39,7 +39,8 @@ class UGroundSettings:
     gate: str = option(
         "reference",  # of a stored configuration that does not name it; a policy that starts takes the other
         "policy",
-        "what the policy sees: normalized states, or the reference's raw ones, which learn faster the wider the LLM is",
+        "what the policy sees: normalized states, or the reference's raw ones, with which it learns faster the "
+        "wider the LLM is",
         default_text="normalized for a policy that starts here, otherwise the checkpoint's",
         choices=("normalized", "reference"),
         stored=True,
@@ -47,7 +48,7 @@ class UGroundSettings:
     estimator: str = option(
         "leave_one_out",
         "policy",
-        "layers of a target whose maps are scored: the sampled one, several, or all",
+        "layers whose maps are scored per target: the sampled one, several, or all",
         default_text="leave_one_out; sample where --baseline_type or --reward batch is given",
         choices=("sample", "leave_one_out", "expected"),
         stored=True,
@@ -58,7 +59,7 @@ class UGroundSettings:
     baseline_type: str = option(
         "ema",
         "policy",
-        "what estimator sample compares the reward with",
+        "baseline of the reward with --estimator sample",
         choices=("ema", "critic", "none"),
         stored=True,
     )
@@ -76,7 +77,7 @@ class UGroundSettings:
     eval_legacy: bool = option(
         False,
         "policy",
-        "outside training use the last layer, whatever was learned",
+        "outside training use the last layer, even if a policy was trained",
         on_resume=RANKING,
         stored=True,
     )
@@ -85,7 +86,7 @@ class UGroundSettings:
     map_loss_layers: str = option(
         "chosen",
         "policy",
-        "which maps that loss trains: the chosen layer's, or those of all layers alike",
+        "which maps that loss trains: the chosen layer's, or those of all layers",
         choices=("chosen", "all"),
         stored=True,
     )
@@ -103,7 +104,7 @@ class UGroundSettings:
     entropy_weight_end: float | None = option(
         None,
         "policy",
-        "its weight at the last step, on a straight line",
+        "its weight at the last step, changing linearly",
         default_text="as at the first",
         check=at_least(0),
     )
@@ -120,7 +121,7 @@ class UGround(System):
         """Returns the settings with the estimator that a baseline or a reward per micro-batch is about."""
         if given.get("reward") == "batch" and given.get("estimator") not in (None, "sample"):
             raise UserError(
-                f"--reward batch needs --estimator sample; {given['estimator']} scores every target by itself"
+                f"--reward batch needs --estimator sample; {given['estimator']} scores every target separately"
             )
         if "baseline_type" in given or given.get("reward") == "batch":
             return {"estimator": "sample", **given}

@@ -159,7 +159,7 @@ def test_a_type_that_torch_does_not_have(tmp_path):
 
 
 def test_a_directory_without_weights(tmp_path):
-    with pytest.raises(UserError, match="holds no weights"):
+    with pytest.raises(UserError, match="contains no weights"):
         open_tensors(tmp_path)
 
 

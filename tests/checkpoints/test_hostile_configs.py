@@ -191,7 +191,7 @@ def test_weights_that_are_no_numbers_are_said(tmp_path, bad):
     with torch.no_grad():
         model.language_model.norm.weight[3] = bad
     save_model(model, processor, tmp_path / "bad")
-    with pytest.raises(UserError, match=r"1 tensors hold NaN or infinity \(language_model.norm.weight\)"):
+    with pytest.raises(UserError, match=r"1 tensors contain NaN or infinity \(language_model.norm.weight\)"):
         load_model(tmp_path / "bad")
 
 

@@ -95,7 +95,7 @@ def test_a_failing_save_leaves_what_was_there(tiny, tmp_path):
 
 def test_an_existing_directory_is_refused_unless_asked(tiny, tmp_path):
     save_model(*tiny, tmp_path / "saved")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         save_model(*tiny, tmp_path / "saved")
     (tmp_path / "saved" / "model.safetensors").write_text("old")
     save_model(*tiny, tmp_path / "saved", overwrite=True)

@@ -150,7 +150,7 @@ def test_bad_reason_seg_annotations_are_named(tmp_path, changes, message):
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("content,message", [("{", "not valid JSON"), ("[]", "should hold a JSON dict")])
+@pytest.mark.parametrize("content,message", [("{", "not valid JSON"), ("[]", "must contain a JSON dict")])
 def test_bad_json_is_named(tmp_path, content, message):
     (tmp_path / "a.json").write_text(content)
 

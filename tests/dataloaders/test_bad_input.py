@@ -70,7 +70,7 @@ def test_a_label_map_of_another_size_is_named(data_root, path):
 @pytest.mark.parametrize(
     "change,message",
     [
-        (lambda c: c["annotations"][0].update(image_id=77), "annotation 1 is about image 77"),
+        (lambda c: c["annotations"][0].update(image_id=77), "annotation 1 refers to image 77"),
         (lambda c: c["annotations"][0].update(category_id=9), "annotation 1 has category 9"),
         (lambda c: c["annotations"][1].pop("segmentation"), "annotation 2 has no 'segmentation'"),
         (
@@ -80,7 +80,7 @@ def test_a_label_map_of_another_size_is_named(data_root, path):
         (lambda c: c["images"][0].update(file_name="../x.jpg"), "image 5: the path '../x.jpg' leaves"),
         (lambda c: c["images"][0].update(height=10**6, width=10**6), "image 5 has 1000000 × 1000000 pixels"),
         (lambda c: c["images"][0].update(height="many"), "'height' is not a whole number but 'many'"),
-        (lambda c: c["annotations"].clear(), "no picture there has an annotation"),
+        (lambda c: c["annotations"].clear(), "no image there has an annotation"),
     ],
 )
 def test_bad_part_annotations_are_named(data_root, change, message):

@@ -116,7 +116,7 @@ def test_one_flipped_bit_builds_the_index_again(open_counted, tmp_path, caplog, 
     assert list(open_counted()["texts"]) == ["one", "two"]
     assert open_counted.built == 2
     assert [record.getMessage() for record in caplog.records] == [
-        f"{file} is damaged: its content is not what was written; it is made anew"
+        f"{file} is damaged: its content is not what was written; it is rebuilt"
     ]
 
 

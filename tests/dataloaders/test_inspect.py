@@ -145,7 +145,7 @@ def test_the_readme_names_every_set_and_its_files(data_root):
     "arguments,message",
     [
         (["--draw", "1"], "--draw needs --dataset"),
-        (["--draw", "1", "--val_dataset", "ReasonSeg|val"], "two different looks"),
+        (["--draw", "1", "--val_dataset", "ReasonSeg|val"], "exclude each other"),
         (["--dataset_dir", "nowhere"], "no such folder"),
     ],
 )

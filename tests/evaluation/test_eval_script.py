@@ -240,7 +240,7 @@ def test_a_sheet_and_pictures_are_written(loaded, tmp_path):
     [
         (["--dataset_dir", "nowhere"], "nowhere"),
         (["--val_dataset", "ReasonSeg|val", "--output", "tests"], "is a directory"),
-        (["--val_dataset", "ReasonSeg|val", "--sheet", "eval.py/x.png"], "file is in its place"),
+        (["--val_dataset", "ReasonSeg|val", "--sheet", "eval.py/x.png"], "file has this name"),
         (["--val_dataset", "ReasonSeg|nowhere"], "ReasonSeg/nowhere is missing"),
         (["--val_dataset", "Cityscapes"], "unknown evaluation set"),
         (["--val_dataset", "ReasonSeg|val", "--exp_name", "../up"], "not the name of a file"),

@@ -17,7 +17,7 @@ from utils.contact_sheet import refuse_foreign_image, save_sheet
 def test_a_json_file_that_is_no_report_is_refused(tmp_path, content):
     path = tmp_path / "instances.json"
     path.write_text(content)
-    with pytest.raises(UserError, match="instances.json exists and is no report"):
+    with pytest.raises(UserError, match="instances.json exists and is not a report"):
         refuse_foreign_report(path)
 
 
@@ -44,7 +44,7 @@ def test_a_sheet_replaces_a_sheet_and_no_other_image(tmp_path):
     photo = Path(tmp_path / "photo.png")
     sheet.save(photo)
     before = photo.read_bytes()
-    with pytest.raises(UserError, match="photo.png exists and is no contact sheet"):
+    with pytest.raises(UserError, match="photo.png exists and is not a contact sheet"):
         save_sheet(sheet, photo)
     with pytest.raises(UserError, match="photo.png exists"):
         refuse_foreign_image(photo)

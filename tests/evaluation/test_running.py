@@ -118,7 +118,7 @@ def test_masks_of_another_size_name_their_picture(oracle, workers):
 
 
 def test_an_empty_split_is_an_error(oracle):
-    with pytest.raises(UserError, match="holds no images"):
+    with pytest.raises(UserError, match="contains no images"):
         run(*oracle, items=[])
 
 

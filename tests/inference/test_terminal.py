@@ -106,7 +106,7 @@ def test_a_conversation_can_be_saved_and_nothing_is_overwritten(talk, photo, tmp
     assert all(Path(turn["record"]).exists() for turn in saved["turns"])
     assert (tmp_path / "out" / "photo_conversation_2.json").exists()
     assert json.loads(mine.read_text()) == saved
-    assert "nothing is overwritten" in printed
+    assert "files are never overwritten" in printed
 
 
 def test_control_c_interrupts_the_answer_and_not_the_program(talk, photo, monkeypatch):
@@ -158,7 +158,7 @@ def test_an_answer_cannot_command_the_terminal():
         (["--version", "x", "--imgae", "y"], "did you mean --image"),
         (["--image", "y"], "--version"),
         (["--version", "x", "--image", "nowhere.png", "--vis_save_path", "."], "nowhere.png"),
-        (["--version", "x", "--vis_save_path", "eval.py/x"], "a file is in its place"),
+        (["--version", "x", "--vis_save_path", "eval.py/x"], "a file has this name"),
     ],
 )
 def test_wrong_flags_are_explained_before_anything_is_loaded(flags, message):

@@ -161,7 +161,7 @@ def test_a_damaged_marker_is_passed_over_with_a_word(tmp_path, capsys, content):
     (newest / MARKER).write_bytes(content)
     assert find_checkpoint(tmp_path).name == "global_step1"
     said = capsys.readouterr().err
-    assert said.startswith("passed over: ") and "complete.json is damaged" in said and said.count("\n") == 1
+    assert said.startswith("skipped: ") and "complete.json is damaged" in said and said.count("\n") == 1
     with pytest.raises(UserError, match="complete.json is damaged"):
         resolve_checkpoint(newest)
 

@@ -27,10 +27,10 @@ def test_a_signal_to_one_process_saves_after_the_step_and_ends_all(tmp_path, pro
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
-        ([1, 0, "die"], ["at the start", "another process is gone"]),
-        ([1, 3, "die"], ["step 3, micro-batch", "another process is gone"]),
-        ([1, 3, "no space"], ["the checkpoint could not be written", "make room"]),
-        ([1, 1, "worker dies"], ["micro-batch", "another process is gone"]),
+        ([1, 0, "die"], ["at the start", "another process died"]),
+        ([1, 3, "die"], ["step 3, micro-batch", "another process died"]),
+        ([1, 3, "no space"], ["the checkpoint could not be written", "free some space"]),
+        ([1, 1, "worker dies"], ["micro-batch", "another process died"]),
     ],
 )
 def test_a_process_that_fails_does_not_leave_the_other_waiting(tmp_path, trouble, words):
@@ -48,7 +48,7 @@ def test_a_process_that_fails_does_not_leave_the_other_waiting(tmp_path, trouble
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
-        ([0, 2, "no space"], ["could not be written", "File too large", "GiB were free", "make room"]),
+        ([0, 2, "no space"], ["could not be written", "File too large", "GiB were free", "free some space"]),
         ([0, 1, "worker dies"], ["a process that reads data died", "fewer --workers"]),
     ],
 )

@@ -70,7 +70,7 @@ def test_the_lock_of_a_killed_launch_is_taken_over(tmp_path, capsys):
         time.sleep(0.01)
     lock = RunLock(tmp_path / "run")
     lock.acquire(ALONE)
-    assert f"process {first.pid} on {os.uname().nodename}, which is gone" in capsys.readouterr().err
+    assert f"process {first.pid} on {os.uname().nodename}, which no longer runs" in capsys.readouterr().err
     lock.release()
     first.communicate()
 

@@ -119,9 +119,9 @@ def test_what_was_said_before_a_kill_is_in_the_log(tmp_path, number):
     )
     killed = subprocess.run([sys.executable, script], capture_output=True, timeout=60, start_new_session=True)
     assert killed.returncode == -number
-    text = log_text(run_dir, ends_with="without a word")
+    text = log_text(run_dir, ends_with="without an error message")
     assert "the last words\n" in text
-    assert text.splitlines()[-1].endswith("the process is gone without a word: killed, or out of memory?")
+    assert text.splitlines()[-1].endswith("the process ended without an error message: killed, or out of memory?")
 
 
 def test_a_screen_that_goes_away_does_not_stop_the_log(tmp_path):
@@ -164,7 +164,7 @@ def test_training_outlives_the_process_that_keeps_the_log_and_keeps_it_itself(tm
     done = run_script(script)
     expected = ["before", *(f"line {number}" for number in range(5000)), "said by a child"]
     assert done.returncode == 0 and done.stdout.splitlines()[1:] == expected
-    assert done.stderr.count("the process that keeps the log is gone") == done.stderr.count("\n") == 1
+    assert done.stderr.count("the process that writes the log ended") == done.stderr.count("\n") == 1
     logged = [line[15:] for line in (run_dir / "meta.log").read_text().splitlines()]
     assert [line for line in logged if line in expected] == expected
     assert logged[-1].startswith("ended after 0:00:")
@@ -202,7 +202,7 @@ def test_a_log_that_cannot_be_written_is_said_once_and_ends_nothing(tmp_path, pl
     )
     done = run_script(script)
     assert done.returncode == 0 and done.stdout.splitlines()[1:] == ["line 0", "line 1", "line 2"]
-    assert done.stderr.count("the log cannot be written any more") == done.stderr.count("\n") == 1
+    assert done.stderr.count("the log can no longer be written") == done.stderr.count("\n") == 1
 
 
 def test_processes_share_a_log_line_by_line(tmp_path):

@@ -50,7 +50,7 @@ def test_a_signal_while_no_step_is_under_way_ends_at_once(number, code):
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == code
-    assert (out, err) == ("last\nfirst\n", f"{number.name}: ended; no step was under way\n")
+    assert (out, err) == ("last\nfirst\n", f"{number.name}: ended; no step was in progress\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -118,7 +118,7 @@ def test_ranks_whose_launcher_ends_save_and_stop_and_have_the_last_word(tmp_path
     started.send_signal(number)
     started.wait()
     wait_for("(SIGTERM|is gone): saving at the end of this step")
-    wait_for(r"stopped after step (\d+); the same command goes on from there\. No process has failed.*\n$")
+    wait_for(r"stopped after step (\d+); the same command resumes from there\. No process has failed.*\n$")
     stopped = re.search(r"stopped after step (\d+)", Path(tmp_path / "output").read_text())
     assert read_position(find_checkpoint(tmp_path / "cut" / LATEST)).step == int(stopped.group(1))
     lock = tmp_path / ".cut.lock"

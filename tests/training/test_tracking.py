@@ -67,10 +67,10 @@ def test_every_launch_comes_back_as_it_was(project, run_dir, tmp_path):
 
 def test_restoring_never_overwrites(project, run_dir, tmp_path):
     record(run_dir, project, 1)
-    with pytest.raises(UserError, match="nothing is ever overwritten"):
+    with pytest.raises(UserError, match="files are never overwritten"):
         restore(run_dir, 1, project)
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="nothing is ever overwritten"):
+    with pytest.raises(UserError, match="files are never overwritten"):
         restore(run_dir, 1, tmp_path / "link")
     assert (project / "model" / "policy.py").read_text() == "LAYERS = 3\n"
 
@@ -84,7 +84,7 @@ def test_a_manifest_cannot_lead_out_of_its_folder(project, run_dir, tmp_path, pa
     entry = manifest["files"].pop("train.sh")
     manifest["files"] |= {path: entry} if field == "name" else {"train.sh": {**entry, "stored_as": path}}
     file.write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="leads out"):
+    with pytest.raises(UserError, match="is outside"):
         restore(run_dir, 1, tmp_path / "target")
     assert not (tmp_path / "target").exists()
 
@@ -95,14 +95,14 @@ def test_a_link_in_the_store_is_not_followed_out_of_the_run(project, run_dir, tm
     kept.unlink()
     (tmp_path / "secret").write_text("echo train\n")
     kept.symlink_to(tmp_path / "secret")
-    with pytest.raises(UserError, match="leads out of the run"):
+    with pytest.raises(UserError, match="is outside the run"):
         restore(run_dir, 1, tmp_path / "target")
 
 
 def test_a_link_in_the_run_is_not_followed_when_no_place_is_named(project, run_dir, tmp_path):
     record(run_dir, project, 1)
     (run_dir / "restored").symlink_to(tmp_path)
-    with pytest.raises(UserError, match="leads out of the run; name a new folder with --to"):
+    with pytest.raises(UserError, match="is outside the run; choose a new folder with --to"):
         main(["restore", "1", "--run", str(run_dir)])
     assert not (tmp_path / "meta_1").exists()
 

@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
         lines = _all_launches(run_dir, numbers) if flags.launch is None else _one_launch(run_dir, flags.launch)
     elif flags.command == "diff":
         lines = list(difference(run_dir, flags.first, flags.second))
-        lines = lines or [f"launches {flags.first} and {flags.second} are alike"]
+        lines = lines or [f"launches {flags.first} and {flags.second} are identical"]
     else:
         target = flags.to or _own_place(run_dir, flags.launch)
         lines = [f"{restore(run_dir, flags.launch, target)} files in {target}"]
@@ -62,7 +62,7 @@ def _all_launches(run_dir: Path, numbers: Sequence[int]) -> Iterator[str]:
         try:
             manifest = read_manifest(run_dir, number)
         except UserError as problem:
-            yield f"launch {number} is passed over: {problem}"
+            yield f"launch {number} is skipped: {problem}"
             continue
         yield from describe(manifest, previous)
         previous = manifest
@@ -83,7 +83,7 @@ def _own_place(run_dir: Path, launch: int) -> Path:
     """Where the code of a launch goes unless the user names a place: inside the run, wherever that came from."""
     target = run_dir / "restored" / f"meta_{launch}"
     if not target.resolve().is_relative_to(run_dir.resolve()):
-        raise UserError(f"{target.parent} leads out of the run; name a new folder with --to")
+        raise UserError(f"{target.parent} is outside the run; choose a new folder with --to")
     return target
 
 

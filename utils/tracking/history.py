@@ -108,9 +108,9 @@ def read_file(run_dir: Path, manifest: Mapping[str, Any], path: str) -> bytes:
     entry = manifest["files"][path]
     where = launch_directory(run_dir, int(entry["launch"])) / FILES / _inside(entry["stored_as"])
     if not where.resolve().is_relative_to(run_dir.resolve()):
-        raise UserError(f"{where} leads out of the run; it is not read")
+        raise UserError(f"{where} is outside the run; it is not read")
     if not where.is_file():
-        raise UserError(f"{where}: {path} of launch {manifest['launch']} was stored there, and is gone")
+        raise UserError(f"{where}: {path} of launch {manifest['launch']} was stored there and is missing")
     content = where.read_bytes()
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise UserError(f"{where} is not what launch {manifest['launch']} recorded: its hash differs")
@@ -121,7 +121,7 @@ def restore(run_dir: Path, launch: int, target: Path) -> int:
     """Write the code of a launch into `target`, a new folder; returns the number of files."""
     manifest = read_manifest(run_dir, launch)
     if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
-        raise UserError(f"{target} exists already; nothing is ever overwritten, name a new folder with --to")
+        raise UserError(f"{target} already exists; files are never overwritten; choose a new folder with --to")
     contents = {_inside(path): read_file(run_dir, manifest, path) for path in manifest["files"]}
     for path, content in contents.items():
         place = target / path
@@ -138,7 +138,7 @@ def _inside(path: str) -> PurePosixPath:
     """A path that stays below where it is put."""
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\\" in path or "\0" in path:
-        raise UserError(f"the manifest names the path {path!r}, which leads out of its folder; it is not written")
+        raise UserError(f"the manifest names the path {path!r}, which is outside its folder; it is not written")
     if any(part.lower().rstrip(". ") == ".git" for part in pure.parts):
         raise UserError(f"the manifest names {path!r}, a file of git itself, which git may run; it is not written")
     return pure
@@ -165,7 +165,7 @@ def describe_surroundings(manifest: Mapping[str, Any]) -> Iterator[str]:
         state = f"{count} files not committed" if count else "all committed"
         yield f"  git       {git['commit'][:12]} on {git['branch']}, {state}"
     else:
-        yield "  git       commit unknown: git is not there or does not answer"
+        yield "  git       commit unknown: git is not installed or does not respond"
     names = ("torch", "transformers", "deepspeed", "peft")
     versions = ", ".join(f"{name} {manifest['packages'].get(name, '-')}" for name in names)
     yield f"  packages  python {machine['python']}, {versions}"

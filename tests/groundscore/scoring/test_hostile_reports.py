@@ -140,7 +140,7 @@ def test_counts_that_contradict_each_other_are_refused(reports):
             "is not a row",
         ),
         (text + text.splitlines()[0], "same expression as line 1"),
-        ("\n".join(text.splitlines()[1:]), "do not belong together"),
+        ("\n".join(text.splitlines()[1:]), "do not match"),
     ):
         ReportFiles(a).rows.write_text(changed)
         with pytest.raises(UserError, match=message):
@@ -195,7 +195,7 @@ def test_partial_results_that_are_not_ours_are_moved_aside(tmp_path, capsys):
             assert partial_of(directory).read() == {1: results[1]}, (path, value)
             assert not file.exists() and (directory / "key-abc.0.partial.damaged").exists()
             said = capsys.readouterr().err
-            assert said.count("\n") == 1 and "counted anew" in said
+            assert said.count("\n") == 1 and "counted again" in said
 
 
 @pytest.mark.parametrize("spec", [PLAIN, MUSE])
@@ -209,7 +209,7 @@ def test_every_field_of_a_prediction_has_its_type(tmp_path, spec):
             try:
                 read_predictions(path, {spec})
             except UserError as error:
-                assert "line 1" in str(error) or "holds no prediction" in str(error)
+                assert "line 1" in str(error) or "contains no prediction" in str(error)
             else:
                 right = key == "mask" or alike(value, line[key]) or (key == "split" and isinstance(value, str))
                 assert right or (key == "present" and isinstance(value, bool)), (key, value)

@@ -171,7 +171,7 @@ def changed(number, **values):
     [
         (changed(2, image="elsewhere.jpg"), r"line 3: refcoco\|unc\|val has no image 'elsewhere.jpg'"),
         (lambda lines: lines[3:], r"3 of \d+ expressions .* have no prediction"),
-        (lambda lines: lines + [lines[4]], r"line \d+ is about the same expression as line 5: refcoco\|unc\|val"),
+        (lambda lines: lines + [lines[4]], r"line \d+ has the same expression as line 5: refcoco\|unc\|val"),
         (lambda lines: lines + [lines[0] | {"image": "nowhere.jpg"}], r"line \d+: .* has no image 'nowhere.jpg'"),
         (lambda lines: lines + [lines[0] | {"expression": 99}], r"no expression 99 of refer_seg/.*, which has \d+"),
         (changed(1, split="refcoco|unc|tset"), r"line 2: .*no refs of split 'tset'"),
@@ -180,8 +180,8 @@ def changed(number, **values):
         (changed(3, expression=-1), "line 4: 'expression' should be a number from 0, it is -1"),
         (changed(3, expression="a"), "line 4: 'expression' is not a whole number"),
         (changed(3, expression=1.5), "line 4: 'expression' is not a whole number"),
-        (changed(3, mask="abc"), "line 4: a mask is COCO run lengths"),
-        (changed(3, mask=[1]), "line 4: a mask is COCO run lengths"),
+        (changed(3, mask="abc"), "line 4: a mask is a COCO RLE"),
+        (changed(3, mask=[1]), "line 4: a mask is a COCO RLE"),
         (changed(3, mask={"size": [3, 4], "counts": "0"}), r"line 4: an RLE for an image of \[3, 4\]"),
         (changed(3, mask={"size": [96, 128]}), "line 4: an RLE"),
         (
@@ -203,7 +203,7 @@ def test_a_bad_file_says_where_it_is_bad(world, saved, change, message):
 
 
 @pytest.mark.parametrize(
-    "text,message", [("{", "line 1 is not valid JSON"), ("", "is empty; it is to"), ("\n \n", "holds no")]
+    "text,message", [("{", "line 1 is not valid JSON"), ("", "is empty; it is to"), ("\n \n", "contains no")]
 )
 def test_what_is_no_file_of_predictions_is_an_error(world, tmp_path, text, message):
     (tmp_path / "p.jsonl").write_text(text)

@@ -192,7 +192,7 @@ def test_reports_of_other_pictures_or_counting_do_not_compare(tmp_path):
     for b, message in (
         (fewer, r"different expressions \(180 and 90\)"),
         (other, "share no split"),
-        (reference, "count differently"),
+        (reference, "counted differently"),
     ):
         with pytest.raises(UserError, match=message):
             compare_reports(a, b)

@@ -1,0 +1,129 @@
+"""Whether a model's directory is ours and still holds what was written: `digests.json`, written last.
+
+    {"format": 1, "files": {"model.safetensors": {"bytes": 12, "blake2b": "…"}, …}, "card": {…}}
+
+The model card stands apart: people add to it, which changes no answer, and which nothing may replace. Directories of
+before have no such file; they load unchecked.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from checkpoints.digests import digest_of, file_record
+from checkpoints.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    BASE_FILE,
+    CARD_FILE,
+    CONFIG_FILE,
+    SAFETENSORS_FILE,
+    SAFETENSORS_INDEX,
+    TORCH_FILE,
+    TORCH_INDEX,
+    TRAINED_FILE,
+    read_json_object,
+)
+from groundscore.errors import UserError
+from model.config import GroundingConfig
+
+DIGESTS_FILE = "digests.json"
+FORMAT = 1
+LARGEST = 10**9  # bytes of a file that is checked whenever it is loaded
+NAMES = {
+    *(CARD_FILE, CONFIG_FILE, DIGESTS_FILE, SAFETENSORS_FILE, SAFETENSORS_INDEX, TORCH_FILE, TORCH_INDEX),
+    *(ADAPTER_CONFIG, ADAPTER_FILE, BASE_FILE, TRAINED_FILE),
+    *("preprocessor_config.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json"),
+    "special_tokens_map.json",
+}
+SHARD = re.compile(r"(model-\d{5}-of-\d{5}\.safetensors|pytorch_model-\d{5}-of-\d{5}\.bin)")
+
+
+def write_digests(directory: Path) -> None:
+    """List the files of a finished directory with sizes and digests."""
+    from checkpoints.writing import write_json
+
+    files = {path.name: file_record(path) for path in sorted(directory.iterdir())}
+    card = files.pop(CARD_FILE, None)
+    write_json(directory / DIGESTS_FILE, {"format": FORMAT, "files": files, "card": card})
+
+
+def check_digests(directory: Path, *, whole: bool) -> str | None:
+    """Compare a directory's files with what was written; a note for the user, where there is something to say.
+
+    whole: also files that are too large to be read twice whenever they are loaded. Raises `UserError` for the first
+    file that differs.
+    """
+    content = _read_digests(directory)
+    if content is None:
+        return f"{directory} has no digests to verify" if whole else None
+    records = content["files"]
+    for name, record in records.items():
+        path = directory / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing, though {DIGESTS_FILE} lists it; merge or download the model again")
+        size = path.stat().st_size
+        is_read = whole or size <= LARGEST
+        if size != record["bytes"] or (is_read and digest_of(path) != record["blake2b"]):
+            raise UserError(
+                f"{path} is damaged: its content is not what was written. Merge or download the model again; if you "
+                f"changed the file yourself, remove {DIGESTS_FILE} beside it"
+            )
+    return f"{len(records)} files of {directory} are what was written" if whole else None
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raise `UserError` unless all of an existing directory was written by this program, so that it may be replaced."""
+    if not directory.is_dir():
+        raise UserError(f"{directory} is a file; only a merged model of this program is replaced")
+    entries = sorted(directory.iterdir())
+    content = _read_digests(directory)
+    # Directories of before have no list, and what people wrote into their model cards cannot be told.
+    known = NAMES if content is None else {*content["files"], CARD_FILE, DIGESTS_FILE}
+    for path in entries:
+        if path.is_dir() or not (path.name in known or (content is None and SHARD.fullmatch(path.name))):
+            raise UserError(
+                f"{directory} holds {path.name}, which is not a part of a merged model; only merged models of this "
+                "program are replaced. Choose another directory, or move it away yourself"
+            )
+    card = directory / CARD_FILE
+    if content is not None and content.get("card") and card.is_file() and file_record(card) != content["card"]:
+        raise UserError(
+            f"{card} was changed after it was written, and would be lost; move it away, or choose another directory"
+        )
+    if entries and content is None and not _is_ours(directory):
+        raise UserError(
+            f"{directory} was not written by merge_lora_weights.py; only merged models of this program are replaced. "
+            "Choose another directory, or move it away yourself"
+        )
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether a directory without digests is ours: in the reference's layout it cannot be told from a published one."""
+    return read_json_object(directory / CONFIG_FILE).get("model_type") == GroundingConfig.model_type
+
+
+def _read_digests(directory: Path) -> dict[str, Any] | None:
+    """The list of a directory, whose "files" are records by name; None where there is none."""
+    path = directory / DIGESTS_FILE
+    if not path.is_file():
+        return None
+    content = read_json_object(path)
+    files = content.get("files")
+    if content.get("format") != FORMAT or not isinstance(files, dict) or not all(map(_is_record, files.items())):
+        raise UserError(
+            f"{path} is damaged: it is not a list of files with sizes and digests. Merge or download the model "
+            "again, or "
+            "remove it to load the model unchecked"
+        )
+    return content
+
+
+def _is_record(item: tuple[str, Any]) -> bool:
+    name, record = item
+    return (
+        (name in NAMES or SHARD.fullmatch(name) is not None)
+        and isinstance(record, dict)
+        and type(record.get("bytes")) is int
+        and isinstance(record.get("blake2b"), str)
+    )
