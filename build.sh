@@ -78,7 +78,7 @@ physical_path() { (cd "$1" && pwd -P); }
 
 make_venv() {
     local python
-    [[ ! -L "$venv" ]] || die "$venv is a link to an environment that does not fit; remove the link"
+    [[ ! -L "$venv" ]] || die "$venv is a symbolic link to an unsuitable environment; remove the link"
     python="$(find_python)"
     say "making .venv with $("$python" --version)"
     "$python" -m venv "$@" "$venv" ||
@@ -92,10 +92,10 @@ if [[ ! -e "$venv" ]]; then
 elif [[ ! -f "$venv/pyvenv.cfg" && -n "$(ls -A "$venv")" ]]; then
     die "$venv exists and is not a virtual environment; move it away"
 elif ! venv_runs; then
-    say ".venv is incomplete or has an old Python: making it anew"
+    say ".venv is incomplete or has an old Python: making it again"
     make_venv --clear
 elif [[ -f "$venv/.location" && "$(<"$venv/.location")" != "$(physical_path "$venv")" ]]; then
-    say ".venv was made elsewhere and has moved, which breaks its commands: making it anew"
+    say ".venv was made elsewhere and has moved, which breaks its commands: making it again"
     make_venv --clear
 fi
 physical_path "$venv" >"$venv/.location"
@@ -202,7 +202,7 @@ install() {
         if uv pip install --python "$venv_python" ${options[@]+"${options[@]}"} "$@"; then return; fi
         warn "uv could not install this; trying pip"
     fi
-    "$venv_python" -m pip install "$@" || die "installing failed: the lines above say why"
+    "$venv_python" -m pip install "$@" || die "the installation failed; the lines above give the reason"
 }
 
 torch_requirement="$(grep -E '^torch[<>=~]' requirements.txt)"
@@ -228,9 +228,9 @@ install_base() {
             say "installing torch with $installer from UGROUND_TORCH_INDEX_URL"
             install --index-url "$UGROUND_TORCH_INDEX_URL" "$torch_requirement"
         elif $gpu; then
-            say "this machine has an NVIDIA GPU: taking a CUDA build of torch"
+            say "this machine has an NVIDIA GPU: installing a CUDA build of torch"
         else
-            say "no NVIDIA GPU: taking a CPU build of torch where one is offered"
+            say "no NVIDIA GPU: installing a CPU build of torch if there is one"
         fi
     fi
     say "installing requirements.txt with $installer (a minute or two)"

@@ -156,7 +156,7 @@ need() { # VARIABLE WHAT [VARIABLE TO SET]: complain where the path is missing
     if [[ -n "$DRY_RUN" || -e "$path" ]]; then return; fi
     # A hub id is left to the program.
     if [[ "$path" =~ ^[^./~][^/]*/[^/]+$ && ! -e "${path%%/*}" ]]; then return; fi
-    die "$path is not there: $2. Put it there, or set ${3:-$1} to where it is."
+    die "$path does not exist: $2. Put it there, or set ${3:-$1} to where it is."
 }
 
 need_data() { # [SETS]: the data sets; the miniature's are generated where they are missing
@@ -167,7 +167,7 @@ need_data() { # [SETS]: the data sets; the miniature's are generated where they 
 }
 
 need_program() { # PATH
-    [[ -x "$1" ]] || die "$1 is not there: ./build.sh makes the environment, or set BIN to where it is."
+    [[ -x "$1" ]] || die "$1 does not exist: ./build.sh makes the environment, or set BIN to where it is."
 }
 
 # ---- starting things ------------------------------------------------------------------------------------------------
