@@ -32,7 +32,7 @@ def data_tab(context: Context) -> None:
             )
             with gr.Row():
                 count = number("Samples", 1000, "data-count", minimum=1, maximum=MOST_SAMPLES)
-                per_sample = number("Targets per image", 3, "data-per-sample", minimum=1, maximum=20)
+                per_sample = number("Targets", 3, "data-per-sample", minimum=1, maximum=20)
                 seed = number("Seed", 42, "data-seed", minimum=0, maximum=2**31 - 1)
             draw_button = gr.Button("Draw", variant="primary", interactive=False, elem_id="data-draw")
             with gr.Row(elem_classes="actions"):
@@ -108,7 +108,7 @@ def data_tab(context: Context) -> None:
                 tuple(chosen),
                 parse_rates(families),
                 _whole(samples, "Samples", MOST_SAMPLES),
-                _whole(each, "Targets per image", 20),
+                _whole(each, "Targets", 20),
                 _whole(start, "Seed", 2**31 - 1, least=0),
             )
         except UserError as error:

@@ -57,7 +57,7 @@ def layers_tab(context: Context) -> None:
                 elem_id="layers-grid",
                 elem_classes="bare",
             )
-    with gr.Accordion("Over a split", open=True):
+    with gr.Accordion("All layers over a split", open=True):
         with gr.Row():
             whole = _split("layers-whole", scale=3)
             limit = number("Images", 50, "layers-limit", minimum=1, maximum=MOST_IMAGES, scale=1)
