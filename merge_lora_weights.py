@@ -40,7 +40,7 @@ def build_parser() -> FlagParser:
     parser.add_argument("--save_path", required=True, metavar="DIR", help="directory to write")
     parser.add_argument("--overwrite", action="store_true", help="replace --save_path if it is a merged model")
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16", "fp16"), help="of the saved weights (default: that of training)"
+        "--precision", choices=("fp32", "bf16", "fp16"), help="dtype of the saved weights (default: that of training)"
     )
     parser.add_argument(
         "--export", choices=(OURS, REFERENCE, ADAPTER), default=OURS, help="names and layout of the saved directory"
@@ -48,16 +48,16 @@ def build_parser() -> FlagParser:
     parser.add_argument(
         "--no_check",
         action="store_true",
-        help="do not compare answers at the end, which loads the run, then the merged model",
+        help="skip the final comparison of the merged model with the run",
     )
     parser.add_argument("--push_to_hub", metavar="ID", help="also upload the merged model to the Hugging Face hub")
-    parser.add_argument("--private", action="store_true", help="as a private repository")
+    parser.add_argument("--private", action="store_true", help="create the repository as private")
     group = parser.add_argument_group("base, where it is no longer at the path that the run recorded")
     group.add_argument("--version", metavar="DIR", help="base LLaVA, or the merged model that training started from")
     group.add_argument("--vision_tower", metavar="DIR", help="CLIP")
     group.add_argument("--vision_pretrained", metavar="FILE", help="SAM")
     group = parser.add_argument_group("for a consolidated file of the reference")
-    group.add_argument("--model_key", metavar="SYSTEM", help="its system")
+    group.add_argument("--model_key", metavar="SYSTEM", help="system of the file")
     group.add_argument(
         "--lora_alpha", type=float, default=16, metavar="X", help="LoRA scale times rank in its training"
     )
@@ -130,7 +130,9 @@ def _keep_apart(target: Path, sources: Mapping[str, str | None]) -> None:
     place = user_path(target).resolve()
     for name, source in sources.items():
         if source and Path(source).exists() and Path(source).resolve().is_relative_to(place):
-            raise UserError(f"--save_path {target} is, or holds, {source} ({name}), which is read; name another one")
+            raise UserError(
+                f"--save_path {target} is, or contains, {source} ({name}), which is read; choose another one"
+            )
     if {LATEST, BEST} & set(place.parts):
         raise UserError(f"--save_path {target} lies among the checkpoints of a run; choose another directory")
 

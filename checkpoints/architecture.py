@@ -91,7 +91,7 @@ def clip_config(directory: Path) -> CLIPVisionConfig:
         return build_clip(_part(config, "vision_config", directory), f"{directory / CONFIG_FILE}: vision_config")
     if kind == "clip_vision_model":
         return build_clip(config, str(directory / CONFIG_FILE))
-    raise UserError(f"{directory} holds a model of type {shown(kind)}, not CLIP")
+    raise UserError(f"{directory} contains a model of type {shown(kind)}, not CLIP")
 
 
 # --- checkpoints of the reference ------------------------------------------------------------------------------------

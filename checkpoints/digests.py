@@ -133,7 +133,8 @@ def _read_digests(directory: Path) -> dict[str, Any] | None:
     files = content.get("files")
     if content.get("format") != FORMAT or not isinstance(files, dict) or not all(map(_is_record, files.items())):
         raise UserError(
-            f"{path} is damaged: it is no list of files with sizes and digests. Merge or download the model again, or "
+            f"{path} is damaged: it is not a list of files with sizes and digests. Merge or download the model "
+            "again, or "
             "remove it to load the model unchecked"
         )
     return content

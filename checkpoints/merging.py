@@ -243,6 +243,6 @@ def check_merge(
         raise UserError(
             f"the merged model does not answer as the run did: {result}; rounding to {precision} explains "
             f"{LOGIT_TOLERANCE[precision]:g} and {MASK_TOLERANCE[precision]:g}. Nothing is kept or "
-            "replaced; --no_check writes it all the same"
+            "replaced; --no_check writes it anyway"
         )
     return result

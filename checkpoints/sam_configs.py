@@ -113,7 +113,7 @@ def sam_config(directory: Path) -> SamConfig:
     with: transformers saves its own default."""
     config = read_config(directory)
     if config.get("model_type") != "sam":
-        raise UserError(f"{directory} holds a model of type {shown(config.get('model_type'))}, not SAM")
+        raise UserError(f"{directory} contains a model of type {shown(config.get('model_type'))}, not SAM")
     result = build_sam(config, str(directory / CONFIG_FILE))
     result.mask_decoder_config.layer_norm_eps = DECODER_LAYER_NORM_EPS
     return result

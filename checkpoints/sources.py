@@ -262,7 +262,7 @@ def refuse_deepspeed(path: Path, flag: str = "--weight") -> None:
             directory = piece.parent.parent if piece.parent.name.startswith("global_step") else piece.parent
             raise UserError(
                 f"{flag} {path} is a training checkpoint of DeepSpeed that this program did not write "
-                f"({piece.name}): put its weights together with the script beside it, python zero_to_fp32.py "
+                f"({piece.name}): merge its weights with the script beside it, python zero_to_fp32.py "
                 f"{directory} OUT, then pass --weight OUT, with its base as --version"
             )
 

@@ -131,7 +131,7 @@ def check_written(files: Mapping[Path, Mapping[str, int]]) -> None:
     if wrong:
         raise UserError(
             f"{len(wrong)} of {total} tensors read back differently ({wrong[0]}, …), so nothing is kept; "
-            "is the disk sound?"
+            "is the disk faulty?"
         )
 
 

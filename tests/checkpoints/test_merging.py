@@ -215,8 +215,8 @@ def refused(run: Path, target: Path, match: str) -> None:
 
 def test_overwriting_never_takes_the_run_or_its_base(run):
     for target in (run, run.parent, run.parent / "base", run / LATEST, run / LATEST / "global_step3"):
-        refused(run, target, "is, or holds,|lies among the checkpoints")
-    refused(run, run / LATEST / "global_step9", "lies among the checkpoints")
+        refused(run, target, "is, or contains,|is inside the checkpoints")
+    refused(run, run / LATEST / "global_step9", "is inside the checkpoints")
     (run.parent / "link").symlink_to(run)
     refused(run, run.parent / "link", "is, or holds, .*weight")
     merge_lora_weights.main(["--weight", str(run), "--save_path", str(run / "merged"), "--no_check"])
