@@ -126,21 +126,21 @@ def keep_gate(config: TrainingConfig, checkpoint: Path) -> TrainingConfig:
 def _own_checkpoint(directory: Path) -> Path | None:
     """The newest checkpoint of a run that is undamaged."""
     for problem in incomplete_in(directory):
-        print(f"passed over: {problem}", file=sys.stderr)
+        print(f"skipped: {problem}", file=sys.stderr)
     for checkpoint in checkpoints_in(directory):
         try:
             verify_checkpoint(checkpoint)
         except UserError as error:
-            print(f"passed over: {error}", file=sys.stderr)
+            print(f"skipped: {error}", file=sys.stderr)
             continue
         return checkpoint
     if candidates_in(directory):
         others = [path for name in (LATEST, BEST) for path in checkpoints_in(directory.with_name(name))]
         other = next((path for path in others if path.parent != directory), None)
         raise UserError(
-            f"{directory} holds checkpoints, but none is complete and undamaged; "
+            f"{directory} contains checkpoints, but none is complete and undamaged; "
             + (f"--resume {other} resumes from there, and " if other else "")
-            + "--no_resume starts afresh, which moves this run aside"
+            + "--no_resume starts a new run, which moves this run aside"
         )
     return None
 
@@ -176,12 +176,12 @@ def describe_changes(checkpoint: Path, before: Mapping[str, Any], now: Mapping[s
         given = ", ".join(_as_flag(name, new[name]) for name in fixed)
         raise UserError(
             f"{checkpoint} was trained with {was}, and cannot be resumed with others (this run has {given}): start "
-            "with that, or start a run of its own with another --exp_name, or afresh with --no_resume"
+            "with that, or start a run of its own with another --exp_name, or a new run with --no_resume"
         )
     if before.get("frozen", now["frozen"]) != now["frozen"]:
         was = ", ".join(_as_flag(name, value) for name, value in before["base"].items() if value)
         raise UserError(
-            f"{checkpoint} was trained on top of other frozen weights than those of {_shown(new['version'])}: start "
+            f"{checkpoint} was trained on other frozen weights than those of {_shown(new['version'])}: start "
             f"with {was}, their files as they were then, or start a run of its own with another --exp_name"
         )
     said = {name: f"{_shown(old[name])} → {_shown(new[name])}" for name in _changed(old, new, REPORTED, RANKING)}

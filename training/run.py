@@ -230,7 +230,7 @@ def train_to_end(launch: Launch, built: Built, launchers: Sequence[ProcessId]) -
     if position.step >= schedule.total_steps:
         say(f"done: {config.run_dir}")
         return
-    stopped = f"stopped after step {position.step}; the same command goes on from there"
+    stopped = f"stopped after step {position.step}; the same command resumes from there"
     say(stopped)
     if launchers and world.is_main:
         word = f"{stopped}. No process has failed: what the launcher says above is about the signal"

@@ -105,7 +105,7 @@ class LogFile:
     def _give_up(self, error: OSError) -> None:
         """What was to be logged still reaches the screen."""
         self.broken = True
-        _pass_on(2, f"the log cannot be written any more: {error}; training continues without it\n".encode())
+        _pass_on(2, f"the log can no longer be written: {error}; training continues without it\n".encode())
 
 
 def _pass_on(descriptor: int, data: bytes) -> bool:
@@ -165,7 +165,7 @@ def pump(outputs: dict[int, int], control: int) -> None:
         while source in selector.get_map() and read(source):
             pass
         log.write(filters[source].finish())
-    log.write([end] if end is not None else ["the process is gone without a word: killed, or out of memory?"])
+    log.write([end] if end is not None else ["the process ended without an error message: killed, or out of memory?"])
     if last_word is not None:
         for pid, started in last_word["after"]:
             _wait_for_end(pid, started)

@@ -101,7 +101,7 @@ class OutputLog:
         code = self.pump.wait()
         if self.ending and code == 0:
             return
-        word = f"the process that keeps the log is gone (exit code {code}); training continues, and keeps it itself\n"
+        word = f"the process that writes the log ended (exit code {code}); training continues, and keeps it itself\n"
         os.write(2, word.encode())
         if self.command is not None and not self.ending:
             self._tell({**self.command, "header": []})

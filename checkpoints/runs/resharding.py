@@ -249,7 +249,7 @@ def read_states(file: Path) -> Any:
         return load_plain(file, [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address])
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{file} holds more than DeepSpeed writes, and reading it could run foreign code; take checkpoints only "
+            f"{file} contains more than DeepSpeed writes, and reading it could run foreign code; take checkpoints only "
             f"from runs of this project ({str(error).splitlines()[0]})"
         ) from error
     except (RuntimeError, EOFError) as error:

@@ -228,7 +228,7 @@ def _check_shared(write: _Write, files: dict[str, Any], size: int) -> None:
     missing += [name for name in map(random_state_file, range(size)) if name not in files]
     if missing:
         raise UserError(
-            f"{write.directory}: {missing[0]} of another process is not there; a run needs one directory that all "
+            f"{write.directory}: {missing[0]} of another process is missing; a run needs one directory that all "
             "machines share (--log_base_dir)"
         )
 

@@ -150,7 +150,7 @@ def scores_at(checkpoint: Path) -> dict[str, dict[str, float | None]] | None:
     except FileNotFoundError:
         content = None
     except DamagedFile as error:
-        _say(f"passed over: {error}")
+        _say(f"skipped: {error}")
         content = None
     for known in (content, _read_stored(checkpoint)):
         found = [entry["splits"] for entry in (known or {"evaluations": []})["evaluations"] if entry["step"] == step]

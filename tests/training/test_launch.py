@@ -208,7 +208,7 @@ def test_a_name_that_is_taken_is_never_written_over(run):
 
 
 def test_a_run_that_holds_the_base_of_the_next_is_not_moved(run):
-    with pytest.raises(UserError, match="--version .*merged lies in .*kite, which a fresh start moves aside"):
+    with pytest.raises(UserError, match="--version .*merged lies in .*kite, which a new run moves aside"):
         launch(run, "--no_resume", "--version", str(run / "merged"))
     assert run.is_dir()
 
