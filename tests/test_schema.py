@@ -57,10 +57,10 @@ def test_what_has_not_is_one_line_that_names_the_file_and_the_key(content, compl
 
 def test_what_is_no_file_is_damaged(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DamagedFile, match="no file"):
+    with pytest.raises(DamagedFile, match="not a file"):
         read_json(tmp_path / "pipe", SHAPE)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    with pytest.raises(DamagedFile, match="no file"):
+    with pytest.raises(DamagedFile, match="not a file"):
         read_json(tmp_path / "loop", SHAPE)
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "nothing", SHAPE)

@@ -107,7 +107,7 @@ LORA = "base_model.model.language_model.layers.0.self_attn.q_proj.lora_B.weight"
         (lambda tensors: tensors[LORA][:, :1], "which LoRA tensors of .* do not fit"),
         (lambda tensors: tensors[LORA].flatten(), "which LoRA tensors of .* do not fit"),
         (lambda tensors: tensors[LORA][:, :0], "which LoRA tensors of .* do not fit"),
-        (lambda tensors: tensors[LORA] * float("nan"), "LoRA of language_model.layers.0.self_attn.q_proj holds NaN"),
+        (lambda tensors: tensors[LORA] * float("nan"), "LoRA of language_model.layers.0.self_attn.q_proj contains NaN"),
         (lambda tensors: tensors[LORA].int(), "is of int32, not of fp64"),
         (lambda tensors: tensors[LORA].to(torch.complex64), "is of complex64, not of fp64"),
         (lambda tensors: tensors[LORA].to(torch.float8_e4m3fn), "is of float8_e4m3fn, not of fp64"),

@@ -256,7 +256,7 @@ def test_a_disk_that_fills_while_a_file_arrives(hub, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
-    with pytest.raises(UserError, match="is full; make room"):
+    with pytest.raises(UserError, match="is full; free some space"):
         find_model(NAME, "--version")
 
 

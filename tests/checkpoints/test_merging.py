@@ -218,7 +218,7 @@ def test_overwriting_never_takes_the_run_or_its_base(run):
         refused(run, target, "is, or contains,|is inside the checkpoints")
     refused(run, run / LATEST / "global_step9", "is inside the checkpoints")
     (run.parent / "link").symlink_to(run)
-    refused(run, run.parent / "link", "is, or holds, .*weight")
+    refused(run, run.parent / "link", "is, or contains, .*weight")
     merge_lora_weights.main(["--weight", str(run), "--save_path", str(run / "merged"), "--no_check"])
     merge_lora_weights.main(["--weight", str(run), "--save_path", str(run / "merged"), "--no_check", "--overwrite"])
 

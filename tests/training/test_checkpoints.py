@@ -203,7 +203,7 @@ def test_a_disk_without_room_leaves_the_last_checkpoint_and_no_debris(tmp_path):
 
     last = fake_checkpoint(tmp_path, 1)
     position = Position(step=2, samples=4, world_size=1)
-    with pytest.raises(UserError, match="could not be written.*No space left on device.*make room"):
+    with pytest.raises(UserError, match="could not be written.*No space left on device.*free some space"):
         save_checkpoint(FullDisk(), tmp_path, position=position, settings={}, keep=1, world=ALONE)
     assert find_checkpoint(tmp_path) == last
     assert {path.name for path in tmp_path.iterdir()} == {"global_step1", "latest"}

@@ -72,7 +72,7 @@ def test_a_launcher_that_is_gone_asks_training_to_stop_once():
     while not stop.asked:
         time.sleep(0.01)
     assert stop.asked and said == [
-        f"the launcher (process {launcher.pid}) is gone: saving at the end of this step, then stopping"
+        f"the launcher (process {launcher.pid}) ended: saving at the end of this step, then stopping"
     ]
     launcher.wait()
 
@@ -117,7 +117,7 @@ def test_ranks_whose_launcher_ends_save_and_stop_and_have_the_last_word(tmp_path
     wait_for("step +5/")
     started.send_signal(number)
     started.wait()
-    wait_for("(SIGTERM|is gone): saving at the end of this step")
+    wait_for("(SIGTERM|ended): saving at the end of this step")
     wait_for(r"stopped after step (\d+); the same command resumes from there\. No process has failed.*\n$")
     stopped = re.search(r"stopped after step (\d+)", Path(tmp_path / "output").read_text())
     assert read_position(find_checkpoint(tmp_path / "cut" / LATEST)).step == int(stopped.group(1))

@@ -135,10 +135,10 @@ def test_a_changed_or_lost_copy_is_noticed(project, run_dir, tmp_path):
     with pytest.raises(UserError, match="its hash differs"):
         restore(run_dir, 1, tmp_path / "target")
     kept.unlink()
-    with pytest.raises(UserError, match="is gone"):
+    with pytest.raises(UserError, match="is missing"):
         restore(run_dir, 1, tmp_path / "target")
     os.mkfifo(kept)
-    with pytest.raises(UserError, match="is gone"):
+    with pytest.raises(UserError, match="is missing"):
         restore(run_dir, 1, tmp_path / "target")
 
 
