@@ -16,9 +16,9 @@ from groundscore.errors import UserError
     "flags,message",
     [
         (["--version", "x", "--share"], "protect it with --auth"),
-        (["--version", "x", "--share", "--auth", "me"], "--auth is USER:PASS"),
-        (["--version", "x", "--auth", ":secret"], "--auth is USER:PASS"),
-        (["--version", "x", "--auth", "me:"], "--auth is USER:PASS"),
+        (["--version", "x", "--share", "--auth", "me"], "--auth must be USER:PASS"),
+        (["--version", "x", "--auth", ":secret"], "--auth must be USER:PASS"),
+        (["--version", "x", "--auth", "me:"], "--auth must be USER:PASS"),
         (["--tab", "ground"], "needs --version"),
         (["--tab", "grond"], "invalid choice"),
         (["--prot", "80"], "did you mean --port"),
