@@ -40,13 +40,11 @@ class FileSettings:
 class BaseSettings:
     """The base model, its precision and what must agree with it."""
 
-    model_key: str = option(
-        "UGround", "model", "which system to train, in any case: " + ", ".join(SYSTEMS), on_resume=FIXED
-    )
+    model_key: str = option("UGround", "model", "system to train, in any case: " + ", ".join(SYSTEMS), on_resume=FIXED)
     version: str = option(
         "liuhaotian/llava-llama-2-13b-chat-lightning-preview",
         "model",
-        "base LLaVA directory, or a merged directory of this project (which holds everything below)",
+        "base LLaVA directory, or a merged directory of this project (which contains everything below)",
     )
     vision_tower: str | None = option(None, "model", "CLIP directory", default_text="what --version names")
     vision_pretrained: str | None = option(
@@ -70,7 +68,7 @@ class BaseSettings:
         choices=("sdpa", FLASH_ATTENTION),
     )
     image_size: int | None = option(
-        None, "model", "longest side of the image that SAM sees", default_text="what SAM was built for", on_resume=FREE
+        None, "model", "longest side of the image given to SAM", default_text="what SAM was built for", on_resume=FREE
     )
     model_max_length: int = option(
         2048,
@@ -81,7 +79,7 @@ class BaseSettings:
     num_layers: int | None = option(
         None,
         "model",
-        "hidden states to choose from; read from the model, and checked against it where given",
+        "number of hidden states; read from the model, and checked against it if given",
         on_resume=FREE,
     )
     preprocessor_config: str | None = option(
@@ -113,9 +111,7 @@ class LoadingSettings:
     """Where the data are and how they are loaded; what is drawn from them `dataloaders/settings.py` declares."""
 
     dataset_dir: str = option("./dataset", "data", "root of all data sets")
-    pack: bool = option(
-        True, "data", "conversations about one image share a row, or have a row each", names=("pack", "plain_rows")
-    )
+    pack: bool = option(True, "data", "conversations about one image share a row", names=("pack", "plain_rows"))
     workers: int | None = option(
         None,
         "data",
@@ -128,11 +124,15 @@ class LoadingSettings:
     cache_features: str = option(
         "",
         "data",
-        "directory to keep what frozen encoders (SAM, CLIP) compute in, so that later epochs skip them",
+        "directory for the outputs of frozen encoders (SAM, CLIP), so that later epochs skip these",
         on_resume=FREE,
     )
     cache_limit_gb: float = option(
-        100.0, "data", "size of that directory; what was used least recently goes first", on_resume=FREE, check=above(0)
+        100.0,
+        "data",
+        "maximum size of that directory; least recently used files are removed first",
+        on_resume=FREE,
+        check=above(0),
     )
 
 
@@ -154,14 +154,15 @@ class OptimisationSettings:
     zero_stage: int = option(
         2,
         "training",
-        "DeepSpeed ZeRO: what processes share: 0 nothing, 1 optimizer, 2 gradients too, 3 weights too",
+        "DeepSpeed ZeRO stage: what is partitioned among processes: 0 nothing, 1 optimizer states, 2 also "
+        "gradients, 3 also weights",
         choices=(0, 1, 2, 3),
     )
     gradient_checkpointing: bool = option(True, "training", "recompute the LLM's activations: less memory, slower")
     compile: bool = option(
         False, "training", "torch.compile the encoders: slower to start, then faster", names=("compile",)
     )
-    seed: int = option(42, "training", "draws of data, weights and policy follow from it")
+    seed: int = option(42, "training", "seed of data, weights and policy")
     ce_loss_weight: float = option(1.0, "training", "weight of the language loss", check=at_least(0))
     bce_loss_weight: float = option(2.0, "training", "weight of the mask cross-entropy", check=at_least(0))
     dice_loss_weight: float = option(0.5, "training", "weight of the mask Dice loss (recipes: 4)", check=at_least(0))
@@ -206,14 +207,14 @@ class ValidationSettings:
         "name|split or name|splitBy|split, several joined by ||; the first selects",
         on_resume=RANKING,
     )
-    val_batch_size: int = option(1, "evaluation", "images at a time", on_resume=FREE, check=at_least(1))
+    val_batch_size: int = option(1, "evaluation", "images per batch", on_resume=FREE, check=at_least(1))
     val_limit: int = option(
-        0, "evaluation", "score the first so many images of a split only; 0 all", on_resume=RANKING, check=at_least(0)
+        0, "evaluation", "score the first N images of a split only; 0: all", on_resume=RANKING, check=at_least(0)
     )
     answer: str = option(
         "given",
         "evaluation",
-        "score on given answers or on the model's own",
+        "score given answers or the model's own",
         choices=("given", "generated"),
         on_resume=RANKING,
     )
@@ -250,7 +251,7 @@ class ValidationSettings:
 class RunSettings:
     """The run on disk, its checkpoints and the machine."""
 
-    log_base_dir: str = option("./runs", "run", "where runs are kept", on_resume=FREE)
+    log_base_dir: str = option("./runs", "run", "directory of all runs", on_resume=FREE)
     exp_name: str = option("", "run", "name of the run", default_text="the model key", on_resume=FREE)
     print_freq: int = option(
         1, "run", "optimizer steps between lines and TensorBoard points", on_resume=FREE, check=at_least(1)
@@ -260,59 +261,58 @@ class RunSettings:
     dry_run: bool = option(
         False,
         "run",
-        "build everything, train a step on the largest batch, say what memory and time the run needs, and stop",
+        "build everything, train a step on the largest batch, report the memory and time of the run, and stop",
         names=("dry_run",),
         on_resume=FREE,
     )
-    save_ckpt: bool = option(True, "run", "keep the latest checkpoint beside the best", on_resume=FREE)
+    save_ckpt: bool = option(True, "run", "also keep the latest checkpoint, not only the best", on_resume=FREE)
     save_minutes: float = option(
         15.0,
         "run",
-        "minutes between latest checkpoints, written while training goes on: what is killed loses about so many (0: "
+        "minutes between latest checkpoints, written while training continues; a kill loses at most about that much "
+        "(0: "
         "only every --save_interval steps, when asked to stop, and at the end)",
         on_resume=FREE,
         check=at_least(0),
     )
-    save_interval: int = option(0, "run", "also save every so many optimizer steps", on_resume=FREE, check=at_least(0))
+    save_interval: int = option(0, "run", "also save every N optimizer steps", on_resume=FREE, check=at_least(0))
     keep: int = option(1, "run", "latest checkpoints to keep", on_resume=FREE, check=at_least(1))
-    resume: str = option("", "run", "checkpoint directory to go on from", on_resume=FREE)
+    resume: str = option("", "run", "checkpoint directory to resume from", on_resume=FREE)
     auto_resume: bool = option(
         True,
         "run",
-        "go on from this run's checkpoint if there is one; otherwise an earlier run is moved aside to <exp_name>.1",
+        "resume from this run's checkpoint if there is one; if off, an earlier run is moved aside to <exp_name>.1",
         names=("auto_resume", "no_resume"),
         on_resume=FREE,
     )
     resume_from_best: bool = option(
         False,
         "run",
-        "automatic resume takes the best, not the latest checkpoint",
+        "resume automatically from the best instead of the latest checkpoint",
         names=("resume_from_best",),
         on_resume=FREE,
     )
     deterministic: bool = option(
         False,
         "run",
-        "torch's deterministic algorithms: slower on a GPU, with the same numbers every time; a CPU has them anyway",
+        "torch's deterministic algorithms: slower on a GPU, but reproducible; a CPU is deterministic anyway",
         names=("deterministic",),
     )
     skip_nonfinite: int = option(
         0,
         "run",
-        "steps of the run that may be left out because a loss or gradient is not finite; 0 stops at the first",
+        "steps of the run that may be skipped because a loss or gradient is not finite; 0 stops at the first",
         check=at_least(0),
     )
     collective_timeout: float = option(
         1800.0,
         "run",
-        "seconds that a process waits for the others, or for data, before it gives up",
+        "seconds that a process waits for other processes, or for data, before it gives up",
         on_resume=FREE,
         check=at_least(1),
     )
-    start_epoch: int = option(
-        0, "run", "epoch to begin with where nothing is resumed", on_resume=FREE, check=at_least(0)
-    )
-    device: str = option("auto", "run", "where to compute", choices=("auto", "cpu", "cuda"))
+    start_epoch: int = option(0, "run", "first epoch if nothing is resumed", on_resume=FREE, check=at_least(0))
+    device: str = option("auto", "run", "device to run on", choices=("auto", "cpu", "cuda"))
     local_rank: int = option(0, "run", "set by launchers", aliases=(), on_resume=FREE)
     debug: bool = option(False, "run", "show tracebacks", names=("debug",), on_resume=FREE)
 
