@@ -11,8 +11,7 @@ from pathlib import Path
 
 from groundscore.errors import UserError, shown
 
-HELP = "modules that add systems, data-set families or metrics, found in the current directory or on PYTHONPATH, "
-"joined by commas"
+HELP = "modules that add systems, families or metrics, found here or on PYTHONPATH, joined by commas"
 
 
 def import_plugins(argv: Sequence[str]) -> None:
