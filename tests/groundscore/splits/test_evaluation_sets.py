@@ -1,24 +1,19 @@
-"""Evaluation sets ask in the published words, in a fixed order."""
+"""Evaluation sets hold their images in a fixed order, with expressions, true masks and what is known of them."""
 
 import json
 
 import pytest
 
-from dataloaders.batching.collate import Collator
-from dataloaders.questions import worded
-from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
 from groundscore.splits import evaluation_set, evaluation_sets
 
 
-def test_reason_seg_asks_for_the_first_sentence(data_root):
+def test_reason_seg_takes_the_first_sentence(data_root):
     short, long = evaluation_set("ReasonSeg|val", data_root)
 
     assert (short.image_path.name, long.image_path.name) == ("a_short.jpg", "b_long.jpg")
-    assert worded(short).prompts == [" What is The Seat in this image? Please output segmentation mask."]
-    assert worded(long).prompts == [" Where can one sit? Please output segmentation mask."]
-    assert worded(long).answers == ["[SEG]."]
-    assert (worded(long).joint_prompt, worded(long).joint_answer) == (worded(long).prompts[0], "[SEG].")
+    assert (short.expressions, short.is_sentence) == (["The Seat"], [False])
+    assert (long.expressions, long.is_sentence) == (["Where can one sit?"], [True])
     assert short.ignore.sum() == 49
     assert long.ignore is None
     assert short.masks.shape == (1, 24, 32)
@@ -38,55 +33,31 @@ def test_reason_seg_splits_by_kind_of_question(data_root, split, stems):
 
 
 @pytest.mark.parametrize("spec", ["refcoco|unc|val", "refcocog|umd|val", "refclef|unc|testA", "refcoco+|unc|test"])
-def test_referring_sets_ask_one_by_one_and_for_all_at_once(data_root, spec):
+def test_referring_sets_hold_all_expressions_of_an_image(data_root, spec):
     (item,) = evaluation_set(spec, data_root)
 
     assert item.expressions == ["The Left one.", "right one"]
-    words = worded(item)
-    assert words.prompts[0] == "What is the left one in this image? Please output segmentation mask."
-    assert words.answers == ["[SEG].", "[SEG]."]
-    assert words.joint_prompt == " What are the left one, right onein this image? Please output segmentation masks."
-    assert words.joint_answer == "Sure,the left one:[SEG], right one:[SEG]."
     assert item.exists == [True, True]
     assert item.masks.sum((1, 2)).tolist() == [64, 144]
 
 
-def test_absent_expressions_are_rejected_in_the_given_answers(data_root):
+def test_absent_expressions_have_an_empty_mask(data_root):
     (item,) = evaluation_set("grefcoco|unc|testA", data_root)
 
     assert item.exists == [True, True, True, False]
-    assert worded(item).answers[-1] == "[REJ]."
-    assert worded(item).joint_answer == "Sure,the left one:[SEG], right one:[SEG], both:[SEG], the zebra:[REJ]."
     assert item.masks[2].sum() == 64 + 144
 
 
-@pytest.mark.parametrize("joint", [True, False])
-def test_items_make_batches(data_root, make_processor, joint):
-    (item,) = evaluation_set("grefcoco|unc|val", data_root)
-    pairs = (
-        [(worded(item).joint_prompt, worded(item).joint_answer)]
-        if joint
-        else zip(worded(item).prompts, worded(item).answers)
-    )
-    conversations = [(Turn(question, answer),) for question, answer in pairs]
-    sample = Sample(item.image_path, item.image, conversations, item.masks, item.ignore, "evaluation", item.dataset)
-
-    batch = Collator(make_processor(), max_length=None)([sample])
-
-    assert batch.target_is_seg == [[True, True, True, False]]
-    assert len(batch.masks[0]) == 3
-
-
-def test_multi_sets_ask_for_all_expressions_together(data_root):
+def test_multi_sets_are_about_asking_for_all_expressions_together(data_root):
     (plain,) = evaluation_set("refcoco|unc|testA", data_root)
     (item,) = evaluation_set("multirefcoco|unc|testA", data_root)
 
     assert (plain.together, item.together) == (False, True)
-    assert worded(item).joint_prompt == worded(plain).joint_prompt
+    assert item.expressions == plain.expressions
     assert (item.masks == plain.masks).all()
 
 
-def test_refzom_pictures_are_found_in_either_folder(data_root):
+def test_refzom_images_are_found_in_either_folder(data_root):
     (item,) = evaluation_set("refzom|final|val", data_root)
 
     assert item.image_path.parent.name == "val2014"
@@ -103,8 +74,6 @@ def test_false_premises_have_no_mask_though_their_ref_has_one(data_root, spec):
     assert item.exists == [True, True, False]
     assert item.masks.sum((1, 2)).tolist() == [64, 144, 0]
     assert item.ref_ids[1] == item.ref_ids[2] != item.ref_ids[0]
-    assert "the zebra" in worded(item).prompts[2].lower()
-    assert worded(item).prompts == worded(evaluation_set(spec, data_root)[0]).prompts
 
 
 @pytest.mark.parametrize(
@@ -115,7 +84,7 @@ def test_sets_say_whether_expressions_may_mean_nothing(data_root, spec, may_be):
     assert evaluation_set(spec, data_root)[0].may_be_absent is may_be
 
 
-def test_reason_seg_with_false_premises_asks_twice(data_root):
+def test_reason_seg_with_false_premises_has_two_expressions(data_root):
     path = data_root / "reason_seg/ReasonSeg/val/a_short.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "false_premise_QA": [["The Ship", False, "There is no ship."]]}))
@@ -123,11 +92,9 @@ def test_reason_seg_with_false_premises_asks_twice(data_root):
     short, long = evaluation_set("fpReasonSeg|val", data_root)
 
     assert short.expressions == ["The Seat", "The Ship"]
-    assert worded(short).prompts[1] == "What is the ship in this image? Please output segmentation mask."
     assert short.exists == [True, False]
     assert short.masks.any((1, 2)).tolist() == [True, False]
     assert long.exists == [True]
-    assert worded(long).prompts == ["Where can one sit? Please output segmentation mask."]
 
 
 @pytest.mark.parametrize(
@@ -148,14 +115,15 @@ def test_muse_questions_have_a_mask_for_each_target(data_root, split, numbers):
     assert item.expressions == ["What holds the tea?", "What is on the table?"]
     assert [masks.sum((1, 2)).tolist() for masks in item.target_masks] == [[64], [48, 64]]
     assert item.masks.sum((1, 2)).tolist() == [64, 112]
-    assert worded(item).answers == ["It is [SEG].", "plate is [SEG] and The blue Cup is [SEG]."]
+    assert item.answers == ["It is [SEG].", None]
+    assert item.target_names == [["The blue Cup"], ["plate", "The blue Cup"]]
     assert [items[i].image_path.parent.name for i in range(3)] == ["train2014", "train2017", "val2017"]
 
 
-def test_own_data_are_asked_in_their_own_words(data_root):
+def test_own_data_have_their_own_answers(data_root):
     (item,) = evaluation_set("custom|mine", data_root)
 
-    assert item.expressions == worded(item).prompts == ["Where is it?", "And the rest?", "Where is the cat?"]
+    assert item.expressions == ["Where is it?", "And the rest?", "Where is the cat?"]
     assert [len(masks) for masks in item.target_masks] == [1, 2, 0]
     assert item.exists == [True, True, False]
     assert item.masks.sum((1, 2)).tolist() == [64, 2 * 32 + 22, 0]

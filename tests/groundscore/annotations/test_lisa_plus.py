@@ -2,18 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
 
-from dataloaders.families.reason_seg_plus import ReasonSegPlus
-from dataloaders.settings import data_settings
-from groundscore.annotations.lisa_plus import marks_to_targets, marks_to_words, split_dialogue
+from groundscore.annotations.lisa_plus import PlusFile, marks_to_targets, marks_to_words, split_dialogue
 from groundscore.errors import UserError
-
-
-def opened(root, subset: str) -> ReasonSegPlus:
-    return ReasonSegPlus(root, data_settings(reason_seg_plus_data=subset))
-
 
 VALID = {"380", "348", "7"}
 
@@ -65,30 +57,6 @@ def test_dialogues_are_cut_into_questions_with_answers(text, pairs):
 
 
 @pytest.mark.parametrize(
-    "subset,answers,areas",
-    [
-        ("instance_seg", ["plate is [SEG] and Cup is [SEG]."], [144, 64]),
-        ("cot", ["First [SEG], then [SEG]."], [144, 64]),
-        ("conversations", ["No, [SEG] is not.", "[SEG]"], [64, 144]),
-        ("caption", ["A cup [SEG] on a plate [SEG]."], [64, 144]),
-    ],
-)
-def test_every_part_of_lisa_plus_writes_masks_in_order(data_root, subset, answers, areas):
-    sample = opened(data_root, subset).draw(np.random.default_rng(0))
-
-    assert [turns[0].answer for turns in sample.conversations] == answers
-    assert sample.masks.sum((1, 2)).tolist() == [area if area == 64 else 144 for area in areas]
-
-
-def test_a_question_that_asks_for_nothing_is_given_a_request(data_root):
-    plain = opened(data_root, "cot").draw(np.random.default_rng(0)).conversations[0][0].question
-    asking = opened(data_root, "caption").draw(np.random.default_rng(0)).conversations[0][0].question
-
-    assert plain.startswith("Why is it there? ")
-    assert asking == "Describe it."
-
-
-@pytest.mark.parametrize(
     "change,message",
     [
         ({"ID": ["348", "99"]}, "entry 0: 'ID' names mask '99'"),
@@ -104,4 +72,4 @@ def test_bad_entries_of_lisa_plus_are_named(data_root, change, message):
     path.write_text(json.dumps([{**entry, **change}]))
 
     with pytest.raises(UserError, match=message):
-        opened(data_root, "instance_seg")
+        PlusFile(data_root, "instance_seg")

@@ -22,7 +22,7 @@ run_main(main, [])
 def test_output_that_nobody_reads_any_more_ends_the_program_quietly():
     program = subprocess.Popen(
         [sys.executable, "-c", PRINTS],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -40,7 +40,7 @@ def ending(raised: str, *arguments: str) -> subprocess.CompletedProcess:
         f"from groundscore.errors import UserError, run_main\ndef main(arguments):\n    raise {raised}\nrun_main(main)"
     )
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=Path(__file__).parents[1], capture_output=True, text=True
+        [sys.executable, "-c", code, *arguments], cwd=Path(__file__).parents[2], capture_output=True, text=True
     )
 
 
@@ -74,7 +74,7 @@ def test_our_own_bugs_keep_their_traceback(raised):
 
 def test_a_warning_cannot_command_the_terminal():
     done = subprocess.run(
-        [sys.executable, "-c", WARNING], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+        [sys.executable, "-c", WARNING], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
     )
     assert done.stderr == "\\x1b[2J.jpg\n"
 
@@ -88,7 +88,7 @@ run_main(lambda arguments: logging.getLogger("dataloaders").warning("%s", "\\x1b
 
 def test_names_that_are_no_text_can_be_printed():
     code = "from groundscore.errors import run_main\nrun_main(lambda arguments: print('file \\udcff'))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "file \\udcff\n")
 
 
@@ -111,6 +111,6 @@ def test_a_program_runs_without_its_streams(tmp_path, closed):
     script = f"import sys; from groundscore.errors import run_main; run_main({main}, sys.argv[1:])"
     done = subprocess.run(
         ["sh", "-c", f'"$0" -c "$1" "$2" {closed}', sys.executable, script, tmp_path / "file"],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0 and (tmp_path / "file").read_text() == ""
