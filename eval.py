@@ -11,7 +11,7 @@ Without `--val_dataset` a terminal shows a menu. Several processes share the ima
 from collections.abc import Sequence
 from pathlib import Path
 
-from groundscore.annotations.repairs import DEFAULT_SHARE
+from groundscore.annotations.bad_entries import DEFAULT_SHARE
 from groundscore.errors import run_main
 from inference.loading import add_model_flags
 from utils.flags import FlagParser, count, positive

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from dataloaders.families import FAMILIES
 from dataloaders.known_sets import Findings, KnownSet, names_in
+from groundscore.annotations.bad_entries import Repair
 from groundscore.annotations.json_files import BrokenFile
-from groundscore.annotations.repairs import Repair
 from groundscore.errors import UserError
 
 

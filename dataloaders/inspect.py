@@ -23,7 +23,7 @@ from dataloaders.mixture import build_mixture
 from dataloaders.questions import worded
 from dataloaders.sample import Sample
 from dataloaders.settings import declared_data
-from groundscore.annotations.repairs import Tolerance
+from groundscore.annotations.bad_entries import Tolerance
 from groundscore.errors import UserError, printable, run_main
 from groundscore.names import split_names
 from groundscore.splits import (

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from groundscore.annotations.bad_samples import BadSamples
+from groundscore.annotations.bad_entries import BadEntry, BadSamples, Repair, Tolerance, noting_repairs
 from groundscore.annotations.images import list_images
-from groundscore.annotations.repairs import BadEntry, Repair, Tolerance, noting_repairs
 from groundscore.errors import UserError
 from groundscore.reading import MISSING, check_regular, what_it_is
 

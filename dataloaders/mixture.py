@@ -16,8 +16,7 @@ from dataloaders.families import FAMILIES, Family
 from dataloaders.families.family import MAX_TRIES
 from dataloaders.sample import Sample
 from dataloaders.settings import data_settings
-from groundscore.annotations.bad_samples import BadSamples
-from groundscore.annotations.repairs import Tolerance, noting_repairs
+from groundscore.annotations.bad_entries import BadSamples, Tolerance, noting_repairs
 from groundscore.errors import UserError
 from groundscore.names import look_up, split_names
 

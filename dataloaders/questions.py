@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataloaders.templates import fill, pick, read_pool
+from dataloaders.wording import fill, pick, read_pool
 from groundscore.annotations.refer_index import clean
 from groundscore.splits import EvaluationItem
 from groundscore.targets import REJ, SEG, join_names

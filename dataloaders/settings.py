@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataloaders.families import FAMILIES
-from groundscore.annotations.repairs import DEFAULT_SHARE, Tolerance
+from groundscore.annotations.bad_entries import DEFAULT_SHARE, Tolerance
 from groundscore.errors import UserError
 from utils.settings import at_least, check_settings, compose, option, settings_of
 

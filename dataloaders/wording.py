@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dataloaders.templates import fill, pick, read_pool
+from dataloaders.wording import fill, pick, read_pool
 from groundscore.targets import REJ, SEG, join_names
 
 

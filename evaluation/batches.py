@@ -20,7 +20,7 @@ from dataloaders.batching.collate import Collator
 from dataloaders.questions import worded
 from dataloaders.sample import Sample
 from evaluation.questions import Protocol, Questions, ask
-from groundscore.annotations.repairs import Repair, Tolerance
+from groundscore.annotations.bad_entries import Repair, Tolerance
 from groundscore.errors import UserError
 from groundscore.splits import EvaluationItem, LeftOut, read_item
 

@@ -21,8 +21,7 @@ from evaluation.questions import ANSWERS, EXPLAIN, Protocol
 from evaluation.records import PartialResults, fingerprint, lock_report, weights_hash
 from evaluation.report_path import report_path
 from evaluation.running import Effort, Outcome, evaluate
-from groundscore.annotations.bad_samples import describe_bad_samples
-from groundscore.annotations.repairs import Tolerance
+from groundscore.annotations.bad_entries import Tolerance, describe_bad_samples
 from groundscore.errors import UserError
 from groundscore.scoring.counts import mask_iou
 from groundscore.scoring.predictions import count_predictions, write_predictions

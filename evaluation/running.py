@@ -19,7 +19,7 @@ from evaluation.predicting import count, predict, prediction_lines
 from evaluation.progress import Progress, RunningScores
 from evaluation.questions import Protocol
 from evaluation.records import ImageResult, PartialFile, PartialResults
-from groundscore.annotations.repairs import STRICT, Tolerance
+from groundscore.annotations.bad_entries import STRICT, Tolerance
 from groundscore.errors import UserError, message_of
 from groundscore.scoring.counts import Row, SplitCounts
 from groundscore.scoring.predictions import masks_of

@@ -5,6 +5,7 @@ Every JSON file and every line of JSON in the project is read here, with the sam
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ MAX_LINE_MEGABYTES = "UGROUND_MAX_LINE_MB"
 _DEFAULT_LINE_MEGABYTES = 64
 _START = 64
 _WIDE = "is {0} text, not UTF-8; convert it: iconv -f {0} -t UTF-8 FILE > NEW"
+# Accents and typographic quotes in English texts are lone bytes of Windows-1252; the encodings of Chinese, Japanese,
+# Korean and Cyrillic texts put such bytes side by side, or use those of rare signs.
+_NOT_WINDOWS_1252 = re.compile(rb"[\xa0-\xff]{2}|[\x82-\x84\x86-\x89\x8b\x98\x9b]")
 _CONTENTS = {
     b"version https://git-lfs": "is a Git LFS pointer, not the file itself; fetch its content with: git lfs pull",
     b"<!doctype html": "is a web page that was downloaded instead of the file; download it again",
@@ -87,16 +91,55 @@ def what_it_is(start: bytes) -> str | None:
     return next((what for beginning, what in _CONTENTS.items() if start.startswith(beginning)), None)
 
 
-def read_json(path: Path, *, missing: str, remedy: str = "download it again") -> Any:
-    """The value in a UTF-8 JSON file.
+def read_json(
+    path: Path,
+    kind: type | None = None,
+    *,
+    missing: str = MISSING,
+    remedy: str = "fetch it again",
+    windows_1252: bool = False,
+) -> Any:
+    """Returns the value in a UTF-8 JSON file, with or without a byte order mark.
 
-    missing, remedy: what to do when there is no such file, or it is not JSON.
+    kind: `list` or `dict`, where the file must hold one. missing, remedy: what to do when there is no such file, or it
+    is not JSON. windows_1252: the data set has files in this older encoding too.
     """
-    content = read_bytes(path, missing=missing)
+    value = parse_json(_decode_text(read_bytes(path, missing=missing), path, windows_1252), str(path), remedy=remedy)
+    if kind is not None and not isinstance(value, kind):
+        raise UserError(f"{path} should hold a JSON {kind.__name__}, it holds a {type(value).__name__}")
+    return value
+
+
+def _decode_text(raw: bytes, path: Path, windows_1252: bool) -> str:
     try:
-        return parse_json(content.decode("utf-8-sig"), str(path), remedy=remedy)
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
+        text = _decode_windows_1252(raw) if windows_1252 else None
+        if text is not None:
+            return text
+        known = "UTF-8 or Windows-1252" if windows_1252 else "UTF-8"
+        name = "GBK (of Chinese Windows)" if _is_gbk(raw) else "another encoding"
+        raise UserError(
+            f"{path} is not {known} text: byte 0x{raw[error.start]:02X} at {error.start}. It may be {name}; "
+            "convert it, such as: iconv -f GBK -t UTF-8 FILE > NEW"
+        ) from error
+
+
+def _decode_windows_1252(raw: bytes) -> str | None:
+    """The text, None where it cannot be Windows-1252."""
+    if _NOT_WINDOWS_1252.search(raw):
+        return None
+    try:
+        return raw.decode("cp1252")
+    except UnicodeDecodeError:
+        return None
+
+
+def _is_gbk(raw: bytes) -> bool:
+    try:
+        return any("\u4e00" <= character <= "\u9fff" for character in raw.decode("gb18030"))
+    except UnicodeDecodeError:
+        return False
 
 
 def read_lines(path: Path, *, missing: str) -> Iterator[tuple[int, str]]:

@@ -63,9 +63,9 @@ def main(argv: Sequence[str]) -> None:
 def training_text(dataset_dir: Path) -> Iterator[str]:
     """Every sentence of the training splits, and the templates without `[SEG]` and placeholders."""
     from dataloaders.batching.conversation import SYSTEM_TEXT
-    from dataloaders.templates import DIRECTORY
-    from groundscore.annotations.json_files import read_json
+    from dataloaders.wording import DIRECTORY
     from groundscore.annotations.restricted_pickle import restricted_unpickle
+    from groundscore.reading import read_json
 
     for path in sorted((dataset_dir / "llava_dataset").glob("*.json")):
         for item in read_json(path, list):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from groundscore.annotations.json_files import read_json
+from groundscore.reading import read_json
 from miniature.files import write_json
 from miniature.oddities import write_odd_image
 from miniature.scenes import Scene

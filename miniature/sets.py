@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from groundscore.annotations.json_files import read_json
+from groundscore.reading import read_json
 from miniature.files import CocoRecords, pixel_polygons, write_image, write_json
 from miniature.language import (
     Reasoning,

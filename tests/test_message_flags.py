@@ -41,8 +41,8 @@ RUN_BY = {
     "evaluation/running.py": {"eval.py", "train_ds.py"},
     "groundscore/scoring": {"eval.py"},
     # Only training has families of data, packs rows and builds a model of parts.
-    "groundscore/annotations/bad_samples.py": {"train_ds.py"},
-    "groundscore/annotations/repairs.py": {"train_ds.py", "eval.py"},
+    "groundscore/annotations/bad_entries.py": {"train_ds.py"},
+    "groundscore/annotations/bad_entries.py": {"train_ds.py", "eval.py"},
     "dataloaders/mixture.py": {"train_ds.py"},
     "dataloaders/settings.py": {"train_ds.py"},
     "dataloaders/families/multi_reason_seg.py": {"train_ds.py"},

@@ -15,7 +15,7 @@ from dataloaders.batching.collate import Collator
 from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.mixture import Mixture, build_mixture
 from dataloaders.settings import declared_data
-from groundscore.annotations.repairs import Tolerance
+from groundscore.annotations.bad_entries import Tolerance
 from groundscore.errors import UserError
 from groundscore.reading import read_json, user_path
 from model.config import GroundingConfig

@@ -12,7 +12,7 @@ from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
 from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.mixture import Mixture
-from groundscore.annotations.bad_samples import describe_bad_samples
+from groundscore.annotations.bad_entries import describe_bad_samples
 from model.compiling import compile_encoders
 from training import building
 from training.config import TrainingConfig

@@ -20,8 +20,7 @@ from dataloaders.questions import worded
 from dataloaders.sample import Sample, Turn
 from evaluation import Effort, Protocol, evaluate
 from evaluation.progress import ScoreBar
-from groundscore.annotations.bad_samples import list_bad_samples
-from groundscore.annotations.repairs import STRICT, Tolerance
+from groundscore.annotations.bad_entries import STRICT, Tolerance, list_bad_samples
 from groundscore.errors import UserError
 from groundscore.scoring.counts import mask_iou
 from groundscore.scoring.metrics import score_split

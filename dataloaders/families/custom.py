@@ -11,7 +11,7 @@ import numpy as np
 from dataloaders.families.family import Family
 from dataloaders.known_sets import LOSSLESS_STARTS, Entry, Findings, KnownSet
 from dataloaders.sample import Sample, Turn
-from groundscore.annotations.bad_samples import BadSamples
+from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.custom import CustomEntry, CustomFile
 from groundscore.annotations.images import read_image
 from groundscore.annotations.records import Joined

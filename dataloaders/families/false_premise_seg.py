@@ -15,9 +15,8 @@ from dataloaders.families.family import Family, draw_until
 from dataloaders.families.refer_seg import known_refer_set
 from dataloaders.known_sets import KnownSet
 from dataloaders.sample import Sample, Turn
-from dataloaders.templates import fill, pick, read_pool
-from dataloaders.wording import choose
-from groundscore.annotations.bad_samples import BadSamples
+from dataloaders.wording import choose, fill, pick, read_pool
+from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.images import read_image
 from groundscore.annotations.refer_files import CORRECTED, FALSE_PREMISE_SETS
 from groundscore.annotations.refer_index import Expression, ReferIndex, clean, held_out_images, open_indices

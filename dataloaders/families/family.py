@@ -9,7 +9,7 @@ import numpy as np
 
 from dataloaders.known_sets import KnownSet
 from dataloaders.sample import Sample
-from groundscore.annotations.bad_samples import BadSamples
+from groundscore.annotations.bad_entries import BadSamples
 from groundscore.errors import UserError
 from groundscore.splits import SplitReader
 

@@ -11,8 +11,8 @@ import numpy as np
 from dataloaders.families.family import Family, draw_until
 from dataloaders.known_sets import Entry, Findings, KnownSet
 from dataloaders.sample import Sample, Turn
-from dataloaders.templates import fill, pick, read_pool
-from groundscore.annotations.bad_samples import BadSamples
+from dataloaders.wording import fill, pick, read_pool
+from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.images import read_image
 from groundscore.annotations.muse import (
     MUSE_SPLITS,

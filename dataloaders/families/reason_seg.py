@@ -11,9 +11,8 @@ import numpy as np
 from dataloaders.families.family import Family
 from dataloaders.known_sets import Entry, Findings, KnownSet, names_in
 from dataloaders.sample import Sample, Turn
-from dataloaders.templates import fill, pick, read_pool
-from dataloaders.wording import choose
-from groundscore.annotations.bad_samples import BadSamples
+from dataloaders.wording import choose, fill, pick, read_pool
+from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.image_files import read_sizes
 from groundscore.annotations.images import read_image
 from groundscore.annotations.labelme import ReasonAnnotation, draw_regions, read_annotation, require_target

@@ -14,9 +14,8 @@ import numpy as np
 from dataloaders.families.family import Family, draw_until
 from dataloaders.known_sets import Entry, Findings, KnownSet
 from dataloaders.sample import Sample, Turn
-from dataloaders.templates import fill, pick, read_pool
-from dataloaders.wording import TargetAnswers, choose, distribute
-from groundscore.annotations.bad_samples import BadSamples
+from dataloaders.wording import TargetAnswers, choose, distribute, fill, pick, read_pool
+from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.images import read_image
 from groundscore.annotations.refer_files import FALSE_PREMISE_SETS, REFER_SETS, ReferFiles, ReferTables
 from groundscore.annotations.refer_index import ReferImage, ReferIndex, held_out_images, open_indices

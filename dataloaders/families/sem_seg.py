@@ -15,9 +15,8 @@ import numpy as np
 from dataloaders.families.family import Family, draw_until
 from dataloaders.known_sets import LOSSLESS_STARTS, Entry, Findings, KnownSet, names_in
 from dataloaders.sample import Sample, Turn
-from dataloaders.templates import fill, pick, read_pool
-from dataloaders.wording import TargetAnswers, choose, distribute
-from groundscore.annotations.bad_samples import BadSamples
+from dataloaders.wording import TargetAnswers, choose, distribute, fill, pick, read_pool
+from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.images import list_images, list_names, read_image
 from groundscore.annotations.label_maps import Ade20k, CocoStuff, LabelMaps, Mapillary
 from groundscore.annotations.part_annotations import PacoLvis, PartAnnotations, PascalPart

@@ -11,7 +11,7 @@ import numpy as np
 from dataloaders.families.family import Family
 from dataloaders.known_sets import Entry, Findings, KnownSet
 from dataloaders.sample import Sample, Turn
-from groundscore.annotations.bad_samples import BadSamples
+from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.images import read_image
 from groundscore.annotations.llava import LlavaDialogues
 from groundscore.errors import UserError

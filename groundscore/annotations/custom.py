@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from groundscore.annotations.bad_samples import BadSamples, settle
+from groundscore.annotations.bad_entries import BadEntry, BadSamples, settle
 from groundscore.annotations.index_cache import open_index
 from groundscore.annotations.json_files import check_segmentation, read_each, require_list, require_path, require_text
 from groundscore.annotations.label_maps import read_mask
-from groundscore.annotations.repairs import BadEntry
 from groundscore.annotations.segmentations import NO_PIXEL, decode_segmentation
 from groundscore.errors import UserError, shown
 from groundscore.names import require_some

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from groundscore.annotations.repairs import BadEntry, note_repair
+from groundscore.annotations.bad_entries import BadEntry, note_repair
 from groundscore.errors import UserError
 from groundscore.reading import read_bytes
 

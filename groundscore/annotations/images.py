@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from groundscore.annotations.bad_entries import BadEntry
 from groundscore.annotations.image_files import WHERE, check_size, open_image, upright, usual_top
-from groundscore.annotations.repairs import BadEntry
 from groundscore.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")

@@ -1,23 +1,19 @@
-"""Reading JSON annotation files and what is in them, with errors that name the file and what to do."""
+"""What is in JSON annotation files, with errors that name the file, the entry and what to do."""
 
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from groundscore.annotations.repairs import BadEntry
+from groundscore.annotations.bad_entries import BadEntry
 from groundscore.errors import UserError, shown
-from groundscore.reading import MISSING, parse_json, read_bytes
 
 NOT_OFFICIAL = "the file is not the official one, or of another version"  # what to say of downloaded annotations
 MAX_NAME_BYTES = 255  # of a file, on all usual file systems
 _LARGEST = 2**63 - 1  # what an index can hold
-# Accents and typographic quotes in English texts are lone bytes of Windows-1252; the encodings of Chinese, Japanese,
-# Korean and Cyrillic texts put such bytes side by side, or use those of rare signs.
-_NOT_WINDOWS_1252 = re.compile(rb"[\xa0-\xff]{2}|[\x82-\x84\x86-\x89\x8b\x98\x9b]")
 
 
 class BrokenFile(UserError):
@@ -26,53 +22,6 @@ class BrokenFile(UserError):
     def __init__(self, message: str, problems: Sequence[str]):
         super().__init__(message)
         self.problems = list(problems)
-
-
-def read_json(path: Path, kind: type | None = None, *, windows_1252: bool = False, missing: str = MISSING) -> Any:
-    """The value in a UTF-8 JSON file.
-
-    kind: `list` or `dict`, where the file must hold one.
-    windows_1252: the data set has files in this older encoding too.
-    missing: what to say when there is no such file.
-    """
-    raw = read_bytes(path, missing=missing)
-    value = parse_json(decode_text(raw, path, windows_1252=windows_1252), str(path))
-    if kind is not None and not isinstance(value, kind):
-        raise UserError(f"{path} must contain a JSON {kind.__name__}, but contains a {type(value).__name__}")
-    return value
-
-
-def decode_text(raw: bytes, path: Path, *, windows_1252: bool = False) -> str:
-    """The text in the bytes of a UTF-8 file, with or without a byte order mark; see `read_json` for `windows_1252`."""
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        text = _decode_windows_1252(raw) if windows_1252 else None
-        if text is not None:
-            return text
-        known = "UTF-8 or Windows-1252" if windows_1252 else "UTF-8"
-        name = "GBK (of Chinese Windows)" if _is_gbk(raw) else "another encoding"
-        raise UserError(
-            f"{path} is not {known} text: byte 0x{raw[error.start]:02X} at {error.start}. It may be {name}; "
-            "convert it, such as: iconv -f GBK -t UTF-8 FILE > NEW"
-        ) from error
-
-
-def _decode_windows_1252(raw: bytes) -> str | None:
-    """The text, None where it cannot be Windows-1252."""
-    if _NOT_WINDOWS_1252.search(raw):
-        return None
-    try:
-        return raw.decode("cp1252")
-    except UnicodeDecodeError:
-        return None
-
-
-def _is_gbk(raw: bytes) -> bool:
-    try:
-        return any("\u4e00" <= character <= "\u9fff" for character in raw.decode("gb18030"))
-    except UnicodeDecodeError:
-        return False
 
 
 def require(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> Any:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from groundscore.annotations.bad_samples import BadSamples
+from groundscore.annotations.bad_entries import BadEntry, BadSamples, note_repair
 from groundscore.annotations.image_files import FACTOR, LOSSLESS, open_image
 from groundscore.annotations.images import coco_number, list_stems
-from groundscore.annotations.json_files import NOT_OFFICIAL, read_json, require_boolean, require_list, require_text
-from groundscore.annotations.repairs import BadEntry, note_repair
+from groundscore.annotations.json_files import NOT_OFFICIAL, require_boolean, require_list, require_text
 from groundscore.errors import UserError
+from groundscore.reading import read_json
 
 UNLABELLED = 255
 _HERE = Path(__file__).parent

@@ -10,21 +10,21 @@ from typing import Any
 import cv2
 import numpy as np
 
+from groundscore.annotations.bad_entries import BadEntry, note_repair
 from groundscore.annotations.image_files import check_size, open_image
 from groundscore.annotations.json_files import (
     are_numbers,
     check_boolean,
     check_text,
-    read_json,
     require,
     require_boolean,
     require_integer,
     require_list,
     require_text,
 )
-from groundscore.annotations.repairs import BadEntry, note_repair
 from groundscore.annotations.segmentations import check_amount, cut_off_far, note_crop, refuse_fractions
 from groundscore.errors import UserError, shown
+from groundscore.reading import read_json
 from groundscore.targets import refuse_targets
 
 _IGNORED = 255

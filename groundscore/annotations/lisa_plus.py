@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from groundscore.annotations.bad_samples import BadSamples, settle
+from groundscore.annotations.bad_entries import BadEntry, BadSamples, note_repair, settle
 from groundscore.annotations.images import coco_number
 from groundscore.annotations.index_cache import open_index
 from groundscore.annotations.json_files import (
@@ -20,16 +20,15 @@ from groundscore.annotations.json_files import (
     are_numbers,
     check_text,
     read_each,
-    read_json,
     require,
     require_path,
     require_text,
 )
 from groundscore.annotations.records import PackedRecords
-from groundscore.annotations.repairs import BadEntry, note_repair
 from groundscore.annotations.segmentations import NO_PIXEL, decode_segmentation
 from groundscore.errors import UserError, shown
 from groundscore.names import look_up, require_some
+from groundscore.reading import read_json
 from groundscore.targets import REJ, SEG, join_names
 
 

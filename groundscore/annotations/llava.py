@@ -4,20 +4,14 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from groundscore.annotations.bad_samples import BadSamples, settle
+from groundscore.annotations.bad_entries import BadSamples, settle
 from groundscore.annotations.images import coco_number
 from groundscore.annotations.index_cache import open_index
-from groundscore.annotations.json_files import (
-    NOT_OFFICIAL,
-    read_each,
-    read_json,
-    require_list,
-    require_path,
-    require_text,
-)
+from groundscore.annotations.json_files import NOT_OFFICIAL, read_each, require_list, require_path, require_text
 from groundscore.annotations.records import PackedRecords
 from groundscore.errors import UserError, shown
 from groundscore.names import require_some
+from groundscore.reading import read_json
 from groundscore.targets import IMAGE_PLACEHOLDER, refuse_targets
 
 Dialogue = tuple[Path, list[tuple[str, str]]]

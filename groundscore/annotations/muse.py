@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from groundscore.annotations.bad_samples import BadSamples, settle
+from groundscore.annotations.bad_entries import BadEntry, BadSamples, settle
 from groundscore.annotations.image_files import check_size
 from groundscore.annotations.images import coco_number
 from groundscore.annotations.index_cache import open_index
@@ -15,7 +15,6 @@ from groundscore.annotations.json_files import (
     NOT_OFFICIAL,
     check_text,
     read_each,
-    read_json,
     require_integer,
     require_list,
     require_path,
@@ -23,10 +22,10 @@ from groundscore.annotations.json_files import (
     require_text,
 )
 from groundscore.annotations.records import Joined, PackedRecords
-from groundscore.annotations.repairs import BadEntry
 from groundscore.annotations.segmentations import NO_PIXEL, decode_segmentation
 from groundscore.errors import UserError, shown
 from groundscore.names import did_you_mean, require_some
+from groundscore.reading import read_json
 from groundscore.targets import refuse_targets
 
 PLACEHOLDER = "{seg}"

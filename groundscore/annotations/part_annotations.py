@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from groundscore.annotations.bad_samples import BadSamples, settle
+from groundscore.annotations.bad_entries import BadSamples, note_repair, settle
 from groundscore.annotations.image_files import check_size
 from groundscore.annotations.images import coco_number
 from groundscore.annotations.index_cache import open_index
@@ -15,7 +15,6 @@ from groundscore.annotations.json_files import (
     NOT_OFFICIAL,
     by_id,
     read_each,
-    read_json,
     require_integer,
     require_list,
     require_path,
@@ -23,9 +22,9 @@ from groundscore.annotations.json_files import (
     require_text,
 )
 from groundscore.annotations.records import PackedRecords
-from groundscore.annotations.repairs import note_repair
 from groundscore.annotations.segmentations import NO_PIXEL, decode_segmentation
 from groundscore.errors import UserError, shown
+from groundscore.reading import read_json
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from groundscore.annotations.images import list_images, list_stems
-from groundscore.annotations.json_files import (
-    NOT_OFFICIAL,
-    check_text,
-    read_each,
-    read_json,
-    require_path,
-    require_text,
-)
+from groundscore.annotations.json_files import NOT_OFFICIAL, check_text, read_each, require_path, require_text
 from groundscore.annotations.labelme import ReasonAnnotation, read_annotation
 from groundscore.errors import UserError, shown
 from groundscore.names import did_you_mean
+from groundscore.reading import read_json
 from groundscore.targets import refuse_targets
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from groundscore.annotations.bad_entries import BadEntry
 from groundscore.annotations.image_files import check_size
 from groundscore.annotations.images import coco_number
 from groundscore.annotations.index_cache import open_index
@@ -21,7 +22,6 @@ from groundscore.annotations.json_files import (
     check_integer,
     check_text,
     read_each,
-    read_json,
     require,
     require_integer,
     require_list,
@@ -30,10 +30,10 @@ from groundscore.annotations.json_files import (
     require_text,
 )
 from groundscore.annotations.records import NO_KEY, KeyedRecords, PackedRecords
-from groundscore.annotations.repairs import BadEntry
 from groundscore.annotations.restricted_pickle import restricted_unpickle
 from groundscore.errors import UserError, shown
 from groundscore.names import look_up
+from groundscore.reading import read_json
 from groundscore.targets import refuse_targets
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from groundscore.annotations.bad_samples import BadSamples, settle
+from groundscore.annotations.bad_entries import BadEntry, BadSamples, note_repair, settle
 from groundscore.annotations.refer_files import REFER_SETS, ReferFiles, ReferTables
-from groundscore.annotations.repairs import BadEntry, note_repair
 from groundscore.annotations.segmentations import NO_PIXEL, decode_segmentation
 from groundscore.errors import UserError
 from groundscore.names import did_you_mean, look_up, require_some

@@ -102,7 +102,7 @@ def _size(value: Any, largest: int, sizes: dict[int, int], depth: int = 0) -> in
 
 
 class _Reader:
-    """Executes the opcodes of one pickle. Every `load_…` is named after its opcode."""
+    """Executes the opcodes of one pickle. Every `load_…` is named after its opcode; see `_ALIKE` for the others."""
 
     def __init__(self, data: bytes):
         self._data = data
@@ -176,25 +176,26 @@ class _Reader:
     def load_put(self) -> None:
         self._memo[int(self._line())] = self._stack[-1]
 
-    def load_binput(self) -> None:
-        self._memo[self._number(1)] = self._stack[-1]
-
-    def load_long_binput(self) -> None:
-        self._memo[self._number(4)] = self._stack[-1]
-
     def load_memoize(self) -> None:
         self._memo[len(self._memo)] = self._stack[-1]
 
     def load_get(self) -> None:
         self._stack.append(self._memo[int(self._line())])
 
-    def load_binget(self) -> None:
-        self._stack.append(self._memo[self._number(1)])
+    def put_numbered(self, size: int) -> None:
+        self._memo[self._number(size)] = self._stack[-1]
 
-    def load_long_binget(self) -> None:
-        self._stack.append(self._memo[self._number(4)])
+    def get_numbered(self, size: int) -> None:
+        self._stack.append(self._memo[self._number(size)])
 
-    # Numbers and constants.
+    def push_new(self, make: Callable[[], Any]) -> None:
+        self._stack.append(make())
+
+    def push_sized(self, size: int, make: Callable[[bytes], Any]) -> None:
+        """Push what `make` makes of the bytes that follow their length, a number of `size` bytes."""
+        self._stack.append(make(self._take(self._number(size))))
+
+    # Numbers.
 
     def load_int(self) -> None:
         line = self._line()
@@ -224,15 +225,6 @@ class _Reader:
     def load_binfloat(self) -> None:
         self._stack.append(struct.unpack(">d", self._take(8))[0])
 
-    def load_none(self) -> None:
-        self._stack.append(None)
-
-    def load_newtrue(self) -> None:
-        self._stack.append(True)
-
-    def load_newfalse(self) -> None:
-        self._stack.append(False)
-
     # Text and bytes.
 
     def load_string(self) -> None:
@@ -241,49 +233,10 @@ class _Reader:
             raise ValueError("text without quotes")
         self._stack.append(python2_text(codecs.escape_decode(quoted[1:-1])[0]))
 
-    def load_binstring(self) -> None:
-        self._stack.append(python2_text(self._take(self._number(4))))
-
-    def load_short_binstring(self) -> None:
-        self._stack.append(python2_text(self._take(self._number(1))))
-
     def load_unicode(self) -> None:
         self._stack.append(self._line().decode("raw-unicode-escape"))
 
-    def load_short_binunicode(self) -> None:
-        self._stack.append(self._take(self._number(1)).decode())
-
-    def load_binunicode(self) -> None:
-        self._stack.append(self._take(self._number(4)).decode())
-
-    def load_binunicode8(self) -> None:
-        self._stack.append(self._take(self._number(8)).decode())
-
-    def load_short_binbytes(self) -> None:
-        self._stack.append(self._take(self._number(1)))
-
-    def load_binbytes(self) -> None:
-        self._stack.append(self._take(self._number(4)))
-
-    def load_binbytes8(self) -> None:
-        self._stack.append(self._take(self._number(8)))
-
-    def load_bytearray8(self) -> None:
-        self._stack.append(bytearray(self._take(self._number(8))))
-
     # Containers.
-
-    def load_empty_list(self) -> None:
-        self._stack.append([])
-
-    def load_empty_tuple(self) -> None:
-        self._stack.append(())
-
-    def load_empty_dict(self) -> None:
-        self._stack.append({})
-
-    def load_empty_set(self) -> None:
-        self._stack.append(set())
 
     def load_list(self) -> None:
         items = self._since_mark()
@@ -293,16 +246,9 @@ class _Reader:
         items = self._since_mark()
         self._stack.append(tuple(items))
 
-    def load_tuple1(self) -> None:
-        self._stack.append((self._stack.pop(),))
-
-    def load_tuple2(self) -> None:
-        second, first = self._stack.pop(), self._stack.pop()
-        self._stack.append((first, second))
-
-    def load_tuple3(self) -> None:
-        third, second, first = self._stack.pop(), self._stack.pop(), self._stack.pop()
-        self._stack.append((first, second, third))
+    def push_tuple(self, count: int) -> None:
+        items = [self._stack.pop() for _ in range(count)]
+        self._stack.append(tuple(reversed(items)))
 
     def load_dict(self) -> None:
         items = self._since_mark()
@@ -381,8 +327,29 @@ def _whole(digits: bytes) -> int:
 
 
 _STOP = ord(".")
-_OPERATIONS: dict[int, Callable[[_Reader], None]] = {
-    ord(code): getattr(_Reader, name)
-    for code, known in code2op.items()
-    if hasattr(_Reader, name := f"load_{known.name.lower()}")
+# Operations that differ in the size of a number or in what they make, by name: method and arguments.
+_MAKERS = {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False, "EMPTY_TUPLE": tuple}
+_MAKERS |= {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
+_TEXTS = {"BINSTRING": python2_text, "BINUNICODE": bytes.decode, "BINBYTES": bytes}
+_ALIKE: dict[str, tuple[Any, ...]] = {
+    **{name: (_Reader.push_new, make) for name, make in _MAKERS.items()},
+    **{f"TUPLE{count}": (_Reader.push_tuple, count) for count in (1, 2, 3)},
+    **{f"SHORT_{name}": (_Reader.push_sized, 1, make) for name, make in _TEXTS.items()},
+    **{name: (_Reader.push_sized, 4, make) for name, make in _TEXTS.items()},
+    "BINUNICODE8": (_Reader.push_sized, 8, bytes.decode),
+    "BINBYTES8": (_Reader.push_sized, 8, bytes),
+    "BYTEARRAY8": (_Reader.push_sized, 8, bytearray),
+    **{name: (_Reader.put_numbered, size) for name, size in (("BINPUT", 1), ("LONG_BINPUT", 4))},
+    **{name: (_Reader.get_numbered, size) for name, size in (("BINGET", 1), ("LONG_BINGET", 4))},
 }
+
+
+def _operation(name: str) -> Callable[[_Reader], None] | None:
+    """Returns the operation of an opcode, None for one that plain data does not need."""
+    if name in _ALIKE:
+        method, *arguments = _ALIKE[name]
+        return lambda reader: method(reader, *arguments)
+    return getattr(_Reader, f"load_{name.lower()}", None)
+
+
+_OPERATIONS = {ord(code): operation for code, known in code2op.items() if (operation := _operation(known.name))}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from groundscore.annotations.repairs import BadEntry, note_repair
+from groundscore.annotations.bad_entries import BadEntry, note_repair
 from groundscore.errors import UserError, shown
 
 # pycocotools walks along a polygon in steps of 1/5 pixel and keeps every one, in 32-bit integers.

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from groundscore.annotations.bad_entries import STRICT, Tolerance
 from groundscore.annotations.json_files import require, require_integer, require_text
-from groundscore.annotations.repairs import STRICT, Tolerance
 from groundscore.annotations.segmentations import decode_segmentation
 from groundscore.errors import UserError, shown
 from groundscore.reading import parse_json, read_lines

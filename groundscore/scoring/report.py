@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from groundscore.annotations.bad_samples import list_bad_samples
+from groundscore.annotations.bad_entries import list_bad_samples
 from groundscore.errors import UserError, shown
 from groundscore.reading import parse_json, read_json, read_lines
 from groundscore.schema import Shape, ShapeError, anything, flag, list_of, mapping, number, optional, text, whole

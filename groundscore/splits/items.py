@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from groundscore.annotations.repairs import BadEntry, Repair, Tolerance, noting_repairs
+from groundscore.annotations.bad_entries import BadEntry, Repair, Tolerance, noting_repairs
 from groundscore.errors import UserError
 
 SHOWN = 3  # bad entries that an error names

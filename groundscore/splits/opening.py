@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from groundscore.annotations.bad_samples import BadSamples
+from groundscore.annotations.bad_entries import STRICT, BadSamples, Tolerance
 from groundscore.annotations.refer_files import FALSE_PREMISE_SETS, REFER_SETS
-from groundscore.annotations.repairs import STRICT, Tolerance
 from groundscore.errors import UserError
 from groundscore.names import did_you_mean, split_names
 from groundscore.splits.items import EvaluationSet

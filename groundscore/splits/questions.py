@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from groundscore.annotations.bad_samples import BadSamples
+from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.custom import CustomFile
 from groundscore.annotations.images import read_image
 from groundscore.annotations.muse import PLACEHOLDER, MuseEntry, open_muse

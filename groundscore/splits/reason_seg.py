@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groundscore.annotations.bad_samples import BadSamples, settle
+from groundscore.annotations.bad_entries import BadSamples, settle
 from groundscore.annotations.images import read_image
 from groundscore.annotations.labelme import draw_regions, read_annotation
 from groundscore.annotations.reason_seg import list_split, read_split

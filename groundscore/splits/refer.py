@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groundscore.annotations.bad_samples import BadSamples
+from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.images import read_image
 from groundscore.annotations.refer_files import FALSE_PREMISE_SETS, REFER_SETS
 from groundscore.annotations.refer_index import ReferIndex

@@ -12,10 +12,9 @@ from dataloaders.batching.collate import Collator
 from dataloaders.families import FAMILIES
 from dataloaders.families.sem_seg import Ade20k, draw_scene
 from dataloaders.settings import data_settings
-from dataloaders.templates import DIRECTORY, fill, read_pool
-from dataloaders.wording import TargetAnswers, distribute, join_names
+from dataloaders.wording import DIRECTORY, TargetAnswers, distribute, fill, join_names, read_pool
+from groundscore.annotations.bad_entries import BadEntry
 from groundscore.annotations.refer_index import ReferIndex
-from groundscore.annotations.repairs import BadEntry
 from groundscore.errors import UserError
 from groundscore.targets import REJ, SEG
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from dataloaders.mixture import Mixture, build_mixture
 from dataloaders.settings import ALL_FAMILIES
-from groundscore.annotations.bad_samples import describe_bad_samples
+from groundscore.annotations.bad_entries import describe_bad_samples
 from groundscore.errors import UserError
 
 

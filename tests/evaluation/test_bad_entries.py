@@ -10,7 +10,7 @@ from PIL import Image
 import eval as eval_script
 from evaluation import Effort, Protocol, evaluate
 from evaluation.records import PartialResults
-from groundscore.annotations.repairs import DEFAULT_SHARE, STRICT, Tolerance
+from groundscore.annotations.bad_entries import DEFAULT_SHARE, STRICT, Tolerance
 from groundscore.errors import UserError
 from groundscore.scoring.predictions import encode_mask
 from groundscore.splits import LeftOut, evaluation_set, read_item, spread_items

@@ -48,7 +48,7 @@ def test_only_a_newline_ends_a_line(tmp_path):
         ("[]".encode("utf-16"), "is UTF-16 text.*iconv"),
         (b"\xfe\xff" + "[]".encode("utf-16-be"), "is UTF-16 text"),
         ("[]".encode("utf-32"), "is UTF-32 text"),
-        (b'{"a": "\xe9"}', "not UTF-8 text.*position 7"),
+        (b'{"a": "\xe9"}', "not UTF-8 text.* at 7"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS pointer.*git lfs pull"),
         (b"<!DOCTYPE html>\n<html>", "web page"),
         (b"\n<HTML><body>", "web page"),

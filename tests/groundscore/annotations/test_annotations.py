@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from groundscore.annotations.json_files import read_json
 from groundscore.annotations.labelme import draw_regions, read_annotation
 from groundscore.annotations.records import KeyedRecords, PackedRecords
 from groundscore.annotations.segmentations import decode_segmentation
 from groundscore.errors import UserError
+from groundscore.reading import read_json
 
 SQUARE = [2, 2, 6, 2, 6, 6, 2, 6]
 OVERLAPPING = [[0, 0, 6, 0, 6, 6, 0, 6], [3, 3, 9, 3, 9, 9, 3, 9]]

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from groundscore.annotations.bad_entries import BadEntry, noting_repairs
 from groundscore.annotations.image_files import open_image
 from groundscore.annotations.images import read_image
 from groundscore.annotations.label_maps import read_label_map, read_mask
-from groundscore.annotations.repairs import BadEntry, noting_repairs
 from tests.bounded import ROOT, run_bounded
 
 SIDE = 64

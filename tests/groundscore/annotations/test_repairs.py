@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from groundscore.annotations.bad_entries import BadEntry, note_repair, noting_repairs
 from groundscore.annotations.labelme import draw_regions, read_annotation
-from groundscore.annotations.repairs import BadEntry, note_repair, noting_repairs
 from groundscore.annotations.segmentations import decode_segmentation
 
 SQUARE = [2, 2, 6, 2, 6, 6, 2, 6]
