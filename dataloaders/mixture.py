@@ -26,7 +26,7 @@ class Mixture(Dataset):
 
     families, rates: what to draw from and how often; rates need not add up to one.
 
-    bad_samples: lets a few bad draws pass; another sample is drawn in the place of each. None stops at the first and
+    bad_samples: permits a few bad draws; another sample is drawn instead of each. None stops at the first and
         records no repair.
 
     `mixture[i]` is item i of the current epoch (`set_epoch`); `mixture[epoch, i]` is item i of the epoch that is named,

@@ -23,7 +23,7 @@ def distribute(rng: np.random.Generator, count: int, questions: int, per_questio
 
 
 def choose(rng: np.random.Generator, total: int, limit: int) -> list[int]:
-    """All of `total` things in order, or `limit` of them drawn without replacement."""
+    """Returns all indices below `total` in order, or `limit` of them drawn without replacement."""
     if total < limit:
         return list(range(total))
     return rng.choice(total, size=limit, replace=False).tolist()

@@ -25,8 +25,8 @@ _WIDE = "is {0} text, not UTF-8; convert it: iconv -f {0} -t UTF-8 FILE > NEW"
 _NOT_WINDOWS_1252 = re.compile(rb"[\xa0-\xff]{2}|[\x82-\x84\x86-\x89\x8b\x98\x9b]")
 _CONTENTS = {
     b"version https://git-lfs": "is a Git LFS pointer, not the file itself; fetch its content with: git lfs pull",
-    b"<!doctype html": "is a web page that was downloaded instead of the file; download it again",
-    b"<html": "is a web page that was downloaded instead of the file; download it again",
+    b"<!doctype html": "is a web page that was downloaded instead of the file; fetch it again",
+    b"<html": "is a web page that was downloaded instead of the file; fetch it again",
     b"\x1f\x8b": "is compressed by gzip; unpack it with gunzip first",
     b"bzh": "is compressed by bzip2; unpack it with bunzip2 first",
     b"\xfd7zxz\x00": "is compressed by xz; unpack it with unxz first",
@@ -167,7 +167,7 @@ def read_lines(path: Path, *, missing: str) -> Iterator[tuple[int, str]]:
                 yield number, text
 
 
-def parse_json(text: str, where: str, *, remedy: str = "download it again") -> Any:
+def parse_json(text: str, where: str, *, remedy: str = "fetch it again") -> Any:
     """The value of a JSON text. `UserError`, which names `where` it stands, for what is not strictly JSON (NaN and
     Infinity are not), and for an object that has two values under one key."""
     if not text.strip():

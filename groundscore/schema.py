@@ -5,7 +5,7 @@ A shape is a function that complains about a value with `ShapeError`, naming whe
     MARKER = record({"step": whole(0), "files": mapping(record({"bytes": whole(0), "blake2b": optional(text)}))})
     content = read_json(path, MARKER)
 
-`read_json` raises `DamagedFile`, one line for the user; who reads a file decides whether it is made anew or refused.
+`read_json` raises `DamagedFile`, one line for the user; who reads a file decides whether it is rebuilt or refused.
 """
 
 import math

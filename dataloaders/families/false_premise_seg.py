@@ -1,7 +1,7 @@
-"""Families `neg_refer_seg` and `correct_refer_seg`: expressions some of which speak of what the picture does not show.
+"""Families `neg_refer_seg` and `correct_refer_seg`: expressions, some of them false premises.
 
-A false premise is answered in words, without a token: with a denial, or with what may have been meant where the data
-tell it (FP-RefCOCO). The questions allow for both.
+A false premise is answered in words, without a token: with a denial, or with a correction where the data have one
+(FP-RefCOCO). The questions allow for both.
 """
 
 from collections.abc import Collection, Iterator
@@ -50,16 +50,16 @@ class _FalsePremises(Family):
 
     def _draw_from(self, rng: np.random.Generator, index: ReferIndex) -> Sample | None:
         image = index[int(rng.integers(len(index)))]
-        said = [expression for expression in image.expressions if expression.words]
-        chosen = [said[i] for i in choose(rng, len(said), self._num_sentences)]
+        usable = [expression for expression in image.expressions if expression.words]
+        chosen = [usable[i] for i in choose(rng, len(usable), self._num_sentences)]
         if not chosen:
             return None
-        picture = read_image(image.path, size=(image.height, image.width))
+        pixels = read_image(image.path, size=(image.height, image.width))
         there = [expression for expression in chosen if expression.exists]
         masks = [index.mask(image, expression) for expression in there]
         return Sample(
             image_path=image.path,
-            image=picture,
+            image=pixels,
             conversations=[(self._ask(rng, index, expression),) for expression in chosen],
             masks=np.stack(masks) if masks else np.zeros((0, image.height, image.width), np.uint8),
             ignore=None,

@@ -1,6 +1,6 @@
-"""Family `refer_seg`: expressions that refer to one thing, to several, or (grefcoco, refzom) to nothing in the picture.
+"""Family `refer_seg`: expressions with one target, several, or (grefcoco, refzom) none in the image.
 
-What is absent is answered with `[REJ]` in the place where `[SEG]` would stand.
+An absent target is answered with `[REJ]` where `[SEG]` would stand.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -62,7 +62,7 @@ class ReferSeg(Family):
         image = index[int(rng.integers(len(index)))]
         limit = self._questions_per_sample * self._targets_per_question
         chosen = [image.expressions[i] for i in choose(rng, len(image.expressions), limit)]
-        picture = read_image(image.path, size=(image.height, image.width))
+        pixels = read_image(image.path, size=(image.height, image.width))
         usable = [(expression, index.mask(image, expression)) for expression in chosen if expression.words]
         if not usable:
             return None
@@ -77,7 +77,7 @@ class ReferSeg(Family):
         order = [i for group in groups for i in group]
         return Sample(
             image_path=image.path,
-            image=picture,
+            image=pixels,
             conversations=conversations,
             masks=np.stack([usable[i][1] for i in order]),
             ignore=None,

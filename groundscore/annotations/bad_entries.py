@@ -20,14 +20,14 @@ from pathlib import Path
 from groundscore.errors import UserError
 
 DEFAULT_SHARE = 0.01  # the official sets need less, and a set without a part of its images has more
-FEW = 3  # bad entries that are let pass whatever their share, of a set that is at least four times as large
+FEW = 3  # bad entries that are permitted whatever their share, of a set that is at least four times as large
 FIRST_DRAWS = 100  # a share of fewer draws than this says little
 _REPAIRED = '{"kind": "repaired"'  # how the line of a repair begins
 
 
 @dataclass(frozen=True)
 class Repair:
-    """file, entry: what was mended, such as an annotation file and "annotation 17". reason: what was wrong with it."""
+    """file, entry: what was repaired, as an annotation file and "annotation 17". reason: what was wrong with it."""
 
     file: str
     entry: str
@@ -96,7 +96,7 @@ _noted: ContextVar[dict[Repair, None] | None] = ContextVar("repairs", default=No
 
 
 def note_repair(where: str, reason: str) -> None:
-    """Note what was mended for the innermost `noting_repairs`; elsewhere nobody asks. where: as in `BadEntry.at`."""
+    """Note what was repaired for the innermost `noting_repairs`; elsewhere nobody asks. where: as in `BadEntry.at`."""
     noted = _noted.get()
     if noted is not None:
         file, _, entry = where.partition(": ")
@@ -120,7 +120,7 @@ class BadSamples:
     path: a JSON line is added to this file for every entry that is left out or repaired, one for all processes; None
         keeps no record.
 
-    A few bad entries are let pass; from then on the run stops when more than the share of all draws (of the first
+    A few bad entries are permitted; from then on the run stops when more than the share of all draws (of the first
     hundred, until there are more) were bad. Draws are counted over the worker processes of this process.
     """
 

@@ -38,7 +38,7 @@ class CustomEntry:
     where: str
 
     def regions(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """One mask per `[SEG]`, uint8 [N, H, W] in {0, 1}, and the pixels that do not count, bool [H, W], or None.
+        """Returns a mask per `[SEG]`, uint8 [N, H, W] in {0, 1}, and the pixels that do not count, bool [H, W] or None.
 
         Raises `BadEntry` where no pixel of a mask counts.
         """
@@ -127,7 +127,7 @@ class CustomFile(Sequence):
 
 
 def _read_turns(turns: Any, where: str) -> list[tuple[str, str]]:
-    """Question and answer of every turn of one conversation."""
+    """Returns question and answer of every turn of a conversation."""
     if not isinstance(turns, list) or not turns:
         raise UserError(f"{where}: a conversation is a list of turns, not {shown(turns)}; {_REMEDY}")
     read = []

@@ -17,7 +17,7 @@ SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", "
 def read_image(
     path: str | Path, *, size: tuple[int, int] | None = None, pixels: int | None = None, missing: str = WHERE
 ) -> np.ndarray:
-    """The image as uint8 RGB [H, W, 3], upright as its EXIF orientation says, on white where it is transparent.
+    """Returns the image as uint8 RGB [H, W, 3], upright as its EXIF orientation says, on white where it is transparent.
 
     size: (height, width) of the frame that the annotations are drawn in, where they tell it. An image that has this
         size only without its EXIF rotation is left unrotated, since that is what was annotated; any other size is an
@@ -31,7 +31,7 @@ def read_image(
         if size != (raw.height, raw.width):
             raise BadEntry(
                 f"{path} is {image.height} high and {image.width} wide, but its annotations are for "
-                f"{size[0]} × {size[1]}. Image and annotation file do not match; download both again.",
+                f"{size[0]} × {size[1]}. Image and annotation file do not belong together; fetch both again.",
                 file=str(path),
             )
         image = raw
@@ -39,13 +39,13 @@ def read_image(
 
 
 def coco_number(file_name: str) -> int:
-    """The number in a COCO file name, by which a picture is known under all its names; -1 where there is none."""
+    """Returns the number in a COCO file name, by which an image is known under all its names; -1 for none."""
     match = re.search(r"(\d+)\.\w+$", file_name)
     return int(match[1]) if match and len(match[1]) < 18 else -1
 
 
 def list_stems(folder: Path, suffix: str) -> np.ndarray:
-    """The names without suffix of a folder's files, sorted; an error where there are none."""
+    """Returns the names without suffix of a folder's files, sorted; raises `UserError` where there are none."""
     stems = sorted(name.removesuffix(suffix) for name in list_names(folder) if name.endswith(suffix))
     if not stems:
         raise UserError(f"{folder}/*{suffix}: no files found; see dataloaders/README.md for where files go")
@@ -53,7 +53,7 @@ def list_stems(folder: Path, suffix: str) -> np.ndarray:
 
 
 def list_images(folder: Path) -> dict[str, str]:
-    """The names of a folder's image files by their stems, sorted."""
+    """Returns the names of a folder's image files by their stems, sorted."""
     images: dict[str, str] = {}
     for name in sorted(list_names(folder)):
         stem, suffix = os.path.splitext(name)
@@ -65,7 +65,7 @@ def list_images(folder: Path) -> dict[str, str]:
 
 
 def list_names(folder: Path) -> list[str]:
-    """The names in a folder, but none that begins with a dot: other programs leave such files (macOS ._x.jpg)."""
+    """Returns the names in a folder without those that begin with a dot, as other programs leave (macOS ._x.jpg)."""
     try:
         return [name for name in os.listdir(folder) if not name.startswith(".")]
     except OSError as error:
@@ -73,14 +73,14 @@ def list_names(folder: Path) -> list[str]:
 
 
 def check_image(rgb: np.ndarray, source: str = "the image") -> None:
-    """Refuse an array that is not a picture of usable shape: uint8 RGB, not empty, not a sliver."""
+    """Raises `UserError` for an array that is no image of usable shape: uint8 RGB, not empty, not a sliver."""
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise UserError(f"{source} should be uint8 RGB [H, W, 3], it is {rgb.dtype} {list(rgb.shape)}")
     check_size(rgb.shape[0], rgb.shape[1], source)
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    """8-bit RGB by the real range of the values, and on white."""
+    """Returns 8-bit RGB by the real range of the values, and on white."""
     if image.mode == "F" or image.mode.startswith("I"):
         image = Image.fromarray(_to_bytes(np.asarray(image), path))
     if not image.has_transparency_data:
@@ -92,7 +92,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
 
 
 def _to_bytes(grey: np.ndarray, path: Path) -> np.ndarray:
-    """Greys of more than 8 bits as uint8 [H, W].
+    """Returns greys of more than 8 bits as uint8 [H, W].
 
     Their range is that of the smallest usual depth that holds them all (0 to 1 for fractions), or from the lowest to
     the highest where no depth does.

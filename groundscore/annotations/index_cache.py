@@ -7,7 +7,7 @@
 An index is used again while its sources are what they were (same size and times, or else same content) and the code
 that parses them is too; else it is replaced. It is built under a lock, written beside and renamed, so any number of
 processes may start together and a killed one does no harm.
-Where the data folder cannot be written, indices lie in ~/.cache/uground; `UGROUND_CACHE_DIR` names another place.
+Where the data folder cannot be written, indices lie in ~/.cache/uground; `UGROUND_CACHE_DIR` names another folder.
 
 An index that came with a data set is not read: neither its name nor its seal can be known without the user's key, which
 lies in ~/.cache/uground (or in `UGROUND_CACHE_DIR`). Of an index whose times have changed the content is checked.
@@ -42,7 +42,7 @@ Build = Callable[[], Mapping[str, Iterable[Any] | Mapping[int, Any]]]
 
 
 def open_index(dataset_dir: Path, name: str, sources: Sequence[Path], build: Build) -> Tables:
-    """The tables that `build` makes of `sources`, from the cache where it has them.
+    """Returns the tables that `build` makes of `sources`, from the cache where it has them.
 
     name: which index this is, such as "refer_seg/refcoco".
     build: parses the sources. Its module's text is part of what the index depends on.
@@ -73,19 +73,19 @@ def open_index(dataset_dir: Path, name: str, sources: Sequence[Path], build: Bui
 
 
 def cache_directory(dataset_dir: Path) -> Path | None:
-    """Where the indices of a data folder lie; None where nothing can be written."""
+    """Returns the folder of a data folder's indices; None where nothing can be written."""
     chosen = os.environ.get(ENVIRONMENT)
     owner = _digest_of(str(dataset_dir.resolve()).encode())[:16]
-    places = [dataset_dir / ".uground_cache", Path.home() / ".cache" / "uground" / owner]
-    for place in [Path(chosen)] if chosen else places:
+    folders = [dataset_dir / ".uground_cache", Path.home() / ".cache" / "uground" / owner]
+    for folder in [Path(chosen)] if chosen else folders:
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError), (place / ".gitignore").open("x") as file:
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError), (folder / ".gitignore").open("x") as file:
                 file.write("*\n")
         except OSError:
             continue
-        if os.access(place, os.W_OK | os.X_OK):
-            return place
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
     if chosen:
         raise UserError(f"{ENVIRONMENT}={chosen}: this folder cannot be written")
     return None
@@ -165,9 +165,7 @@ def _user_key() -> bytes | None:
                     os.replace(temporary, path)
         return path.read_bytes()
     except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows where home is
-        logger.warning(
-            "no index is saved because there is no folder for its key (%s); set %s to one", error, ENVIRONMENT
-        )
+        logger.warning("no index is kept, since there is no folder for its key (%s); %s names one", error, ENVIRONMENT)
         return None
 
 

@@ -25,7 +25,7 @@ class BrokenFile(UserError):
 
 
 def require(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> Any:
-    """`record[key]`; where there is none, the error says which file and entry lack it, and what to do."""
+    """Returns `record[key]`; where there is none, the error says which file and entry lack it, and what to do."""
     if not isinstance(record, dict):
         raise UserError(f"{where} should be an object with the key {key!r}, it is {shown(record)}; {remedy}")
     if key not in record:
@@ -34,7 +34,7 @@ def require(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) ->
 
 
 def require_list(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> list:
-    """The same for a key that holds a list."""
+    """Returns the list under a key."""
     value = require(record, key, where, remedy=remedy)
     if not isinstance(value, list):
         raise UserError(f"{where}: {key!r} should be a list, it is {shown(value)}; {remedy}")
@@ -42,12 +42,12 @@ def require_list(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIA
 
 
 def require_text(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> str:
-    """The same for a key that holds text with something in it."""
+    """Returns the text under a key, which must not be empty."""
     return check_text(require(record, key, where, remedy=remedy), f"{where}: {key!r}", remedy=remedy)
 
 
 def check_text(value: Any, where: str, *, remedy: str = NOT_OFFICIAL, empty: bool = False) -> str:
-    """`value`, which must be text that can be written; empty: it may be empty."""
+    """Returns `value`, which must be text that can be written; empty: it may be empty."""
     if isinstance(value, bytes):  # of Python 2, see `python2_text`
         raise UserError(f"{where} should be UTF-8 text, it is the bytes {shown(value)}; {remedy}")
     if not isinstance(value, str) or not (empty or value.strip()):
@@ -58,12 +58,12 @@ def check_text(value: Any, where: str, *, remedy: str = NOT_OFFICIAL, empty: boo
 
 
 def require_integer(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> int:
-    """The same for a key that holds a whole number."""
+    """Returns the whole number under a key."""
     return check_integer(require(record, key, where, remedy=remedy), f"{where}: {key!r}", remedy=remedy)
 
 
 def check_integer(value: Any, where: str, *, remedy: str = NOT_OFFICIAL) -> int:
-    """`value`, which must be a whole number that fits an index; of numpy too, and 3.0 for 3."""
+    """Returns `value`, which must be a whole number that fits an index; of numpy too, and 3.0 for 3."""
     whole = isinstance(value, int | np.integer) or (isinstance(value, float | np.floating) and value.is_integer())
     if not whole or isinstance(value, bool):
         raise UserError(f"{where} is not a whole number but {shown(value)}; {remedy}")
@@ -73,19 +73,19 @@ def check_integer(value: Any, where: str, *, remedy: str = NOT_OFFICIAL) -> int:
 
 
 def require_boolean(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> bool:
-    """The same for a key that holds true or false; the words "true" and "false", 0 and 1 are neither."""
+    """Returns the boolean under a key; the words "true" and "false", 0 and 1 are neither."""
     return check_boolean(require(record, key, where, remedy=remedy), f"{where}: {key!r}", remedy=remedy)
 
 
 def check_boolean(value: Any, where: str, *, remedy: str = NOT_OFFICIAL) -> bool:
-    """`value`, which must be true or false."""
+    """Returns `value`, which must be true or false."""
     if not isinstance(value, bool | np.bool_):
         raise UserError(f"{where} should be true or false, it is {shown(value)}; {remedy}")
     return bool(value)
 
 
 def require_path(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> str:
-    """The same for a key that holds the path of a file below a folder of the data, with / also where it has \\."""
+    """Returns the path of a file under a key, below a folder of the data, with / also where it has \\."""
     value = require_text(record, key, where, remedy=remedy).replace("\\", "/")
     path = PurePosixPath(value)
     if path.is_absolute() or re.match("[A-Za-z]:", value):
@@ -100,9 +100,9 @@ def require_path(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIA
 
 
 def require_segmentation(annotation: Any, where: str, *, remedy: str = NOT_OFFICIAL) -> list | dict:
-    """The same for the 'segmentation' of a COCO annotation: polygons or run lengths.
+    """Returns the 'segmentation' of a COCO annotation: polygons or RLE.
 
-    Only their form is looked at, not whether they fit the image.
+    Only their form is checked, not whether they fit the image.
     """
     value = require(annotation, "segmentation", where, remedy=remedy)
     crowd = annotation.get("iscrowd", 0)
@@ -112,9 +112,9 @@ def require_segmentation(annotation: Any, where: str, *, remedy: str = NOT_OFFIC
 
 
 def check_segmentation(value: Any, where: str, *, remedy: str = NOT_OFFICIAL) -> list | dict:
-    """`value`, which must be a list of polygons and run lengths, or one run-length dictionary."""
+    """Returns `value`, which must be a list of polygons and RLE dictionaries, or one RLE dictionary."""
     if not isinstance(value, list | dict):
-        raise UserError(f"{where} should be polygons or an RLE, it is {shown(value)}; {remedy}")
+        raise UserError(f"{where} should be polygons or run-length encodings, it is {shown(value)}; {remedy}")
     for part in value if isinstance(value, list) else [value]:
         if isinstance(part, dict):
             _check_run_lengths(part, where, remedy)
@@ -134,13 +134,13 @@ def _check_run_lengths(value: dict, where: str, remedy: str) -> None:
         isinstance(counts, str | bytes) or (isinstance(counts, list) and set(map(type, counts)) <= {int})
     ):
         raise UserError(
-            f"{where}: an RLE has a 'size' [height, width] and 'counts', a list of whole numbers or text, not "
-            f"{shown(value)}; {remedy}"
+            f"{where}: a run-length encoding has a 'size' [height, width] and 'counts', a list of whole numbers or "
+            f"text, not {shown(value)}; {remedy}"
         )
 
 
 def are_numbers(values: list) -> bool:
-    """Whether all of a list are finite numbers; text, true and false are none."""
+    """Returns whether all of a list are finite numbers; text, true and false are none."""
     try:
         return set(map(type, values)) <= {int, float} and math.isfinite(math.fsum(values))
     except (OverflowError, ValueError):  # beyond what a float holds; infinities of both signs
@@ -148,7 +148,7 @@ def are_numbers(values: list) -> bool:
 
 
 def by_id(items: Sequence[Any], where: str, *, remedy: str = NOT_OFFICIAL) -> dict[int, Any]:
-    """Records by their 'id'. One may be there several times, but not with different content.
+    """Returns records by their 'id'. One may be there several times, but not with different content.
 
     where: file and kind of record, for errors.
     """
@@ -164,7 +164,7 @@ def by_id(items: Sequence[Any], where: str, *, remedy: str = NOT_OFFICIAL) -> di
 
 
 def read_each(items: Iterable[Any], read: Callable[[Any, int], Any | None]) -> tuple[list, list[str]]:
-    """What `read(item, number)` makes of every item, without None; and what was wrong with the bad ones.
+    """Returns what `read(item, number)` makes of every item, without None; and what was wrong with the bad ones.
 
     Raises one `BrokenFile` for all items that are not built as they should be.
     """

@@ -78,7 +78,7 @@ class LabelMaps(Sequence[LabelledImage]):
 
 
 class Ade20k(LabelMaps):
-    """ADE20K's scene parsing set: a grey PNG per picture, 0 for unlabelled, 1 to 150 for the classes."""
+    """ADE20K's scene parsing set: a grey PNG per image, 0 for unlabelled, 1 to 150 for the classes."""
 
     name = "ade20k"
 
@@ -131,12 +131,12 @@ class Mapillary(LabelMaps):
 
 
 def read_label_map(path: Path) -> np.ndarray:
-    """The class numbers of an image with a single channel and without loss, [H, W]; a palette is not applied."""
+    """Returns the class numbers [H, W] of a lossless image with a single channel; a palette is not applied."""
     return _read_channel(path)[0]
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """The mask in such an image, uint8 [H, W] in {0, 1}: all but 0.
+    """Returns the mask in such an image, uint8 [H, W] in {0, 1}: all but 0.
 
     A grey mask with soft edges, that is, with more pixels of the highest value than between 0 and it, counts from half
     of that value on. Raises `BadEntry` where there are fewer, since it may mean anything.
@@ -157,7 +157,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def _read_channel(path: Path) -> tuple[np.ndarray, str]:
-    """Its values, whole numbers [H, W], and its mode."""
+    """Returns its values, whole numbers [H, W], and its mode."""
     image = open_image(path, LOSSLESS)
     labels = np.array(image)
     if image.mode == "1":

@@ -34,7 +34,7 @@ from groundscore.targets import REJ, SEG, join_names
 
 @dataclass(frozen=True)
 class Subset:
-    """Where a part of LISA++ lies, and the keys of an entry's picture, masks and texts."""
+    """Where a part of LISA++ lies, and the keys of an entry's image, masks and texts."""
 
     file: str
     image_key: str
@@ -150,7 +150,7 @@ def _read_ids(value: Any, masks: dict[str, Any], where: str) -> list[str]:
 
 
 def _read_mask(value: Any, where: str) -> tuple[list[list[float]], str]:
-    """Flat polygons and the name of what they show.
+    """Returns flat polygons and the name of what they show.
 
     A mask is one polygon as a list of points, or a list of polygons: as lists of points, or flat.
     """
@@ -190,7 +190,7 @@ _IN_BRACKETS = (
 
 
 def marks_to_targets(text: str, valid: Container[str]) -> tuple[str, list[str]]:
-    """The text with `[SEG]` for every mentioned id of `valid`, and these ids in the order of the tokens.
+    """Returns the text with `[SEG]` for every mentioned id of `valid`, and these ids in the order of the tokens.
 
     A mark of other ids is deleted, and so is a bracket without any: what it meant cannot be shown. A bare `dog <380>`
     outside brackets stays as it is.
@@ -206,7 +206,7 @@ def marks_to_targets(text: str, valid: Container[str]) -> tuple[str, list[str]]:
 
 
 def marks_to_words(text: str) -> str:
-    """The text with the names of what it mentions in place of the marks, and no target token: a question."""
+    """Returns the text with the names of what it mentions in place of the marks, and no target token: a question."""
 
     def replace(match: re.Match) -> str:
         names = [name.strip() for _, name in _mentioned(match)]
@@ -216,7 +216,7 @@ def marks_to_words(text: str) -> str:
 
 
 def _mentioned(match: re.Match) -> list[tuple[str, str]]:
-    """(id, name) of everything that a mark mentions."""
+    """Returns (id, name) of everything that a mark mentions."""
     if match["group"] is None:
         return [(match["a"], match["an"])] if match["a"] else [(match["b"], match["bn"])]
     for form in _IN_BRACKETS:
@@ -227,16 +227,16 @@ def _mentioned(match: re.Match) -> list[tuple[str, str]]:
 
 
 def split_dialogue(text: str) -> list[tuple[str, str]]:
-    """(question, answer) of a text with turns `<person>: …` and `<robot>: …`.
+    """Returns (question, answer) of a text with turns `<person>: …` and `<robot>: …`.
 
     What one side says in a row is one turn. A question that is not answered, or an answer that nobody asked for, is
     left out.
     """
     pieces = re.split(r"<\s*(person|robot)\s*>\s*:", text)
-    said = [(speaker, words.strip()) for speaker, words in zip(pieces[1::2], pieces[2::2]) if words.strip()]
+    turns = [(speaker, words.strip()) for speaker, words in zip(pieces[1::2], pieces[2::2]) if words.strip()]
     pairs: list[tuple[str, str]] = []
     question, answers = "", []
-    for speaker, words in [*said, ("person", "")]:
+    for speaker, words in [*turns, ("person", "")]:
         if speaker == "robot":
             answers.append(words)
             continue

@@ -50,24 +50,24 @@ class LlavaDialogues(Sequence[Dialogue]):
         }
 
     def _read(self, item: Any, number: int) -> tuple[str, list[tuple[str, str]]] | None:
-        """Image name, and (question, answer) of every turn; None for a dialogue without a picture."""
+        """Returns the image name and (question, answer) of every turn; None for a dialogue without an image."""
         name = shown(item["id"]) if isinstance(item, dict) and "id" in item else f"number {number}"
         where = f"{self._path}: dialogue {name}"
         turns = require_list(item, "conversations", where)
         if "image" not in item:
             return None
-        said = [
+        spoken = [
             (require_text(turn, "from", where), refuse_targets(require_text(turn, "value", where), where))
             for turn in turns
         ]
-        if said and said[0][0] != "human":
-            said = said[1:]
-        speakers = [speaker for speaker, _ in said]
-        if speakers != [("human", "gpt")[index % 2] for index in range(len(said))]:
+        if spoken and spoken[0][0] != "human":
+            spoken = spoken[1:]
+        speakers = [speaker for speaker, _ in spoken]
+        if speakers != [("human", "gpt")[index % 2] for index in range(len(spoken))]:
             raise UserError(
                 f"{where}: human and gpt should take turns, but they speak as {shown(speakers)}; {NOT_OFFICIAL}"
             )
-        texts = [text.replace(IMAGE_PLACEHOLDER, "").strip() for _, text in said]
+        texts = [text.replace(IMAGE_PLACEHOLDER, "").strip() for _, text in spoken]
         turns = list(zip(texts[0::2], texts[1::2]))  # a last question without an answer teaches nothing
         if not turns or not all(answer for _, answer in turns):
             raise UserError(f"{where} has a question without an answer; {NOT_OFFICIAL}")

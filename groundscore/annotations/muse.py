@@ -52,7 +52,7 @@ class MuseQuestion:
 
 @dataclass(frozen=True)
 class MuseEntry:
-    """number: place in the file. has_objects: the file lists objects for the picture."""
+    """number: its index in the file. has_objects: the file lists objects for the image."""
 
     number: int
     path: Path
@@ -63,7 +63,7 @@ class MuseEntry:
     where: str
 
     def masks(self, question: MuseQuestion) -> np.ndarray:
-        """One for each target of a question, uint8 [N, H, W] in {0, 1}; none is empty."""
+        """Returns a mask for each target of a question, uint8 [N, H, W] in {0, 1}; none is empty."""
         masks = np.zeros((len(question.targets), self.height, self.width), np.uint8)
         for number, target in enumerate(question.targets):
             where = f"{self.where}, question {shown(question.text)}, target {number}"
@@ -143,15 +143,15 @@ class MuseFile(Sequence):
             "height": height,
             "width": width,
             "questions": [
-                _read_question(*triple, f"{where}, question {place}")
-                for place, triple in enumerate(zip(questions, answers, texts))
+                _read_question(*triple, f"{where}, question {index}")
+                for index, triple in enumerate(zip(questions, answers, texts))
             ],
             "has_objects": "ann_list" not in item or bool(require_list(item, "ann_list", where)),
         }
 
 
 def _image_name(item: dict, where: str) -> str:
-    """The picture's file below the folder of COCO's pictures."""
+    """Returns the path of the image below the folder of COCO's images."""
     if item.get("file_name") is not None:
         return f"train2014/{require_path(item, 'file_name', where)}"
     url = require_text(item, "coco_url", where)
@@ -184,7 +184,7 @@ def _read_question(question: Any, targets: Any, answer: Any, where: str) -> tupl
 
 
 def split_muse(splits: str) -> list[str]:
-    """The files of a split: "test" is test_less and test_many, "train_val" is two."""
+    """Returns the files of a split: "test" is test_less and test_many, "train_val" is two."""
     if splits in MUSE_SPLITS:
         return [splits]
     files: list[str] = []

@@ -79,61 +79,61 @@ class PartAnnotations(Sequence[AnnotatedImage]):
         self._path = annotations
         self._images = images
         tables = open_index(dataset_dir, f"sem_seg/{self.name}", [annotations], self._parse)
-        settle(f"sem_seg/{self.name}", list(tables["problems"]), len(tables["pictures"]), bad_samples)
+        settle(f"sem_seg/{self.name}", list(tables["problems"]), len(tables["images"]), bad_samples)
         self.unannotated = [self._images / name for name in tables["unannotated"]]
-        self._records = tables["pictures"].without(excluded)
+        self._records = tables["images"].without(excluded)
         self.names: list[list[str]] = list(tables["categories"])
         if not self._records:
             raise UserError(f"{annotations}: no image there has an annotation")
 
     def name_pieces(self, category: str, where: str) -> list[str]:
-        """[object] or [object, part] of a category's name."""
+        """Returns [object] or [object, part] of a category's name."""
         raise NotImplementedError
 
     def _parse(self) -> dict[str, Any]:
-        """pictures: [file name, height, width, [[category, id, segmentation], …]], by COCO number;
+        """images: [file name, height, width, [[category, id, segmentation], …]], by COCO number;
         unannotated: names of those without an annotation; categories: the pieces of their names.
         """
         where = str(self._path)
         content = read_json(self._path, dict)
         categories = by_id(require_list(content, "categories", where), f"{where}: category")
-        places = {category_id: place for place, category_id in enumerate(categories)}
+        indices = {category_id: index for index, category_id in enumerate(categories)}
         names = []
         for category_id, category in categories.items():
             spot = f"{where}: category {category_id}"
             names.append(self.name_pieces(require_text(category, "name", spot), spot))
 
-        pictures: dict[int, list] = {}
+        records: dict[int, list] = {}
 
-        def read_picture(numbered: tuple[int, dict], _: int) -> None:
+        def read_image_record(numbered: tuple[int, dict], _: int) -> None:
             image_id, image = numbered
             spot = f"{where}: image {image_id}"
             height, width = (require_integer(image, key, spot) for key in ("height", "width"))
             check_size(height, width, spot)
-            pictures[image_id] = [require_path(image, "file_name", spot), height, width, []]
+            records[image_id] = [require_path(image, "file_name", spot), height, width, []]
 
         def read_annotation(numbered: tuple[int, dict], _: int) -> None:
             annotation_id, annotation = numbered
             spot = f"{where}: annotation {annotation_id}"
             image_id = require_integer(annotation, "image_id", spot)
             category_id = require_integer(annotation, "category_id", spot)
-            if image_id not in pictures:
-                raise UserError(f"{spot} refers to image {image_id}, which is not in the file; {NOT_OFFICIAL}")
-            if category_id not in places:
+            if image_id not in records:
+                raise UserError(f"{spot} is about image {image_id}, which is not in the file; {NOT_OFFICIAL}")
+            if category_id not in indices:
                 raise UserError(f"{spot} has category {category_id}, which is not in the file; {NOT_OFFICIAL}")
             segmentation = require_segmentation(annotation, spot)
-            pictures[image_id][-1].append([places[category_id], annotation_id, segmentation])
+            records[image_id][-1].append([indices[category_id], annotation_id, segmentation])
 
         images = by_id(require_list(content, "images", where), f"{where}: image")
-        _, bad_pictures = read_each(images.items(), read_picture)
+        _, bad_images = read_each(images.items(), read_image_record)
         annotations = by_id(require_list(content, "annotations", where), f"{where}: annotation")
         _, bad_annotations = read_each(annotations.items(), read_annotation)
-        annotated = sorted((picture for picture in pictures.values() if picture[-1]), key=lambda picture: picture[0])
+        annotated = sorted((record for record in records.values() if record[-1]), key=lambda record: record[0])
         return {
-            "pictures": PackedRecords(annotated, [coco_number(picture[0]) for picture in annotated]),
-            "unannotated": sorted(picture[0] for picture in pictures.values() if not picture[-1]),
+            "images": PackedRecords(annotated, [coco_number(record[0]) for record in annotated]),
+            "unannotated": sorted(record[0] for record in records.values() if not record[-1]),
             "categories": names,
-            "problems": bad_pictures + bad_annotations,
+            "problems": bad_images + bad_annotations,
         }
 
     def paths(self) -> list[Path]:

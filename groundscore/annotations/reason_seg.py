@@ -14,7 +14,7 @@ from groundscore.targets import refuse_targets
 
 
 def list_split(dataset_dir: Path, name: str, split: str) -> list[Path]:
-    """The images of a split in the order of their names; the annotation of each has the same stem.
+    """Returns the images of a split in the order of their names; the annotation of each has the same stem.
 
     An image whose annotation lacks and an annotation whose image lacks (it gets the name that it should have) are among
     them: what is missing is told where it is read.
@@ -35,7 +35,7 @@ def list_split(dataset_dir: Path, name: str, split: str) -> list[Path]:
 
 
 def read_split(images: Sequence[Path]) -> tuple[list[tuple[Path, ReasonAnnotation]], list[str]]:
-    """The images of a split with their annotations, and what is wrong with the bad entries among them.
+    """Returns the images of a split with their annotations, and what is wrong with the bad entries among them.
 
     Raises one `BrokenFile` for all annotation files that are not built as they should be.
     """
@@ -43,7 +43,7 @@ def read_split(images: Sequence[Path]) -> tuple[list[tuple[Path, ReasonAnnotatio
 
 
 def read_explanations(dataset_dir: Path, name: str) -> dict[str, str]:
-    """Explanations by the file name of their picture."""
+    """Returns explanations by the file name of their image."""
     path = dataset_dir / "reason_seg" / name / "explanatory" / "train.json"
     explanations: dict[str, str] = {}
     questions: dict[tuple[str, Any], str] = {}

@@ -17,7 +17,7 @@ import pyarrow as pa
 NO_KEY = -1
 _COLUMNS = [("key", pa.int64()), ("value", pa.large_binary())]
 
-Place = tuple[Path, str]  # an index file, and a table in it
+Location = tuple[Path, str]  # an index file, and a table in it
 
 
 class PackedRecords(Sequence):
@@ -30,16 +30,16 @@ class PackedRecords(Sequence):
 
     @classmethod
     def of_batch(
-        cls, batch: pa.RecordBatch, place: Place | None = None, rows: np.ndarray | None = None
+        cls, batch: pa.RecordBatch, location: Location | None = None, rows: np.ndarray | None = None
     ) -> "PackedRecords":
-        """The records of an Arrow batch, or those of its `rows`. place: where it was read, to open it again."""
+        """Returns the records of an Arrow batch, or of its `rows`. location: where it was read, to open it again."""
         records = cls.__new__(cls)
-        records._adopt(batch, place, rows)
+        records._adopt(batch, location, rows)
         return records
 
-    def _adopt(self, batch: pa.RecordBatch, place: Place | None, rows: np.ndarray | None) -> None:
+    def _adopt(self, batch: pa.RecordBatch, location: Location | None, rows: np.ndarray | None) -> None:
         self.batch = batch
-        self._place = place
+        self._location = location
         self._rows = rows
         self._keys = batch.column(0).to_numpy()
         self._values = batch.column(1)
@@ -49,13 +49,13 @@ class PackedRecords(Sequence):
         """The key of every record, int64 [N]."""
         return self._keys if self._rows is None else self._keys[self._rows]
 
-    def take(self, places: np.ndarray) -> "PackedRecords":
-        """The records at `places`, without a copy of them."""
-        rows = places if self._rows is None else self._rows[places]
-        return type(self).of_batch(self.batch, self._place, rows)
+    def take(self, indices: np.ndarray) -> "PackedRecords":
+        """Returns the records at `indices`, without a copy of them."""
+        rows = indices if self._rows is None else self._rows[indices]
+        return type(self).of_batch(self.batch, self._location, rows)
 
     def without(self, keys: Iterable[int]) -> "PackedRecords":
-        """The records whose key is none of `keys`."""
+        """Returns the records whose key is none of `keys`."""
         left_out = np.fromiter(keys, np.int64)
         return self.take(np.flatnonzero(~np.isin(self.keys, left_out))) if len(left_out) else self
 
@@ -70,10 +70,10 @@ class PackedRecords(Sequence):
         return json.loads(self._values[row].as_py())
 
     def __reduce__(self):
-        """A worker that is not forked opens the file anew; only records without a file are copied to it."""
-        if self._place is None:
+        """A worker that is not forked opens the file again; only records without a file are copied to it."""
+        if self._location is None:
             return type(self).of_batch, (self.batch, None, self._rows)
-        return _open_again, (*self._place, self._rows)
+        return _open_again, (*self._location, self._rows)
 
 
 class KeyedRecords:
@@ -90,10 +90,10 @@ class KeyedRecords:
 
     def __getitem__(self, key: int) -> Any:
         keys = self.records.keys
-        place = int(np.searchsorted(keys, key))
-        if place == len(keys) or keys[place] != key:
+        index = int(np.searchsorted(keys, key))
+        if index == len(keys) or keys[index] != key:
             raise KeyError(key)
-        return self.records[place]
+        return self.records[index]
 
 
 class Joined(Sequence):
@@ -134,12 +134,12 @@ def _pack(values: Iterable[Any] | Mapping[int, Any]) -> PackedRecords | KeyedRec
 
 
 def pack_tables(tables: Mapping[str, Iterable[Any] | Mapping[int, Any]]) -> Tables:
-    """The tables in memory, where no file can be written."""
+    """Returns the tables in memory, where no file can be written."""
     return {name: _pack(values) for name, values in tables.items()}
 
 
 def read_tables(path: Path) -> Tables:
-    """The tables of a file, mapped into memory."""
+    """Returns the tables of a file, mapped into memory."""
     reader = pa.ipc.open_file(pa.memory_map(str(path)))
     metadata = reader.schema.metadata
     tables: dict[str, PackedRecords | KeyedRecords] = {}

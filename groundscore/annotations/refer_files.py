@@ -1,6 +1,6 @@
 """The annotation files of the referring data sets, parsed once for all their splits.
 
-All have a `refs` file (which sentences describe which annotations) and COCO's `instances.json` (pictures and
+All have a `refs` file (which sentences describe which annotations) and COCO's `instances.json` (images and
 annotations). Of the annotations only those are kept that a ref names.
 """
 
@@ -43,9 +43,9 @@ class ReferFiles:
 
     refs: possible names of its refs file, the first that exists is read.
     annotator: who wrote the refs, as evaluation sets name it.
-    images: folders of its pictures under `refer_seg/`; a picture may lie in any of them.
+    images: folders of its images under `refer_seg/`; an image may lie in any of them.
     exact_splits: splits are taken by their exact name; else "test" and its letters mean all splits that hold them.
-    no_target: a ref may have no annotation; its expression then means nothing in the picture.
+    no_target: a ref may have no annotation; it is then a no-target expression.
     """
 
     refs: tuple[str, ...]
@@ -65,7 +65,7 @@ REFER_SETS = {
     "refzom": ReferFiles(("Ref_ZOM.p",), "final", images=_REFZOM, no_target=True),
     "grefcoco": ReferFiles(("grefs(unc).p", "grefs(unc).json"), "unc", exact_splits=True, no_target=True),
 }
-# The sets with false premises, and the plain ones without the pictures that any of them is tested on.
+# The sets with false premises, and the plain ones without the images that any of them is tested on.
 FALSE_PREMISE_SETS = {
     "refclef": REFER_SETS["refclef"],
     "refcoco": ReferFiles(("refs(unc_exclude_unified).p",), "unc"),
@@ -85,7 +85,7 @@ CORRECTED = ("fprefcoco", "fprefcoco+", "fprefcocog")
 class ReferTables:
     """The content of a referring data set.
 
-    images: records of pictures with what is said about them, by COCO number, sorted by file name.
+    images: records of images with the expressions about them, by COCO number, sorted by file name.
     splits: the rows of `images` that belong to every split.
     segmentations: by annotation id.
     problems: (split, or None where it is unknown; what is wrong with a ref).
@@ -106,7 +106,7 @@ class ReferTables:
         self.problems: list[tuple[str | None, str]] = list(tables["problems"])
 
     def held_out(self) -> set[int]:
-        """COCO numbers of the pictures of all splits but "train"."""
+        """Returns the COCO numbers of the images of all splits but "train"."""
         rows = {row for split, rows in self.splits.items() if split != "train" for row in rows}
         return set(self.images.keys[sorted(rows)].tolist()) - {NO_KEY}
 
@@ -123,7 +123,7 @@ class ReferTables:
             record = records.get(ref["image_id"]) or self._image_record(ref, images)
             segmentations.update({i: self._segmentation(ref, i, annotations) for i in ref["annotation_ids"]})
             records[ref["image_id"]] = record
-            record["said"] += [
+            record["expressions"] += [
                 [text, ref["annotation_ids"], ref["ref_id"], sentence_id, exists, correction, ref["split"]]
                 for text, sentence_id, exists, correction in ref["sentences"]
             ]
@@ -132,7 +132,7 @@ class ReferTables:
         ordered = sorted(records.values(), key=lambda record: (record["file_name"], record["id"]))
         rows: dict[str, list[int]] = {ref["split"]: [] for ref in refs}
         for row, record in enumerate(ordered):
-            for split in {said[-1] for said in record["said"]}:
+            for split in {expression[-1] for expression in record["expressions"]}:
                 rows[split].append(row)
         return {
             "images": PackedRecords(ordered, [coco_number(record["file_name"]) for record in ordered]),
@@ -152,7 +152,7 @@ class ReferTables:
         height, width = (require_integer(images[image_id], key, where) for key in ("height", "width"))
         check_size(height, width, where)
         name = require_path(images[image_id], "file_name", where)
-        return {"id": image_id, "file_name": name, "height": height, "width": width, "said": []}
+        return {"id": image_id, "file_name": name, "height": height, "width": width, "expressions": []}
 
     def _segmentation(self, ref: dict, annotation_id: int, annotations: dict[int, dict]) -> Any:
         where = f"{self.instances_path}: annotation {annotation_id}"
@@ -180,7 +180,7 @@ def _first_existing(paths: list[Path]) -> Path:
 
 
 def _read_refs(path: Path, no_target: bool, corrected: bool) -> tuple[list[dict], list[tuple[str | None, str]]]:
-    """Every ref with its ids as Python integers, under one set of keys; and the bad sentences, with their splits."""
+    """Returns every ref under one set of keys, ids as Python integers; and the bad sentences, with their splits."""
     refs = read_json(path, list) if path.suffix == ".json" else restricted_unpickle(path)
     if not isinstance(refs, list):
         raise UserError(f"{path} must contain a list of refs, but contains a {type(refs).__name__}; {NOT_OFFICIAL}")
@@ -205,7 +205,7 @@ def _read_refs(path: Path, no_target: bool, corrected: bool) -> tuple[list[dict]
 
 
 def _read_ref(ref: dict, ref_id: int, where: str, no_target: bool, corrected: bool) -> tuple[dict, list[str]]:
-    """A ref with its good sentences, and what is wrong with the others."""
+    """Returns a ref with its good sentences, and what is wrong with the others."""
     sentences = require_list(ref, "sentences", where)
     if not sentences:
         raise UserError(f"{where} has no sentence; {NOT_OFFICIAL}")
@@ -221,7 +221,7 @@ def _read_ref(ref: dict, ref_id: int, where: str, no_target: bool, corrected: bo
 
 
 def _read_sentence(sentence: Any, number: int, where: str, corrected: bool) -> tuple[str, int, bool, str]:
-    """Text, id, whether what it speaks of is there, and the right sentence if it is not.
+    """Returns text, id, whether its target is in the image, and the right sentence if it is not.
 
     corrected: the data set has that sentence.
     """
@@ -243,7 +243,7 @@ def _read_sentence(sentence: Any, number: int, where: str, corrected: bool) -> t
 
 
 def _annotation_ids(ref: dict, where: str, no_target: bool) -> list[int]:
-    """The ids of what a ref means, each once; none where it is marked as meaning nothing.
+    """Returns the ids of a ref's targets, each once; none where it is marked as a no-target expression.
 
     The mark is -1 or [-1] in gRefCOCO, whose refs may say 'no_target' besides, and [] in Ref-ZOM.
     """

@@ -1,4 +1,4 @@
-"""The referring data sets as an index: the expressions about every picture of a split, and what they mean."""
+"""The referring data sets as an index: the expressions about every image of a split, and their targets."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ _LETTERED = ("train", "val", "test", "testA", "testB", "testC", "testAB", "testB
 
 @dataclass(frozen=True)
 class Expression:
-    """A sentence, and the annotations that it means; none where it means nothing in the picture.
+    """A sentence, and the annotations of its targets; none for a no-target expression.
 
-    exists: what it speaks of is there. A sentence with a false premise has none, though its ref names an annotation.
+    exists: its target is in the image. A sentence with a false premise has none, though its ref names an annotation.
     correction: for a false premise, the sentence that would have been right; empty where the data tell none.
     """
 
@@ -39,7 +39,7 @@ class Expression:
 
 @dataclass(frozen=True)
 class ReferImage:
-    """A picture and all that is said about it in the split."""
+    """An image and all expressions about it in the split."""
 
     id: int
     path: Path
@@ -52,7 +52,7 @@ class ReferIndex:
     """A sequence of `ReferImage`, sorted by file name.
 
     sets: where `name` is looked up.
-    excluded: COCO numbers of pictures to leave out.
+    excluded: COCO numbers of images to leave out.
     bad_samples: what to do about refs that lead nowhere.
     """
 
@@ -92,13 +92,13 @@ class ReferIndex:
             width=record["width"],
             expressions=tuple(
                 Expression(text, tuple(annotation_ids), *rest)
-                for text, annotation_ids, *rest, split in record["said"]
+                for text, annotation_ids, *rest, split in record["expressions"]
                 if split in self._splits
             ),
         )
 
     def mask(self, image: ReferImage, expression: Expression) -> np.ndarray:
-        """The union of what the expression means, uint8 [H, W] in {0, 1}; empty only where that is not there."""
+        """Returns the union of the targets, uint8 [H, W] in {0, 1}; empty only for a no-target expression."""
         mask = np.zeros((image.height, image.width), np.uint8)
         if not expression.exists or not expression.annotation_ids:
             return mask
@@ -124,7 +124,7 @@ def clean(text: str) -> str:
 
 
 def find_file(folders: Sequence[Path], name: str) -> Path:
-    """The file where it lies, or where it should lie first if it is missing."""
+    """Returns the file where it lies, or where it should lie first if it is missing."""
     if len(folders) > 1:
         for folder in folders:
             if (folder / name).exists():
@@ -138,7 +138,7 @@ def held_out_images(dataset_dir: Path, names: Sequence[str], sets: Mapping[str, 
 
 
 def _chosen_splits(tables: ReferTables, split: str) -> list[str]:
-    """The splits that are meant; "testA" also means a split "testAB" where the data set names splits so."""
+    """Returns the splits that are meant; "testA" also means a split "testAB" where the data set names splits so."""
 
     def belongs(name: str) -> bool:
         if tables.files.exact_splits or split in ("train", "val", "testAB", "testBC", "testAC"):
@@ -160,7 +160,7 @@ def _chosen_splits(tables: ReferTables, split: str) -> list[str]:
 def open_indices(
     dataset_dir: Path, names: list[str], split: str, *, sets: Mapping[str, ReferFiles] = REFER_SETS, **options: Any
 ) -> list[ReferIndex]:
-    """An index for each of several data sets; all names are looked up before any file is read."""
+    """Returns an index for each of several data sets; all names are looked up before any file is read."""
     require_some(names, "the list of referring data sets")
     for name in names:
         look_up(name, sets, "referring data set")

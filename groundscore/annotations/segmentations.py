@@ -24,7 +24,7 @@ NO_PIXEL = "encloses no pixel of the image (a polygon needs three points, and so
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:
-    """uint8 [height, width] in {0, 1}; empty where no part covers a pixel.
+    """Returns the mask, uint8 [height, width] in {0, 1}; empty where no part covers a pixel.
 
     segmentation: a list of polygons [x0, y0, x1, y1, …], a list of RLE dictionaries, or one such dictionary.
     where: file and id, for errors and repairs.
@@ -50,7 +50,7 @@ def decode_segmentation(segmentation: Any, height: int, width: int, where: str) 
 
 
 def check_amount(parts: int, points: int, where: str) -> None:
-    """Refuse a mask of so many parts or points that drawing it would take minutes."""
+    """Raises `BadEntry` for a mask of so many parts or points that drawing it would take minutes."""
     if parts > MOST_PARTS or points > MOST_POINTS:
         raise BadEntry.at(
             where, f"a mask of {parts} parts and {points} points; at most {MOST_PARTS} and {MOST_POINTS} are drawn"
@@ -58,7 +58,7 @@ def check_amount(parts: int, points: int, where: str) -> None:
 
 
 def refuse_fractions(polygons: Sequence[np.ndarray], height: int, width: int, where: str) -> None:
-    """Refuse polygons [N, 2] that all lie between 0 and 1, as fractions of the image do."""
+    """Raises `BadEntry` for polygons [N, 2] that all lie between 0 and 1, as fractions of the image do."""
     points = np.concatenate([np.zeros((0, 2)), *polygons])
     if len(points) < 3 or max(height, width) < 2 or points.min() < 0 or points.max() > 1:
         return
@@ -79,7 +79,7 @@ def note_crop(polygons: Sequence[np.ndarray], height: int, width: int, where: st
 
 
 def cut_off_far(points: np.ndarray, height: int, width: int, where: str) -> np.ndarray:
-    """The corners [N, 2] of a polygon that is the same inside the image and has no corner far outside.
+    """Returns the corners [N, 2] of a polygon that is the same inside the image and has no corner far outside.
 
     What is cut off leaves edges along the border of a window that is larger than the image (Sutherland and Hodgman).
     """
@@ -94,7 +94,7 @@ def cut_off_far(points: np.ndarray, height: int, width: int, where: str) -> np.n
 
 
 def _cut_off(points: np.ndarray, axis: int, sign: int, limit: float) -> np.ndarray:
-    """The part of a polygon where sign · coordinate <= limit."""
+    """Returns the part of a polygon where sign · coordinate <= limit."""
     inside = sign * points[:, axis] <= limit
     if inside.all():
         return points
@@ -110,7 +110,7 @@ def _cut_off(points: np.ndarray, axis: int, sign: int, limit: float) -> np.ndarr
 
 
 def _encode(part: dict | np.ndarray, height: int, width: int, where: str) -> dict | None:
-    """The compressed RLE of one part; None for a polygon without three points."""
+    """Returns the compressed RLE of one part; None for a polygon without three points."""
     if isinstance(part, dict):
         return _run_lengths(part, height, width, where)
     if len(part) < 3:
@@ -122,7 +122,7 @@ def _encode(part: dict | np.ndarray, height: int, width: int, where: str) -> dic
 
 
 def _corners(values: Any, where: str) -> np.ndarray:
-    """A flat polygon as corners float64 [N, 2]."""
+    """Returns a flat polygon as corners float64 [N, 2]."""
     if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
         raise UserError(f"{where}: a polygon is a flat list x0, y0, x1, y1, … of numbers, not {shown(values)}")
     try:
@@ -137,7 +137,7 @@ def _corners(values: Any, where: str) -> np.ndarray:
 
 
 def _run_lengths(rle: dict, height: int, width: int, where: str) -> dict:
-    """A compressed RLE dictionary of the right size."""
+    """Returns a compressed RLE dictionary of the right size."""
     size, counts = rle.get("size"), rle.get("counts")
     if not isinstance(size, Sequence) or len(size) != 2 or not all(type(side) is int for side in size):
         raise UserError(f"{where}: an RLE needs its 'size', [height, width], not {shown(size)}")
@@ -164,10 +164,10 @@ def _run_lengths(rle: dict, height: int, width: int, where: str) -> dict:
 
 
 def _uncompress(counts: bytes, where: str) -> list[int]:
-    """The run lengths in COCO's text form.
+    """Returns the run lengths in COCO's text form.
 
     A number is written in groups of five bits, the lowest first, with bit 6 set on all but the last; from the fourth on
-    it is the difference to the length two places before.
+    it is the difference to the length two positions before.
     """
     lengths: list[int] = []
     value = shift = 0
@@ -184,5 +184,5 @@ def _uncompress(counts: bytes, where: str) -> list[int]:
         lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
         value = shift = 0
     if shift:
-        raise BadEntry.at(where, "the RLE text breaks off in the middle of a number")
+        raise BadEntry.at(where, "the text of the RLE breaks off in the middle of a number")
     return lengths

@@ -67,7 +67,12 @@ FAULTS = [
     ("refcoco", COCO, lambda c: c["annotations"][0].update(id=1201.5), "is not a whole number but 1201.5"),
     ("refcoco", COCO, lambda c: c["annotations"][0].update(id=2**70), "is too large a number"),
     ("refcoco", COCO, lambda c: c["annotations"][0].update(iscrowd="False"), "'iscrowd' should be 0 or 1"),
-    ("refcoco", COCO, lambda c: c["annotations"][0].update(segmentation=None), "polygons or an RLE, it is None"),
+    (
+        "refcoco",
+        COCO,
+        lambda c: c["annotations"][0].update(segmentation=None),
+        "polygons or run-length encodings, it is None",
+    ),
     ("refcoco", COCO, lambda c: c["annotations"][0].update(segmentation=[[1, 2, "3", 4, 5, 6]]), "finite numbers"),
     ("refcoco", COCO, lambda c: c["annotations"][0].update(image_id=11), "belongs to image 11"),
     ("refcoco", COCO, lambda c: c["images"].pop(), "names image 10, which"),
