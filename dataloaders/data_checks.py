@@ -37,10 +37,12 @@ class SetReport:
 
     @property
     def name(self) -> str:
+        """The name of the set, such as "refcoco" or "ReasonSeg|val"."""
         return self.known.name
 
     @property
     def origin(self) -> str:
+        """Where a user gets the files."""
         return self.known.origin
 
     @property
@@ -50,6 +52,7 @@ class SetReport:
 
     @property
     def found(self) -> list[Path]:
+        """Those of `expected` that are there."""
         return [path for path in self.expected if path.exists()]
 
     @property

@@ -46,6 +46,7 @@ _OWN = ("dataset", "sample_rates", "skip_bad_samples")  # settings with another 
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Returns the command line of `python -m dataloaders.inspect`."""
     parser = argparse.ArgumentParser(
         prog="python -m dataloaders.inspect", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -79,6 +80,7 @@ def _shared_settings() -> dict[str, Setting]:
 
 
 def main(argv: Sequence[str]) -> int:
+    """Check a data folder or show what is drawn or evaluated; returns 1 where a set is bad."""
     import_plugins(argv)
     flags = build_parser().parse_args(argv)
     root: Path = flags.dataset_dir
@@ -107,6 +109,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def describe_report(report: SetReport, root: Path) -> dict[str, Any]:
+    """Returns a report as JSON can hold it, paths from `root` on."""
     return {
         "family": report.family,
         "dataset": report.name,

@@ -39,6 +39,7 @@ class Findings(BadSamples):
         self.repairs: dict[Repair, None] = {}
 
     def note_error(self, error: UserError) -> None:
+        """Note an error of an entry or a file."""
         (self.bad if isinstance(error, BadEntry) else self.broken).append(str(error))
 
     def note_incomplete(self, what: str, lacking: Sequence[Path], total: int) -> None:
@@ -73,6 +74,7 @@ class Findings(BadSamples):
             self.broken.append(f"{path} {other}")
 
     def skip_entries(self, source: str, problems: Sequence[str], good: int) -> None:
+        """Note the bad entries of an annotation file, however many."""
         self.bad += problems
 
     def check_entries(self, split: str, entries: Sequence[Entry], *, decode: bool) -> None:

@@ -50,6 +50,7 @@ class Mixture(Dataset):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that are already running
 
     def set_epoch(self, epoch: int) -> None:
+        """Make `mixture[i]` item i of `epoch`, in worker processes that are already running too."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:

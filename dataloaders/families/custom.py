@@ -22,6 +22,8 @@ from utils.settings import option
 
 @dataclass
 class CustomSettings:
+    """The flags of this family."""
+
     custom_data: str = option("", "data", "files of custom/ without .jsonl, joined by ||")
 
 

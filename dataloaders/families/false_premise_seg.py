@@ -96,10 +96,14 @@ class _FalsePremises(Family):
 
 @dataclass
 class NegReferSegSettings:
+    """The flags of this family."""
+
     neg_refer_seg_data: str = option("R-refcoco||R-refcoco+||R-refcocog", "data", "sets with false premises")
 
 
 class NegReferSeg(_FalsePremises):
+    """R-RefCOCO: a false premise is denied."""
+
     name = "neg_refer_seg"
     Settings = NegReferSegSettings
     origin = "R-RefCOCO of robust-ref-seg as SESAME repacks it, and train2014 of COCO"
@@ -107,10 +111,14 @@ class NegReferSeg(_FalsePremises):
 
 @dataclass
 class CorrectReferSegSettings:
+    """The flags of this family."""
+
     correct_refer_seg_data: str = option("||".join(CORRECTED), "data", "sets with corrections")
 
 
 class CorrectReferSeg(_FalsePremises):
+    """FP-RefCOCO: a false premise is corrected."""
+
     name = "correct_refer_seg"
     Settings = CorrectReferSegSettings
     origin = "FP-RefCOCO of SESAME (UC Berkeley), and train2014 of COCO"

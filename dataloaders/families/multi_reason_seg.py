@@ -32,6 +32,8 @@ _REPHRASED = 0.9  # how often a target is called by the description that was wri
 
 @dataclass
 class MultiReasonSegSettings:
+    """The flags of this family."""
+
     multi_reason_seg_data: str = option("MultiReasonSeg|train", "data", "MUSE set and split")
 
 

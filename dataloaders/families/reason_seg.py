@@ -24,6 +24,8 @@ from utils.settings import Rule, option
 
 @dataclass
 class ReasonSegSettings:
+    """The flags of this family."""
+
     reason_seg_data: str = option("ReasonSeg|train", "data", "reasoning set and split")
     explanatory: float = option(
         0.1,

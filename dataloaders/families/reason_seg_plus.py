@@ -30,6 +30,8 @@ from utils.settings import option
 
 @dataclass
 class ReasonSegPlusSettings:
+    """The flags of this family."""
+
     reason_seg_plus_data: str = option("||".join(SUBSETS), "data", "LISA++ parts")
 
 

@@ -26,6 +26,8 @@ from utils.settings import option
 
 @dataclass
 class ReferSegSettings:
+    """The flags of this family."""
+
     refer_seg_data: str = option("||".join(REFER_SETS), "data", "referring-expression sets")
 
 

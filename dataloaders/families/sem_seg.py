@@ -75,6 +75,8 @@ def _spoken(pieces: Sequence[str], in_one_word: bool) -> str:
 
 @dataclass
 class SemSegSettings:
+    """The flags of this family."""
+
     sem_seg_data: str = option("ade20k||cocostuff||pascal_part||paco_lvis||mapillary", "data", "semantic sets")
     negative_sampling_weight: float = option(-1.0, "data", "semantic sets: share of absent classes; -1 none")
 

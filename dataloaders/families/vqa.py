@@ -21,6 +21,8 @@ from utils.settings import option
 
 @dataclass
 class VqaSettings:
+    """The flags of this family."""
+
     vqa_data: str = option("llava_instruct_150k", "data", "question-answering set")
 
 

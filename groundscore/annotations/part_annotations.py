@@ -41,6 +41,7 @@ class AnnotatedImage:
 
     @property
     def categories(self) -> list[int]:
+        """Indices of the categories that are annotated in the image."""
         return list(self.regions)
 
     def mask(self, category: int) -> np.ndarray:

@@ -111,6 +111,7 @@ class _Reader:
         self._left = _largest(data)  # what builders may still copy: one value of the memo can be the argument of many
 
     def read(self) -> Any:
+        """Returns the value of the pickle; raises as `unpickle_plain`."""
         data, operations = self._data, _OPERATIONS
         while True:
             code = data[self._at]
@@ -181,12 +182,15 @@ class _Reader:
         self._stack.append(self._memo[int(self._line())])
 
     def put_numbered(self, size: int) -> None:
+        """Remember the top of the stack under a number of `size` bytes."""
         self._memo[self._number(size)] = self._stack[-1]
 
     def get_numbered(self, size: int) -> None:
+        """Push what is remembered under a number of `size` bytes."""
         self._stack.append(self._memo[self._number(size)])
 
     def push_new(self, make: Callable[[], Any]) -> None:
+        """Push a constant or an empty container."""
         self._stack.append(make())
 
     def push_sized(self, size: int, make: Callable[[bytes], Any]) -> None:
@@ -245,6 +249,7 @@ class _Reader:
         self._stack.append(tuple(items))
 
     def push_tuple(self, count: int) -> None:
+        """Replace the topmost `count` values by a tuple of them."""
         items = [self._stack.pop() for _ in range(count)]
         self._stack.append(tuple(reversed(items)))
 
