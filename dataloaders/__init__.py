@@ -1,1 +1,4 @@
-"""From annotation files to batches: data sets draw a `Sample`, `collate.Collator` makes a `Batch` of them."""
+"""What training draws: families draw a `Sample`, `batching.collate.Collator` makes a `Batch` of samples.
+
+Reading annotation files is `groundscore.annotations`'; nothing here knows the network.
+"""

@@ -22,7 +22,7 @@ from groundscore.annotations.refer_files import CORRECTED, FALSE_PREMISE_SETS
 from groundscore.annotations.refer_index import Expression, ReferIndex, clean, held_out_images, open_indices
 from groundscore.names import split_names
 from groundscore.targets import SEG
-from utils.settings import option, settings_of
+from utils.settings import option
 
 
 class _FalsePremises(Family):
@@ -90,7 +90,7 @@ class _FalsePremises(Family):
 
     @classmethod
     def known_sets(cls, root: Path) -> Iterator[KnownSet]:
-        for name in split_names(next(iter(settings_of(cls.Settings).values())).default):
+        for name in cls._names(cls.Settings()):
             yield known_refer_set(root, name, cls.origin, FALSE_PREMISE_SETS)
 
 

@@ -11,6 +11,7 @@ from groundscore.annotations.image_files import FACTOR, LOSSLESS, open_image
 from groundscore.annotations.images import coco_number, list_stems
 from groundscore.annotations.json_files import NOT_OFFICIAL, require_boolean, require_list, require_text
 from groundscore.errors import UserError
+from groundscore.names import require_some
 from groundscore.reading import read_json
 
 UNLABELLED = 255
@@ -103,6 +104,7 @@ class CocoStuff(LabelMaps):
         if excluded:
             numbers = np.array([coco_number(f"{stem}.png") for stem in stems])
             stems = stems[~np.isin(numbers, list(excluded))]
+            require_some(stems, f"{labels} without the images to leave out")
         classes = read_json(_HERE / "cocostuff_classes.json", list)
         # Names such as "wall-brick" and "sky-other" are how COCO-Stuff divides its classes, not what people say.
         compound = [index for index, name in enumerate(classes) if "-" in name]

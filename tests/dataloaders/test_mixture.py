@@ -111,6 +111,15 @@ def test_the_mixture_can_leave_out_what_is_tested_on(data_root):
     assert pictures[0] - pictures[1] == {"COCO_train2014_000000000040.jpg"}
 
 
+def test_a_set_that_is_left_out_whole_is_an_error(data_root):
+    (data_root / "coco/train2017/000000000012.jpg").rename(data_root / "coco/train2017/000000000011.jpg")
+    (data_root / "cocostuff/train2017/000000000012.png").rename(data_root / "cocostuff/train2017/000000000011.png")
+    settings = {"sem_seg_data": "cocostuff", "refer_seg_data": "refcoco", "exclude_val": True}
+
+    with pytest.raises(UserError, match="cocostuff/train2017 without the images to leave out: nothing there"):
+        build_mixture(data_root, dataset="sem_seg||refer_seg", sample_rates="1,1", **settings)
+
+
 def test_bad_draws_are_skipped_and_recorded_until_they_are_too_many(tmp_path, data_root):
     (data_root / "ade20k/images/training/ADE_train_00000001.jpg").write_bytes(b"not a picture")
     settings = {"dataset": "sem_seg", "sample_rates": "1", "sem_seg_data": "ade20k", "samples_per_epoch": 40}
