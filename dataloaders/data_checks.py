@@ -94,7 +94,7 @@ def _check_set(report: SetReport, decode: bool) -> None:
         findings.broken += error.problems
     except UserError as error:
         findings.broken.append(str(error))
-    remedy = report.known.remedy or f"fetch it again: {report.origin}"
+    remedy = report.known.remedy or f"download it again: {report.origin}"
     leave_out = f"{remedy}; train_ds.py and eval.py leave such entries out up to --skip_bad_samples"
     for kind, texts, what_to_do in (
         ("broken", findings.broken, remedy),

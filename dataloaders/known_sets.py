@@ -106,7 +106,7 @@ class KnownSet:
 
     own: files and folders that it needs. shared: those that others need as well, so that their being there says nothing
         about this one.
-    origin: where a user gets the files. remedy: what to do about a faulty file, "fetch it again: <origin>" if empty.
+    origin: where a user gets the files. remedy: what to do about a faulty file, "download it again: <origin>" if empty.
     read: yields (split, entries) and notes what is wrong; called where everything is there.
     """
 

@@ -30,11 +30,11 @@ def read_pool(name: str, placeholders: tuple[str, ...] = ()) -> tuple[str, ...]:
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     pool = tuple(line for line in lines if line)
     if not pool:
-        raise UserError(f"{path} holds no sentence; write at least one")
+        raise UserError(f"{path} contains no sentence; write at least one")
     for line in pool:
         for placeholder in placeholders:
             if placeholder not in line or (placeholder == SEG and line.count(SEG) != 1):
-                raise UserError(f"{path}: the line {line!r} should hold {placeholder} once")
+                raise UserError(f"{path}: the line {line!r} must contain {placeholder} once")
     return pool
 
 

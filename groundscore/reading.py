@@ -25,8 +25,8 @@ _WIDE = "is {0} text, not UTF-8; convert it: iconv -f {0} -t UTF-8 FILE > NEW"
 _NOT_WINDOWS_1252 = re.compile(rb"[\xa0-\xff]{2}|[\x82-\x84\x86-\x89\x8b\x98\x9b]")
 _CONTENTS = {
     b"version https://git-lfs": "is a Git LFS pointer, not the file itself; fetch its content with: git lfs pull",
-    b"<!doctype html": "is a web page that was downloaded instead of the file; fetch it again",
-    b"<html": "is a web page that was downloaded instead of the file; fetch it again",
+    b"<!doctype html": "is a web page that was downloaded instead of the file; download it again",
+    b"<html": "is a web page that was downloaded instead of the file; download it again",
     b"\x1f\x8b": "is compressed by gzip; unpack it with gunzip first",
     b"bzh": "is compressed by bzip2; unpack it with bunzip2 first",
     b"\xfd7zxz\x00": "is compressed by xz; unpack it with unxz first",
@@ -96,7 +96,7 @@ def read_json(
     kind: type | None = None,
     *,
     missing: str = MISSING,
-    remedy: str = "fetch it again",
+    remedy: str = "download it again",
     windows_1252: bool = False,
 ) -> Any:
     """Returns the value in a UTF-8 JSON file, with or without a byte order mark.
@@ -106,7 +106,7 @@ def read_json(
     """
     value = parse_json(_decode_text(read_bytes(path, missing=missing), path, windows_1252), str(path), remedy=remedy)
     if kind is not None and not isinstance(value, kind):
-        raise UserError(f"{path} should hold a JSON {kind.__name__}, it holds a {type(value).__name__}")
+        raise UserError(f"{path} must contain a JSON {kind.__name__}, but contains a {type(value).__name__}")
     return value
 
 
@@ -167,7 +167,7 @@ def read_lines(path: Path, *, missing: str) -> Iterator[tuple[int, str]]:
                 yield number, text
 
 
-def parse_json(text: str, where: str, *, remedy: str = "fetch it again") -> Any:
+def parse_json(text: str, where: str, *, remedy: str = "download it again") -> Any:
     """The value of a JSON text. `UserError`, which names `where` it stands, for what is not strictly JSON (NaN and
     Infinity are not), and for an object that has two values under one key."""
     if not text.strip():

@@ -160,7 +160,7 @@ def _naming(path: Path) -> Iterator[None]:
     except MemoryError as error:
         raise BadEntry(f"image {path} takes more memory than there is", file=str(path)) from error
     except Exception as error:  # a damaged file fails in any of Pillow's operations
-        raise BadEntry(f"image {path} is damaged ({error}); fetch it again", file=str(path)) from error
+        raise BadEntry(f"image {path} is damaged ({error}); download it again", file=str(path)) from error
 
 
 def _open(data: bytes, path: Path, formats: Sequence[str], pixels: int | None) -> Image.Image:
@@ -223,7 +223,7 @@ def _what_else(data: bytes, formats: Sequence[str]) -> str:
     with contextlib.suppress(UnidentifiedImageError):
         other = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name not in formats])
         return f"is a {other.format} image, which does not keep every number; it should be {names}"
-    return f"is not an image of a format that is read ({names}); fetch it again"
+    return f"is not an image of a format that is read ({names}); download it again"
 
 
 def _without_end(data: bytes) -> Image.Image:

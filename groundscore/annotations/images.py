@@ -31,7 +31,7 @@ def read_image(
         if size != (raw.height, raw.width):
             raise BadEntry(
                 f"{path} is {image.height} high and {image.width} wide, but its annotations are for "
-                f"{size[0]} × {size[1]}. Image and annotation file do not belong together; fetch both again.",
+                f"{size[0]} × {size[1]}. Image and annotation file do not match; download both again.",
                 file=str(path),
             )
         image = raw

@@ -165,7 +165,9 @@ def _user_key() -> bytes | None:
                     os.replace(temporary, path)
         return path.read_bytes()
     except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows where home is
-        logger.warning("no index is kept, since there is no folder for its key (%s); %s names one", error, ENVIRONMENT)
+        logger.warning(
+            "no index is saved because there is no folder for its key (%s); set %s to one", error, ENVIRONMENT
+        )
         return None
 
 

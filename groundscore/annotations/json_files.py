@@ -114,7 +114,7 @@ def require_segmentation(annotation: Any, where: str, *, remedy: str = NOT_OFFIC
 def check_segmentation(value: Any, where: str, *, remedy: str = NOT_OFFICIAL) -> list | dict:
     """Returns `value`, which must be a list of polygons and RLE dictionaries, or one RLE dictionary."""
     if not isinstance(value, list | dict):
-        raise UserError(f"{where} should be polygons or run-length encodings, it is {shown(value)}; {remedy}")
+        raise UserError(f"{where} should be polygons or an RLE, it is {shown(value)}; {remedy}")
     for part in value if isinstance(value, list) else [value]:
         if isinstance(part, dict):
             _check_run_lengths(part, where, remedy)
@@ -134,7 +134,7 @@ def _check_run_lengths(value: dict, where: str, remedy: str) -> None:
         isinstance(counts, str | bytes) or (isinstance(counts, list) and set(map(type, counts)) <= {int})
     ):
         raise UserError(
-            f"{where}: a run-length encoding has a 'size' [height, width] and 'counts', a list of whole numbers or "
+            f"{where}: an RLE has a 'size' [height, width] and 'counts', a list of whole numbers or "
             f"text, not {shown(value)}; {remedy}"
         )
 

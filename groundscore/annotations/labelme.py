@@ -28,7 +28,7 @@ from groundscore.reading import read_json
 from groundscore.targets import refuse_targets
 
 _IGNORED = 255
-_REMEDY = "annotate the image again in LabelMe, or fetch the official file"
+_REMEDY = "annotate the image again in LabelMe, or download the official file"
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
 
 

@@ -119,7 +119,7 @@ class PartAnnotations(Sequence[AnnotatedImage]):
             image_id = require_integer(annotation, "image_id", spot)
             category_id = require_integer(annotation, "category_id", spot)
             if image_id not in records:
-                raise UserError(f"{spot} is about image {image_id}, which is not in the file; {NOT_OFFICIAL}")
+                raise UserError(f"{spot} refers to image {image_id}, which is not in the file; {NOT_OFFICIAL}")
             if category_id not in indices:
                 raise UserError(f"{spot} has category {category_id}, which is not in the file; {NOT_OFFICIAL}")
             segmentation = require_segmentation(annotation, spot)

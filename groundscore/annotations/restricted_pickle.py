@@ -49,7 +49,9 @@ def restricted_unpickle(path: str | Path) -> Any:
             "from its official source."
         ) from error
     except (ValueError, LookupError, TypeError, struct.error) as error:  # operations that do not fit together
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {shown(str(error))}); fetch it again") from error
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {shown(str(error))}); download it again"
+        ) from error
 
 
 def unpickle_plain(data: bytes) -> Any:

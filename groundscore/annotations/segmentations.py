@@ -184,5 +184,5 @@ def _uncompress(counts: bytes, where: str) -> list[int]:
         lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
         value = shift = 0
     if shift:
-        raise BadEntry.at(where, "the text of the RLE breaks off in the middle of a number")
+        raise BadEntry.at(where, "the RLE text breaks off in the middle of a number")
     return lengths

@@ -71,7 +71,7 @@ FAULTS = [
         "refcoco",
         COCO,
         lambda c: c["annotations"][0].update(segmentation=None),
-        "polygons or run-length encodings, it is None",
+        "polygons or an RLE, it is None",
     ),
     ("refcoco", COCO, lambda c: c["annotations"][0].update(segmentation=[[1, 2, "3", 4, 5, 6]]), "finite numbers"),
     ("refcoco", COCO, lambda c: c["annotations"][0].update(image_id=11), "belongs to image 11"),
