@@ -11,10 +11,11 @@ from typing import Any
 import gradio as gr
 import pandas
 
-from checkpoints.runs.scores import SCORES_SHAPE
+from checkpoints.runs.scores import RANKED, SCORES_SHAPE
 from dashboard import markup
 from dashboard.context import Context
 from groundscore.schema import DamagedFile, ShapeError, anything, mapping, number, parse, read_json
+from groundscore.scoring.metrics import kind_of, table_columns
 from training.records import metrics_line
 
 METRICS = "metrics.jsonl"
@@ -122,14 +123,14 @@ def _read_scores_file(directory: Path) -> dict[str, Any]:
 
 
 def read_reports(directory: Path) -> list[list[str]]:
-    """A row per split and protocol of the reports that eval.py left with a run: report, split, answer, gIoU, cIoU,
-    images."""
+    """A row per split and protocol of the reports that eval.py left with a run: report, split, answer, gIoU, cIoU, the
+    other scores that tables show of the split, images."""
     rows = []
     for path in sorted([*directory.glob("*.json"), *(directory / "eval").glob("*.json")]):
         content = _read_json(path)
         if isinstance(content.get("splits"), dict) and isinstance(content.get("protocol"), dict):
             for split, scores in content["splits"].items():
-                rows += [[path.stem, split, *_report_row(each)] for each in _protocols(scores)]
+                rows += [[path.stem, split, *_report_row(split, each)] for each in _protocols(scores)]
     return rows
 
 
@@ -140,10 +141,16 @@ def _protocols(scores: Any) -> list[dict[str, Any]]:
     return [scores] if "protocol" in scores else [each for each in scores.values() if isinstance(each, dict)]
 
 
-def _report_row(scores: dict[str, Any]) -> list[str]:
+def _report_row(split: str, scores: dict[str, Any]) -> list[str]:
     protocol = scores.get("protocol")
     answer = protocol.get("answer") if isinstance(protocol, dict) else None
-    return [str(answer), *(_shown(scores.get(name)) for name in ("gIoU", "cIoU")), str(scores.get("images"))]
+    others = " · ".join(
+        f"{metric.heading} {_shown(scores[name])}"
+        for name, metric in table_columns(kind_of(split)).items()
+        if name not in RANKED and name in scores
+    )
+    ranked = [_shown(scores.get(name)) for name in ("gIoU", "cIoU")]
+    return [str(answer), *ranked, others, str(scores.get("images"))]
 
 
 def _experiment(name: str, folder: Path) -> Experiment:
@@ -286,5 +293,5 @@ def _scores(folders: dict[str, Path]) -> str:
         shown += markup.table(validations, ["experiment", "step", "split", "gIoU", "cIoU"])
     if reports:
         shown += markup.note("Reports of eval.py")
-        shown += markup.table(reports, ["experiment", "report", "split", "answer", "gIoU", "cIoU", "images"])
+        shown += markup.table(reports, ["experiment", "report", "split", "answer", "gIoU", "cIoU", "others", "images"])
     return shown

@@ -1,4 +1,4 @@
-"""Fills the tables of README.md and docs/*.md that show measured numbers, from the JSON reports in docs/reports.
+"""Fills the tables of README.md and docs/*.md: measured numbers from docs/reports, metrics from their declarations.
 
     python docs/tables.py                                              after a report was edited
     python docs/tables.py --quickstart runs/quickstart                 takes the report and contact sheet of a run first
@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,8 +20,9 @@ PAGES = (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md")))
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def quickstart(report: dict) -> list[list[str]]:
-    """Rows of the quickstart's scores, one per split. report: as `miniature.report` writes it."""
+def quickstart() -> list[list[str]]:
+    """Rows of the quickstart's scores, one per split, from the report that `miniature.report` writes."""
+    report = _read("quickstart")
     rows = [
         [
             "held-out split (gIoU / cIoU)",
@@ -40,25 +42,36 @@ def quickstart(report: dict) -> list[list[str]]:
     return rows
 
 
-def speed(report: dict) -> list[list[str]]:
+def speed() -> list[list[str]]:
     """Rows of the cost relative to the original implementation, one per kind of work."""
     rows = [["relative to the original (to the original with SDPA)", "CPU time", "memory", "FLOPs"]]
-    for work, ratios in report.items():
+    for work, ratios in _read("speed").items():
         cells = [_ratio(ratios.get(kind, [])) for kind in ("time", "memory")]
         rows.append([work, *cells, f"{ratios['flops']:g}"])
     return rows
 
 
-TABLES: dict[str, Callable[[dict], list[list[str]]]] = {"quickstart": quickstart, "speed": speed}
+def metrics() -> list[list[str]]:
+    """Rows of the metrics' definitions, in the order of reports."""
+    from groundscore.scoring.metrics import ALL_BUT_MUSE, KINDS, METRICS
+
+    groups = {frozenset(KINDS): "all", frozenset(ALL_BUT_MUSE): "all but MUSE"}
+    rows = [["Key", "Scored as", "Definition"]]
+    for one in METRICS:
+        names = ", ".join(KIND_NAMES[kind] for kind in one.kinds)
+        rows.append([f"`{one.name}`", groups.get(frozenset(one.kinds), names), one.help])
+    return rows
+
+
+KIND_NAMES = {"plain": "plain", "gres": "GRES", "false_premise": "false premise", "robust": "robust", "muse": "MUSE"}
+TABLES: dict[str, Callable[[], list[list[str]]]] = {"quickstart": quickstart, "speed": speed, "metrics": metrics}
 
 
 def fill(text: str) -> str:
-    """Returns `text` with every marked table made from its report. Raises KeyError for a name without a table."""
+    """Returns `text` with every marked table made anew. Raises KeyError for a name without a table."""
 
     def table(match: re.Match) -> str:
-        name = match[2]
-        report = json.loads((REPORTS / f"{name}.json").read_text(encoding="utf-8"))
-        header, *rows = TABLES[name](report)
+        header, *rows = TABLES[match[2]]()
         lines = [header, ["---"] * len(header), *rows]
         return match[1] + "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + match[3]
 
@@ -77,6 +90,10 @@ def main() -> None:
         page.write_text(fill(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+def _read(name: str) -> dict:
+    return json.loads((REPORTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def _scores(scores: dict) -> str:
     return " / ".join("–" if scores[metric] is None else f"{scores[metric]:.2f}" for metric in ("gIoU", "cIoU"))
 
@@ -87,4 +104,5 @@ def _ratio(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(DOCS.parent))
     main()

@@ -95,10 +95,6 @@ class Metric:
             and self.reference in (None, counts_as_reference(spec, gres_reference))
         )
 
-    def in_table(self, kind: str) -> bool:
-        """Whether the table of a kind of split has a column of this metric."""
-        return kind in self.kinds and kind in (self.kinds if self.columns is None else self.columns)
-
     def compute(self, counts: Expressions | Pairs) -> float | None:
         """Returns the value for counts of a split; None where it is not applicable to any of them."""
         return self.terms(counts).ratio(self.zero)
@@ -119,6 +115,15 @@ def register(metric: Metric) -> None:
 def metrics_of(spec: str, *, gres_reference: bool = False) -> list[Metric]:
     """The metrics of a split, as reports order them."""
     return [metric for metric in METRICS if metric.applies(spec, gres_reference)]
+
+
+def table_columns(kind: str) -> dict[str, Metric]:
+    """The metrics that the table of a kind of split shows, by name."""
+    return {
+        metric.name: metric
+        for metric in METRICS
+        if kind in metric.kinds and kind in (metric.kinds if metric.columns is None else metric.columns)
+    }
 
 
 # --- formulas: all but MUSE -------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from groundscore.errors import printable
-from groundscore.scoring.metrics import INTERVAL, KINDS, METRICS, Metric, kind_of
+from groundscore.scoring.metrics import INTERVAL, KINDS, Metric, kind_of, table_columns
 
 Scores = Mapping[str, Any]  # of a split under one protocol, as in a report
 SHOWN = 3  # left-out entries that a note names
@@ -20,8 +20,7 @@ def scores_table(splits: Mapping[str, Scores], *, nested: bool = False, explain:
     for kind, heading in KINDS.items():
         chosen = [entry for entry in entries if kind_of(entry[0]) == kind]
         if chosen:
-            columns = {metric.name: metric for metric in METRICS if metric.in_table(kind)}
-            parts.append(f"**{heading}**\n\n{_table_of(chosen, columns)}")
+            parts.append(f"**{heading}**\n\n{_table_of(chosen, table_columns(kind))}")
     parts += [
         f"**{split} ({scores['protocol']['answer']}): {note}**"
         for split, scores in entries
@@ -72,12 +71,6 @@ def left_out_note(scores: Scores) -> str:
         f"NOT THE WHOLE SPLIT: {len(entries)} bad {'entry is' if len(entries) == 1 else 'entries are'} left out "
         f"({', '.join(names)}{more}); compare only with scores of the same expressions"
     )
-
-
-def definitions_table(kinds: Sequence[str]) -> str:
-    """Names and definitions of the metrics that apply to any of `kinds` of split, and to no other, as Markdown."""
-    chosen = [metric for metric in METRICS if set(metric.kinds) <= set(kinds)]
-    return "\n".join(["| Key | Definition |", "|---|---|", *(f"| `{one.name}` | {one.help} |" for one in chosen)])
 
 
 def _table_of(entries: Sequence[tuple[str, Scores]], columns: Mapping[str, Metric]) -> str:

@@ -84,9 +84,9 @@ def test_reports_of_one_and_of_two_protocols_are_a_row_for_each_score(tmp_path):
     (tmp_path / "run/eval/broken.json").write_text("{")
     (tmp_path / "run/eval/other.json").write_text(json.dumps({"protocol": {}, "splits": {"a": [1], "b": {"c": 1}}}))
     assert read_reports(tmp_path / "run") == [
-        ["both", "ReasonSeg|val", "given", "0.5000", "0.2500", "24"],
-        ["both", "ReasonSeg|val", "generated", "0.5000", "none", "24"],
-        ["trained", "refcoco|unc|val", "given", "0.5000", "0.2500", "24"],
+        ["both", "ReasonSeg|val", "given", "0.5000", "0.2500", "", "24"],
+        ["both", "ReasonSeg|val", "generated", "0.5000", "none", "", "24"],
+        ["trained", "refcoco|unc|val", "given", "0.5000", "0.2500", "", "24"],
     ]
 
 
