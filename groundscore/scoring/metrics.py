@@ -9,7 +9,7 @@ Legend: N expressions, K pairs of masks, of one split.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ KINDS = {
     "muse": "Many targets per question",
 }
 ALL_BUT_MUSE = ("plain", "gres", "false_premise", "robust")
+_SFP = ("false_premise", "robust")  # those with See, Segment and Say
 INTERVAL = "_ci95"  # "gIoU" has its interval beside it as "gIoU_ci95"
 _REFERENCE_SETS = ("grefcoco", "refzom")  # those that `--gres_reference` is about
 
@@ -58,13 +59,14 @@ def _set_of(spec: str) -> str:
     return spec.split("|")[0].strip()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
     """A ratio of two sums over the expressions of a split, for MUSE over its pairs of masks.
 
-    name: key in reports. help: definition, a cell of the table in docs/evaluation.md. title: heading of its column.
+    name: key in reports. kinds: of the splits that it applies to.
     terms: from the columns of a split's counts (`Expressions`, for MUSE `Pairs`) to what is summed.
-    kinds: of the splits that it applies to. columns: kinds whose tables show it, by default all of `kinds`.
+    help: definition, a cell of the table in docs/evaluation.md. title: heading of its column, by default the name.
+    columns: kinds whose tables show it, by default all of `kinds`.
     sets: only data sets of these names, by default all. reference: only where `--gres_reference` changes the counting
         (True), only where it does not (False), or in both cases.
     zero: the value where there are terms, but their denominators sum to 0; None for "not applicable".
@@ -72,9 +74,10 @@ class Metric:
     """
 
     name: str
-    help: str
-    terms: Callable[[Any], Terms]
     kinds: Sequence[str]
+    terms: Callable[[Any], Terms]
+    help: str
+    _: KW_ONLY
     columns: Sequence[str] | None = None
     sets: Sequence[str] | None = None
     reference: bool | None = None
@@ -230,127 +233,105 @@ def reference_pair_mean_iou(pairs: Pairs) -> Terms:
 _SUM = "ΣI / ΣU"
 METRICS: list[Metric] = [
     Metric(
-        name="rIoU",
-        kinds=["robust"],
-        terms=robust_iou,
-        help=f"mean over refs of {_SUM}, with I and U of its true sentences; the areas predicted for its "
-        "false ones are added to ΣU; 1 where ΣU = 0",
+        "rIoU",
+        ["robust"],
+        robust_iou,
+        f"mean over refs of {_SUM}, with I and U of its true sentences, and the areas that were predicted for its "
+        "false ones in ΣU; 1 where ΣU = 0",
     ),
     Metric(
-        name="mRR",
-        kinds=["robust"],
-        terms=rejection_rate,
-        help="mean over the refs that have false sentences of the share of these with an empty prediction",
+        "mRR",
+        ["robust"],
+        rejection_rate,
+        "mean over the refs that have false sentences of the share of these with an empty prediction",
     ),
+    Metric("mIoU", ["robust"], ref_mean_iou, "mean over the refs that have true sentences of the mean I / U of these"),
+    Metric("oIoU", ["robust"], true_cumulative_iou, f"{_SUM} over all true sentences", zero=1.0),
+    Metric("See", _SFP, see, "share of expressions that are said to be there (`present`) exactly if they are"),
     Metric(
-        name="mIoU",
-        kinds=["robust"],
-        terms=ref_mean_iou,
-        help="mean over the refs that have true sentences of the mean I / U of these",
-    ),
-    Metric(name="oIoU", kinds=["robust"], terms=true_cumulative_iou, zero=1.0, help=f"{_SUM} over all true sentences"),
-    Metric(
-        name="See",
-        kinds=["false_premise", "robust"],
-        terms=see,
-        help="accuracy of `present`: share of expressions that are accepted exactly if their target exists",
-    ),
-    Metric(
-        name="Segment",
-        kinds=["false_premise", "robust"],
-        terms=cumulative_iou,
+        "Segment",
+        _SFP,
+        cumulative_iou,
+        "cIoU over all expressions: what is predicted for a false premise joins ΣU",
         zero=1.0,
-        help="cIoU over all expressions: the area predicted for a false premise is added to ΣU",
     ),
     Metric(
-        name="Say",
-        kinds=["false_premise", "robust"],
-        columns=["false_premise"],
-        terms=say,
-        help="**a stand-in.** Share of the false premises whose written answer denies them: it has no `[SEG]`, and has "
+        "Say",
+        _SFP,
+        say,
+        "**a stand-in.** Share of the false premises whose written answer denies them: it has no `[SEG]`, and has "
         "`[REJ]` or one of *no, not, …n't, none, nothing, neither, cannot, without, absent, missing, false, "
-        "incorrect*. Published Say scores use a language model as judge; this one measures whether the model "
-        "denies, not how well it explains. In a joint answer, the text up to an expression's target counts for it. "
-        "`null` "
-        "if no answer was written (`--answer given`).",
+        "incorrect*. Published Say scores have a language model judge the answer; this one sees whether the model "
+        "denies, not whether it explains well. Of a joint answer an expression has the part up to its target. `null` "
+        "where no answer was written (`--answer given`).",
+        columns=["false_premise"],
     ),
     Metric(
-        name="gIoU",
-        kinds=ALL_BUT_MUSE,
+        "gIoU",
+        ALL_BUT_MUSE,
+        mean_iou,
+        "mean over expressions of I / U; 1 where U = 0",
         columns=["plain", "gres", "false_premise"],
-        terms=mean_iou,
         reference=False,
-        help="mean over expressions of I / U; 1 where U = 0",
     ),
     Metric(
-        name="gIoU",
-        kinds=["gres"],
-        terms=reference_mean_iou,
-        reference=True,
-        help="with `--gres_reference`: an empty target scores 1 exactly if it was rejected by its token; any other is "
+        "gIoU",
+        ["gres"],
+        reference_mean_iou,
+        "with `--gres_reference`: an empty target scores 1 exactly if it was rejected by its token; any other is "
         "scored with the mask that was drawn, even if it was rejected",
+        reference=True,
     ),
     Metric(
-        name="gIoU",
-        kinds=["muse"],
-        terms=pair_mean_iou,
-        help="ΣIoU over pairs / number of pairs; a pair that lacks one side has IoU 0",
+        "gIoU",
+        ["muse"],
+        pair_mean_iou,
+        "ΣIoU over pairs / number of pairs; a pair that lacks one side has IoU 0",
     ),
     Metric(
-        name="cIoU",
-        kinds=(*ALL_BUT_MUSE, "muse"),
+        "cIoU",
+        (*ALL_BUT_MUSE, "muse"),
+        cumulative_iou,
+        f"{_SUM}; 1 where ΣU = 0",
         columns=["plain", "gres", "muse"],
-        terms=cumulative_iou,
         reference=False,
         zero=1.0,
-        help=f"{_SUM}; 1 where ΣU = 0",
     ),
     Metric(
-        name="cIoU",
-        kinds=["gres"],
+        "cIoU",
+        ["gres"],
+        reference_cumulative_iou,
+        f"with `--gres_reference`, gRefCOCO: {_SUM} of the masks as drawn; for an empty target only the area that was "
+        "accepted joins ΣU",
         sets=["grefcoco"],
-        terms=reference_cumulative_iou,
         reference=True,
         zero=1.0,
-        help=f"with `--gres_reference`, gRefCOCO: {_SUM} of the predicted masks; for an empty target only the area "
-        "that "
-        "was accepted joins ΣU",
     ),
     Metric(
-        name="cIoU",
-        kinds=["gres"],
+        "cIoU",
+        ["gres"],
+        refzom_cumulative_iou,
+        f"with `--gres_reference`, RefZOM: {_SUM} of the masks as drawn over the targets with pixels",
         sets=["refzom"],
-        terms=refzom_cumulative_iou,
         reference=True,
         zero=1.0,
-        help=f"with `--gres_reference`, RefZOM: {_SUM} of the predicted masks over the targets with pixels",
     ),
     Metric(
-        name="gIoU_reference_pairs",
-        kinds=["muse"],
-        terms=reference_pair_mean_iou,
-        help="ΣIoU / the reference's number of pairs: per image the larger of all its predictions and all its targets. "
-        "A surplus in one question compensates for a lack in another, so that it is never below gIoU.",
+        "gIoU_reference_pairs",
+        ["muse"],
+        reference_pair_mean_iou,
+        "ΣIoU / the reference's number of pairs: per image the larger of all its predictions and all its targets. "
+        "A surplus in one question makes up for a lack in another, so that it is never below gIoU.",
     ),
-    Metric(
-        name="N_acc",
-        kinds=["gres"],
-        terms=empty_accuracy,
-        help="share of empty targets whose prediction is empty: TP / (TP + FN)",
-    ),
-    Metric(
-        name="T_acc",
-        kinds=["gres"],
-        terms=target_accuracy,
-        help="share of the other targets whose prediction is not empty: TN / (TN + FP)",
-    ),
+    Metric("N_acc", ["gres"], empty_accuracy, "share of empty targets whose prediction is empty: TP / (TP + FN)"),
+    Metric("T_acc", ["gres"], target_accuracy, "share of the other targets whose prediction is not: TN / (TN + FP)"),
     *(
         Metric(
-            name=f"P@{threshold}",
-            kinds=ALL_BUT_MUSE,
+            f"P@{threshold}",
+            ALL_BUT_MUSE,
+            precision_at(threshold),
+            f"share of the targets with pixels whose I / U is strictly above {threshold}",
             columns=columns,
-            terms=precision_at(threshold),
-            help=f"share of the targets with pixels whose I / U is strictly above {threshold}",
         )
         for threshold, columns in ((0.5, ["plain", "gres"]), (0.6, []), (0.7, ["plain"]), (0.8, []), (0.9, ["plain"]))
     ),
