@@ -1,4 +1,4 @@
-"""Images of a split to batches for the model, read ahead by worker processes.
+"""The images of a split as batches for the model, read ahead by worker processes.
 
 Legend: I images, E expressions of an image, Q targets of given answers, H W pixels.
 """
@@ -110,7 +110,7 @@ class Batches(IterableDataset):
         )
 
     def halved(self, done: Set[int]) -> "Batches | None":
-        """The images that are not done, half as many at a time; None where there is only one at a time already."""
+        """Returns the images that are not done, half as many at a time; None if it is one at a time already."""
         if self.images == self.expressions == 1:
             return None
         smaller = copy.copy(self)
@@ -197,7 +197,7 @@ class DigestedItems(Dataset):
 
 
 def digest_of(item: EvaluationItem) -> str:
-    """A digest of what an item's counts depend on: the image, what is asked, and the true masks."""
+    """A digest of what the counts of an item depend on: the image, the questions, and the true masks."""
     digest = hashlib.blake2b(digest_size=16)
     words = worded(item)
     texts = [item.expressions, words.prompts, words.answers, words.joint_prompt, words.joint_answer]
@@ -231,7 +231,7 @@ def _sample(item: EvaluationItem, questions: Questions) -> Sample:
 
 
 def _without_repeated_targets(batch: Batch, parts: list[Part]) -> Work:
-    """The batch with the targets of `with_seg` alone, and the positions where the model's choice is read."""
+    """Returns the batch with the targets of `with_seg` alone, and the positions where the model's choice is read."""
     seg = iter(range(len(batch.seg_positions)))
     rej = iter(range(len(batch.rej_positions)))
     kept, decided, kinds = [], [], []

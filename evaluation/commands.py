@@ -85,7 +85,7 @@ class _Task:
         return Report(header | beside, flags.answer == "both", flags.gres_reference, flags.bootstrap)
 
     def write(self, report: Report, step: int) -> None:
-        """Writes and prints everything but pictures; step: of the TensorBoard points."""
+        """Writes and prints everything but answered samples; step: of the TensorBoard points."""
         if self.flags.gallery:
             report.write_gallery(self.files, self.sets)
             print(f"gallery: {self.files.gallery}")
@@ -291,7 +291,7 @@ def _write_points(directory: Path, report: Report, step: int) -> None:
 
 
 def _draw_samples(task: _Task, session: ChatSession) -> None:
-    """Draws the contact sheet and the single pictures that the flags ask for."""
+    """Draws the contact sheet and the single samples that the flags ask for."""
     flags, sets = task.flags, task.sets
     if flags.sheet:
         rows = []
@@ -305,7 +305,7 @@ def _draw_samples(task: _Task, session: ChatSession) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         for number, row in enumerate(_sample_rows(session, split, items, flags.vis, task.tolerance), start=1):
             save_sheet(contact_sheet([row]), directory / f"{number:04d}.png")
-        print(f"images: {directory}")
+        print(f"samples: {directory}")
 
 
 def expression_to_show(exists: Sequence[bool], number: int) -> int:

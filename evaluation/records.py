@@ -38,7 +38,7 @@ _RESULT = record(
 
 @dataclass
 class ImageResult:
-    """All that was counted about one image.
+    """All that was counted of one image.
 
     item: its index in the split. rows: one per expression. silent: as in `predicting.Predicted`.
     layers: which hidden state prompted each mask. predictions: what `--save_predictions` writes of it.
@@ -78,7 +78,7 @@ class PartialResults:
         self.directory, self.fingerprint, self.key = directory, fingerprint, key
 
     def read(self) -> dict[int, ImageResult]:
-        """What earlier calls have finished, whatever the number of processes was.
+        """Returns what earlier calls have finished, by item, whatever the number of processes was.
 
         The last line of a file may be cut short. A file with another line that cannot be read is named and moved
         aside, and its images are counted anew. Files of the same key and another fingerprint are removed, unless
@@ -96,7 +96,7 @@ class PartialResults:
         return found
 
     def open(self, rank: int, world: int) -> "PartialFile":
-        """A file of this process's own, to append to."""
+        """Opens a file of this process's own, to append to."""
         self.directory.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(rank, world):  # an evaluation of another name may have the first ones
             file = open_locked(self.directory / f"{self.key}-{self.fingerprint}.{number}.partial")
@@ -104,7 +104,7 @@ class PartialResults:
                 return PartialFile(file)
 
     def remove(self) -> None:
-        """Forget it all, once the report is written."""
+        """Removes all of it, once the report is written."""
         for path in self._files():
             _remove_unless_in_use(path)
         if self.directory.is_dir() and not any(self.directory.iterdir()):
@@ -142,7 +142,7 @@ class PartialFile:
         self._file.close()
 
     def add(self, results: Iterable[ImageResult]) -> None:
-        """Append results, past any buffer that `close` could fail on; `UserError` where the disk takes no more."""
+        """Appends results, past any buffer that `close` could fail on; `UserError` where the disk takes no more."""
         data = "".join(result.to_line() for result in results).encode()
         try:
             while data:

@@ -1,4 +1,4 @@
-"""Pictures of masks and similarity maps: overlays, heat maps, and the colours that answers and masks share.
+"""Drawing masks and similarity maps over images, and the colours that answers and masks share.
 
 All functions take and return uint8 RGB arrays [H, W, 3]; masks are boolean [n, H, W], maps are [H, W] in [0, 1].
 """
@@ -28,12 +28,12 @@ _TARGET = re.compile(r"\[SEG\]")
 
 
 def colour_of(target: int) -> Colour:
-    """The colour of the target with this number, of its mask and of its `[SEG]` alike."""
+    """The colour of the target of this index, of its mask and of its `[SEG]` alike."""
     return COLOURS[target % len(COLOURS)]
 
 
 def split_targets(text: str) -> list[tuple[str, int | None]]:
-    """An answer cut at its targets: pieces of text with None, and every `[SEG]` with its number from 0."""
+    """An answer cut at its targets: pieces of text with None, and every `[SEG]` with its index from 0."""
     pieces, end = [], 0
     for number, match in enumerate(_TARGET.finditer(text)):
         if match.start() > end:
@@ -52,11 +52,13 @@ def overlay(
     dim: float = 0.0,
     contour: int | None = None,
 ) -> np.ndarray:
-    """The image with every mask in its colour, outlined in white.
+    """Returns the image with every mask in its colour, outlined in white.
 
     The colour is mixed with the image's own pixels (where masks overlap, the later one shows), so that no mask hides
     what it covers. `dim` fades what lies outside all masks to a dark grey. `contour` is the width of the outline in
-    pixels, by default 1/300 of the picture; 0 for none.
+    pixels, by default 1/300 of the longer side; 0 for none.
+
+    Raises ValueError for a mask of another size.
     """
     palette = list(colours)
     if contour is None:
@@ -65,24 +67,24 @@ def overlay(
     for mask in masks:
         if mask.shape != image.shape[:2]:
             raise ValueError(f"a mask of {mask.shape} does not fit an image of {image.shape[:2]}")
-    picture = image.copy()
+    drawn = image.copy()
     if dim and any(mask.any() for mask in masks):
         outside = ~np.logical_or.reduce(masks)
         dark_grey = 0.6 * cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
-        picture[outside] = np.rint((1 - dim) * image + dim * dark_grey).astype(np.uint8)[outside]
+        drawn[outside] = np.rint((1 - dim) * image + dim * dark_grey).astype(np.uint8)[outside]
     for number, inside in enumerate(masks):
         colour = np.array(palette[number % len(palette)], dtype=np.float32)
-        picture[inside] = np.rint((1 - alpha) * image[inside] + alpha * colour).astype(np.uint8)
+        drawn[inside] = np.rint((1 - alpha) * image[inside] + alpha * colour).astype(np.uint8)
     if contour:
         for mask in masks:
             outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-            picture = np.ascontiguousarray(picture)
-            cv2.drawContours(picture, outlines, -1, (255, 255, 255), contour, cv2.LINE_AA)
-    return picture
+            drawn = np.ascontiguousarray(drawn)
+            cv2.drawContours(drawn, outlines, -1, (255, 255, 255), contour, cv2.LINE_AA)
+    return drawn
 
 
 def heat_map(image: np.ndarray, similarity: np.ndarray, *, alpha: float = 0.65) -> np.ndarray:
-    """A similarity map over the grey image: dark where it is 0, bright yellow where it is 1."""
+    """Returns a similarity map over the grey image: dark where it is 0, bright yellow where it is 1."""
     if similarity.shape != image.shape[:2]:
         raise ValueError(f"a map of {similarity.shape} does not fit an image of {image.shape[:2]}")
     levels = np.rint(np.clip(np.nan_to_num(similarity), 0, 1) * 255).astype(np.uint8)
@@ -92,6 +94,6 @@ def heat_map(image: np.ndarray, similarity: np.ndarray, *, alpha: float = 0.65) 
 
 
 def ansi(text: str, colour: Colour) -> str:
-    """`text` on a background of `colour`, for a terminal."""
+    """Returns `text` on a background of `colour`, for a terminal."""
     red, green, blue = colour
     return f"\x1b[1;97;48;2;{red};{green};{blue}m{text}\x1b[0m"

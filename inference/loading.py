@@ -70,8 +70,8 @@ def add_model_flags(parser: argparse.ArgumentParser, *, version_required: bool =
 
 
 def add_inference_settings(parser: argparse.ArgumentParser) -> None:
-    """Add the settings of a model that may be changed after training; what is not given stays as it was trained."""
-    group = parser.add_argument_group("settings of the checkpoint that can be overridden")
+    """Adds the settings of a model that may be changed after training; what is not given stays as it was trained."""
+    group = parser.add_argument_group("what the checkpoint says, and these override")
     for item in inference_settings().values():
         add_setting(group, item)
 

@@ -24,7 +24,7 @@ LayerChoice = int | str | None
 
 @dataclass
 class Reply:
-    """What the model answered.
+    """An answer of the model.
 
     prompt, text: the question and the answer, with `[SEG]` (or `[REJ]`) written once per target, whatever the system.
     masks: bool [n, H, W], one per `[SEG]` in order; scores [n] in [0, 1]: how sure SAM is of each.
@@ -77,7 +77,7 @@ class SavedReply:
 
 
 def save_reply(reply: Reply, image: np.ndarray, directory: Path, image_path: Path) -> SavedReply:
-    """Write `reply` about `image` below `directory` under the first free number after the image's name."""
+    """Writes `reply` about `image` below `directory` under the first free number after the image's name."""
     make_directory(directory)
     record = _claim(directory, _stem(image_path))
     saved = SavedReply(record)
@@ -97,7 +97,7 @@ def save_reply(reply: Reply, image: np.ndarray, directory: Path, image_path: Pat
 
 
 def reply_record(reply: Reply, image_path: Path, saved: SavedReply) -> dict[str, Any]:
-    """What the JSON file of a saved answer holds; its images are named relative to it."""
+    """The content of the JSON file of a saved answer; its images are named relative to it."""
     return {
         "image": str(image_path),
         "prompt": reply.prompt,
@@ -117,7 +117,7 @@ def reply_record(reply: Reply, image_path: Path, saved: SavedReply) -> dict[str,
 def save_conversation(
     turns: Sequence[Turn], records: Sequence[Path], image_path: Path, directory: Path, target: Path | None = None
 ) -> Path:
-    """Write a conversation about an image, with the `records` of its answers, as a new JSON file.
+    """Writes a conversation about an image, with the `records` of its answers, as a new JSON file.
 
     target: where; by default a free name below `directory`. `UserError` where the file exists.
     """

@@ -1,4 +1,4 @@
-"""One question about one image, answered in text and masks: what the terminal, and every other front end, talks to.
+"""One question about one image, answered in text and masks: what every front end talks to.
 
     session = ChatSession(model, processor)
     reply = session.ask(image, history, "Where is the kite?", on_text=print)
@@ -22,6 +22,7 @@ from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
 from inference.reply import LayerChoice, Reply
 from model.generation import mask_scores
+from model.grounding import GroundingModel
 from model.outputs import Answer
 from utils.free_memory import is_out_of_memory, release_memory
 
@@ -38,14 +39,14 @@ _UNFINISHED = re.compile(r"(?:\s*\[(?:SEG|REJ)\d+\])*\s*\ufffd*$")
 
 
 class ChatSession:
-    """Asks a model; `model` is a `GroundingModel` in evaluation mode, `processor` its `GroundingProcessor`.
+    """Asks a model, which is in evaluation mode; processor: its `GroundingProcessor`.
 
     too_long: what a user of this front end can do when the conversation is longer than the model reads.
     """
 
     def __init__(
         self,
-        model,
+        model: GroundingModel,
         processor,
         *,
         layer: LayerChoice = None,
@@ -66,7 +67,7 @@ class ChatSession:
         on_text: Callable[[str], None] | None = None,
         layer: LayerChoice = None,
     ) -> Reply:
-        """Answer `prompt` about `image` (uint8 RGB [H, W, 3]) after the turns of `history`.
+        """Answers `prompt` about `image` (uint8 RGB [H, W, 3]) after the turns of `history`.
 
         `on_text` is called with each new piece of the answer; an exception from it ends the answer and reaches the
         caller. `layer` overrides the session's. A turn of the history that got no answer is left out.
@@ -87,7 +88,7 @@ class ChatSession:
         return reply
 
     def ask_each(self, image: np.ndarray, prompts: Sequence[str]) -> list[Reply]:
-        """Answer prompts about one image at once, each as a conversation of its own; the image is read once.
+        """Answers prompts about one image at once, each as a conversation of its own; the image is read once.
 
         Where memory does not suffice, half of them are answered at a time. The seconds of a reply are its share.
         """
@@ -143,7 +144,7 @@ class ChatSession:
         )
 
     def segment_again(self, image: np.ndarray, history: Sequence[Turn], reply: Reply, layer: LayerChoice) -> Reply:
-        """`reply` with the masks that another layer gives: one reading of the same words instead of writing them anew.
+        """Returns `reply` with the masks of another layer, from one reading of its text instead of generating it again.
 
         image and history as they were when `reply` was given; layer: None for the session's.
         """
@@ -185,7 +186,7 @@ class TextStream:
         self.sent = ""
 
     def push(self, token_id: int) -> str:
-        """The text that this token makes certain, often empty or one word."""
+        """Returns the text that this token makes certain, often empty or one word."""
         self._token_ids.append(int(token_id))
         text = _UNFINISHED.sub("", self._decode(self._token_ids)).strip()
         if not text.startswith(self.sent):

@@ -1,19 +1,22 @@
-"""The terminal's side of a conversation: commands, streaming, colours; the answers come from a `ChatSession`."""
+"""A conversation in a terminal: commands, streaming, colours; the answers come from a `ChatSession`."""
 
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
+from dataloaders.sample import Turn
 from groundscore.annotations.images import read_image
 from groundscore.drawing import ansi, colour_of, split_targets
 from groundscore.errors import UserError, describe, printable
 from groundscore.reading import user_path
 from inference.loading import layer_choice
 from inference.reply import save_conversation, save_reply
+from inference.session import ChatSession
 
 _HISTORY_LINES = 1000
 
@@ -28,28 +31,29 @@ Ask anything about the image; each [SEG] of the answer becomes a mask, saved wit
 
 
 class Chat:
-    """One image, the turns about it, and where pictures are kept.
+    """One image, the turns about it, and where answers are kept.
 
-    session: a `ChatSession`; save_to: the directory for pictures and records.
+    save_to: the directory for masks, overlays and records.
     """
 
-    def __init__(self, session, save_to: Path):
+    def __init__(self, session: ChatSession, save_to: Path):
         self.session, self.save_to = session, save_to
         self.image: np.ndarray | None = None
         self.path: Path | None = None
-        self.history, self.records = [], []
+        self.history: list[Turn] = []
+        self.records: list[Path] = []
 
     def look_at(self, image: np.ndarray, path: Path) -> None:
-        """Begin a conversation about `image` (uint8 RGB [H, W, 3])."""
+        """Begins a conversation about `image` (uint8 RGB [H, W, 3])."""
         self.image, self.path = image, path
         self.forget()
 
     def forget(self) -> None:
-        """Begin the conversation anew."""
+        """Forgets the conversation, but not the image."""
         self.history, self.records = [], []
 
     def run(self) -> None:
-        """Read lines until /quit or the end of input."""
+        """Reads lines until /quit or the end of input."""
         print("Type /help for help." if self.path else "Type /image PATH to begin, /help for help.")
         with line_editing():
             while True:
@@ -71,7 +75,7 @@ class Chat:
                     return
 
     def obey(self, line: str) -> None:
-        """One line of input: a command or a question."""
+        """Executes one line of input: a command or a question."""
         command, _, argument = line.partition(" ")
         argument = argument.strip()
         if not line:
@@ -93,7 +97,7 @@ class Chat:
             raise UserError(f"{command}: unknown command; /help lists them")
 
     def ask(self, prompt: str) -> None:
-        """Stream the answer, then save and name its pictures."""
+        """Streams the answer, then saves its masks and says where."""
         if self.image is None:
             raise UserError("there is no image yet: /image PATH")
         writer = AnswerWriter(sys.stdout)
@@ -142,11 +146,12 @@ class Chat:
 class AnswerWriter:
     """Prints an answer as it arrives, each `[SEG]` with its number and, on a terminal, in its mask's colour."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: TextIO):
         self.stream, self.targets, self.open = stream, 0, False
         self.coloured = stream.isatty() and not os.environ.get("NO_COLOR")
 
     def write(self, text: str) -> None:
+        """Prints the next piece of the answer."""
         self.open = True
         for piece, number in split_targets(printable(text)):
             if number is not None:
@@ -157,6 +162,7 @@ class AnswerWriter:
         self.stream.flush()
 
     def end(self) -> None:
+        """Ends the line, if anything was written."""
         if self.open:
             self.stream.write("\n")
             self.open = False
@@ -193,5 +199,5 @@ def line_editing() -> Iterator[None]:
 
 
 def _clean(line: str) -> str:
-    """Text that can be encoded again; a terminal that is not UTF-8 may deliver halves of characters."""
+    """Returns text that can be encoded again; a terminal that is not UTF-8 may deliver halves of characters."""
     return line.encode("utf-8", "replace").decode("utf-8")

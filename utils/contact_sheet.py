@@ -1,4 +1,4 @@
-"""A contact sheet: one row per sample, with image, truth, similarity map, prediction and the words that go with it.
+"""A contact sheet: one row per sample with image, ground truth, similarity map, prediction, question and answer.
 
 image | ground truth | similarity map (its layer) | prediction | question, answer, IoU
 """
@@ -17,7 +17,7 @@ from groundscore.drawing import IGNORE_COLOUR, Colour, colour_of, heat_map, over
 from groundscore.errors import UserError
 from groundscore.writing import written_whole
 
-SOFTWARE = "UGround contact sheet"  # the program that our PNG files name
+SOFTWARE = "UGround contact sheet"  # what our PNG files say that they were made by
 
 INK: Colour = (28, 30, 34)
 SOFT: Colour = (112, 118, 128)
@@ -54,7 +54,7 @@ class SheetRow:
 def contact_sheet(
     rows: Sequence[SheetRow], *, cell: int = 300, text_width: int = 400, gap: int = 16, title: str = ""
 ) -> Image.Image:
-    """Draw the rows. Images are `cell` wide (and no higher than that), empty columns are left out."""
+    """Draws the rows. Images are at most `cell` wide and high; columns that no row needs are left out."""
     columns = [("Image", _plain)]
     if any(row.truth is not None for row in rows):
         columns.append(("Ground truth", _truth))
@@ -63,9 +63,9 @@ def contact_sheet(
     columns.append(("Prediction", _prediction))
 
     fitted = [_fit(row, cell) for row in rows]
-    pictures = [[_picture(draw(row), cell) for _, draw in columns] for row in fitted]
-    words = [_words(row, text_width) for row in rows]
-    heights = [max(*(p.height for p in line), text.height) for line, text in zip(pictures, words, strict=True)]
+    images = [[_image(draw(row), cell) for _, draw in columns] for row in fitted]
+    texts = [_text_of(row, text_width) for row in rows]
+    heights = [max(*(each.height for each in line), text.height) for line, text in zip(images, texts, strict=True)]
     text_left = gap + len(columns) * (cell + gap) + gap // 2
     top = gap + (TITLE_SIZE + 2 * gap if title else 0)
     header = TITLE_SIZE + gap
@@ -78,12 +78,12 @@ def contact_sheet(
     pen.text((text_left, top), "Question and answer", INK, _font(TITLE_SIZE))
 
     y = top + header
-    for row, line, text, height in zip(rows, pictures, words, heights, strict=True):
-        for number, picture in enumerate(line):
-            x = gap + number * (cell + gap) + (cell - picture.width) // 2
-            sheet.paste(picture, (x, y + (height - picture.height) // 2))
+    for row, line, text, height in zip(rows, images, texts, heights, strict=True):
+        for number, image in enumerate(line):
+            corner = gap + number * (cell + gap) + (cell - image.width) // 2, y + (height - image.height) // 2
+            sheet.paste(image, corner)
             if columns[number][1] is _similarity and row.similarity is not None and row.layer is not None:
-                _tag(pen, (x + 8, y + (height - picture.height) // 2 + 8), f"layer {row.layer}")
+                _tag(pen, (corner[0] + 8, corner[1] + 8), f"layer {row.layer}")
         sheet.paste(text.image, (text_left, y + (height - text.height) // 2))
         y += height + gap
     return sheet
@@ -122,8 +122,8 @@ def _plain(row: SheetRow) -> np.ndarray | None:
 def _truth(row: SheetRow) -> np.ndarray | None:
     if row.truth is None:
         return None
-    picture = row.image if row.ignore is None else overlay(row.image, [row.ignore], [IGNORE_COLOUR], contour=0)
-    return overlay(picture, [row.truth], [colour_of(0)], dim=DIM, contour=2)
+    image = row.image if row.ignore is None else overlay(row.image, [row.ignore], [IGNORE_COLOUR], contour=0)
+    return overlay(image, [row.truth], [colour_of(0)], dim=DIM, contour=2)
 
 
 def _similarity(row: SheetRow) -> np.ndarray | None:
@@ -134,9 +134,9 @@ def _prediction(row: SheetRow) -> np.ndarray | None:
     return overlay(row.image, row.masks, dim=DIM, contour=2)
 
 
-def _picture(picture: np.ndarray | None, cell: int) -> Image.Image:
-    if picture is not None:
-        return Image.fromarray(picture)
+def _image(drawn: np.ndarray | None, cell: int) -> Image.Image:
+    if drawn is not None:
+        return Image.fromarray(drawn)
     blank = Image.new("RGB", (cell, cell // 2), PAPER)
     ImageDraw.Draw(blank).text((cell // 2, cell // 4), "none", SOFT, _font(SMALL_SIZE), anchor="mm")
     return blank
@@ -154,23 +154,23 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-# --- words -----------------------------------------------------------------------------------------------------------
+# --- text ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class _Text:
-    """A column of wrapped text being drawn on a picture of its own."""
+    """A column of wrapped text, drawn on an image of its own."""
 
     width: int
     image: Image.Image = field(init=False)
     height: int = 0
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         self.image = Image.new("RGB", (self.width, 16), PAPER)
 
     def add(self, pieces: list[tuple[str, int | None]], size: int, colour: Colour, *, after: int = 0) -> None:
-        """Add a paragraph; a piece with a number is drawn as a chip in that target's colour."""
-        boxes, lines = self._place(pieces, size)
+        """Adds a paragraph; a piece with the index of a target is drawn as a chip in its colour."""
+        boxes, lines = self._lay_out(pieces, size)
         top = self.height
         self.height += lines * round(size * 1.45)
         self._grow()
@@ -186,7 +186,7 @@ class _Text:
                 pen.text((x + 6, y), text, PAPER, font)
         self.height += after
 
-    def _place(
+    def _lay_out(
         self, pieces: list[tuple[str, int | None]], size: int
     ) -> tuple[list[tuple[float, int, str, int | None]], int]:
         """Where each word stands: (x, line, text, target); and the number of lines."""
@@ -225,7 +225,7 @@ def _words_of(pieces: list[tuple[str, int | None]]) -> list[tuple[str, int | Non
     return words
 
 
-def _words(row: SheetRow, width: int) -> _Text:
+def _text_of(row: SheetRow, width: int) -> _Text:
     text = _Text(width)
     if row.label:
         text.add([(row.label, None)], SMALL_SIZE, SOFT, after=4)
@@ -239,7 +239,7 @@ def _words(row: SheetRow, width: int) -> _Text:
 
 
 def save_sheet(sheet: Image.Image, path: Path) -> None:
-    """Write a PNG that says that it is ours, whole or not at all; see `refuse_foreign_image`."""
+    """Writes a PNG that says that it is ours, whole or not at all; see `refuse_foreign_image`."""
     refuse_foreign_image(path)
     note = PngInfo()
     note.add_text("Software", SOFTWARE)
@@ -251,7 +251,7 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
 
 
 def refuse_foreign_image(path: Path) -> None:
-    """Raise `UserError` where a file is there that is not a sheet of ours: only those are replaced."""
+    """Raises `UserError` where there is a file that is not a sheet of ours: only those are replaced."""
     if not path.exists():
         return
     if path.is_file():
