@@ -4,6 +4,8 @@ Every process appends a line per finished image to a file of its own. Files belo
 protocol and the split: another checkpoint or question never finds them.
 """
 
+import errno
+import fcntl
 import hashlib
 import itertools
 import json
@@ -21,7 +23,6 @@ from groundscore.errors import UserError
 from groundscore.schema import DamagedFile, anything, list_of, mapping, parse, record, set_aside, text, whole
 from groundscore.scoring.counts import Row, check_row, row_from_dict
 from utils.distributed import World
-from utils.file_locks import open_locked
 
 _RESULT = record(
     {
@@ -193,3 +194,29 @@ def lock_report(report: Path, world: World) -> Iterator[None]:
         if lock is not None:
             Path(lock.name).unlink(missing_ok=True)
             lock.close()
+
+
+def open_locked(path: Path) -> TextIO | None:
+    """Opens a file to append to, creating it if need be, locked until it is closed; None if another process has it.
+
+    The lock goes with the process, however that ends. A disk that knows no locks gives the file to everybody.
+    """
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                file.close()
+                return None
+            return file
+        if _is_still(file, path):
+            return file
+        file.close()  # its owner removed it in between
+
+
+def _is_still(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
+from PIL import Image
 
 Colour = tuple[int, int, int]
 
@@ -91,6 +92,20 @@ def heat_map(image: np.ndarray, similarity: np.ndarray, *, alpha: float = 0.65) 
     colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     return np.rint((1 - alpha) * grey + alpha * colours.astype(np.float32)).astype(np.uint8)
+
+
+def size_within(image: np.ndarray, side: int, *, enlarge: bool = True) -> tuple[int, int]:
+    """(width, height) of the image [H, W, …] scaled so that its longer side is `side`, or at most that."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    scale = scale if enlarge else min(1.0, scale)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns the mask [H, W], pixels that are not 0, as bool at another (width, height)."""
+    image = Image.fromarray((mask != 0).astype(np.uint8) * 255)
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR)) > 127
 
 
 def ansi(text: str, colour: Colour) -> str:

@@ -13,7 +13,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from groundscore.drawing import IGNORE_COLOUR, Colour, colour_of, heat_map, overlay, split_targets
+from groundscore.drawing import (
+    IGNORE_COLOUR,
+    Colour,
+    colour_of,
+    heat_map,
+    overlay,
+    resize_mask,
+    size_within,
+    split_targets,
+)
 from groundscore.errors import UserError
 from groundscore.writing import written_whole
 
@@ -91,15 +100,7 @@ def contact_sheet(
 
 def _fit(row: SheetRow, cell: int) -> SheetRow:
     """The row with its arrays scaled so that the longer side is `cell`: outlines are drawn at the final size."""
-    height, width = row.image.shape[:2]
-    scale = cell / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-
-    def mask(value: np.ndarray | None) -> np.ndarray | None:
-        if value is None:
-            return None
-        return np.array(Image.fromarray(value.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)) > 127
-
+    size = size_within(row.image, cell)
     similarity = None
     if row.similarity is not None:
         similarity = np.array(
@@ -108,9 +109,9 @@ def _fit(row: SheetRow, cell: int) -> SheetRow:
     return replace(
         row,
         image=np.array(Image.fromarray(row.image).resize(size, Image.Resampling.LANCZOS)),
-        masks=np.array([mask(one) for one in row.masks]).reshape(len(row.masks), size[1], size[0]),
-        truth=mask(row.truth),
-        ignore=mask(row.ignore),
+        masks=np.array([resize_mask(one, size) for one in row.masks]).reshape(len(row.masks), size[1], size[0]),
+        truth=None if row.truth is None else resize_mask(row.truth, size),
+        ignore=None if row.ignore is None else resize_mask(row.ignore, size),
         similarity=similarity,
     )
 

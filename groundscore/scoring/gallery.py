@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from groundscore.drawing import IGNORE_COLOUR, colour_of, overlay
+from groundscore.drawing import IGNORE_COLOUR, colour_of, overlay, resize_mask, size_within
 from groundscore.scoring.counts import QuestionCounts, Row, row_iou
 from groundscore.scoring.predictions import decode_mask
 from groundscore.splits import EvaluationItem
@@ -156,19 +156,12 @@ def _case(section: Section, index: int) -> str:
 
 def _drawn(item: EvaluationItem, masks: Sequence[np.ndarray], *, ignored: bool = False) -> str:
     """Returns the image with masks as base64 JPEG, drawn at the size of the page so that outlines stay thin."""
-    height, width = item.image.shape[:2]
-    scale = min(1.0, SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    size = size_within(item.image, SIDE, enlarge=False)
     image = np.asarray(Image.fromarray(item.image).resize(size, Image.Resampling.LANCZOS))
     if ignored and item.ignore is not None:
-        image = overlay(image, [_shrink(item.ignore, size)], [IGNORE_COLOUR], contour=0)
+        image = overlay(image, [resize_mask(item.ignore, size)], [IGNORE_COLOUR], contour=0)
     if len(masks):
-        image = overlay(image, [_shrink(mask, size) for mask in masks], map(colour_of, range(len(masks))), dim=0.35)
+        image = overlay(image, [resize_mask(mask, size) for mask in masks], map(colour_of, range(len(masks))), dim=0.35)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=85)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _shrink(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mask, bool [H, W], at another (width, height)."""
-    return np.asarray(Image.fromarray((mask != 0).astype(np.uint8) * 255).resize(size)) > 127
