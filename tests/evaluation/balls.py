@@ -1,4 +1,4 @@
-"""Pictures of noise with known targets, and a stand-in for a model that finds them."""
+"""Images of noise with known targets, and a stand-in for a model that finds them."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ import torch
 from groundscore.splits import EvaluationItem
 from model.outputs import Answer, ForcedMasks
 
-FIRST_HEIGHT = 20  # picture n is n pixels higher: the oracle tells them apart by it
+FIRST_HEIGHT = 20  # image n is n pixels higher: the oracle tells them apart by it
 
 
 def item_of(
     number: int, expressions: int, *, ignored: bool = False, empty: int | None = None, dataset: str = "balls"
 ) -> EvaluationItem:
-    """A picture of noise with some rectangles; expression `empty` has no pixel."""
+    """An image of noise with some rectangles; expression `empty` has no pixel."""
     rng = np.random.default_rng(number)
     size = (FIRST_HEIGHT + number, 30)
     masks = np.zeros((expressions, *size), np.uint8)
@@ -43,7 +43,7 @@ def item_of(
 
 
 def muse_item(number: int, *targets: int) -> EvaluationItem:
-    """A picture with a question per entry of `targets`, which asks for so many bars."""
+    """An image with a question per entry of `targets`, which asks for so many bars."""
     item = item_of(number, len(targets), dataset="MultiReasonSeg")
     item.kind = "reasoning with names"
     item.answers = [" and ".join(["bar [SEG]"] * count) + "." for count in targets]
@@ -61,7 +61,7 @@ def muse_item(number: int, *targets: int) -> EvaluationItem:
 class Oracle:
     """Stands for a model that draws every target's mask, and for an empty target a square of 25 pixels.
 
-    missed: expressions that it draws nothing for. rejected: (picture, expression) pairs where it writes `[REJ]`, and
+    missed: expressions that it draws nothing for. rejected: (image, expression) pairs where it writes `[REJ]`, and
     drawn ones elsewhere. It answers one question about "ball N" with two halves of the mask.
     """
 

@@ -22,7 +22,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """Two pictures as ReasonSeg; one as refcoco; three with present and absent things as grefcoco."""
+    """Two images as ReasonSeg; one as refcoco; three with present and absent things as grefcoco."""
     root = tmp_path_factory.mktemp("data")
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     reason = root / "reason_seg" / "ReasonSeg" / "val"

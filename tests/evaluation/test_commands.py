@@ -1,4 +1,4 @@
-"""eval.py and chat.py from a saved checkpoint and data on disk to a report, pictures and masks."""
+"""eval.py and chat.py from a saved checkpoint and data on disk to a report, images and masks."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from evaluation.commands import expression_to_show
 ROOT = Path(__file__).parents[2]
 
 
-def test_eval_writes_a_report_a_sheet_and_pictures(checkpoint, data, tmp_path, capsys):
+def test_eval_writes_a_report_a_sheet_and_images(checkpoint, data, tmp_path, capsys):
     flags = ["--version", str(checkpoint), "--dataset_dir", str(data), "--device", "cpu", "--max_new_tokens", "4"]
     files = ["--output", str(tmp_path / "report.json"), "--sheet", str(tmp_path / "sheet.png"), "--sheet_samples", "2"]
 
@@ -38,8 +38,8 @@ def test_every_other_sample_of_a_sheet_is_a_no_target_expression_where_there_is_
 
 
 def test_chat_answers_one_question(checkpoint, data, tmp_path, capsys):
-    picture = data / "reason_seg" / "ReasonSeg" / "val" / "0.jpg"
-    flags = ["--version", str(checkpoint), "--image", str(picture), "--device", "cpu", "--max_new_tokens", "4"]
+    image = data / "reason_seg" / "ReasonSeg" / "val" / "0.jpg"
+    flags = ["--version", str(checkpoint), "--image", str(image), "--device", "cpu", "--max_new_tokens", "4"]
 
     for _ in range(2):
         chat.main([*flags, "--prompt", "Where is the kite?", "--layer", "2", "--vis_save_path", str(tmp_path)])

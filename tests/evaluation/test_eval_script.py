@@ -22,7 +22,7 @@ ITEMS = [item_of(0, 1, ignored=True), item_of(1, 5), item_of(2, 2, empty=1), ite
 
 @pytest.fixture
 def loaded(monkeypatch, tmp_path):
-    """eval.py with a tiny model and the pictures above in place of what the flags name."""
+    """eval.py with a tiny model and the images above in place of what the flags name."""
     model, processor = tiny_model()
     write_answer(model, processor.tokenizer.encode("Sure, [SEG].", bos=False))
     monkeypatch.setattr("evaluation.commands.load_flagged_model", lambda flags, rank: (model, processor))
@@ -223,13 +223,13 @@ def test_a_report_must_be_named_json(loaded, tmp_path):
         eval_script.main([*flags, "--val_dataset", "a|val", "--output", str(tmp_path / "scores.lora8")])
 
 
-def test_a_sheet_and_pictures_are_written(loaded, tmp_path):
+def test_a_sheet_and_images_are_written(loaded, tmp_path):
     flags, _ = loaded
-    sheet, pictures = tmp_path / "new" / "sheet.png", tmp_path / "vis"
-    flags = [*flags, "--sheet", str(sheet), "--sheet_samples", "3", "--vis", "1", "--vis_save_path", str(pictures)]
+    sheet, samples = tmp_path / "new" / "sheet.png", tmp_path / "vis"
+    flags = [*flags, "--sheet", str(sheet), "--sheet_samples", "3", "--vis", "1", "--vis_save_path", str(samples)]
     eval_script.main([*flags, "--val_dataset", "a|val||b|x|val"])
     assert Image.open(sheet).size[0] > 1000
-    assert sorted(str(path.relative_to(pictures)) for path in pictures.rglob("*.png")) == [
+    assert sorted(str(path.relative_to(samples)) for path in samples.rglob("*.png")) == [
         "a_val/0001.png",
         "b_x_val/0001.png",
     ]

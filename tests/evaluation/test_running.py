@@ -49,7 +49,7 @@ def test_rows_are_those_counted_by_hand(oracle, answer, images):
     counts = [(row.intersection, row.union, row.predicted_area, row.target_area) for row in outcome.rows]
     found = (96, 96, 96, 96)
     drawn_wrongly = (0, 25, 25, 0) if answer == "given" else (0, 0, 0, 0)
-    # Of picture 0 the first 3 of 8 rows of 12 are ignored.
+    # Of image 0 the first 3 of 8 rows of 12 are ignored.
     assert counts == [(60, 60, 60, 60), found, found, found, (0, 96, 0, 96), found, found, drawn_wrongly, found]
     assert [row.present for row in outcome.rows] == [True] * 7 + [answer == "given", True]
     assert [row.exists for row in outcome.rows] == [True] * 7 + [False, True]
@@ -101,7 +101,7 @@ def test_the_model_goes_back_to_training():
 # --- what cannot be scored -------------------------------------------------------------------------------------------
 
 
-def test_logits_that_are_not_numbers_name_their_picture(oracle):
+def test_logits_that_are_not_numbers_name_their_image(oracle):
     model, processor = oracle
     find = model.logits
     model.logits = lambda item, index: find(item, index) * (float("nan") if item is ITEMS[1] else 1.0)
@@ -110,7 +110,7 @@ def test_logits_that_are_not_numbers_name_their_picture(oracle):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_masks_of_another_size_name_their_picture(oracle, workers):
+def test_masks_of_another_size_name_their_image(oracle, workers):
     broken = item_of(3, 1)
     broken.masks = np.ones((1, 30, 23), np.uint8)
     with pytest.raises(UserError, match=r"^balls\|val: 3\.jpg is 23 x 30 pixels, but its masks are 30 x 23"):

@@ -30,7 +30,7 @@ def write_lines(folder, *lines):
     return path
 
 
-def test_every_question_gets_a_line_and_a_bad_picture_costs_its_own_only(folder):
+def test_every_question_gets_a_line_and_a_bad_image_costs_its_own_only(folder):
     path = write_lines(
         folder,
         {"image": "one.png", "prompt": "Where is the kite?", "id": "a"},
@@ -53,7 +53,7 @@ def test_every_question_gets_a_line_and_a_bad_picture_costs_its_own_only(folder)
     assert "3/3 questions" in log.getvalue()
 
 
-def test_a_question_without_a_picture_is_about_the_given_one(folder):
+def test_a_question_without_a_image_is_about_the_given_one(folder):
     (line,) = read_prompts(write_lines(folder, {"prompt": " Where? "}), folder / "one.png")
     assert line.image == folder / "one.png" and line.prompt == "Where?"
 

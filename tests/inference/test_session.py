@@ -212,7 +212,7 @@ def test_nothing_is_ever_overwritten(tmp_path):
     assert (tmp_path / "kite_2_overlay.png").read_text() == "somebody's"
 
 
-def test_an_answer_without_masks_leaves_a_record_and_no_picture(tmp_path):
+def test_an_answer_without_masks_leaves_a_record_and_no_image(tmp_path):
     saved = save_reply(reply_with(np.zeros((1, 30, 44), bool)), PHOTO, tmp_path, Path("kite.jpg"))
     assert saved.overlay is None
     assert json.loads(saved.record.read_text())["overlay"] is None

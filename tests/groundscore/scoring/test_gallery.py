@@ -44,7 +44,7 @@ class Tags(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-def pictures_in(page):
+def images_in(page):
     data = [attrs["src"] for tag, attrs in Tags(page).found if tag == "img"]
     return [
         np.asarray(Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/jpeg;base64,")))))
@@ -73,7 +73,7 @@ def test_an_empty_target_that_was_rejected_is_no_best_case():
     assert chosen["Worst"] == [2]  # the most wrong pixels
 
 
-def test_a_picture_comes_once_before_any_comes_twice():
+def test_a_image_comes_once_before_any_comes_twice():
     rows = [row(50 - n, 50, 50, item=n // 5, expression=n % 5) for n in range(20)]
 
     assert choose_cases(rows, 3, seed=0)["Best"] == [0, 5, 10]
@@ -106,7 +106,7 @@ def test_the_page_shows_image_truth_and_prediction_and_escapes_every_word(tmp_pa
     assert page.count("&lt;script&gt;") == 6  # title twice, section, expression, answer, path
     assert "default-src 'none'" in page
     assert "IoU 0.000" in page
-    plain, shown_truth, prediction = (picture.astype(int) for picture in pictures_in(page))
+    plain, shown_truth, prediction = (drawn.astype(int) for drawn in images_in(page))
     assert np.ptp(plain) < 8
     assert shown_truth[20, 15, 0] > shown_truth[20, 15, 1] + 30  # red on the target
     assert abs(shown_truth[20, 42] - shown_truth[20, 42, 0]).max() < 20
@@ -124,7 +124,7 @@ def test_a_rejected_mask_is_not_drawn(tmp_path):
     page = (tmp_path / "g.html").read_text()
     assert "truth: nothing" in page
     assert "prediction: nothing" in page
-    assert all(np.ptp(picture) < 8 for picture in pictures_in(page))
+    assert all(np.ptp(drawn) < 8 for drawn in images_in(page))
 
 
 def test_questions_of_muse_show_every_mask(tmp_path):
@@ -138,19 +138,19 @@ def test_questions_of_muse_show_every_mask(tmp_path):
 
     page = (tmp_path / "g.html").read_text()
     assert "IoU 0.500" in page
-    _, truth, prediction = (picture.astype(int) for picture in pictures_in(page))
+    _, truth, prediction = (drawn.astype(int) for drawn in images_in(page))
     assert truth[10, 10, 0] > truth[10, 10, 2]  # the first colour is red, the second blue
     assert truth[30, 45, 2] > truth[30, 45, 0]
     assert prediction[30, 45].max() - prediction[30, 45].min() < 20
 
 
-def test_large_pictures_are_shrunk(tmp_path):
+def test_large_images_are_shrunk(tmp_path):
     masks = np.ones((1, 900, 1200), np.uint8)
     section = Section("s", [item(masks)], [row(5, 5, 5)], [[encode_mask(masks[0])]])
 
     write_gallery(tmp_path / "g.html", "t", [section])
 
-    assert {picture.shape for picture in pictures_in((tmp_path / "g.html").read_text())} == {(240, 320, 3)}
+    assert {drawn.shape for drawn in images_in((tmp_path / "g.html").read_text())} == {(240, 320, 3)}
     assert re.fullmatch(r"g\.html", *[path.name for path in tmp_path.iterdir()])
 
 

@@ -142,8 +142,8 @@ def test_say_needs_written_answers():
     assert computed("Say", [row(0, 0, 0, present=False), row(5, 5, 5, answer="It is [SEG].")]) is None
 
 
-# Two pictures, three refs. Ref 1: I = 10 + 5, U = 10 + 20, and 15 more for a false sentence that was answered.
-# Ref 2: its one false sentence is rejected, its true one misses. Ref 1 of the other picture is another ref.
+# Two images, three refs. Ref 1: I = 10 + 5, U = 10 + 20, and 15 more for a false sentence that was answered.
+# Ref 2: its one false sentence is rejected, its true one misses. Ref 1 of the other image is another ref.
 ROBUST = [
     row(10, 10, 10, ref=1, expression=0),
     row(5, 5, 20, ref=1, expression=1),
@@ -184,7 +184,7 @@ def test_refs_without_false_sentences_have_no_rejection_rate():
     assert computed("mRR", [row(5, 5, 5, ref=1)]) is None
 
 
-# Picture 0: a surplus empty prediction in one question, a target too few found in the other. Picture 1: all found.
+# Image 0: a surplus empty prediction in one question, a target too few found in the other. Image 1: all found.
 MUSE = [
     question([[6, 0], [0, 4], [0, 0]], [8, 4, 0], [6, 8], item=0, expression=0),  # 6/8, 4/8, empty extra
     question([[5, 0]], [5], [5, 9], item=0, expression=1),  # 5/5, a target of 9 left
@@ -197,6 +197,6 @@ def test_muse_scores_pairs():
     assert computed("cIoU", MUSE, MUSE_SPLIT) == (6 + 4 + 5 + 3) / (8 + 8 + 0 + 5 + 9 + 4)
 
 
-def test_the_references_number_of_pairs_is_taken_per_picture():
-    # Picture 0 has 4 predictions and 4 targets in all, though 5 pairs.
+def test_the_references_number_of_pairs_is_taken_per_image():
+    # Image 0 has 4 predictions and 4 targets in all, though 5 pairs.
     assert computed("gIoU_reference_pairs", MUSE) == (0.75 + 0.5 + 1 + 0.75) / (4 + 1)

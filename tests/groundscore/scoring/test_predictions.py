@@ -139,7 +139,7 @@ def test_uncompressed_run_lengths_are_read(world, saved):
     assert all(row.intersection == row.union for row in rows)
 
 
-def test_a_limit_needs_the_first_pictures_only(world, saved):
+def test_a_limit_needs_the_first_images_only(world, saved):
     first = saved.lines[0]["image"]
     path = saved(lambda lines: [line for line in lines if line["image"] == first])
 
@@ -224,7 +224,7 @@ def test_a_split_without_any_prediction_is_an_error(world, saved):
         scored(saved(), world, "refcoco|unc|val||ReasonSeg|val")
 
 
-def test_a_muse_entry_and_its_picture_must_agree(world, tmp_path):
+def test_a_muse_entry_and_its_image_must_agree(world, tmp_path):
     lines = list(perfect_lines("MultiReasonSeg|val", world))
     lines[0]["image"] = "other.jpg"
     write_predictions(tmp_path / "p.jsonl", lines)
@@ -241,7 +241,7 @@ def test_an_unknown_muse_entry_is_an_error(world, tmp_path):
         scored(tmp_path / "p.jsonl", world, "MultiReasonSeg|val")
 
 
-def test_own_data_may_show_a_picture_twice_if_predictions_tell_entries_apart(tmp_path):
+def test_own_data_may_show_a_image_twice_if_predictions_tell_entries_apart(tmp_path):
     from PIL import Image
 
     (tmp_path / "custom").mkdir()
@@ -262,7 +262,7 @@ def test_own_data_may_show_a_picture_twice_if_predictions_tell_entries_apart(tmp
         scored(tmp_path / "p.jsonl", tmp_path, "custom|mine")
 
 
-def test_progress_counts_pictures(world, saved):
+def test_progress_counts_images(world, saved):
     seen = []
 
     scored(saved(), world, "refcoco|unc|val", progress=lambda *call: seen.append(call))

@@ -23,14 +23,14 @@ def written(path, rows, *, spec=SPEC, answer="given", **protocol):
     return path
 
 
-def noisy_rows(seed, better=0.0, pictures=60):
-    """Expressions of which some pictures are hard; `better` adds to every IoU."""
-    hard = np.random.default_rng(0).uniform(0.1, 0.7, pictures)
-    noise = np.random.default_rng(seed).normal(0, 0.05, (pictures, 3))
+def noisy_rows(seed, better=0.0, images=60):
+    """Expressions of which some images are hard; `better` adds to every IoU."""
+    hard = np.random.default_rng(0).uniform(0.1, 0.7, images)
+    noise = np.random.default_rng(seed).normal(0, 0.05, (images, 3))
     values = np.clip(hard[:, None] + noise + better, 0, 1)
     return [
         row(int(1000 * values[item, n]), 1000, int(1000 * values[item, n]), item=item, expression=n)
-        for item in range(pictures)
+        for item in range(images)
         for n in range(3)
     ]
 
@@ -130,7 +130,7 @@ def test_a_better_report_is_told_apart_where_single_intervals_overlap(tmp_path):
 
     giou = found["gIoU"]
     intervals = [read_report(path)["splits"][SPEC]["gIoU_ci95"] for path in (a, b)]
-    assert intervals[0][1] > intervals[1][0]  # hard pictures alone make these wide
+    assert intervals[0][1] > intervals[1][0]  # hard images alone make these wide
     assert 0 < giou.low < giou.difference < giou.high < 0.08
     assert giou.p < 0.01
     assert (giou.a, giou.b) == tuple(read_report(path)["splits"][SPEC]["gIoU"] for path in (a, b))
@@ -146,13 +146,13 @@ def test_equal_quality_is_not_told_apart(tmp_path):
     assert giou.p > 0.05
 
 
-def test_p_and_interval_agree_where_few_pictures_differ(tmp_path):
+def test_p_and_interval_agree_where_few_images_differ(tmp_path):
     rows = [[row(9 if n >= lost else 0, 9, 9, item=n) for n in range(14)] for lost in (0, 3)]
     a, b = (written(tmp_path / f"{name}.json", some) for name, some in zip("ab", rows, strict=True))
 
     (giou,) = [one for one in differences_between(a, b, samples=2000) if one.metric == "gIoU"]
 
-    assert giou.high == 0.0  # one resample in thirty has none of the three pictures
+    assert giou.high == 0.0  # one resample in thirty has none of the three images
     assert giou.p > 0.05
 
 
@@ -183,9 +183,9 @@ def test_muse_reports_compare(tmp_path):
     assert found["gIoU"].difference == pytest.approx(5 / 15 - 4 / 16)
 
 
-def test_reports_of_other_pictures_or_counting_do_not_compare(tmp_path):
+def test_reports_of_other_images_or_counting_do_not_compare(tmp_path):
     a = written(tmp_path / "a.json", noisy_rows(1))
-    fewer = written(tmp_path / "fewer.json", noisy_rows(1, pictures=30))
+    fewer = written(tmp_path / "fewer.json", noisy_rows(1, images=30))
     other = written(tmp_path / "other.json", noisy_rows(1), spec="refcoco|unc|testA")
     reference = written(tmp_path / "reference.json", noisy_rows(1), gres_reference=True)
 

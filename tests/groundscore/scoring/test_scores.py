@@ -100,15 +100,15 @@ def test_the_order_of_rows_changes_nothing():
     assert score_split("refcoco|unc|val", rows) == score_split("refcoco|unc|val", rows[::-1])
 
 
-def test_intervals_are_the_middle_of_what_other_pictures_would_have_given():
-    # Two pictures with cIoU 0.2 and 0.6, equal unions: a resample has 0.2, 0.4 or 0.6 with odds 1 : 2 : 1.
+def test_intervals_are_the_middle_of_what_other_images_would_have_given():
+    # Two images with cIoU 0.2 and 0.6, equal unions: a resample has 0.2, 0.4 or 0.6 with odds 1 : 2 : 1.
     scores = score_split("refcoco|unc|val", [row(2, 6, 6, item=0), row(6, 10, 6, item=1)], bootstrap=2000)
 
     assert scores["cIoU"] == 0.4
     assert scores["cIoU_ci95"] == [0.2, 0.6]
 
 
-def test_intervals_take_a_picture_with_all_its_expressions():
+def test_intervals_take_a_image_with_all_its_expressions():
     rows = [row(value, 10, 10, item=item, expression=n) for item, value in enumerate((0, 10)) for n in range(50)]
 
     low, high = score_split("refcoco|unc|val", rows)["gIoU_ci95"]
@@ -116,11 +116,11 @@ def test_intervals_take_a_picture_with_all_its_expressions():
     assert (low, high) == (0.0, 1.0)  # 100 independent expressions would give about 0.4 to 0.6
 
 
-def test_intervals_narrow_as_pictures_are_added():
+def test_intervals_narrow_as_images_are_added():
     rng = np.random.default_rng(1)
     widths = []
-    for pictures in (20, 2000):
-        rows = [row(int(i), 100, 100, item=n) for n, i in enumerate(rng.integers(0, 101, pictures))]
+    for images in (20, 2000):
+        rows = [row(int(i), 100, 100, item=n) for n, i in enumerate(rng.integers(0, 101, images))]
         low, high = score_split("refcoco|unc|val", rows)["P@0.5_ci95"]
         widths.append(high - low)
 
@@ -135,14 +135,14 @@ def test_intervals_repeat_with_the_seed():
 
 
 @pytest.mark.parametrize("rows,bootstrap", [([row(1, 2, 3), row(1, 2, 4, expression=1)], 1000), ([row(1, 2, 3)], 0)])
-def test_one_picture_or_no_resamples_give_no_interval(rows, bootstrap):
+def test_one_image_or_no_resamples_give_no_interval(rows, bootstrap):
     scores = score_split("refcoco|unc|val", rows, bootstrap=bootstrap)
 
     assert scores["gIoU"] is not None
     assert scores["gIoU_ci95"] is None
 
 
-def test_a_resample_draws_as_many_pictures_as_there_are():
+def test_a_resample_draws_as_many_images_as_there_are():
     totals = resample(np.array([[1.0, 0.0], [1.0, 5.0], [1.0, 7.0]]), 500, seed=0)
 
     assert (totals[:, 0] == 3).all()

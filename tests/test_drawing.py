@@ -1,4 +1,4 @@
-"""Pictures: overlays, heat maps, the contact sheet."""
+"""Images: overlays, heat maps, the contact sheet."""
 
 import numpy as np
 import pytest
@@ -21,16 +21,16 @@ def masks():
 
 
 def test_an_overlay_colours_the_inside_and_leaves_the_outside_alone(image, masks):
-    picture = overlay(image, masks, contour=0, alpha=0.5)
+    drawn = overlay(image, masks, contour=0, alpha=0.5)
 
-    assert (picture[~masks.any(0)] == 100).all()
+    assert (drawn[~masks.any(0)] == 100).all()
     for number, mask in enumerate(masks):
-        assert (picture[mask] == np.rint((100 + np.array(COLOURS[number])) / 2)).all()
+        assert (drawn[mask] == np.rint((100 + np.array(COLOURS[number])) / 2)).all()
 
 
 def test_an_overlay_is_outlined_in_white(image, masks):
-    picture = overlay(image, masks)
-    assert (picture[5, 5:20] > 200).all()
+    drawn = overlay(image, masks)
+    assert (drawn[5, 5:20] > 200).all()
 
 
 def test_an_overlay_without_masks_is_the_image(image):
