@@ -59,7 +59,7 @@ def metrics() -> list[list[str]]:
     rows = [["Key", "Scored as", "Definition"]]
     for one in METRICS:
         names = ", ".join(KIND_NAMES[kind] for kind in one.kinds)
-        rows.append([f"`{one.name}`", groups.get(frozenset(one.kinds), names), one.help])
+        rows.append([f"`{one.name}`", groups.get(frozenset(one.kinds), names), one.definition])
     return rows
 
 

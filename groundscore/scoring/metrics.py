@@ -8,7 +8,7 @@ Pixel sums and counts are int64, sums of ratios float64; there is no smoothing c
 Legend: N expressions, K pairs of masks, of one split.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -27,7 +27,6 @@ KINDS = {
     "muse": "Many targets per question",
 }
 ALL_BUT_MUSE = ("plain", "gres", "false_premise", "robust")
-_SFP = ("false_premise", "robust")  # those with See, Segment and Say
 INTERVAL = "_ci95"  # "gIoU" has its interval beside it as "gIoU_ci95"
 _REFERENCE_SETS = ("grefcoco", "refzom")  # those that `--gres_reference` is about
 
@@ -65,7 +64,8 @@ class Metric:
 
     name: key in reports. kinds: of the splits that it applies to.
     terms: from the columns of a split's counts (`Expressions`, for MUSE `Pairs`) to what is summed.
-    help: definition, a cell of the table in docs/evaluation.md. title: heading of its column, by default the name.
+    help: definition, a cell of the table in docs/evaluation.md; by default the docstring of `terms`.
+    title: heading of its column, by default the name.
     columns: kinds whose tables show it, by default all of `kinds`.
     sets: only data sets of these names, by default all. reference: only where `--gres_reference` changes the counting
         (True), only where it does not (False), or in both cases.
@@ -74,10 +74,10 @@ class Metric:
     """
 
     name: str
-    kinds: Sequence[str]
+    kinds: Collection[str]
     terms: Callable[[Any], Terms]
-    help: str
     _: KW_ONLY
+    help: str = ""
     columns: Sequence[str] | None = None
     sets: Sequence[str] | None = None
     reference: bool | None = None
@@ -87,7 +87,13 @@ class Metric:
     title: str = ""
 
     @property
+    def definition(self) -> str:
+        """`help` or the docstring of the formula, as one line."""
+        return self.help or " ".join((self.terms.__doc__ or "").split())
+
+    @property
     def heading(self) -> str:
+        """The heading of its column."""
         return (self.title or self.name) + ("" if self.higher_is_better else " ↓")
 
     def applies(self, spec: str, gres_reference: bool = False) -> bool:
@@ -133,47 +139,58 @@ def table_columns(kind: str) -> dict[str, Metric]:
 
 
 def mean_iou(e: Expressions) -> Terms:
+    """Mean over expressions of I / U; 1 where U = 0."""
     return Terms.mean(e.image, ious(e.intersection, e.union))
 
 
 def cumulative_iou(e: Expressions | Pairs) -> Terms:
+    """ΣI / ΣU; 1 where ΣU = 0."""
     return Terms(e.image, e.intersection, e.union)
 
 
 def precision_at(threshold: float) -> Callable[[Expressions], Terms]:
+    """Returns the formula of the share of the targets with pixels whose I / U is strictly above `threshold`."""
     return lambda e: Terms.share(e.image, e.target > 0, ious(e.intersection, e.union) > threshold)
 
 
 def empty_accuracy(e: Expressions) -> Terms:
+    """Share of empty targets whose prediction is empty: TP / (TP + FN)."""
     return Terms.share(e.image, e.target == 0, e.rejected)
 
 
 def target_accuracy(e: Expressions) -> Terms:
+    """Share of the other targets whose prediction is not: TN / (TN + FP)."""
     return Terms.share(e.image, e.target > 0, ~e.rejected)
 
 
 def reference_mean_iou(e: Expressions) -> Terms:
-    """gIoU as the reference counts it: an empty target scores 1 where it is rejected, else 0; any other target is
-    scored with the mask that was drawn, even if it was rejected."""
+    """With `--gres_reference`: an empty target scores 1 exactly if it was rejected by its token; any other is scored
+    with the mask that was drawn, even if it was rejected."""
     return Terms.mean(e.image, np.where(e.target == 0, e.rejected, ious(e.intersection, e.union)).astype(np.float64))
 
 
 def reference_cumulative_iou(e: Expressions) -> Terms:
-    """cIoU of gRefCOCO as the reference counts it: over the masks as drawn; for an empty target only what was accepted
-    joins the union."""
+    """With `--gres_reference`, gRefCOCO: ΣI / ΣU of the masks as drawn; for an empty target only the area that was
+    accepted joins ΣU."""
     return Terms(e.image, e.intersection, np.where((e.target == 0) & e.rejected, 0, e.union))
 
 
 def refzom_cumulative_iou(e: Expressions) -> Terms:
-    """cIoU of RefZOM as the reference counts it: nothing of an empty target joins the union."""
+    """With `--gres_reference`, RefZOM: ΣI / ΣU of the masks as drawn over the targets with pixels."""
     return Terms(e.image, e.intersection, np.where(e.target == 0, 0, e.union))
 
 
 def see(e: Expressions) -> Terms:
+    """Share of expressions that are said to be there (`present`) exactly if they are."""
     return Terms.mean(e.image, (e.present == e.exists).astype(np.int64))
 
 
 def say(e: Expressions) -> Terms:
+    """**A stand-in.** Share of the false premises whose written answer denies them: it has no `[SEG]`, and has `[REJ]`
+    or one of *no, not, …n't, none, nothing, neither, cannot, without, absent, missing, false, incorrect*. Published Say
+    scores have a language model judge the answer; this one sees whether the model denies, not whether it explains well.
+    Of a joint answer an expression has the part up to its target. `null` where no answer was written
+    (`--answer given`)."""
     return Terms.share(e.image, ~e.exists & ~np.isnan(e.denies), e.denies == 1)
 
 
@@ -200,20 +217,25 @@ class _Refs:
 
 
 def robust_iou(e: Expressions) -> Terms:
+    """Mean over refs of ΣI / ΣU, with I and U of its true sentences, and the areas that were predicted for its false
+    ones in ΣU; 1 where ΣU = 0."""
     refs = _Refs(e)
     union = refs.sum(np.where(e.exists, e.union, e.predicted))
     return Terms.mean(refs.image, ious(refs.sum(np.where(e.exists, e.intersection, 0)), union))
 
 
 def rejection_rate(e: Expressions) -> Terms:
+    """Mean over the refs that have false sentences of the share of these with an empty prediction."""
     return _Refs(e).mean(~e.exists, e.rejected)
 
 
 def ref_mean_iou(e: Expressions) -> Terms:
+    """Mean over the refs that have true sentences of the mean I / U of these."""
     return _Refs(e).mean(e.exists, ious(e.intersection, e.union))
 
 
 def true_cumulative_iou(e: Expressions) -> Terms:
+    """ΣI / ΣU over all true sentences."""
     return Terms(e.image[e.exists], e.intersection[e.exists], e.union[e.exists])
 
 
@@ -221,116 +243,47 @@ def true_cumulative_iou(e: Expressions) -> Terms:
 
 
 def pair_mean_iou(pairs: Pairs) -> Terms:
+    """ΣIoU over pairs / number of pairs; a pair that lacks one side has IoU 0."""
     return Terms.mean(pairs.image, pairs.iou)
 
 
 def reference_pair_mean_iou(pairs: Pairs) -> Terms:
+    """ΣIoU / the reference's number of pairs: per image the larger of all its predictions and all its targets. A
+    surplus in one question makes up for a lack in another, so that it is never below gIoU."""
     return Terms(np.arange(pairs.images), np.bincount(pairs.image, pairs.iou, pairs.images), pairs.larger)
 
 
 # --- declarations, in the order of reports ----------------------------------------------------------------------------
 
-_SUM = "ΣI / ΣU"
 METRICS: list[Metric] = [
-    Metric(
-        "rIoU",
-        ["robust"],
-        robust_iou,
-        f"mean over refs of {_SUM}, with I and U of its true sentences, and the areas that were predicted for its "
-        "false ones in ΣU; 1 where ΣU = 0",
-    ),
-    Metric(
-        "mRR",
-        ["robust"],
-        rejection_rate,
-        "mean over the refs that have false sentences of the share of these with an empty prediction",
-    ),
-    Metric("mIoU", ["robust"], ref_mean_iou, "mean over the refs that have true sentences of the mean I / U of these"),
-    Metric("oIoU", ["robust"], true_cumulative_iou, f"{_SUM} over all true sentences", zero=1.0),
-    Metric("See", _SFP, see, "share of expressions that are said to be there (`present`) exactly if they are"),
+    Metric("rIoU", ["robust"], robust_iou),
+    Metric("mRR", ["robust"], rejection_rate),
+    Metric("mIoU", ["robust"], ref_mean_iou),
+    Metric("oIoU", ["robust"], true_cumulative_iou, zero=1.0),
+    Metric("See", ["false_premise", "robust"], see),
     Metric(
         "Segment",
-        _SFP,
+        ["false_premise", "robust"],
         cumulative_iou,
-        "cIoU over all expressions: what is predicted for a false premise joins ΣU",
+        help="cIoU over all expressions: what is predicted for a false premise joins ΣU.",
         zero=1.0,
     ),
-    Metric(
-        "Say",
-        _SFP,
-        say,
-        "**a stand-in.** Share of the false premises whose written answer denies them: it has no `[SEG]`, and has "
-        "`[REJ]` or one of *no, not, …n't, none, nothing, neither, cannot, without, absent, missing, false, "
-        "incorrect*. Published Say scores have a language model judge the answer; this one sees whether the model "
-        "denies, not whether it explains well. Of a joint answer an expression has the part up to its target. `null` "
-        "where no answer was written (`--answer given`).",
-        columns=["false_premise"],
-    ),
-    Metric(
-        "gIoU",
-        ALL_BUT_MUSE,
-        mean_iou,
-        "mean over expressions of I / U; 1 where U = 0",
-        columns=["plain", "gres", "false_premise"],
-        reference=False,
-    ),
-    Metric(
-        "gIoU",
-        ["gres"],
-        reference_mean_iou,
-        "with `--gres_reference`: an empty target scores 1 exactly if it was rejected by its token; any other is "
-        "scored with the mask that was drawn, even if it was rejected",
-        reference=True,
-    ),
-    Metric(
-        "gIoU",
-        ["muse"],
-        pair_mean_iou,
-        "ΣIoU over pairs / number of pairs; a pair that lacks one side has IoU 0",
-    ),
-    Metric(
-        "cIoU",
-        (*ALL_BUT_MUSE, "muse"),
-        cumulative_iou,
-        f"{_SUM}; 1 where ΣU = 0",
-        columns=["plain", "gres", "muse"],
-        reference=False,
-        zero=1.0,
-    ),
-    Metric(
-        "cIoU",
-        ["gres"],
-        reference_cumulative_iou,
-        f"with `--gres_reference`, gRefCOCO: {_SUM} of the masks as drawn; for an empty target only the area that was "
-        "accepted joins ΣU",
-        sets=["grefcoco"],
-        reference=True,
-        zero=1.0,
-    ),
-    Metric(
-        "cIoU",
-        ["gres"],
-        refzom_cumulative_iou,
-        f"with `--gres_reference`, RefZOM: {_SUM} of the masks as drawn over the targets with pixels",
-        sets=["refzom"],
-        reference=True,
-        zero=1.0,
-    ),
-    Metric(
-        "gIoU_reference_pairs",
-        ["muse"],
-        reference_pair_mean_iou,
-        "ΣIoU / the reference's number of pairs: per image the larger of all its predictions and all its targets. "
-        "A surplus in one question makes up for a lack in another, so that it is never below gIoU.",
-    ),
-    Metric("N_acc", ["gres"], empty_accuracy, "share of empty targets whose prediction is empty: TP / (TP + FN)"),
-    Metric("T_acc", ["gres"], target_accuracy, "share of the other targets whose prediction is not: TN / (TN + FP)"),
+    Metric("Say", ["false_premise", "robust"], say, columns=["false_premise"]),
+    Metric("gIoU", ALL_BUT_MUSE, mean_iou, reference=False, columns=["plain", "gres", "false_premise"]),
+    Metric("gIoU", ["gres"], reference_mean_iou, reference=True),
+    Metric("gIoU", ["muse"], pair_mean_iou),
+    Metric("cIoU", KINDS, cumulative_iou, reference=False, columns=["plain", "gres", "muse"], zero=1.0),
+    Metric("cIoU", ["gres"], reference_cumulative_iou, reference=True, sets=["grefcoco"], zero=1.0),
+    Metric("cIoU", ["gres"], refzom_cumulative_iou, reference=True, sets=["refzom"], zero=1.0),
+    Metric("gIoU_reference_pairs", ["muse"], reference_pair_mean_iou),
+    Metric("N_acc", ["gres"], empty_accuracy),
+    Metric("T_acc", ["gres"], target_accuracy),
     *(
         Metric(
             f"P@{threshold}",
             ALL_BUT_MUSE,
             precision_at(threshold),
-            f"share of the targets with pixels whose I / U is strictly above {threshold}",
+            help=f"Share of the targets with pixels whose I / U is strictly above {threshold}.",
             columns=columns,
         )
         for threshold, columns in ((0.5, ["plain", "gres"]), (0.6, []), (0.7, ["plain"]), (0.8, []), (0.9, ["plain"]))

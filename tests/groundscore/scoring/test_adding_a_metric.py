@@ -81,4 +81,4 @@ def test_a_metric_of_a_plugin_is_reported_shown_and_compared(plugin, world, tmp_
 )
 def test_a_metric_that_cannot_be_is_refused(name, kinds, message):
     with pytest.raises(UserError, match=message):
-        register(Metric(name, kinds, lambda e: Terms.mean(e.image, e.union), ""))
+        register(Metric(name, kinds, lambda e: Terms.mean(e.image, e.union)))
