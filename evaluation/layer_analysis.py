@@ -33,7 +33,7 @@ class LayerAnalysis:
     iou float32 [S, L+1]: of the mask that each layer prompts with the true one, over the pixels that count; 1 where
         both are empty.
     loss float32 [S, L+1]: the mask loss of training with that layer: BCE and Dice of the mask, and of the similarity
-        map where the checkpoint learns its maps, by training's weights.
+        map where the checkpoint trains its maps, by training's weights.
     probabilities float32 [S, L+1]: the policy's; 1 for the last layer where the checkpoint has no policy to ask.
     maps: for every image the similarity maps [m, L+1, H, W] in [0, 1]; masks: bool [m, L+1, H, W].
     """

@@ -44,7 +44,7 @@ class ImageResult:
     item: its index in the split. rows: one per expression. silent: as in `predicting.Predicted`.
     layers: which hidden state prompted each mask. predictions: what `--save_predictions` writes of it.
     data: digest of the image and its annotations, see `batches.digest_of`.
-    repaired: what was mended to read it, as `Repair.to_dict` with "item" and "image".
+    repaired: what was repaired to read it, as `Repair.to_dict` with "item" and "image".
     """
 
     item: int
@@ -82,7 +82,7 @@ class PartialResults:
         """Returns what earlier calls have finished, by item, whatever the number of processes was.
 
         The last line of a file may be cut short. A file with another line that cannot be read is named and moved
-        aside, and its images are counted anew. Files of the same key and another fingerprint are removed, unless
+        aside, and its images are counted again. Files of the same key and another fingerprint are removed, unless
         another process is writing to them.
         """
         for path in self.directory.glob(f"{self.key}-*.partial"):

@@ -90,7 +90,7 @@ class Chat:
             self._save_command(argument)
         elif command == "/reset":
             self.forget()
-            print("New conversation.")
+            print("The conversation starts over.")
         elif command == "/help":
             print(HELP)
         else:

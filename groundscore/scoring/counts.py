@@ -118,7 +118,7 @@ class SplitCounts:
     """All that a split was counted for.
 
     rows: of all expressions, in the order of the split. masks: of each row its predicted masks as RLE, or nothing for
-    all where they were not kept. left_out: entries that cannot be used and have no row. repaired: what was mended in
+    all where they were not kept. left_out: entries that cannot be used and have no row. repaired: what was repaired in
     the others, as `Repair.to_dict` with "item" and "image".
     """
 
