@@ -31,6 +31,7 @@ from groundscore.splits import EvaluationItem, evaluation_sets, spread_items
 from groundscore.writing import make_directory
 from inference.loading import load_flagged_model
 from inference.session import ChatSession
+from model.grounding import GroundingModel
 from utils.contact_sheet import SheetRow, contact_sheet, refuse_foreign_image, save_sheet
 from utils.distributed import World, adopt_slurm, choose_device
 
@@ -187,7 +188,7 @@ def _partial_results(
     return PartialResults(directory, world.broadcast(own), key=fingerprint(spec, protocol.answer)[:8])
 
 
-def _describe_checkpoint(flags: Namespace, model, weights: str | None) -> dict[str, Any]:
+def _describe_checkpoint(flags: Namespace, model: GroundingModel, weights: str | None) -> dict[str, Any]:
     """What a report says of the checkpoint; weights: their hash."""
     return {
         "version": str(flags.version),

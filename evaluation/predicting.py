@@ -7,7 +7,7 @@ given answers, H W pixels.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from evaluation.questions import TARGET, GivenTarget, Protocol
 from groundscore.errors import UserError
 from groundscore.scoring.counts import ExpressionCounts, QuestionCounts, Row
 from groundscore.scoring.predictions import encode_mask
+from model.config import GroundingConfig
 from model.grounding import GroundingModel
 from model.outputs import Answer
 
@@ -65,14 +66,14 @@ def _from_given(model: GroundingModel, work: Work, protocol: Protocol) -> list[P
     return [_of_targets(part, logits, accepts, layers) for part, logits, accepts, layers in per_part]
 
 
-def _accepted(config, written: Tensor, targets: Sequence[GivenTarget]) -> Tensor:
+def _accepted(config: GroundingConfig, written: Tensor, targets: Sequence[GivenTarget]) -> Tensor:
     """Whether each target is taken as present, bool [Q]; written: the tokens that the model would write there.
 
     Where `[SEG]` is given any other token counts as a rejection, where `[REJ]` is given any other token counts as
     acceptance (the reference's rule).
     """
 
-    def flags(values) -> Tensor:
+    def flags(values: Iterable[bool]) -> Tensor:
         return torch.tensor(list(values), dtype=torch.bool).to(written.device, non_blocking=True)
 
     is_seg = flags(target.is_seg for target in targets)
