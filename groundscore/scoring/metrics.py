@@ -171,7 +171,7 @@ def reference_mean_iou(e: Expressions) -> Terms:
 
 def reference_cumulative_iou(e: Expressions) -> Terms:
     """With `--gres_reference`, gRefCOCO: ΣI / ΣU of the masks as drawn; for an empty target only the area that was
-    accepted joins ΣU."""
+    accepted is added to ΣU."""
     return Terms(e.image, e.intersection, np.where((e.target == 0) & e.rejected, 0, e.union))
 
 
@@ -181,15 +181,15 @@ def refzom_cumulative_iou(e: Expressions) -> Terms:
 
 
 def see(e: Expressions) -> Terms:
-    """Share of expressions that are said to be there (`present`) exactly if they are."""
+    """Accuracy of `present`: share of expressions that are accepted exactly if their target exists."""
     return Terms.mean(e.image, (e.present == e.exists).astype(np.int64))
 
 
 def say(e: Expressions) -> Terms:
     """**A stand-in.** Share of the false premises whose written answer denies them: it has no `[SEG]`, and has `[REJ]`
     or one of *no, not, …n't, none, nothing, neither, cannot, without, absent, missing, false, incorrect*. Published Say
-    scores have a language model judge the answer; this one sees whether the model denies, not whether it explains well.
-    Of a joint answer an expression has the part up to its target. `null` where no answer was written
+    scores use a language model as judge; this one measures whether the model denies, not how well it explains. In a
+    joint answer, the text up to an expression's target counts for it. `null` if no answer was written
     (`--answer given`)."""
     return Terms.share(e.image, ~e.exists & ~np.isnan(e.denies), e.denies == 1)
 
@@ -217,8 +217,8 @@ class _Refs:
 
 
 def robust_iou(e: Expressions) -> Terms:
-    """Mean over refs of ΣI / ΣU, with I and U of its true sentences, and the areas that were predicted for its false
-    ones in ΣU; 1 where ΣU = 0."""
+    """Mean over refs of ΣI / ΣU, with I and U of its true sentences; the areas predicted for its false ones are added
+    to ΣU; 1 where ΣU = 0."""
     refs = _Refs(e)
     union = refs.sum(np.where(e.exists, e.union, e.predicted))
     return Terms.mean(refs.image, ious(refs.sum(np.where(e.exists, e.intersection, 0)), union))
@@ -265,7 +265,7 @@ METRICS: list[Metric] = [
         "Segment",
         ["false_premise", "robust"],
         cumulative_iou,
-        help="cIoU over all expressions: what is predicted for a false premise joins ΣU.",
+        help="cIoU over all expressions: the area predicted for a false premise is added to ΣU.",
         zero=1.0,
     ),
     Metric("Say", ["false_premise", "robust"], say, columns=["false_premise"]),
