@@ -86,6 +86,7 @@ def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[
 
     Prints to standard error what was loaded. Raises `UserError` for settings or a layer that the model does not have.
     """
+    from checkpoints.runs import is_run
     from utils.distributed import choose_device
 
     device = choose_device(flags.device, local_rank)
@@ -94,8 +95,6 @@ def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[
         precision = "bf16" if device.type == "cuda" else "fp32"
     overrides = inference_overrides(flags)
     bits = 8 if flags.load_in_8bit else 4 if flags.load_in_4bit else None
-    from checkpoints.runs import is_run
-
     if is_run(Path(flags.version)):
         from checkpoints.quantizing import quantize
         from checkpoints.runs.restoring import load_trained
