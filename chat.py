@@ -21,7 +21,7 @@ def build_parser() -> FlagParser:
     parser = FlagParser(prog="chat.py", description="Chat with a checkpoint about an image.")
     add_model_flags(parser)
     group = parser.add_argument_group("chat")
-    group.add_argument("--image", type=Path, metavar="FILE", help="image to talk about")
+    group.add_argument("--image", type=Path, metavar="FILE", help="image to ask about")
     once = group.add_mutually_exclusive_group()
     once.add_argument("--prompt", metavar="TEXT", help="ask this one question and exit (needs --image)")
     once.add_argument(
@@ -40,10 +40,6 @@ def build_parser() -> FlagParser:
         default="./vis_output",
         metavar="DIR",
         help="directory for overlays, masks and records",
-    )
-    group.add_argument("--max_new_tokens", type=positive, default=512, metavar="N", help="longest answer")
-    group.add_argument(
-        "--vis_save_path", type=Path, default="./vis_output", metavar="DIR", help="where answers are saved"
     )
     return parser
 

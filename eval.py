@@ -84,9 +84,15 @@ def build_parser() -> FlagParser:
     group.add_argument("--save_predictions", action="store_true", help="also write every mask, as COCO RLE (.jsonl)")
     group.add_argument("--gallery", action="store_true", help="also draw best, worst and random cases (HTML)")
     group.add_argument("--sheet", type=Path, metavar="FILE", help="write a contact sheet (PNG) of answered samples")
-    group.add_argument("--sheet_samples", type=positive, default=8, metavar="N", help="samples on it, from all splits")
-    group.add_argument("--vis", type=count, default=0, metavar="N", help="draw N answered samples of each split")
-    group.add_argument("--vis_save_path", type=Path, default="./vis_output", metavar="DIR", help="where they go")
+    group.add_argument(
+        "--sheet_samples", type=positive, default=8, metavar="N", help="samples on the contact sheet, from all splits"
+    )
+    group.add_argument(
+        "--vis", type=count, default=0, metavar="N", help="images of N answered samples per split to draw"
+    )
+    group.add_argument(
+        "--vis_save_path", type=Path, default="./vis_output", metavar="DIR", help="directory for these images"
+    )
     group = parser.add_argument_group("without a model")
     group.add_argument("--predictions", type=Path, metavar="FILE", help="score these saved predictions (.jsonl)")
     group.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="compare two reports, image by image")

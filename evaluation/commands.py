@@ -306,7 +306,7 @@ def _draw_samples(task: _Task, session: ChatSession) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         for number, row in enumerate(_sample_rows(session, split, items, flags.vis, task.tolerance), start=1):
             save_sheet(contact_sheet([row]), directory / f"{number:04d}.png")
-        print(f"samples: {directory}")
+        print(f"images: {directory}")
 
 
 def expression_to_show(exists: Sequence[bool], number: int) -> int:

@@ -71,7 +71,7 @@ def add_model_flags(parser: argparse.ArgumentParser, *, version_required: bool =
 
 def add_inference_settings(parser: argparse.ArgumentParser) -> None:
     """Adds the settings of a model that may be changed after training; what is not given stays as it was trained."""
-    group = parser.add_argument_group("what the checkpoint says, and these override")
+    group = parser.add_argument_group("settings of the checkpoint that can be overridden")
     for item in inference_settings().values():
         add_setting(group, item)
 

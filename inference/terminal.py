@@ -90,7 +90,7 @@ class Chat:
             self._save_command(argument)
         elif command == "/reset":
             self.forget()
-            print("The conversation starts over.")
+            print("New conversation.")
         elif command == "/help":
             print(HELP)
         else:

@@ -78,7 +78,7 @@ def test_reading_ahead_changes_nothing(oracle):
 
 
 def test_validation_reads_images_in_processes_and_scores_the_same(monkeypatch):
-    monkeypatch.setattr("groundscore.splits.evaluation_set", lambda *_: ITEMS)
+    monkeypatch.setattr("training.validation.evaluation_set", lambda *_: ITEMS)
     model, processor = tiny_model()
     scores = []
     for workers in (0, 2):
