@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from groundscore.scoring.metrics import METRICS
 from model.systems import SYSTEMS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -23,7 +24,7 @@ def write_plugins(folder: Path) -> None:
 def importable_plugins(folder: Path) -> Iterator[None]:
     """Inside the `with` block the plugins of all pages can be imported; afterwards nothing of them is left."""
     write_plugins(folder)
-    modules, systems = set(sys.modules), dict(SYSTEMS)
+    modules, systems, metrics = set(sys.modules), dict(SYSTEMS), list(METRICS)
     sys.path.append(str(folder))
     try:
         yield
@@ -33,3 +34,4 @@ def importable_plugins(folder: Path) -> Iterator[None]:
             sys.modules.pop(name, None)
         SYSTEMS.clear()
         SYSTEMS.update(systems)
+        METRICS[:] = metrics

@@ -1,8 +1,6 @@
 """The metric of docs/adding_a_metric.md, in a folder of its own: in reports, tables, comparisons and the dashboard."""
 
 import json
-import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +10,20 @@ import eval as eval_script
 from dashboard.runs import read_reports
 from groundscore.errors import UserError
 from groundscore.scoring.bootstrap import Terms
-from groundscore.scoring.metrics import METRICS, Metric, register
+from groundscore.scoring.metrics import Metric, register
 from groundscore.scoring.predictions import encode_mask, write_predictions
 from groundscore.splits import evaluation_set
+from tests.page_plugins import importable_plugins
 
-PAGE = Path(__file__).parents[3] / "docs/adding_a_metric.md"
 SPLIT = "refcoco|unc|val"
 
 
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
     """A user's folder with the page's module, as the current directory; nothing of it is left behind."""
-    ((name, code),) = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = list(METRICS)
-    yield name
-    METRICS[:] = before
-    sys.modules.pop(name, None)
+    with importable_plugins(tmp_path):
+        yield "area_error"
 
 
 def save_predictions(path: Path, world: Path, change) -> None:
