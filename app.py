@@ -13,6 +13,7 @@ from utils.plugins import import_plugins
 
 
 def build_parser() -> FlagParser:
+    """Returns the parser of `app.py`."""
     parser = FlagParser(prog="app.py", description="Ask a checkpoint about images in a browser.")
     add_model_flags(parser, version_required=False)
     group = parser.add_argument_group("dashboard")

@@ -57,6 +57,7 @@ class BenchShape:
 
     @property
     def image_tokens(self) -> int:
+        """Number of image tokens of the LLM, the square of CLIP's side."""
         return (self.clip_image_size // 14) ** 2
 
 

@@ -117,6 +117,7 @@ class _KeptBytes:
         self.total = 0
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Counts a tensor that is saved for the backward pass, and returns it."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._seen:
             self._seen.add(storage._cdata)

@@ -17,12 +17,18 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import benchmark_parser
 from benchmarks.measuring import anonymous_memory_mb, in_a_new_process, peak_memory_mb, reset_peak_memory
 from benchmarks.synthetic import add_source_flags, data_root
 from groundscore.errors import UserError, run_main
+
+if TYPE_CHECKING:
+    from dataloaders.batching.collate import Collator
+    from dataloaders.mixture import Mixture
 
 FULL = "all"
 SAM_SIZE, CLIP_SIZE, IMAGE_TOKENS = 1024, 336, 576
@@ -46,6 +52,8 @@ class Work:
 
 @dataclass
 class Cost:
+    """First start, later start, and the work of one worker process."""
+
     first: Start
     again: Start
     work: Work
@@ -126,7 +134,7 @@ def _start(root: Path, family: str, cache: str, draws: int, tokenizer: Path | No
     return start, result
 
 
-def _work(mixture, draws: int, tokenizer: Path | None, sender) -> None:
+def _work(mixture: "Mixture", draws: int, tokenizer: Path | None, sender: Connection) -> None:
     """In the worker: draw and collate, one sample a batch."""
     from training.sampling import prepare_worker
 
@@ -143,7 +151,7 @@ def _work(mixture, draws: int, tokenizer: Path | None, sender) -> None:
         sender.send(error)
 
 
-def collator(tokenizer: Path):
+def collator(tokenizer: Path) -> "Collator":
     """Makes batches as for the 7B model, with the tokenizer of that directory."""
     from dataloaders.batching.collate import Collator
     from dataloaders.batching.processing import GroundingProcessor, ImageSettings

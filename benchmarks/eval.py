@@ -20,6 +20,7 @@ from benchmarks.measuring import Cost, measure
 from benchmarks.step import REFERENCE
 from dataloaders.batching.batch import Batch
 from groundscore.errors import run_main
+from model.grounding import GroundingModel
 
 
 def main(argv: Sequence[str]) -> None:
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
         options.out.write_text(json.dumps({"shape": vars(shape), **content}, indent=2) + "\n", encoding="utf-8")
 
 
-def compare(model, shape: BenchShape, work: Callable, repeat: int) -> tuple[Cost, Cost]:
+def compare(model: GroundingModel, shape: BenchShape, work: Callable, repeat: int) -> tuple[Cost, Cost]:
     """What `work(model, batch)` costs for all expressions of a shape: in one batch, and each by itself."""
     together = bench_batch(shape).to(model.device)
     alone = bench_batch(replace(shape, images=1, conversations=1)).to(model.device)
@@ -75,7 +76,7 @@ def numbers(cost: Cost) -> dict[str, float]:
     return content
 
 
-def score(model, batch: Batch) -> torch.Tensor:
+def score(model: GroundingModel, batch: Batch) -> torch.Tensor:
     """What the evaluation does with a batch on the device: force, threshold, count."""
     forced = model.force(batch, batch.seg_positions[:, 0])
     counts = [

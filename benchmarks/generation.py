@@ -16,9 +16,14 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from benchmarks import benchmark_parser
 from groundscore.errors import UserError, run_main
+
+if TYPE_CHECKING:
+    from benchmarks.bench_model import BenchShape
+    from model.grounding import GroundingModel
 
 PROMPT_TOKENS = 60
 BF16_BYTES = 2
@@ -64,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"|{answers}|{1000 * one.image:.0f}|{1000 * one.prompt:.0f}|{1000 * one.token:.1f}|", flush=True)
 
 
-def measure(shape, answers: int, tokens: int, *, device: str, repeats: int) -> Seconds:
+def measure(shape: BenchShape, answers: int, tokens: int, *, device: str, repeats: int) -> Seconds:
     """`tokens` tokens of so many answers to one question each, all of the same image."""
     import torch
 
@@ -128,13 +133,13 @@ def kernels_of_a_token(layers: int) -> int:
     return counts[1] - counts[0]
 
 
-def llm_weights(shape) -> int:
+def llm_weights(shape: BenchShape) -> int:
     """Parameters that a token reads: of the LLM's layers and its head."""
     attention, mlp = 4 * shape.width**2, 3 * shape.width * shape.mlp
     return shape.layers * (attention + mlp) + shape.vocabulary * shape.width
 
 
-def _writer(shape, **options):
+def _writer(shape: BenchShape, **options) -> GroundingModel:
     """The bench model, which writes until it may write no more."""
     from benchmarks.bench_model import bench_model
 

@@ -73,9 +73,11 @@ class Bench:
 
     @property
     def on_gpu(self) -> bool:
+        """Whether the checks run on CUDA."""
         return self.world.device.type == "cuda"
 
     def trainer(self) -> Trainer:
+        """Returns the shared trainer."""
         if self._trainer is None:
             self._trainer = self.new_trainer()
         return self._trainer
@@ -118,6 +120,7 @@ class Bench:
         return Trainer(start_engine(model, optimizer, config, self.world), model, self.world.device)
 
     def compile(self, trainer: Trainer) -> None:
+        """Compiles the trainer's encoders, as `--compile` does."""
         compile_encoders(trainer.model)
 
     def seconds(self, work: Callable[[], object]) -> float:
@@ -129,10 +132,12 @@ class Bench:
         return time.perf_counter() - began
 
     def wait(self) -> None:
+        """Waits for the device."""
         if self.on_gpu:
             torch.cuda.synchronize()
 
     def reset_peak(self) -> None:
+        """Starts a new measurement of `peak_gib`."""
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats()
 
@@ -142,6 +147,7 @@ class Bench:
 
 
 def free_memory() -> None:
+    """Frees unreferenced objects and CUDA's cached memory."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from groundscore.errors import UserError
 
 MEGABYTE = 2**20
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Cost:
     peak_gb: float
 
 
-def in_a_new_process(call: Callable, *arguments):
+def in_a_new_process(call: Callable[..., Result], *arguments) -> Result:
     """`call(*arguments)` in a fresh process, so that its peak memory is its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(call, *arguments).result()

@@ -45,6 +45,7 @@ class Estimator:
 
     @property
     def name(self) -> str:
+        """Its name in the table."""
         if self.estimator == "leave_one_out":
             return f"leave_one_out, {self.samples} layers"
         if self.estimator == "expected":

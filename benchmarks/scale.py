@@ -14,11 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 from benchmarks import benchmark_parser
 from groundscore.errors import run_main
 from training.engine import BUCKET
 from training.memory import GIB, estimate_memory
+
+if TYPE_CHECKING:
+    from benchmarks.counting import StepCount
 
 GPUS_PER_NODE = 8
 BF16_BYTES = 2
@@ -52,7 +56,7 @@ class Prediction:
     samples_per_second: float
 
 
-def predict(count, machine: Machine, *, gpus: int, zero_stage: int, images: int, layers: int) -> Prediction:
+def predict(count: StepCount, machine: Machine, *, gpus: int, zero_stage: int, images: int, layers: int) -> Prediction:
     """From a `StepCount` to memory and time.
 
     The largest layer's activations are alive at once where it is recomputed: what is kept over the number of layers,

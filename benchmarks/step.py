@@ -16,9 +16,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import benchmark_parser
 from groundscore.errors import run_main
+
+if TYPE_CHECKING:
+    from benchmarks.bench_model import BenchShape
+    from benchmarks.measuring import Cost
 
 SYSTEMS = ("UGround", "LISA", "READ", "GSVA", "SESAME")
 PROMPT_TOKENS, NEW_TOKENS = 60, 32
@@ -88,7 +93,7 @@ def _report(flags: argparse.Namespace) -> None:
         flags.json.write_text(json.dumps({"shape": asdict(shape), "system": flags.system, "costs": costs}, indent=2))
 
 
-def table_rows(name: str, cost, reference: Yardstick | None) -> list[str]:
+def table_rows(name: str, cost: Cost, reference: Yardstick | None) -> list[str]:
     """Lines of a Markdown table: here, the reference, their ratio, the limit, and whether it holds."""
     rows = [
         ("GFLOP", cost.flops / 1e9, "gflops", "gflops_share"),
@@ -113,7 +118,7 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def run(name: str, shape, system: str, repeats: int, threads: int):
+def run(name: str, shape: BenchShape, system: str, repeats: int, threads: int) -> Cost:
     """The `Cost` of one of the three works, in this process."""
     import torch
 
@@ -123,7 +128,7 @@ def run(name: str, shape, system: str, repeats: int, threads: int):
     return measure(work(name, shape, system), repeats)
 
 
-def work(name: str, shape, system: str) -> Callable[[], object]:
+def work(name: str, shape: BenchShape, system: str) -> Callable[[], object]:
     """The work itself, ready to be called: "train", "evaluate" or "generate"."""
     from benchmarks.bench_model import bench_batch, bench_model, bench_prompt
 

@@ -93,11 +93,13 @@ class BackgroundModel:
         self._thread = threading.Thread(target=self._run, name="model loader", daemon=True)
 
     def start(self) -> "BackgroundModel":
+        """Starts loading; returns itself."""
         self._thread.start()
         return self
 
     @property
     def ready(self) -> bool:
+        """Whether the model is loaded."""
         return self._value is not None
 
     @property
@@ -107,6 +109,7 @@ class BackgroundModel:
 
     @property
     def stage(self) -> str:
+        """What `load` is doing, in its own words."""
         return self._stage
 
     @property
@@ -254,5 +257,5 @@ class Context:
     runs_dir: Path = Path("runs")
     answers: Answerer = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.answers = Answerer(self.limits.targets)

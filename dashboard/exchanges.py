@@ -62,6 +62,7 @@ class Exchange:
 
     @property
     def turn(self) -> Turn:
+        """The exchange as a turn of the next question's history."""
         return Turn(self.prompt, self.text)
 
     def image(self) -> np.ndarray:
@@ -101,6 +102,7 @@ class Visitor:
 
     @classmethod
     def arrive(cls, below: Path) -> "Visitor":
+        """Returns a new visitor with a folder of its own below `below`."""
         folder = below / f"visitor-{secrets.token_hex(16)}"  # whoever knows the name could fetch what is in it
         folder.mkdir(mode=0o700)
         return cls(folder)
@@ -133,7 +135,7 @@ class Visitor:
         folder.mkdir()
         image_path = folder / "image.png"
         Image.fromarray(image).save(image_path, compress_level=1)
-        self.exchanges.append(_exchange(folder, image_path, image.shape[:2], reply, layer, earlier))
+        self.exchanges.append(_exchange(folder, image_path, (image.shape[0], image.shape[1]), reply, layer, earlier))
         while len(self.exchanges) > most:
             shutil.rmtree(self.exchanges.pop(0).folder, ignore_errors=True)
 
@@ -144,7 +146,7 @@ class Visitor:
 
 
 def _exchange(
-    folder: Path, image_path: Path, size, reply: Reply, layer: LayerChoice, earlier: tuple[Turn, ...]
+    folder: Path, image_path: Path, size: tuple[int, int], reply: Reply, layer: LayerChoice, earlier: tuple[Turn, ...]
 ) -> Exchange:
     maps = [None] * len(reply.masks) if reply.maps is None else [_small(similarity) for similarity in reply.maps]
     targets = [
@@ -154,7 +156,7 @@ def _exchange(
     return Exchange(
         folder=folder,
         image_path=image_path,
-        size=tuple(size),
+        size=size,
         prompt=reply.prompt,
         text=reply.text,
         remark=reply.remark,

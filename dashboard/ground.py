@@ -43,10 +43,12 @@ class ResultWidgets:
 
     @property
     def parts(self) -> list[gr.components.Component]:
+        """The widgets that `_updates` fills, in its order."""
         return [self.answer, self.overlay, self.targets, *self.downloads]
 
 
 def lay_out_question(context: Context) -> QuestionWidgets:
+    """Lays out the left column: the image, the examples, the instruction, the buttons."""
     image = image_upload("Image", "ground-picture", height=320, sources=("upload", "clipboard"))
     examples = example_images("ground-examples")
     prompt = gr.Textbox(
@@ -72,6 +74,7 @@ def lay_out_question(context: Context) -> QuestionWidgets:
 
 
 def lay_out_result() -> ResultWidgets:
+    """Lays out the right column: the answer, its masks, downloads and the history."""
     answer = gr.HTML(NOTHING_YET, elem_id="ground-answer", elem_classes="bare")
     overlay = gr.Image(
         label="Masks",

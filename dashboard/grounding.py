@@ -51,6 +51,7 @@ class Grounding:
         self.context = context
 
     def layer_options(self) -> LayerOptions:
+        """Which layers the loaded model can be asked for; raises `UserError` until it is loaded."""
         session = self.context.model.get()
         model = session.model
         return LayerOptions(

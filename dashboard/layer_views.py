@@ -13,7 +13,9 @@ import torch
 
 from dashboard import markup
 from dashboard.context import Limits, check_prompt, read_upload
+from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
+from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.questions import worded
 from dataloaders.sample import Sample, Turn
 from evaluation.layer_analysis import TargetPoints, analyse_split, layer_analysis, point_analysis
@@ -22,6 +24,7 @@ from groundscore.errors import UserError
 from groundscore.scoring.counts import mask_iou
 from groundscore.splits import EvaluationItem, evaluation_set
 from groundscore.targets import SEG
+from model.grounding import GroundingModel
 
 CARD_SIDE = 280  # pixels
 MOST_TARGETS = 4
@@ -75,13 +78,14 @@ def question_of(item: EvaluationItem, expression: int) -> Question:
 
 
 def open_item(split: str, index: int, dataset_dir: Path) -> EvaluationItem:
+    """Entry `index` of an evaluation split; raises `UserError` if there is none."""
     items = evaluation_set(split.strip(), dataset_dir)
     if not 0 <= index < len(items):
         raise UserError(f"The images of {split} are numbered 0 to {len(items) - 1}.")
     return items[index]
 
 
-def show_layers(model, processor, question: Question) -> str:
+def show_layers(model: GroundingModel, processor: GroundingProcessor, question: Question) -> str:
     """The grid of layers as HTML; for READ its points."""
     batch = _batch(processor, question).to(model.device)
     if model.config.system == "READ":
@@ -109,7 +113,7 @@ def show_layers(model, processor, question: Question) -> str:
     return "".join(sections)
 
 
-def _batch(processor, question: Question):
+def _batch(processor: GroundingProcessor, question: Question) -> Batch:
     height, width = question.image.shape[:2]
     masks = question.truth
     if masks is None:
@@ -119,7 +123,17 @@ def _batch(processor, question: Question):
     return Collator(processor, packed=True, max_length=None, check_masks=False)([sample])
 
 
-def _layer_card(image, similarity, mask, *, layer, number, probability, iou, chosen) -> str:
+def _layer_card(
+    image: np.ndarray,
+    similarity: np.ndarray,
+    mask: np.ndarray,
+    *,
+    layer: int,
+    number: int,
+    probability: float,
+    iou: float | None,
+    chosen: bool,
+) -> str:
     small, (similarity, mask) = _fitted(image, similarity, mask)
     images = _inline(heat_map(small, similarity), "similarity") + _inline(
         overlay(small, [mask > 0.5], [colour_of(number)]), "mask"
@@ -189,6 +203,7 @@ class LayerTable:
         return [dict(zip(COLUMNS, values, strict=True)) for values in columns]
 
     def write_csv(self, path: Path) -> Path:
+        """Writes the rows to `path` and returns it."""
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
@@ -197,7 +212,13 @@ class LayerTable:
 
 
 def measure_split(
-    model, processor, split: str, dataset_dir: Path, *, limit: int, progress: Callable[[int, int], None]
+    model: GroundingModel,
+    processor: GroundingProcessor,
+    split: str,
+    dataset_dir: Path,
+    *,
+    limit: int,
+    progress: Callable[[int, int], None],
 ) -> LayerTable:
     """Every layer's means on a split's first `limit` images; progress(done, total) counts images."""
     split = split.strip()

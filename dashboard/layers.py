@@ -5,8 +5,9 @@ What needs the model's libraries is imported when it is first asked for, so that
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -173,7 +174,7 @@ def _private_file(context: Context, name: str) -> Path:
     return folder / name
 
 
-def _steps(context: Context, request: gr.Request, work) -> Iterator:
+def _steps(context: Context, request: gr.Request, work: Callable[[Callable[[str], None]], Any]) -> Iterator:
     """The text of `work` as it grows, then what it returns, run where the model is free; a mistake as a `UserError`."""
     try:
         yield from context.answers.run(request.session_hash, work)

@@ -65,6 +65,7 @@ def folded(title: str, content: str) -> str:
 
 
 def badge(number: int) -> str:
+    """The badge `[SEG n]` of the target with this index, in the colour of its mask."""
     red, green, blue = colour_of(number)
     return f'<span class="seg" style="background: rgb({red}, {green}, {blue})">[SEG {number + 1}]</span>'
 
@@ -92,6 +93,7 @@ def _figure(path: Path, description: str, caption: str) -> str:
 
 
 def note(message: str) -> str:
+    """A remark in small print."""
     return f'<p class="note">{escape(message)}</p>'
 
 
@@ -101,10 +103,12 @@ def problem(message: str) -> str:
 
 
 def hint(message: str) -> str:
+    """What will appear here, or what to do next."""
     return f'<div class="answer hint"><p>{escape(message)}</p></div>'
 
 
 def header(title: str, line: str) -> str:
+    """The page's heading."""
     return f'<div class="head"><h1>{escape(title)}</h1><p>{escape(line)}</p></div>'
 
 

@@ -264,7 +264,7 @@ def runs_tab(context: Context) -> None:
     gr.on([chosen.input, name.input], draw, [chosen, name], [name, plot, scores], **quiet)
 
 
-def _listing(experiments: list[Experiment], runs) -> str:
+def _listing(experiments: list[Experiment], runs: Path) -> str:
     if not experiments:
         return markup.hint(f"There are no experiments in {runs} yet; train_ds.py and eval.py write them there.")
     rows = []

@@ -49,6 +49,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of `python -m miniature.ablation`."""
     parser = argparse.ArgumentParser(
         prog="python -m miniature.ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -72,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(options) -> tuple[list[Row], list[int]]:
+def _plan(options: argparse.Namespace) -> tuple[list[Row], list[int]]:
     names = options.rows.split(",") if options.rows else QUICK if options.quick else [row.name for row in ROWS]
     unknown = set(names) - {row.name for row in ROWS}
     if unknown:
@@ -90,10 +91,11 @@ def _plan(options) -> tuple[list[Row], list[int]]:
 
 
 def result_path(directory: Path, row: Row, seed: int) -> Path:
+    """The file with the result of a row and seed."""
     return directory / f"{row.name}.seed{seed}.json"
 
 
-def run_one(row: Row, seed: int, directory: Path, options) -> None:
+def run_one(row: Row, seed: int, directory: Path, options: argparse.Namespace) -> None:
     """Train and score one row with one seed, and write its result."""
     name = f"{row.name}.seed{seed}"
     run, report = directory / name, directory / name / "report.json"
@@ -126,7 +128,7 @@ def history(metrics: Path) -> list[dict]:
     return [{name: line[name] for name in kept if name in line} for line in lines if "train/loss" in line]
 
 
-def layers_of(run: Path, options) -> dict[str, dict]:
+def layers_of(run: Path, options: argparse.Namespace) -> dict[str, dict]:
     """For each analysed split: mean mask IoU with every layer, with the policy's and with the best for each target."""
     from checkpoints.runs.restoring import load_trained
     from evaluation.layer_analysis import analyse_split
@@ -153,7 +155,7 @@ def layers_of(run: Path, options) -> dict[str, dict]:
     return found
 
 
-def write_page(directory: Path, options) -> None:
+def write_page(directory: Path, options: argparse.Namespace) -> None:
     """The page and its plots from all results in `directory`."""
     from miniature.ablation_page import draw, page
 

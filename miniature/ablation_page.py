@@ -2,6 +2,7 @@
 
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from groundscore.errors import UserError
 from miniature.ablation_results import (
@@ -13,6 +14,7 @@ from miniature.ablation_results import (
     ROWS,
     SPLITS,
     Results,
+    Spread,
     best_layer,
     difference,
     favourite,
@@ -22,6 +24,9 @@ from miniature.ablation_results import (
     score_of_targets,
     spread,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DECIDED = 2.0  # standard errors that a difference must exceed to count
 
@@ -156,7 +161,7 @@ def findings(results: Results) -> str:
     return "\n".join([head, "", *lines])
 
 
-def _claim(found, better: str, worse: str) -> str | None:
+def _claim(found: Spread | None, better: str, worse: str) -> str | None:
     if found is None:
         return None
     shown = f"**{better[0].upper()}{better[1:]} against {worse}**: {found.mean:+.3f}"
@@ -193,7 +198,7 @@ def _collapse(results: Results) -> list[str]:
     return lines
 
 
-def _shown(value) -> str:
+def _shown(value: object) -> str:
     return "-" if value is None else str(value)
 
 
@@ -304,7 +309,7 @@ def _flags(name: str) -> str:
     return next(row.flags for row in ROWS if row.name == name)
 
 
-def _save(figure, path: Path) -> Path:
+def _save(figure: "Figure", path: Path) -> Path:
     import matplotlib.pyplot as plt
 
     figure.savefig(path, dpi=90)

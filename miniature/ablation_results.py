@@ -33,6 +33,7 @@ class Row:
 
     @property
     def has_policy(self) -> bool:
+        """Whether a layer policy is trained."""
         return self.system == "UGround" and "--mode 1" not in self.flags
 
 
@@ -128,6 +129,7 @@ class Spread:
 
 
 def spread(values: list[float | None]) -> Spread | None:
+    """Mean and standard deviation of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     if not known:
         return None

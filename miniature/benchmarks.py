@@ -65,7 +65,7 @@ def find_run(runs: Path, system: str) -> Path | None:
     return max(found, key=lambda path: int(path.parent.name.removesuffix("_steps")), default=None)
 
 
-def score(system: str, run: Path, options) -> dict:
+def score(system: str, run: Path, options: argparse.Namespace) -> dict:
     """The report of one system; made by `eval.py` unless it exists."""
     report = run.parent / f"{system}.benchmarks.{options.answer}.first{options.limit}.json"
     if not report.exists():
@@ -83,7 +83,7 @@ def score(system: str, run: Path, options) -> dict:
     return content
 
 
-def page(reports: dict[str, dict], runs: dict[str, Path | None], options) -> str:
+def page(reports: dict[str, dict], runs: dict[str, Path | None], options: argparse.Namespace) -> str:
     """A table per protocol: a line per benchmark and score, a column per system."""
     answers = ("given", "generated") if options.answer == "both" else (options.answer,)
     parts = [

@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"[compare] {options.out}")
 
 
-def _check(options) -> None:
+def _check(options: argparse.Namespace) -> None:
     for flag, path in (("--base", options.base / "llava"), ("--dataset_dir", options.dataset_dir)):
         if not path.is_dir():
             raise UserError(
@@ -75,7 +75,7 @@ def _check(options) -> None:
         raise UserError("--steps must be above 0, and --batch_size a multiple of --processes")
 
 
-def train(system: str, run: Path, options) -> float:
+def train(system: str, run: Path, options: argparse.Namespace) -> float:
     """Trains one system, or resumes its run; returns the seconds of this call."""
     started = time.monotonic()
     each = STEPS_BETWEEN_CHECKPOINTS if options.steps % STEPS_BETWEEN_CHECKPOINTS == 0 else options.steps
@@ -86,7 +86,7 @@ def train(system: str, run: Path, options) -> float:
     return time.monotonic() - started
 
 
-def _is_complete(report: Path, options) -> bool:
+def _is_complete(report: Path, options: argparse.Namespace) -> bool:
     """Whether a report exists and covers training. Raises `UserError` if it was made with other settings."""
     if not report.exists():
         return False
@@ -97,12 +97,12 @@ def _is_complete(report: Path, options) -> bool:
     return training is not None
 
 
-def settings(options) -> dict:
+def settings(options: argparse.Namespace) -> dict:
     """What the numbers of a report depend on."""
     return {name: str(getattr(options, name)) for name in ("batch_size", "limit", "splits", "dataset_dir", "base")}
 
 
-def _add_training(report: Path, run: Path, seconds: float, options) -> None:
+def _add_training(report: Path, run: Path, seconds: float, options: argparse.Namespace) -> None:
     """Put the loss at both ends of training, and the seconds of it, into a report."""
     metrics = run / "metrics.jsonl"
     lines = [parse_json(text, str(metrics)) for _, text in read_lines(metrics, missing="train_ds.py writes it")]
@@ -142,7 +142,7 @@ def _shown(number: float | None) -> str:
     return "none" if number is None else f"{number:.3f}"
 
 
-def page(results: dict[str, dict], options) -> str:
+def page(results: dict[str, dict], options: argparse.Namespace) -> str:
     """The table with what it was made of."""
     return f"""# Six systems, one budget
 

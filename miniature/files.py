@@ -15,11 +15,13 @@ JPEG_QUALITY = 92
 
 
 def write_image(path: Path, scene: Scene) -> None:
+    """Writes the scene's image as a JPEG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(scene.image).save(path, quality=JPEG_QUALITY)
 
 
 def write_json(path: Path, value: Any, *, encoding: str = "utf-8") -> None:
+    """Writes `content` as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, ensure_ascii=encoding == "utf-8"), encoding=encoding)
 
@@ -75,11 +77,14 @@ class CocoRecords:
         return image_id, ids
 
     def name_of(self, image_id: int) -> str:
+        """File name of the image with this id."""
         return self._file_name.format(image_id)
 
     def category_id(self, name: str) -> int:
+        """Id of a category."""
         return self._category_ids[name]
 
     def content(self) -> dict[str, list[dict]]:
+        """The content of an `instances.json`."""
         categories = [{"id": number, "name": name} for name, number in self._category_ids.items()]
         return {"images": self._images, "annotations": self._annotations, "categories": categories}

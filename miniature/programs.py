@@ -3,6 +3,7 @@
 The options are those of `miniature.compare`, `.ablation` and `.benchmarks`.
 """
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ RECIPE = """--dataset refer_seg||reason_seg --sample_rates 1,1 --explanatory -1 
     --grad_accumulation_steps 1 --print_freq 5 --no_eval"""
 
 
-def training_command(options, run: Path, *, system: str, steps: int, epochs: int, flags: str) -> list[str]:
+def training_command(
+    options: argparse.Namespace, run: Path, *, system: str, steps: int, epochs: int, flags: str
+) -> list[str]:
     """Train `system` into the directory `run`, for so many epochs of so many steps. flags: beyond `RECIPE`."""
     launcher = [sys.executable]
     if options.processes > 1:
@@ -34,7 +37,9 @@ def training_command(options, run: Path, *, system: str, steps: int, epochs: int
     return [str(part) for part in command]
 
 
-def scoring_command(options, run: Path, report: Path, *, splits: str, answer: str = "generated") -> list[str]:
+def scoring_command(
+    options: argparse.Namespace, run: Path, report: Path, *, splits: str, answer: str = "generated"
+) -> list[str]:
     """Score a run on the first `options.limit` images of each split. report: the .json file to write."""
     command = [
         *(sys.executable, "eval.py", "--version", run, "--dataset_dir", options.dataset_dir),

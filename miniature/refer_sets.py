@@ -131,6 +131,7 @@ class _Writer:
         self._sentences = 0
 
     def category_id(self, name: str) -> int:
+        """Id of a category."""
         return [category.name for category in CATEGORIES].index(name) + 1
 
     def add_image(self, scene: Scene, place: str = "", folder_parts: int = 0) -> tuple[int, list[int]]:
@@ -157,6 +158,7 @@ class _Writer:
         return annotation_id
 
     def add_ref(self, image_id: int, split: str, sentences: list[dict], **keys) -> None:
+        """Adds a ref with its sentences."""
         numbered = []
         for sentence in sentences:
             text = sentence["sent"]
@@ -166,6 +168,7 @@ class _Writer:
         self._refs.append({**ref, "sent_ids": [sentence["sent_id"] for sentence in numbered], **keys})
 
     def finish(self, folder: Path) -> None:
+        """Writes the refs and the instances."""
         categories = [{"id": self.category_id(category.name), "name": category.name} for category in CATEGORIES]
         content = {"images": self._images, "annotations": self._annotations, "categories": categories}
         write_json(folder / "instances.json", content)

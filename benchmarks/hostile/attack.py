@@ -14,6 +14,9 @@ ROOT = Path(__file__).parents[2]
 REFUSED, WORKS, NAMED = (2,), (0,), (0, 1)  # exit codes: refused in one line; unharmed; reported in a table
 MARK = "attacked"  # a file that code from the input would leave in its folder
 
+Prepare = Callable[[Path, "Materials"], list[str]]  # writes hostile files below a folder; the arguments after `python`
+Damage = Callable[[Path], object]  # writes or changes what is at a path
+
 
 @dataclass(frozen=True)
 class Attack:
@@ -26,7 +29,7 @@ class Attack:
     """
 
     name: str
-    prepare: Callable[[Path, "Materials"], list[str]]
+    prepare: Prepare
     codes: tuple[int, ...] = REFUSED
     says: tuple[str, ...] = ()
     megabytes: int = 500

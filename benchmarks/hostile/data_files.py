@@ -6,9 +6,11 @@ import os
 import pickle
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from benchmarks.hostile.attack import MARK, NAMED, REFUSED, Attack, Materials
+from benchmarks.hostile.attack import MARK, NAMED, REFUSED, Attack, Damage, Materials, Prepare
 
 # --- pickles that want to run code, or memory and time that the file does not pay for ---------------------------------
 
@@ -16,7 +18,7 @@ from benchmarks.hostile.attack import MARK, NAMED, REFUSED, Attack, Materials
 REFS = Path("refer_seg") / "refcoco" / "refs(unc).p"
 
 
-def _inspecting(payload):
+def _inspecting(payload: Callable[[Path], bytes]) -> Prepare:
     """An attack that puts `payload(folder)` into the place of the refs and looks at the data."""
 
     def prepare(folder: Path, materials: Materials) -> list[str]:
@@ -108,7 +110,7 @@ PICKLES = tuple(
 # --- images that are something else, or that cost far more than their bytes -------------------------------------------
 
 
-def _asked(write, name: str = "photo.jpg"):
+def _asked(write: Damage, name: str = "photo.jpg") -> Prepare:
     """An attack that writes an image with `write(path)` and asks about it."""
 
     def prepare(folder: Path, materials: Materials) -> list[str]:
@@ -121,7 +123,7 @@ def _asked(write, name: str = "photo.jpg"):
     return prepare
 
 
-def _drawn(write):
+def _drawn(write: Damage) -> Prepare:
     """An attack that puts the image into the place of one of the data's."""
 
     def prepare(folder: Path, materials: Materials) -> list[str]:
@@ -169,7 +171,7 @@ def _text_bomb(path: Path) -> None:
     path.write_bytes(_png(64, 64, chunks=((b"zTXt", b"Comment\0\0" + bomb),)))
 
 
-def _write(data: bytes):
+def _write(data: bytes) -> Damage:
     return lambda path: path.write_bytes(data)
 
 
@@ -198,7 +200,7 @@ IMAGES = (
 REASON = Path("reason_seg") / "ReasonSeg" / "val"
 
 
-def _annotated(damage):
+def _annotated(damage: Damage) -> Prepare:
     """An attack on a LabelMe file of the data: `damage(path)` rewrites it."""
 
     def prepare(folder: Path, materials: Materials) -> list[str]:
@@ -209,7 +211,7 @@ def _annotated(damage):
     return prepare
 
 
-def _instances(damage):
+def _instances(damage: Damage) -> Prepare:
     """The same for the instances of a referring set."""
 
     def prepare(folder: Path, materials: Materials) -> list[str]:
@@ -220,7 +222,7 @@ def _instances(damage):
     return prepare
 
 
-def _prompts(content: bytes):
+def _prompts(content: bytes) -> Prepare:
     """An attack on the questions of `chat.py --prompts`."""
 
     def prepare(folder: Path, materials: Materials) -> list[str]:
@@ -233,7 +235,7 @@ def _prompts(content: bytes):
     return prepare
 
 
-def _changed(change):
+def _changed(change: Callable[[Any], None]) -> Damage:
     """A damage that changes the parsed value."""
 
     def damage(path: Path) -> None:
@@ -244,7 +246,7 @@ def _changed(change):
     return damage
 
 
-def _raw(content: bytes):
+def _raw(content: bytes) -> Damage:
     return lambda path: path.write_bytes(content)
 
 
@@ -268,7 +270,7 @@ def _pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-def _field(name: str, text: str):
+def _field(name: str, text: str) -> Damage:
     """Write a field's value as it stands, where `json.dumps` would refuse it."""
 
     def damage(path: Path) -> None:

@@ -3,14 +3,16 @@
 import json
 import math
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from benchmarks.hostile.attack import Attack, Materials, an_image
+from benchmarks.hostile.attack import Attack, Damage, Materials, Prepare, an_image
 
 # --- merged models whose configuration or weights were tampered with --------------------------------------------------
 
 
-def _chatting(damage):
+def _chatting(damage: Damage) -> Prepare:
     """An attack on a merged model: `damage(directory)`, then a question."""
 
     def prepare(folder: Path, materials: Materials) -> list[str]:
@@ -24,7 +26,7 @@ def _chatting(damage):
     return prepare
 
 
-def _config(*path_and_value):
+def _config(*path_and_value: Any) -> Prepare:
     """Set a field of `config.json`, named by its path."""
     *path, value = path_and_value
 
@@ -93,7 +95,7 @@ CHECKPOINTS = (
 MORE = ("--epochs", "3")
 
 
-def _continued(damage, *flags: str):
+def _continued(damage: Damage, *flags: str) -> Prepare:
     """An attack on a run: `damage(run)`, then the same training with an epoch more and `flags`."""
 
     def prepare(folder: Path, materials: Materials) -> list[str]:
@@ -104,7 +106,7 @@ def _continued(damage, *flags: str):
     return prepare
 
 
-def _merged(damage):
+def _merged(damage: Damage) -> Prepare:
     """An attack on a run: `damage(run)`, then merging."""
 
     def prepare(folder: Path, materials: Materials) -> list[str]:
@@ -119,7 +121,7 @@ def _markers(run: Path) -> list[Path]:
     return sorted(run.glob("*ckpt_model/*/complete.json"))
 
 
-def _each_marker(change):
+def _each_marker(change: Callable[[bytes], bytes]) -> Damage:
     """Rewrite the newest marker of the latest checkpoints."""
 
     def damage(run: Path) -> None:
@@ -149,7 +151,7 @@ def _alpha_changed(run: Path) -> None:
         file.write_text(json.dumps(settings))
 
 
-def _record(name: str, content: bytes):
+def _record(name: str, content: bytes) -> Damage:
     return lambda run: (run / name).write_bytes(content)
 
 
@@ -157,7 +159,7 @@ def _nothing(run: Path) -> None:
     pass
 
 
-def _into_documents(*flags: str):
+def _into_documents(*flags: str) -> Prepare:
     """Merging into a folder of the user's own documents, or over the run itself."""
 
     def prepare(folder: Path, materials: Materials) -> list[str]:
@@ -196,7 +198,7 @@ RUNS = (
 # --- reports and saved predictions with hostile values ----------------------------------------------------------------
 
 
-def _compared(damage):
+def _compared(damage: Callable[[Any], Any]) -> Prepare:
     """An attack on a report: `damage(value)` changes it, then it is compared with the clean one."""
 
     def prepare(folder: Path, materials: Materials) -> list[str]:
@@ -212,7 +214,7 @@ def _compared(damage):
     return prepare
 
 
-def _row(field: str, replacement):
+def _row(field: str, replacement: Any) -> Prepare:
     """An attack on the rows beside a report: the field of the first row becomes something else."""
 
     def prepare(folder: Path, materials: Materials) -> list[str]:
