@@ -158,10 +158,7 @@ def open_model(
         path = find_model(adapter.base["version"], f"{adapter.path}, whose base.json names the base")
         checked.append(check_digests(path, whole=verify))
     source = read_source(
-        path,
-        system=system,
-        weight=None if weight is None else find_weight(weight),
-        lora_alpha=lora_alpha,
+        path, system=system, weight=None if weight is None else find_weight(weight), lora_alpha=lora_alpha
     )
     config = source.config
     stored = None if source.kind == BASE else deepcopy(config)

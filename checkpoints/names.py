@@ -58,11 +58,7 @@ def _translated(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str:
 
 # --- rules -----------------------------------------------------------------------------------------------------------
 
-_MLP_RULES = [
-    ("layers.0", "proj_in"),
-    ("layers.1", "layers.0"),
-    ("layers.2", "proj_out"),
-]
+_MLP_RULES = [("layers.0", "proj_in"), ("layers.1", "layers.0"), ("layers.2", "proj_out")]
 _SAM_ENCODER_RULES = [
     ("image_encoder.patch_embed.proj", "vision_encoder.patch_embed.projection"),
     ("image_encoder.blocks.#.norm#", "vision_encoder.layers.#.layer_norm#"),

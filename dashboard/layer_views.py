@@ -88,7 +88,7 @@ def open_item(split: str, index: int, dataset_dir: Path) -> EvaluationItem:
 def show_layers(model: GroundingModel, processor: GroundingProcessor, question: Question) -> str:
     """The grid of layers as HTML; for READ its points."""
     batch = _batch(processor, question).to(model.device)
-    if model.config.system == "READ":
+    if model.system.uses_points:
         return "".join(_points_card(question, one, number) for number, one in enumerate(point_analysis(model, batch)))
     analysis = layer_analysis(model, batch)
     sections = []

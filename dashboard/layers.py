@@ -83,9 +83,9 @@ def layers_tab(context: Context) -> None:
 
     def on_ready():
         """For show, measure, grid and said: where a model has nothing to show, that is said before anyone asks."""
-        system, has_layers = session().model.config.system, session().model.system.uses_policy
-        has_points = system == "READ"
-        nothing = markup.hint(f"{system} always uses the last layer: there are no layers to compare.")
+        system = session().model.system
+        has_layers, has_points = system.uses_policy, system.uses_points
+        nothing = markup.hint(f"{type(system).__name__} always uses the last layer: there are no layers to compare.")
         return [
             gr.update(interactive=has_layers or has_points),
             gr.update(interactive=has_layers),

@@ -76,12 +76,14 @@ class System:
     frozen: names of its modules that stay as they were initialised, unless `--unfreeze` names them.
     uses_policy: whether a policy chooses the hidden state; the model then has a module `policy`.
     uses_sam: whether the model has a SAM.
+    uses_points: whether `Prompt.points` is set.
     """
 
     settings: ClassVar[type] = NoSettings
     frozen: ClassVar[tuple[str, ...]] = ()
     uses_policy = False
     uses_sam = True
+    uses_points = False
 
     def __init__(self, config: PreTrainedConfig):
         """config: the model's `GroundingConfig`."""

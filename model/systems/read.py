@@ -30,20 +30,10 @@ class READSettings:
         60, "model", "READ: maximum number of points per target", check=whole(1, 10**4), stored=True, inference=True
     )
     read_t_pos: float = option(
-        0.8,
-        "model",
-        "READ: minimum similarity of positive points",
-        check=number(0, 1),
-        stored=True,
-        inference=True,
+        0.8, "model", "READ: minimum similarity of positive points", check=number(0, 1), stored=True, inference=True
     )
     read_t_neg: float = option(
-        0.2,
-        "model",
-        "READ: maximum similarity of negative points",
-        check=number(0, 1),
-        stored=True,
-        inference=True,
+        0.2, "model", "READ: maximum similarity of negative points", check=number(0, 1), stored=True, inference=True
     )
     read_down_sample: int = option(
         1,
@@ -67,6 +57,7 @@ class READ(System):
     """`[SEG]`'s last state, projected, and points of its similarity map prompt SAM."""
 
     settings = READSettings
+    uses_points = True
 
     def prompt(
         self,

@@ -7,10 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from checkpoints import (
-    load_model,
-    save_model,
-)
+from checkpoints import load_model, save_model
 from checkpoints.adapting import CLIP_POSITIONS
 from groundscore.errors import UserError
 from model.systems import SYSTEMS
