@@ -136,7 +136,7 @@ class Adapter:
 
     def fields(self) -> dict[str, Any]:
         """What the configuration says beyond the base's own."""
-        names = GroundingConfig.own_fields() - {*_OF_THE_BASE, "system"}
+        names = GroundingConfig.own_fields() - {*_OF_THE_BASE, "system", "plugin"}
         return {name: getattr(self.config, name) for name in sorted(names)}
 
     def lay_over(self, weights: Weights) -> int:

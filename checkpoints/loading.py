@@ -29,7 +29,6 @@ from dataloaders.batching.processing import GroundingProcessor
 from groundscore.errors import UserError
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
-from model.policy import NORMALIZED_GATE
 from model.systems import build_system, plugin_of
 
 
@@ -165,14 +164,15 @@ def open_model(
     if adapter is not None:  # which has all that its base lacks
         stored = deepcopy(config)
         _override(stored, {**adapter.fields(), "system": adapter.config.system})
-    if stored is None or not build_system(stored).uses_policy:
-        config.gate = NORMALIZED_GATE  # its policy is new
-    _override(config, {"system": system, "plugin": plugin_of(system)} if system else {})
+    config.system = system or config.system
+    built = build_system(config)
+    config.plugin = plugin_of(config.system)
+    if stored is None or stored.system != config.system:
+        _override(config, built.when_new)
     _override(config, overrides or {})
     add_clip(source, vision_tower)
-    kind = build_system(config)
-    kind.check()
-    if kind.uses_sam:
+    built.check()
+    if built.uses_sam:
         add_sam(source, vision_pretrained)
         _check_prompt_width(config, overrides or {})
     elif vision_pretrained:

@@ -10,7 +10,7 @@ prompt, L+1 hidden states, H W original size of an image, h w size of low-resolu
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -74,6 +74,8 @@ class System:
     settings: a dataclass of `utils.settings.option` fields, which become flags of all programs; the `stored` ones are
         fields of the model's configuration, too.
     frozen: names of its modules that stay as they were initialised, unless `--unfreeze` names them.
+    when_new: values of settings for a model whose modules of this system are newly initialised, where these differ from
+        the defaults, which are those of a stored configuration that does not name the setting.
     uses_policy: whether a policy chooses the hidden state; the model then has a module `policy`.
     uses_sam: whether the model has a SAM.
     uses_points: whether `Prompt.points` is set.
@@ -81,6 +83,7 @@ class System:
 
     settings: ClassVar[type] = NoSettings
     frozen: ClassVar[tuple[str, ...]] = ()
+    when_new: ClassVar[Mapping[str, Any]] = {}
     uses_policy = False
     uses_sam = True
     uses_points = False

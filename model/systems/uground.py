@@ -37,7 +37,7 @@ class UGroundSettings:
         stored=True,
     )
     gate: str = option(
-        "reference",  # of a stored configuration that does not name it; a policy that starts takes the other
+        "reference",
         "policy",
         "what the policy sees: normalized states, or the reference's raw ones, with which it learns faster the "
         "wider the LLM is",
@@ -114,6 +114,7 @@ class UGround(System):
     """The state and the similarity map of the layer that a policy chooses prompt SAM."""
 
     settings = UGroundSettings
+    when_new = {"gate": "normalized"}
     uses_policy = True
 
     @classmethod
