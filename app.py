@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dashboard import TABS
 from groundscore.errors import run_main
-from inference.loading import add_model_flags
+from inference.model_flags import add_model_flags
 from utils.flags import FlagParser, positive
 from utils.plugins import import_plugins
 

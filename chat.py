@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from groundscore.errors import UserError, run_main
-from inference.loading import add_model_flags, load_flagged_model
+from inference.model_flags import add_model_flags, load_flagged_model
 from utils.flags import FlagParser, positive
 from utils.plugins import import_plugins
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from groundscore.annotations.bad_entries import DEFAULT_SHARE
 from groundscore.errors import run_main
-from inference.loading import add_model_flags
+from inference.model_flags import add_model_flags
 from utils.flags import FlagParser, count, positive
 from utils.plugins import import_plugins
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from groundscore.errors import UserError, run_main
 from groundscore.reading import user_path
-from inference.loading import add_inference_settings, inference_overrides
+from inference.model_flags import add_inference_settings, inference_overrides
 from model.settings import check_overrides, inference_settings
 from model.systems import find_system
 from utils.flags import FlagParser

@@ -29,7 +29,7 @@ from benchmarks import benchmark_parser
 from evaluation.layer_analysis import layer_rewards
 from groundscore.errors import UserError, run_main
 from groundscore.splits import evaluation_set
-from inference.loading import load_flagged_model
+from inference.model_flags import load_flagged_model
 from model.policy import LayerPolicy
 from training.engine import GATE_EPSILON, POLICY_LR
 

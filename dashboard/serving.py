@@ -63,7 +63,7 @@ def serve(flags: Namespace) -> None:
 def load_session(flags: Namespace, limits: Limits, tell: Callable[[str], None]) -> "ChatSession":
     """The checkpoint that the flags name, ready to be asked; `tell` hears what is going on."""
     tell("loading libraries")
-    from inference.loading import load_flagged_model
+    from inference.model_flags import load_flagged_model
     from inference.session import ChatSession
 
     tell("loading weights")

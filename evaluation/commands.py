@@ -29,7 +29,7 @@ from groundscore.scoring.report import Report, ReportFiles, refuse_foreign_repor
 from groundscore.scoring.tables import entries_of
 from groundscore.splits import EvaluationItem, evaluation_sets, spread_items
 from groundscore.writing import make_directory
-from inference.loading import load_flagged_model
+from inference.model_flags import load_flagged_model
 from inference.session import ChatSession
 from model.grounding import GroundingModel
 from utils.contact_sheet import SheetRow, contact_sheet, refuse_foreign_image, save_sheet

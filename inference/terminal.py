@@ -14,7 +14,7 @@ from groundscore.annotations.images import read_image
 from groundscore.drawing import ansi, colour_of, split_targets
 from groundscore.errors import UserError, describe, printable
 from groundscore.reading import user_path
-from inference.loading import layer_choice
+from inference.model_flags import layer_choice
 from inference.reply import save_conversation, save_reply
 from inference.session import ChatSession
 

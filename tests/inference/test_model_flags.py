@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from groundscore.errors import UserError
-from inference.loading import add_model_flags, load_flagged_model
+from inference.model_flags import add_model_flags, load_flagged_model
 from tests.tiny import tiny_model
 from utils.flags import FlagParser
 
