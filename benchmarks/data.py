@@ -136,7 +136,7 @@ def _start(root: Path, family: str, cache: str, draws: int, tokenizer: Path | No
 
 def _work(mixture: "Mixture", draws: int, tokenizer: Path | None, sender: Connection) -> None:
     """In the worker: draw and collate, one sample a batch."""
-    from training.sampling import prepare_worker
+    from training.data import prepare_worker
 
     prepare_worker(0)
     try:

@@ -72,7 +72,7 @@ def loader_rate(root: Path, families: str | None, workers: int, batch_size: int,
     from checkpoints.runs import Position
     from dataloaders.mixture import build_mixture
     from dataloaders.settings import ALL_FAMILIES
-    from training.building import build_batches
+    from training.data import build_batches
     from training.loop import Schedule
     from utils.distributed import World
 

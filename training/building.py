@@ -1,20 +1,14 @@
 """Flags -> model and data, each problem found before training starts."""
 
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 
 from checkpoints import LoadReport, architecture, open_model
 from checkpoints.files import read_config
 from checkpoints.hub import find_model
-from checkpoints.runs import Position
-from dataloaders.batching.collate import Collator
 from dataloaders.batching.processing import GroundingProcessor
-from dataloaders.mixture import Mixture, build_mixture
-from dataloaders.settings import declared_data
 from groundscore.annotations.bad_entries import Tolerance
 from groundscore.errors import UserError
 from groundscore.reading import read_json, user_path
@@ -25,17 +19,12 @@ from model.lora import add_lora
 from model.outputs import LossWeights
 from model.settings import model_overrides
 from training.config import TrainingConfig
+from training.data import worker_count
 from training.loop import Schedule
-from training.sampling import CounterSampler, prepare_worker
 from training.settings import FLASH_ATTENTION
-from training.stopping import WorkersEnd
 from training.trainable import set_trainable, trainable_prefixes
 from training.validation import Validation
 from utils.distributed import World
-from utils.settings import settings_of
-
-PREFETCHED = 2  # micro-batches that a worker reads ahead
-MEGAPIXEL = 10**6
 
 
 def check_paths(config: TrainingConfig) -> None:
@@ -188,17 +177,6 @@ def cache_features(model: GroundingModel, config: TrainingConfig) -> list[str]:
     return [f"features of {' and '.join(names)} are kept in {config.cache_features}"]
 
 
-def build_data(config: TrainingConfig, schedule: Schedule) -> Mixture:
-    """The mixture of families that the flags describe."""
-    return build_mixture(
-        config.dataset_dir,
-        **{name: getattr(config, name) for name in settings_of(*declared_data())},
-        seed=config.seed,
-        samples_per_epoch=schedule.samples_per_epoch,
-        bad_samples_file=None if config.dry_run else config.bad_samples_file,
-    )
-
-
 def build_validation(config: TrainingConfig, device: torch.device) -> Validation:
     """The validation splits, opened; their images are read by as many processes as those of training."""
     return Validation(
@@ -211,41 +189,4 @@ def build_validation(config: TrainingConfig, device: torch.device) -> Validation
         workers=worker_count(config.workers, device),
         tolerance=Tolerance(config.skip_bad_samples),
         bad_samples_file=None if config.dry_run else config.bad_samples_file,
-    )
-
-
-def worker_count(workers: int | None, device: torch.device) -> int:
-    """Data-loading processes per rank: as asked for, or 4 on a GPU and 1 on a CPU."""
-    return workers if workers is not None else (4 if device.type == "cuda" else 1)
-
-
-def expected_batch_bytes(config: TrainingConfig, model_config: GroundingConfig) -> int:
-    """Bytes of a micro-batch: the images, and masks of a megapixel for the expressions drawn for each of them."""
-    sides = (model_config.sam_config.vision_config.image_size, model_config.clip_image_size)
-    masks = MEGAPIXEL * config.num_classes_per_sample
-    return config.batch_size * (sum(3 * side**2 for side in sides) + masks)
-
-
-def build_batches(
-    mixture: Mixture, collator: Collator, schedule: Schedule, start: Position, world: World, workers: int
-) -> DataLoader:
-    """The micro-batches of this process from `start` to the end of training, read ahead by `workers` processes."""
-    sampler = CounterSampler(
-        start=start.samples,
-        stop=schedule.total_samples,
-        per_epoch=schedule.samples_per_epoch,
-        batch_size=schedule.batch_size,
-        rank=world.rank,
-        world_size=world.size,
-    )
-    return DataLoader(
-        mixture,
-        batch_sampler=sampler,
-        collate_fn=collator,
-        num_workers=workers,
-        prefetch_factor=PREFETCHED if workers else None,
-        pin_memory=world.device.type == "cuda",
-        persistent_workers=workers > 0,
-        worker_init_fn=partial(prepare_worker, end=WorkersEnd()),
-        generator=torch.Generator(),  # otherwise the loader draws from the generator that training restores
     )

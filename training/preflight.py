@@ -19,7 +19,7 @@ from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.mixture import Mixture
 from groundscore.errors import UserError
 from model.grounding import GroundingModel
-from training.building import PREFETCHED
+from training.data import PREFETCHED
 from training.engine import BUCKET, whole_weights
 from training.loop import Schedule, train
 from training.memory import (

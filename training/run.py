@@ -14,7 +14,7 @@ from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.mixture import Mixture
 from groundscore.annotations.bad_entries import describe_bad_samples
 from model.compiling import compile_encoders
-from training import building
+from training import building, data
 from training.config import TrainingConfig
 from training.engine import engine_of
 from training.keeper import Keeper, describe_scores, new_progress
@@ -108,7 +108,7 @@ def build(launch: Launch) -> Built:
     # Data first: its errors come sooner.
     say(f"\nreading {config.dataset_dir}, then {config.version}")
     validation = None if config.no_eval else building.build_validation(config, world.device)
-    mixture = building.build_data(config, schedule)
+    mixture = data.build_data(config, schedule)
     model, processor, report = building.build_model(config, precision=launch.precision)
     say(report.whole() if config.debug else report)
     building.add_adapters_and_freeze(model, config)
@@ -127,8 +127,8 @@ def build(launch: Launch) -> Built:
         compile_encoders(model)
     engine = engine_of(model, config, world, launch.precision)
 
-    workers = building.worker_count(config.workers, world.device)
-    read_ahead = workers * building.PREFETCHED * building.expected_batch_bytes(config, model.config)
+    workers = data.worker_count(config.workers, world.device)
+    read_ahead = workers * data.PREFETCHED * data.expected_batch_bytes(config, model.config)
     for line in shared_memory_warning(read_ahead, processes=world.size_of_machine):
         say(line)
     return Built(
@@ -147,7 +147,7 @@ def build(launch: Launch) -> Built:
 
 def batches_from(start: Position, launch: Launch, built: Built) -> Iterable[Batch]:
     """The micro-batches of this rank from `start` to the end of training."""
-    return building.build_batches(built.mixture, built.collator, built.schedule, start, launch.world, built.workers)
+    return data.build_batches(built.mixture, built.collator, built.schedule, start, launch.world, built.workers)
 
 
 def try_out(launch: Launch, built: Built) -> None:

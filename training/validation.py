@@ -26,7 +26,7 @@ from groundscore.scoring.counts import mask_iou
 from groundscore.scoring.metrics import score_split
 from groundscore.splits import EvaluationItem, evaluation_set, spread_items
 from model.grounding import GroundingModel
-from training.sampling import prepare_worker
+from training.data import prepare_worker
 from training.stopping import WorkersEnd
 from utils.contact_sheet import SheetRow, contact_sheet
 from utils.distributed import World

@@ -16,10 +16,10 @@ from dataloaders.sample import Turn
 from model.outputs import GroundingOutput, LossParts
 from tests.tiny import tiny_model, tiny_samples
 from training.arguments import parse_arguments
+from training.data import CounterSampler
 from training.loop import Schedule
 from training.progress import Progress, StepMeter
 from training.records import METRICS_FILE, Records
-from training.sampling import CounterSampler
 from training.summaries import WIDTH, describe_data, describe_flags, describe_parameters, table
 from training.trainable import ParameterCount
 from utils.progress import duration

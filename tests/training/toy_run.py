@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from checkpoints.runs import BEST, LATEST, Saver, copy_checkpoint, find_checkpoint, resume
 from checkpoints.runs.resharding import optimizer_of
 from model.outputs import GroundingOutput
-from training.building import build_batches
+from training.data import build_batches
 from training.engine import build_optimizer, engine_config, start_engine, whole_weights
 from training.loop import Schedule, train
 from training.progress import Progress, StepMeter
