@@ -24,6 +24,7 @@ KEEP_FLOAT32 = ("inv_freq", "original_inv_freq", "reward_mean")
 GRADIENT_CLIPPING = 1.0
 POLICY_LR = 0.1  # fast enough to find an advantage, too slow for noise to settle: `benchmarks.policy --gate`
 GATE_EPSILON = 1e-15  # of Adam: a normalised state has entries of 1 / width, and its gradients are as small
+WHOLE_MODULES = ("TargetDecoder", "MultiScaleDecoder")  # use the weights of their children, so fetch all of them
 
 
 def engine_config(
@@ -184,9 +185,6 @@ def schedule_value(step: int, *, lr: float, warmup_min_lr: float, warmup_num_ste
     if step < warmup:
         return warmup_min_lr + (lr - warmup_min_lr) * step / warmup
     return warmup_min_lr + (lr - warmup_min_lr) * max(0.0, (total_steps - step) / max(1.0, total_steps - warmup))
-
-
-WHOLE_MODULES = ("TargetDecoder", "MultiScaleDecoder")  # use the weights of their children, so fetch all of them
 
 
 def share_weights(model: nn.Module, config: dict[str, Any], device: torch.device) -> None:

@@ -110,7 +110,7 @@ class Keeper:
         model, started = self.saver.engine.module, time.monotonic()
         with whole_weights(self.saver.engine):
             results = self.validation.run(model, self.processor, say=self.say)
-            pictures = self.validation.pictures(model, self.processor)
+            images = self.validation.images(model, self.processor)
         if self.saver.is_pending(self.run_dir / BEST):
             self.finish()  # a best must be there before its score is recorded
         epoch = self.schedule.epoch_of(position.step)
@@ -130,7 +130,7 @@ class Keeper:
             for split, values in results.items():
                 numbers = {name: values[name] for name in ("gIoU", "cIoU") if values[name] is not None}
                 self.records.evaluation(position.step, split, numbers, selects=split == self.validation.selecting)
-                self.records.pictures(position.step, split, pictures[split])
+                self.records.images(position.step, split, images[split])
 
     def _start(self, position: Position, directory: Path, keep: int, done: Callable[[], None] = lambda: None) -> None:
         target = directory / tag_of(position.step)

@@ -21,6 +21,19 @@ LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "mask_loss", "po
 POLICY_STATISTICS = ("policy/entropy", "policy/reward", "policy/baseline", "policy/advantage")
 LAYERS = "policy/layers"
 FAMILY_LOSSES = ("ce_loss", "mask_bce_loss", "mask_dice_loss")
+STYLES = ("line", "block")
+IN_LINE = {"loss": "loss", "ce_loss": "ce", "mask_loss": "mask", "policy/reward": "reward"}
+IN_BLOCK = (
+    "loss",
+    "ce_loss",
+    "mask_loss",
+    "mask_bce_loss",
+    "mask_dice_loss",
+    "policy_loss",
+    "policy/entropy",
+    "policy/reward",
+)
+BAR = 30  # cells
 
 
 class StepMeter:
@@ -91,21 +104,6 @@ class StepMeter:
                     means[f"family/{name}/{loss}"] = total / count
         means |= {f"family/{name}/samples": count for name, count in zip(self.families, samples, strict=True) if count}
         return means, [round(count) for count in layers]
-
-
-STYLES = ("line", "block")
-IN_LINE = {"loss": "loss", "ce_loss": "ce", "mask_loss": "mask", "policy/reward": "reward"}
-IN_BLOCK = (
-    "loss",
-    "ce_loss",
-    "mask_loss",
-    "mask_bce_loss",
-    "mask_dice_loss",
-    "policy_loss",
-    "policy/entropy",
-    "policy/reward",
-)
-BAR = 30  # cells
 
 
 class Progress:

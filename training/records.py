@@ -82,10 +82,10 @@ class Records:
         self._write({"step": step, "split": split, **{f"val/{name.lower()}": v for name, v in scores.items()}})
         self.writer.flush()
 
-    def pictures(self, step: int, split: str, pictures: Sequence[np.ndarray]) -> None:
-        """Pictures uint8 [H, W, 3] of a split, the same images every time."""
-        for number, picture in enumerate(pictures, start=1):
-            self.writer.add_image(f"{split.replace('|', '_')}/picture_{number}", picture, step, dataformats="HWC")
+    def images(self, step: int, split: str, images: Sequence[np.ndarray]) -> None:
+        """Images uint8 [H, W, 3] of a split, the same images every time."""
+        for number, image in enumerate(images, start=1):
+            self.writer.add_image(f"{split.replace('|', '_')}/picture_{number}", image, step, dataformats="HWC")
         self.writer.flush()
 
     def close(self) -> None:

@@ -42,6 +42,7 @@ from utils.settings import FIXED, RANKING, REPORTED, settings_of
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed")
 BASE = ("version", "vision_tower", "vision_pretrained", "weight")
+SAMPLED = 64  # values of a frozen parameter that its digest looks at
 
 
 def describe_run(config: TrainingConfig, model: GroundingModel, precision: str, world: World) -> dict[str, Any]:
@@ -143,9 +144,6 @@ def _own_checkpoint(directory: Path) -> Path | None:
             + "--no_resume starts a new run, which moves this run aside"
         )
     return None
-
-
-SAMPLED = 64  # values of a frozen parameter that its digest looks at
 
 
 def frozen_digest(model: nn.Module) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "csh", "tcsh")
+GRACE = 1.25  # of the timeout; before that the backend may say more
 
 
 class EndAtOnce:
@@ -149,9 +150,6 @@ class WorkersEnd:
     def _end(self, number: int, frame: FrameType | None) -> None:
         if self.ending.is_set():
             os._exit(0)
-
-
-GRACE = 1.25  # of the timeout; before that the backend may say more
 
 
 class Peers:

@@ -31,7 +31,8 @@ from training.stopping import WorkersEnd
 from utils.contact_sheet import SheetRow, contact_sheet
 from utils.distributed import World
 
-PICTURES = 4  # of each split
+IMAGES = 4  # of each split
+CELL = 256  # pixels
 
 Say = Callable[[str], None]
 
@@ -117,11 +118,11 @@ class Validation:
         counts = {"left_out": len(outcome.left_out), "repaired": len(outcome.repaired)}
         return {"answer": options["answer"]} | score_split(split, outcome.rows) | counts
 
-    def pictures(self, model: GroundingModel, processor: GroundingProcessor) -> dict[str, list[np.ndarray]]:
+    def images(self, model: GroundingModel, processor: GroundingProcessor) -> dict[str, list[np.ndarray]]:
         """For each split the same few images every time, with masks and similarity maps drawn in."""
         layer = self.options["layer"]
         return {
-            split: validation_pictures(model, processor, items, count=PICTURES, layer=layer, tolerance=self.tolerance)
+            split: validation_images(model, processor, items, count=IMAGES, layer=layer, tolerance=self.tolerance)
             for split, items in self.items.items()
         }
 
@@ -137,10 +138,7 @@ def packed_attention(language_model: nn.Module) -> Iterator[None]:
         language_model.set_attn_implementation(usual)
 
 
-CELL = 256  # pixels
-
-
-def validation_pictures(
+def validation_images(
     model: GroundingModel,
     processor: GroundingProcessor,
     items: Sequence[EvaluationItem],
@@ -149,7 +147,7 @@ def validation_pictures(
     layer: int | str | None,
     tolerance: Tolerance = STRICT,
 ) -> list[np.ndarray]:
-    """`count` pictures uint8 [h, w, 3], of images spread evenly over the split. layer: see `GroundingModel.segment`."""
+    """`count` images uint8 [h, w, 3], of images spread evenly over the split. layer: see `GroundingModel.segment`."""
     chosen = spread_items(items, count, tolerance)
     collate = Collator(processor, max_length=None, check_masks=False)
     was_training = model.training

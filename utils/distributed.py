@@ -24,6 +24,7 @@ import torch.distributed.nn  # early: its functions default to the group that ex
 from groundscore.errors import UserError
 
 FIRST_PORT, PORTS = 20000, 20000
+TIMEOUT = 1800.0  # seconds
 
 
 def slurm_variables(environment: Mapping[str, str]) -> dict[str, str] | None:
@@ -59,9 +60,6 @@ def first_node(nodes: str) -> str:
     if first is None:
         raise UserError(f"SLURM's list of nodes is {nodes!r}: no host in it; set MASTER_ADDR to the first node")
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first.group())
-
-
-TIMEOUT = 1800.0  # seconds
 
 
 @dataclass(frozen=True)

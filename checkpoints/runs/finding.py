@@ -38,6 +38,26 @@ SETTINGS = "settings.json"
 SCORES = "scores.json"
 WRITING = ".writing-"
 REPLACED = ".replaced-"
+FORMAT = 3
+_FIRST = {"format": one_of(1), "step": whole(0), "samples": whole(0), "world_size": whole(1)}
+_SECOND = {**_FIRST, "format": one_of(2), "save": whole(0), "skipped": whole(0)}
+_FILE = record({"bytes": whole(0), "blake2b": optional(text)})
+_MARKERS: dict[int, Shape] = {
+    1: record({**_FIRST, "files": mapping(whole(0))}),  # sizes only, and no number of the save
+    2: record({**_SECOND, "files": mapping(_FILE)}),  # no digest of the marker itself
+    FORMAT: record({**_SECOND, "format": one_of(FORMAT), "files": mapping(_FILE), "blake2b": text}),
+}
+_SETTINGS = record(
+    {
+        "flags": mapping(optional(either(text, number, flag))),
+        "model": mapping(anything, at_least=("system",)),
+        "base": mapping(optional(text)),
+        "trained": list_of(text),
+        "precision": one_of("fp32", "bf16", "fp16"),
+    },
+    {"world_size": whole(1), "versions": mapping(text), "frozen": text},
+)
+_NAME = re.compile(r"global_step\d+")
 
 
 @dataclass
@@ -76,28 +96,6 @@ def sync_directory(path: Path) -> None:
     """Ask the system to write a directory and its files to disk before what follows."""
     for entry in [*(child for child in path.iterdir() if child.is_file()), path]:
         sync_to_disk(entry)
-
-
-FORMAT = 3
-_FIRST = {"format": one_of(1), "step": whole(0), "samples": whole(0), "world_size": whole(1)}
-_SECOND = {**_FIRST, "format": one_of(2), "save": whole(0), "skipped": whole(0)}
-_FILE = record({"bytes": whole(0), "blake2b": optional(text)})
-_MARKERS: dict[int, Shape] = {
-    1: record({**_FIRST, "files": mapping(whole(0))}),  # sizes only, and no number of the save
-    2: record({**_SECOND, "files": mapping(_FILE)}),  # no digest of the marker itself
-    FORMAT: record({**_SECOND, "format": one_of(FORMAT), "files": mapping(_FILE), "blake2b": text}),
-}
-_SETTINGS = record(
-    {
-        "flags": mapping(optional(either(text, number, flag))),
-        "model": mapping(anything, at_least=("system",)),
-        "base": mapping(optional(text)),
-        "trained": list_of(text),
-        "precision": one_of("fp32", "bf16", "fp16"),
-    },
-    {"world_size": whole(1), "versions": mapping(text), "frozen": text},
-)
-_NAME = re.compile(r"global_step\d+")
 
 
 class Incomplete(UserError):

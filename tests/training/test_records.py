@@ -213,7 +213,7 @@ def test_tensorboard_has_the_reference_s_tags_and_ours(tmp_path):
     record(records, 1)
     records.evaluation(1, "ReasonSeg|val", {"gIoU": 0.5, "cIoU": 0.6}, selects=True)
     records.evaluation(1, "refcoco|unc|val", {"gIoU": 0.1, "cIoU": 0.2}, selects=False)
-    records.pictures(1, "ReasonSeg|val", [np.full((4, 6, 3), 200, np.uint8)] * 2)
+    records.images(1, "ReasonSeg|val", [np.full((4, 6, 3), 200, np.uint8)] * 2)
     records.close()
 
     events = read_events(tmp_path)

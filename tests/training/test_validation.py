@@ -9,7 +9,7 @@ import torch
 from groundscore.splits import EvaluationItem
 from model.systems import SYSTEMS
 from tests.tiny import box_mask, picture, tiny_model
-from training.validation import validation_pictures
+from training.validation import validation_images
 
 FOUND = ("What is the red ball?", "It is [SEG].", box_mask(40, 60, (5, 5, 20, 30)))
 ABSENT = ("What is the boat?", "Sure, [REJ].", box_mask(40, 60, (0, 0, 0, 0)))
@@ -34,11 +34,11 @@ def item(number: int, *questions) -> EvaluationItem:
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_system_is_drawn(system):
     model, processor = tiny_model(system)
-    pictures = validation_pictures(model, processor, [item(1, FOUND)], count=1, layer=None)
-    assert [(one.dtype, one.ndim, one.shape[2]) for one in pictures] == [(np.dtype(np.uint8), 3, 3)]
+    images = validation_images(model, processor, [item(1, FOUND)], count=1, layer=None)
+    assert [(one.dtype, one.ndim, one.shape[2]) for one in images] == [(np.dtype(np.uint8), 3, 3)]
     has_maps = system in ("UGround", "READ")
     plain, with_map = 4 * 272, 5 * 272
-    assert (pictures[0].shape[1] > with_map) == has_maps and pictures[0].shape[1] > plain
+    assert (images[0].shape[1] > with_map) == has_maps and images[0].shape[1] > plain
 
 
 def test_images_are_spread_over_the_split_and_the_same_every_time():
@@ -51,18 +51,18 @@ def test_images_are_spread_over_the_split_and_the_same_every_time():
             return super().__getitem__(index)
 
     items = Items(item(number, FOUND, ABSENT) for number in range(10))
-    first = validation_pictures(model, processor, items, count=3, layer="last")
-    again = validation_pictures(model, processor, items, count=3, layer="last")
+    first = validation_images(model, processor, items, count=3, layer="last")
+    again = validation_images(model, processor, items, count=3, layer="last")
     assert seen == [1, 5, 8] * 2
     assert all(np.array_equal(one, other) for one, other in zip(first, again))
-    assert len(validation_pictures(model, processor, Items(items[:2]), count=3, layer="last")) == 2
+    assert len(validation_images(model, processor, Items(items[:2]), count=3, layer="last")) == 2
 
 
 def test_training_goes_on_as_if_nothing_had_been_drawn():
     model, processor = tiny_model()
     model.train()
     state = torch.get_rng_state()
-    validation_pictures(model, processor, [item(1, ABSENT)], count=1, layer=None)
+    validation_images(model, processor, [item(1, ABSENT)], count=1, layer=None)
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -71,6 +71,6 @@ def test_of_several_masks_the_one_that_was_asked_for_is_the_truth():
     model, processor = tiny_model()
     other = ("What is the house?", "It is [SEG].", box_mask(40, 60, (25, 35, 38, 58)))
     both = [item(1, FOUND, other), item(1, FOUND, other)]
-    first, second = validation_pictures(model, processor, both, count=2, layer="last")
-    alone = [validation_pictures(model, processor, [item(1, one)], count=1, layer="last")[0] for one in (FOUND, other)]
+    first, second = validation_images(model, processor, both, count=2, layer="last")
+    alone = [validation_images(model, processor, [item(1, one)], count=1, layer="last")[0] for one in (FOUND, other)]
     assert np.array_equal(first, alone[0]) and np.array_equal(second, alone[1])
