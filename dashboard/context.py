@@ -19,7 +19,7 @@ from groundscore.errors import UserError
 
 @dataclass(frozen=True)
 class Limits:
-    """What the dashboard accepts.
+    """Limits on the input of visitors.
 
     upload_mb: megabytes of an image's file; pixels: of an image, before it is decoded.
     work_pixels: a larger image is scaled down to this before the model sees it (masks have its size).
@@ -38,7 +38,7 @@ class Limits:
 
 
 def check_prompt(text: str | None, limits: Limits) -> str:
-    """The question without space around it; `UserError` where there is none, or too much."""
+    """The prompt without surrounding space. Raises `UserError` if it is empty or too long."""
     text = (text or "").strip()
     if not text:
         raise UserError("Please type what you are looking for.")
@@ -66,7 +66,7 @@ def read_upload(path: str | None, limits: Limits) -> np.ndarray:
 
 
 def shrink(image: np.ndarray, pixels: int) -> np.ndarray:
-    """The image with at most so many pixels, in its own proportions."""
+    """The image, scaled down to at most `pixels` pixels with its aspect ratio."""
     height, width = image.shape[:2]
     if height * width <= pixels:
         return image
@@ -79,9 +79,9 @@ log = logging.getLogger(__name__)
 
 
 class BackgroundModel:
-    """What `load` returns, once it has: `load(tell)` runs in a thread and says through `tell` what it is doing.
+    """The value of `load(tell)`, which runs in a thread and reports its progress by `tell(text)`.
 
-    Any number of threads may ask; nobody blocks.
+    Any number of threads may read it; no call blocks.
     """
 
     def __init__(self, load: Callable[[Callable[[str], None]], Any], name: str):
@@ -104,7 +104,7 @@ class BackgroundModel:
 
     @property
     def problem(self) -> str | None:
-        """Why there will be no model, where there will be none."""
+        """Why loading failed, or None."""
         return self._problem
 
     @property
@@ -114,11 +114,11 @@ class BackgroundModel:
 
     @property
     def seconds(self) -> float:
-        """Since loading began."""
+        """Seconds since loading began."""
         return time.monotonic() - self._began
 
     def get(self) -> Any:
-        """The loaded model; `UserError` while it is on its way and where it failed."""
+        """The loaded model. Raises `UserError` while it is loading and if loading failed."""
         if self._problem:
             raise UserError(f"The model could not be loaded: {self._problem}")
         if self._value is None:
@@ -126,7 +126,7 @@ class BackgroundModel:
         return self._value
 
     def wait(self, timeout: float | None = None) -> None:
-        """Until it is loaded or has failed."""
+        """Wait until loading has ended."""
         self._thread.join(timeout)
 
     def _run(self) -> None:
@@ -150,14 +150,14 @@ class Stopped(Exception):
 
 @dataclass
 class Answering:
-    """An answer on its way: what was written so far, and whether to stop."""
+    """A running answer: its text so far, and whether to stop."""
 
     text: str = ""
     stop: threading.Event = field(default_factory=threading.Event)
 
 
 class Answerer:
-    """Runs work on the model, one piece at a time, in threads that outlive no answer.
+    """Runs one answer at a time on the model, each in its own thread.
 
     A visitor is named by a string; a new answer of the same visitor stops the one before.
     """
@@ -170,9 +170,9 @@ class Answerer:
         self._running_lock = threading.Lock()
 
     def run(self, visitor: str, work: Callable[[Callable[[str], None]], Any]) -> Iterator[str | Any]:
-        """Yields the text so far as it grows, then what `work` returns.
+        """Yields the text so far as it grows, then the value of `work(on_text)`.
 
-        `work(on_text)` runs the model and hands over pieces of text. Closing the iterator, `stop` and too many
+        `work` runs the model and passes pieces of text to `on_text`. Closing the iterator, `stop` and too many
         targets end it: the first two by `Stopped`, the last by `UserError`.
         """
         with self._running_lock:
@@ -218,11 +218,11 @@ class Answerer:
 
     @property
     def idle(self) -> bool:
-        """Whether nobody waits for the model and it does nothing."""
+        """Whether no answer runs or waits."""
         return not self._running and not self._model_lock.locked()
 
     def announce(self, visitor: str) -> None:
-        """The visitor has asked something that will be run in its turn; from now on it can be stopped."""
+        """Register a question that waits for its turn, so that it can be stopped."""
         with self._running_lock:
             self._announced[visitor] = Answering()
 
@@ -234,7 +234,7 @@ class Answerer:
                     answering.stop.set()
 
     def forget(self, visitor: str) -> None:
-        """The visitor has left: stop its answer and remember nothing of it."""
+        """Stop the answer of a visitor who has left, and drop its state."""
         self.stop(visitor)
         with self._running_lock:
             self._announced.pop(visitor, None)
@@ -242,7 +242,7 @@ class Answerer:
 
 @dataclass
 class Context:
-    """One dashboard's shared things, handed to every tab.
+    """The shared state of a dashboard, passed to every tab.
 
     model: loads in the background and gives a `ChatSession`; None where no tab needs one.
     answers: runs everything that needs the model, one after the other.

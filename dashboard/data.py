@@ -151,7 +151,7 @@ def data_tab(context: Context) -> None:
     finding = search.submit(
         on_find, [opened, position, search, opacity], [position, *shown], trigger_mode="always_last", **quiet
     )
-    # A search that still goes on ends before anything else begins: at once, the page would lose what comes next.
+    # A running search is cancelled first; otherwise the page would drop the updates of the next event.
     draw_button.click(None, cancels=[finding]).then(
         on_draw, settings, [opened, position, *shown], show_progress="minimal", api_visibility="private"
     )

@@ -1,7 +1,7 @@
-"""The door: which addresses of the server exist, who may ask, and what every reply says to the browser.
+"""The gate in front of Gradio's server: which URLs exist, who may request them, and the headers of every response.
 
 Gradio's server can do more than this page needs (fetch other hosts' files, deep links, developer tools). Only what the
-page uses is let through, so that a newer Gradio opens no new door by itself.
+page uses is let through, so that a newer Gradio adds no new entry point.
 """
 
 import json
@@ -64,7 +64,7 @@ class Gate:
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = dict(scope["headers"])
         if not _PAGES.fullmatch(scope["path"]) or ".." in scope["path"].split("/"):
-            return 404, "There is nothing here."
+            return 404, "Not found."
         if self.hosts is not None and _name(headers.get(b"host", b"").decode("latin-1")) not in self.hosts:
             return 403, (
                 "This server answers to its own address only; use http://127.0.0.1 with its port. Behind a proxy, "

@@ -180,7 +180,7 @@ def _bind_asking(
         return busy(True)
 
     def on_stop(request: gr.Request):
-        tab.context.answers.stop(request.session_hash)  # the answer ends by itself and says so
+        tab.context.answers.stop(request.session_hash)  # the answer ends with a note
 
     press = gr.on([question.ask.click, question.prompt.submit], on_press, None, buttons, queue=False, **QUIET)
     asking = press.then(
@@ -207,7 +207,7 @@ def _bind_asking(
 
 
 def _bind_looking(tab: Grounding, result: ResultWidgets, visitor: gr.State, shown: gr.State) -> None:
-    """Everything that shows an answer that is there already in another way."""
+    """Bind the events that show an existing answer in another way."""
 
     def on_layer(person, index, rule, layer, opacity, request: gr.Request):
         wanted = tab.layer(_wish(rule, layer))
@@ -277,7 +277,7 @@ def _layer_widgets(tab: Grounding) -> list:
 
 
 def _wish(rule: str, layer: float) -> LayerChoice:
-    """What the rule's and the layer's widget say; None for "as started"."""
+    """The layer choice of the widgets; None for "as started"."""
     return {POLICY: "greedy", ONE_LAYER: int(layer)}.get(rule)
 
 

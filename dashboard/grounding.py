@@ -1,6 +1,6 @@
-"""What the Ground tab does with a visitor's wishes, free of widgets: ask, look again at another layer, recompose.
+"""The actions of the Ground tab, without widgets: ask, segment again from another layer, draw the overlay again.
 
-Every step gives a `View`, what the page should show now. Mistakes become sentences in it, never exceptions.
+Every step returns a `View`, the content of the page. Errors become sentences in it, never exceptions.
 """
 
 import logging
@@ -24,7 +24,7 @@ UNEXPECTED = "An internal error occurred; the program's log has the details. Ple
 
 @dataclass
 class View:
-    """What to show: the answer as HTML, and for a finished one the overlay, its targets as HTML, and files."""
+    """The content of the page: the answer as HTML and, once it is finished, overlay, targets as HTML, and files."""
 
     answer: str
     overlay: Path | None = None
@@ -45,7 +45,7 @@ class LayerOptions:
 
 
 class Grounding:
-    """Answers to the events of the Ground tab; it keeps nothing of a visitor's between them."""
+    """The actions of the Ground tab; holds no state of a visitor."""
 
     def __init__(self, context: Context):
         self.context = context
@@ -62,7 +62,7 @@ class Grounding:
         )
 
     def layer(self, wish: LayerChoice) -> LayerChoice:
-        """What the widgets ask for; None, the default, where there is nothing to choose."""
+        """The layer chosen by the widgets, or None (the default) if there is no choice."""
         return wish if self.context.model.ready and self.layer_options().policy else None
 
     def ask(
@@ -114,7 +114,7 @@ class Grounding:
     def look_again(
         self, who: str, person: Visitor, index: int | None, layer: LayerChoice, opacity: float
     ) -> View | None:
-        """The same answer with the masks of another layer; None where that changes nothing."""
+        """The same answer with masks from another layer; None if nothing changes."""
         try:
             exchange = person.at(index)
             if exchange is None or not exchange.targets or exchange.layer == layer:
@@ -150,7 +150,7 @@ class Grounding:
 
 
 def sentence(error: Exception) -> str:
-    """What a visitor is told about an error; what only a developer needs goes to the log."""
+    """The sentence that a visitor sees for an error; unexpected errors are logged."""
     if isinstance(error, UserError):
         return str(error)
     log.error("in the dashboard", exc_info=error)
@@ -168,7 +168,7 @@ def _earlier(person: Visitor, image: np.ndarray) -> tuple:
 
 
 def _note(exchange: Exchange) -> str:
-    """What there is to say about an answer beside its words."""
+    """The remarks below an answer: what was not found, whether it was cut off, its time."""
     parts = []
     if exchange.remark:
         parts.append(exchange.remark)

@@ -240,7 +240,7 @@ def measure_split(
 
 
 def summary(table: LayerTable) -> str:
-    """The split's most telling numbers as HTML."""
+    """The main numbers of a split as HTML."""
     best = max(range(len(table.iou)), key=table.iou.__getitem__)
     least = min(range(len(table.loss)), key=table.loss.__getitem__)
     values = (

@@ -1,6 +1,6 @@
-"""The Layers tab: what every hidden state would have made of a question, and of a whole split.
+"""The Layers tab: the masks of every layer for a question, and their mean scores over a split.
 
-What needs the model's libraries is imported when it is first asked for, so that the page is up before they are.
+Modules that import the model's libraries are imported on first use, so that the page appears before they load.
 """
 
 import secrets
@@ -82,7 +82,7 @@ def layers_tab(context: Context) -> None:
         return context.model.get()
 
     def on_ready():
-        """For show, measure, grid and said: where a model has nothing to show, that is said before anyone asks."""
+        """Updates of show, measure, grid and said; a model without layers to compare is reported at once."""
         system = session().model.system
         has_layers, has_points = system.uses_policy, system.uses_points
         nothing = markup.hint(f"{type(system).__name__} always uses the last layer: there are no layers to compare.")
@@ -168,14 +168,14 @@ def _axes(column: str, title: str) -> dict:
 
 
 def _private_file(context: Context, name: str) -> Path:
-    """A place for a visitor's file, in a folder whose name nobody else knows."""
+    """A path for a visitor's file, in a folder with a random name."""
     folder = context.folder / secrets.token_hex(16)
     folder.mkdir(mode=0o700)
     return folder / name
 
 
 def _steps(context: Context, request: gr.Request, work: Callable[[Callable[[str], None]], Any]) -> Iterator:
-    """The text of `work` as it grows, then what it returns, run where the model is free; a mistake as a `UserError`."""
+    """Yields the text of `work` as it grows, then its value; an error as a `UserError`."""
     try:
         yield from context.answers.run(request.session_hash, work)
     except Stopped:

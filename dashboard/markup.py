@@ -1,4 +1,4 @@
-"""The few pieces of HTML that we write ourselves; every word that is not ours goes through `escape`."""
+"""The HTML of the dashboard; all text from outside goes through `escape`."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -98,7 +98,7 @@ def note(message: str) -> str:
 
 
 def problem(message: str) -> str:
-    """What went wrong, as a sentence."""
+    """An error message."""
     return f'<div class="answer problem" role="alert"><p>{escape(message)}</p></div>'
 
 
@@ -113,7 +113,7 @@ def header(title: str, line: str) -> str:
 
 
 def loading(name: str, stage: str, seconds: float) -> str:
-    """A bar that moves while the model is on its way."""
+    """The progress bar shown while the model loads."""
     return (
         f'<div class="model-loading" role="status"><p>Loading <b>{escape(name)}</b>: {escape(stage)} '
         f'<span class="seconds">{seconds:.0f} s</span></p><div class="bar"><div></div></div></div>'

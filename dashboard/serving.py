@@ -61,7 +61,7 @@ def serve(flags: Namespace) -> None:
 
 
 def load_session(flags: Namespace, limits: Limits, tell: Callable[[str], None]) -> "ChatSession":
-    """The checkpoint that the flags name, ready to be asked; `tell` hears what is going on."""
+    """A chat session with the checkpoint that the flags name; reports progress by `tell(text)`."""
     tell("loading libraries")
     from inference.model_flags import load_flagged_model
     from inference.session import ChatSession
@@ -81,7 +81,7 @@ def load_session(flags: Namespace, limits: Limits, tell: Callable[[str], None]) 
 class Server:
     """A dashboard and the folder that it writes to, which is removed at the end.
 
-    flags: those of `app.py`; load: gives the model, in a thread of its own, and tells how far it is.
+    flags: those of `app.py`; load: returns the model; called in a thread with a function that reports progress.
     """
 
     def __init__(self, flags: Namespace, limits: Limits, load: Callable[[Callable[[str], None]], "ChatSession"]):
@@ -202,7 +202,7 @@ def build_page(context: Context, names: Sequence[str]) -> "gr.Blocks":
 
 
 def theme() -> "gr.themes.Base":
-    """Quiet greys and one accent, in the fonts that the visitor's system has."""
+    """The theme: greys, one accent colour, system fonts."""
     import gradio as gr
 
     fonts = ("ui-sans-serif", "system-ui", "sans-serif")

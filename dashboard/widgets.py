@@ -10,9 +10,9 @@ from dashboard.examples import EXAMPLES
 
 
 def image_upload(label: str, elem_id: str, *, height: int, sources: Sequence[str] = ("upload",)) -> gr.Image:
-    """An image that arrives as the path of its file.
+    """An image upload whose value is the path of the file.
 
-    Gradio would decode the upload by itself: without our limits, and with a traceback for a bad one.
+    Gradio would otherwise decode the upload itself, without our limits and with a traceback for a damaged file.
     """
     component = gr.Image(
         label=label,
@@ -29,7 +29,7 @@ def image_upload(label: str, elem_id: str, *, height: int, sources: Sequence[str
 
 
 def example_images(elem_id: str) -> gr.Dataset:
-    """The shipped images side by side; `fill_from` says where a choice goes."""
+    """The shipped images side by side; connect them with `fill_from`."""
     return gr.Dataset(
         label="Examples",
         components=[gr.Image(visible=False)],
@@ -61,14 +61,14 @@ def busy(running: bool) -> list:
 
 
 class WaitingBar:
-    """Make it where the bar belongs; `when_ready` says what is to happen once the model is there."""
+    """A progress bar, laid out where it is constructed, that disappears once the model is loaded."""
 
     def __init__(self, context: Context):
         self._model, self._page = context.model, gr.context.Context.root_block
         self._bar = gr.HTML(self._progress(), elem_classes="waiting")
 
     def when_ready(self, outputs: Sequence[gr.components.Component], updates: Callable[[], list]) -> None:
-        """Show progress until the model is loaded; then give `outputs` the values of `updates()`, on every page."""
+        """Show progress until the model is loaded, then set `outputs` to the values of `updates()`, on every page."""
         timer = gr.Timer(0.7)
 
         def tick():
