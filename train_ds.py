@@ -7,7 +7,7 @@
 A run lives in runs/<exp_name>/: ckpt_model/ (latest) and best_ckpt_model/ (by cIoU on the first --val_dataset),
 scores.json, metrics.jsonl, tensorboard/, config.yaml (for --config), meta.log (all output) and meta/ (what every launch
 ran; see utils.tracking).
-Started again with the same flags it goes on where it stopped. --dry_run says before whether it will fit.
+The same command resumes a run where it stopped. --dry_run says before whether it will fit.
 """
 
 import shlex

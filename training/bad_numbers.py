@@ -1,7 +1,7 @@
 """Losses and gradients that are not finite: found without waiting for the device, traced to their term and samples.
 
 Every micro-batch leaves its flags on the device; they are read once, before the optimizer's step, together with
-whether somebody asked to stop, or a checkpoint is due. What is bad never reaches the weights: training ends there, or
+whether a stop was requested, or a checkpoint is due. What is bad never reaches the weights: training ends there, or
 the step is left out.
 """
 

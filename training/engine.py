@@ -2,7 +2,7 @@
 
 ZeRO 3, which shares the weights among the ranks, needs more than DeepSpeed's own care. DeepSpeed fetches a module's
 weights when it is called, on all ranks together, and frees them afterwards. So all of them must call the same modules
-in the same order, whatever their batches hold, and nobody may use the weight of a module without calling it. In
+in the same order, whatever their batches hold, and no code may use the weight of a module without calling it. In
 training the model keeps to that. Validation does not: there every rank has images of its own, and writes answers of any
 length. It gets all weights (`whole_weights`).
 """

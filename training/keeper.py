@@ -149,7 +149,7 @@ class Keeper:
 def new_progress(
     schedule: Schedule, world: World, *, style: str = "line", title: str = "", scores: Scores | None = None
 ) -> Progress | None:
-    """Reports of the main process, None on the others; a block ends with the best and the latest of `scores`."""
+    """Reports of the main rank, None on the other ranks; a block ends with the best and the latest of `scores`."""
     if not world.is_main:
         return None
 

@@ -1,11 +1,11 @@
 """How training ends before its last step: SIGTERM and SIGINT, the end of the launcher, and a step that is stuck.
 
 On a signal training saves at the end of the step and stops; without a step to end, the process ends at once. The end of
-the launcher counts as SIGTERM: nobody else would stop the processes that it leaves behind.
+the launcher counts as SIGTERM: nothing else would stop the processes that it leaves behind.
 
 A collective gives up by itself (`--collective_timeout`), but does not know what training was doing, and NCCL ends the
-process without an exception that could be caught. Nothing else notices data that never comes. So a
-thread prints which step is stuck, and ends the process.
+process without an exception that could be caught. Nothing else notices data that never comes. So a thread prints which
+step is stuck, and ends the process.
 """
 
 import faulthandler
@@ -33,10 +33,10 @@ GRACE = 1.25  # of the timeout; before that the backend may say more
 class EndAtOnce:
     """Inside the `with` block a signal ends the process at once, with exit code 143 (SIGTERM) or 130 (SIGINT).
 
-    A thread does it, since the main thread does not hear of signals while it waits inside a library: for other
-    processes, for a disk. Inside a `StopRequest` it rests.
+    A thread does it, since the main thread does not receive signals while it waits inside a library: for other
+    processes, for a disk. Inactive inside a `StopRequest`.
 
-    at_end: called first, the latest of them first of all.
+    at_end: called before the process ends, the last one first.
     """
 
     def __init__(self):

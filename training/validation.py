@@ -1,4 +1,4 @@
-"""Scores of the validation splits while training goes on, and a few images of them for TensorBoard.
+"""Scores of the validation splits during training, and a few images of them for TensorBoard.
 
 The drawn images are the same at every validation, so that one can watch the masks improve. Each is a strip about one
 expression: image, ground truth, similarity map with its layer, prediction, question and answer. The answer is the given

@@ -26,7 +26,7 @@ from checkpoints.torch_files import load_plain
 from groundscore.errors import UserError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-GATE = "policy.gate"  # stands behind all others, in a group of its own, where it has its own learning rate
+GATE = "policy.gate"  # comes after all others, in a group of its own, where it has its own learning rate
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def _read_own(run_dir: Path, say: Say) -> dict[str, Any] | None:
 
 
 def _read_stored(checkpoint: Path | None) -> dict[str, Any] | None:
-    """The scores inside a checkpoint, None where it has none: one of before, or nothing was scored."""
+    """The scores inside a checkpoint, None where it has none: an older version wrote it, or nothing was scored."""
     try:
         return None if checkpoint is None else read_json(checkpoint / SCORES, SCORES_SHAPE)
     except (FileNotFoundError, DamagedFile):
