@@ -32,6 +32,7 @@ import pyarrow as pa
 from groundscore.annotations.records import Tables, pack_tables, read_tables, write_tables
 from groundscore.errors import UserError
 from groundscore.reading import check_regular, decode_json, read_bytes
+from groundscore.writing import write_json, written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +108,8 @@ class _Index:
         # wrong.
         made_of = {str(path): _record(path) for path in self.sources}
         tables = build()
-        temporary = self.file.with_suffix(".writing")
-        write_tables(temporary, tables)
-        os.replace(temporary, self.file)
+        with written_whole(self.file) as beside:
+            write_tables(beside, tables)
         self._write_stamp({"format": FORMAT, "code": self.code, "sources": made_of, "index": _record(self.file)})
         return read_tables(self.file)
 
@@ -144,9 +144,7 @@ class _Index:
             return None
 
     def _write_stamp(self, stamp: Mapping[str, Any]) -> None:
-        temporary = self.stamp.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({"seal": _seal(self.key, stamp), "stamp": stamp}))
-        os.replace(temporary, self.stamp)
+        write_json(self.stamp, {"seal": _seal(self.key, stamp), "stamp": stamp}, indent=None)
 
 
 def _user_key() -> bytes | None:
