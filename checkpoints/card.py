@@ -36,7 +36,7 @@ A question about an image is answered in words and masks: every `[SEG]` of the a
 
 ## Use
 
-The directory (or its hub id) holds everything: weights with CLIP and SAM, tokenizer, image settings.
+The directory (or its hub id) contains everything: weights with CLIP and SAM, tokenizer, image settings.
 
 ```bash
 python chat.py --version {name} --image photo.jpg --prompt "Which of these could hold hot tea?"

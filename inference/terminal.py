@@ -27,7 +27,7 @@ Ask anything about the image; each [SEG] of the answer becomes a mask, saved wit
   /save [FILE]              keep the conversation so far as JSON
   /reset                    forget the conversation, keep the image
   /help                     this text
-  /quit                     leave (or Ctrl-D); Ctrl-C interrupts an answer"""
+  /quit                     exit (or Ctrl-D); Ctrl-C interrupts an answer"""
 
 
 class Chat:
