@@ -122,7 +122,7 @@ def test_bad_muse_entries_are_named(data_root, change, message):
         ({"masks": 5}, "'masks' should be a list, it is 5; dataloaders/README.md describes"),
         ({"masks": True}, "'masks' should be a list, it is True"),
         ({"masks": {"polygons": [[0, 0, 9, 0, 9, 9]]}}, "'masks' should be a list, it is {'polygons'"),
-        ({"conversations": [[{"question": "a", "answer": "[SEG]"}]]}, "hold 1 .SEG., but there are 0 masks"),
+        ({"conversations": [[{"question": "a", "answer": "[SEG]"}]]}, "contain 1 .SEG., but there are 0 masks"),
         ({"conversations": [[{"question": "[SEG]?", "answer": "b"}]]}, "may not be written out"),
         ({"masks": ["../../x.png"]}, "leaves its folder"),
         ({"masks": [[1, 2]]}, "a mask is"),

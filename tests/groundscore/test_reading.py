@@ -44,7 +44,7 @@ def test_only_a_newline_ends_a_line(tmp_path):
         (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' twice"),
         (b"[" * 1_000_000, "nested too deeply"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
-        (b"[" + b"9" * 10_000 + b"]", r"10000 digits\); fetch"),
+        (b"[" + b"9" * 10_000 + b"]", r"10000 digits\); download"),
         ("[]".encode("utf-16"), "is UTF-16 text.*iconv"),
         (b"\xfe\xff" + "[]".encode("utf-16-be"), "is UTF-16 text"),
         ("[]".encode("utf-32"), "is UTF-32 text"),
@@ -125,7 +125,7 @@ def test_a_line_of_a_gigabyte_takes_no_memory(tmp_path):
 # What is parsed elsewhere is no file: requests, orders through a pipe, records that this program packed itself; and
 # attacks damage files that they have just had made.
 OTHERS = {"dashboard/gate.py", "utils/log_pump.py", "groundscore/annotations/records.py"}
-OTHERS |= {f"benchmarks/hostile/{name}.py" for name in ("checkpoints", "reports", "runs", "texts")}
+OTHERS |= {f"benchmarks/hostile/{name}.py" for name in ("data_files", "models_and_runs")}
 
 
 def test_no_other_place_reads_json():
