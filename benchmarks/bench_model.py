@@ -25,7 +25,7 @@ SEG_ID, REJ_ID = 32000, 32001
 class BenchShape:
     """The sizes of a model and of a batch that are measured.
 
-    images of height × width pixels, each with so many conversations; a conversation has text_tokens tokens (the
+    images of height × width pixels, each with this number of conversations; a conversation has text_tokens tokens (the
     image counts as one), of which the first common_tokens, up to and including the image, are the same
     for all of an image; segs `[SEG]` and labelled tokens with a label in each.
     layers, width, mlp, heads: of the LLM; clip_…, sam_…: of the encoders. packed: one row an image.
@@ -219,7 +219,7 @@ def bench_batch(shape: BenchShape, seed: int = 0) -> Batch:
 
 
 def bench_prompt(shape: BenchShape, tokens: int, seed: int = 0, rows: int = 1) -> Batch:
-    """One image and `rows` times one question of so many text tokens (the image counts as one)."""
+    """One image and `rows` copies of a question of `tokens` text tokens (the image counts as one)."""
     generator = torch.Generator().manual_seed(seed)
     ids = _words(shape, tokens - 1, generator)
     before = min(shape.common_tokens, tokens) - 1

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--tokens", type=int, default=16, help="tokens of a generated answer (16)")
     parser.add_argument("--repeat", type=int, default=2, help="timed runs, the fastest counts (2)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--small", action="store_true", help="a model of width 64, for a look at the shape of it")
+    parser.add_argument("--small", action="store_true", help="a model of width 64, for a quick look")
     parser.add_argument("--out", type=Path, help="also write the numbers as JSON")
     options = parser.parse_args(argv)
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def compare(model: GroundingModel, shape: BenchShape, work: Callable, repeat: int) -> tuple[Cost, Cost]:
-    """What `work(model, batch)` costs for all expressions of a shape: in one batch, and each by itself."""
+    """What `work(model, batch)` costs for all expressions of a shape: in one batch, and one at a time."""
     together = bench_batch(shape).to(model.device)
     alone = bench_batch(replace(shape, images=1, conversations=1)).to(model.device)
     expressions = shape.images * shape.conversations

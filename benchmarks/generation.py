@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def measure(shape: BenchShape, answers: int, tokens: int, *, device: str, repeats: int) -> Seconds:
-    """`tokens` tokens of so many answers to one question each, all of the same image."""
+    """Time of `tokens` tokens for `answers` answers to one question each, all about one image."""
     import torch
 
     from benchmarks.bench_model import bench_prompt
@@ -111,7 +111,7 @@ def _report_launches(flags: argparse.Namespace) -> None:
 
 
 def kernels_of_a_token(layers: int) -> int:
-    """Operations that compute something, for one more token of a model of so many layers; views are left out."""
+    """Operations that compute something, for one more token of a model with `layers` layers; views are not counted."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     from benchmarks.bench_model import SIZES, bench_prompt

@@ -6,7 +6,8 @@
 
 One line for each check, and all numbers in a JSON file. Everything goes through the training engine of `train_ds.py`
 (DeepSpeed, ZeRO 2, overlap, fused AdamW, gradient checkpointing), with padded CLIP images. A check that fails or runs
-out of memory says so, and the others go on; what needs CUDA says so on a CPU. The exit code is 1 where one failed.
+out of memory is reported and the others continue; checks that need CUDA are skipped on a CPU. The exit code is 1 if one
+failed.
 
     zero2        ZeRO 2 with overlap and fused AdamW trains as the plain engine does
     attention    the kernel that packed rows get, forward and backward, and those that would take them

@@ -1,6 +1,6 @@
-"""A data root of any size in the official layouts, for measuring: its annotations mean nothing.
+"""A data root of any size in the official layouts, for measuring; its annotations are meaningless.
 
-Every file name is there, but they are links to a few images and label maps, so that 100,000 images take little space.
+All files exist, but are links to a few images and label maps, so that 100,000 images take little space.
 """
 
 import argparse
@@ -46,8 +46,10 @@ LABEL_FOLDERS = ("ade20k/annotations/training", "cocostuff/train2017", "mapillar
 def add_source_flags(parser: argparse.ArgumentParser) -> None:
     """--dataset_dir or --synthetic, one of them."""
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--dataset_dir", type=Path, metavar="DIR", help="measure what is there")
-    source.add_argument("--synthetic", type=int, metavar="IMAGES", help="generate annotations of so many images")
+    source.add_argument("--dataset_dir", type=Path, metavar="DIR", help="measure this data set")
+    source.add_argument(
+        "--synthetic", type=int, metavar="IMAGES", help="generate annotations for this number of images"
+    )
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What the layer policy brings: rows with and without it, trained alike, scored on answers they write themselves.
 
     python -m miniature.ablation                       all rows, three seeds; about three hours on two idle cores
-    python -m miniature.ablation --quick               four rows, one seed, a few minutes; says little
+    python -m miniature.ablation --quick               four rows, one seed, a few minutes; not conclusive
     python -m miniature.ablation --rows mode1,mode3_expected --seeds 7
 
 Every run leaves a result in `--runs`; a second call skips the runs whose results exist. The page is rewritten after

@@ -75,7 +75,7 @@ which may have made a small lead a large one; that was not measured. What was me
 targets and no other does. On `refcoco|unc|val` the mean reward of layers 0 to 6 is −1.69, −1.69, −1.69, −1.69, −1.69,
 −1.64 and −1.30, and the last is the best layer for 353 of 354 targets (`python -m benchmarks.policy`). A policy that is
 right about its reward must choose it. The row with similarity loss on the maps of all layers takes the advantage of
-being chosen away: its curve below 6 shows what the other layers can learn.
+being chosen away: its curve below 6 shows what the other layers can reach.
 
 ## The policies over training
 

@@ -107,7 +107,7 @@ def _budgets(runs: dict[str, Path | None]) -> str:
 
 
 def table(reports: dict[str, dict], answer: str, *, nested: bool) -> str:
-    """One protocol as aligned Markdown; a split that a system could not be scored on says why below the table."""
+    """One protocol as aligned Markdown; below the table, the reason for a split that could not be scored."""
     columns = {
         system: {split: scores[answer] if nested else scores for split, scores in report["splits"].items()}
         for system, report in reports.items()

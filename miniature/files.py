@@ -54,7 +54,7 @@ class CocoRecords:
         self._category_ids = {category.name: index + 1 for index, category in enumerate(CATEGORIES)}
 
     def add(self, scene: Scene) -> tuple[int, list[int]]:
-        """Record a scene: its image id and the annotation ids of its objects. The id tells the file's name."""
+        """Record a scene: its image id and the annotation ids of its objects. The id determines the file name."""
         image_id = len(self._images) + 1
         name = self.name_of(image_id)
         self._images.append({"id": image_id, "file_name": name, "height": scene.height, "width": scene.width})

@@ -20,7 +20,7 @@ MIN_POINTS = 3
 
 
 def write_odd_image(path: Path, scene: Scene, number: int, *, may_ignore_exif: bool = False) -> None:
-    """A scene as a JPEG; of every ten one is grey, and one lies on its side with an EXIF tag that says so.
+    """A scene as a JPEG; of every ten one is grey, and one is rotated with an EXIF tag.
 
     may_ignore_exif: yet another has a tag that its annotations ignore, as in sets that were annotated without looking
         at EXIF. Only their height and width tell.

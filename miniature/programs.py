@@ -20,7 +20,7 @@ RECIPE = """--dataset refer_seg||reason_seg --sample_rates 1,1 --explanatory -1 
 def training_command(
     options: argparse.Namespace, run: Path, *, system: str, steps: int, epochs: int, flags: str
 ) -> list[str]:
-    """Train `system` into the directory `run`, for so many epochs of so many steps. flags: beyond `RECIPE`."""
+    """Returns the command that trains `system` in the directory `run`. flags: beyond `RECIPE`."""
     launcher = [sys.executable]
     if options.processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.processes}"]
@@ -40,7 +40,8 @@ def training_command(
 def scoring_command(
     options: argparse.Namespace, run: Path, report: Path, *, splits: str, answer: str = "generated"
 ) -> list[str]:
-    """Score a run on the first `options.limit` images of each split. report: the .json file to write."""
+    """Returns the command that scores a run on the first `options.limit` images of each split. report: the .json file
+    to write."""
     command = [
         *(sys.executable, "eval.py", "--version", run, "--dataset_dir", options.dataset_dir),
         *("--val_dataset", splits, "--answer", answer, "--limit", options.limit),

@@ -26,7 +26,7 @@ MARKS = ("[<{id}|{name}>]", "<{id}|{name}>", "《{id}|{name}》", "[{name} <{id}
 
 
 def write_lisa_plus(root: Path, splits: Splits, rng: np.random.Generator) -> None:
-    """A file for every part; each image has a mask for every object, and in places an empty one beside them."""
+    """A file for every part; each image has a mask for every object, and some an empty one in addition."""
     writers: dict[str, Callable[[str, Scene, np.random.Generator], dict]] = {
         "instance_seg": _instances,
         "cot": _steps,
@@ -111,7 +111,7 @@ def _caption(name: str, scene: Scene, rng: np.random.Generator) -> dict:
 
 
 def write_muse(root: Path, splits: Splits, rng: np.random.Generator) -> None:
-    """Questions that mean one object or several; test_many asks for more of them at once than test_less."""
+    """Questions with one target or several; test_many asks for more at once than test_less."""
     number = 4_000_000
     for split, scenes in splits.items():
         entries = []

@@ -79,7 +79,7 @@ def write_refer(root: Path, name: str, splits: Splits, rng: np.random.Generator)
 
 
 def write_refzom(root: Path, splits: Splits, rng: np.random.Generator) -> None:
-    """Expressions that mean one object, several, or none; images of both of COCO's folders of 2014."""
+    """Expressions with one target, several, or none; images from both of COCO's folders of 2014."""
     writer = _Writer(root / "refer_seg", _ZOM)
     for split, scenes in splits.items():
         for scene in scenes:
@@ -95,7 +95,7 @@ def write_refzom(root: Path, splits: Splits, rng: np.random.Generator) -> None:
 
 
 def write_unified_refs(root: Path, name: str) -> None:
-    """The refs of a plain set that is there already under the name that the false-premise protocol reads."""
+    """The refs of an existing plain set under the file name that the false-premise protocol reads."""
     folder = root / "refer_seg" / name
     plain = folder / "refs(unc).p"
     if plain.is_file():
@@ -135,7 +135,7 @@ class _Writer:
         return [category.name for category in CATEGORIES].index(name) + 1
 
     def add_image(self, scene: Scene, place: str = "", folder_parts: int = 0) -> tuple[int, list[int]]:
-        """Write an image: its id, and those of its objects' annotations. place: where it differs from the set's."""
+        """Writes an image; returns its id and its annotations' ids. place: its path if it differs from the set's."""
         number = len(self._images) + 1
         image_id = self._set.first_id + number
         path = Path((place or self._set.image).format(image_id))

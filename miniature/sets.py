@@ -66,7 +66,7 @@ def write_refcoco(root: Path, splits: Splits, rng: np.random.Generator, kinds: C
 
 
 def write_grefcoco(root: Path, splits: Splits, rng: np.random.Generator) -> None:
-    """Expressions that mean one object, several, or none."""
+    """Expressions with one target, several, or none."""
     records, refs = CocoRecords("COCO_train2014_1{:011d}.jpg"), []
     sentences = 0
     for split, scenes in splits.items():
@@ -146,7 +146,7 @@ def _false_premise(scene: Scene, is_sentence: bool) -> tuple[str, bool, str]:
 
 
 def _rephrased(scene: Scene, first: Reasoning, held_out: bool, rng: np.random.Generator) -> list[Reasoning]:
-    """Up to two other questions that mean the same objects."""
+    """Up to two other questions with the same targets."""
     others: list[Reasoning] = []
     for _ in range(40):
         other = reasoning(scene, rng, is_sentence=first.is_sentence, held_out=held_out)

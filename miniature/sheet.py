@@ -1,4 +1,4 @@
-"""An image of the miniature's world: scenes with what is said about them."""
+"""A contact sheet of the miniature's scenes with their expressions and questions."""
 
 from pathlib import Path
 

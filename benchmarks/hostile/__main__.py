@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def row(outcome: Outcome) -> str:
-    """A line of the table; where the attack was not withstood, why and what the program said last."""
+    """A line of the table; if the attack was not withstood, with the reason and the last line of output."""
     code = "-" if outcome.code is None else str(outcome.code)
     line = f"{outcome.attack.name:44} {code:>5} {outcome.seconds:6.1f} {outcome.megabytes:6}"
     if not outcome.faults:

@@ -23,8 +23,8 @@ class Attack:
     """An attack and its expected end.
 
     name: kind and input, such as "pickle: os.system". prepare: (folder, materials) -> the arguments after `python`,
-    having written the hostile files below the folder. codes: exit codes that are right. says: texts that the output
-    must hold, in any case of letters. megabytes: memory allowed above that of the command on clean input. seconds:
+    having written the hostile files below the folder. codes: accepted exit codes. says: texts that the output
+    must contain, in any case. megabytes: memory allowed above that of the command on clean input. seconds:
     after them the command is killed, which loses. quick: part of the tenth that the tests run.
     """
 

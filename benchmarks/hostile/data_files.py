@@ -19,7 +19,7 @@ REFS = Path("refer_seg") / "refcoco" / "refs(unc).p"
 
 
 def _inspecting(payload: Callable[[Path], bytes]) -> Prepare:
-    """An attack that puts `payload(folder)` into the place of the refs and looks at the data."""
+    """An attack that replaces the refs by `payload(folder)` and inspects the data."""
 
     def prepare(folder: Path, materials: Materials) -> list[str]:
         root = materials.copy(materials.data(), folder)
@@ -124,7 +124,7 @@ def _asked(write: Damage, name: str = "photo.jpg") -> Prepare:
 
 
 def _drawn(write: Damage) -> Prepare:
-    """An attack that puts the image into the place of one of the data's."""
+    """An attack that replaces an image of the data set."""
 
     def prepare(folder: Path, materials: Materials) -> list[str]:
         root = materials.copy(materials.data(), folder)
