@@ -34,6 +34,7 @@ from groundscore.splits import (
     too_many,
     unnumbered_entries,
 )
+from groundscore.splits.items import path_below
 from groundscore.targets import target_kinds
 from utils.contact_sheet import SheetRow, contact_sheet, save_sheet
 from utils.plugins import HELP, import_plugins
@@ -114,8 +115,8 @@ def describe_report(report: SetReport, root: Path) -> dict[str, Any]:
         "family": report.family,
         "dataset": report.name,
         "state": report.state,
-        "expected": [_relative(path, root) for path in report.expected],
-        "found": [_relative(path, root) for path in report.found],
+        "expected": [path_below(root, path) for path in report.expected],
+        "found": [path_below(root, path) for path in report.found],
         "counts": report.counts,
         "repaired": len(report.repairs),
         **{kind: report.count(kind) for kind in KINDS},
@@ -130,7 +131,7 @@ def _report_lines(report: SetReport, root: Path) -> Iterator[str]:
     counts = ", ".join(f"{split} {count}" for split, count in report.counts.items())
     yield f"{report.state:8} {report.family}/{report.name}  {counts}"
     if report.state == "missing":
-        yield f"         expected {', '.join(_relative(path, root) for path in report.expected)}"
+        yield f"         expected {', '.join(path_below(root, path) for path in report.expected)}"
         yield f"         from: {report.origin}"
     for problem in report.problems[:SHOWN_PROBLEMS]:
         yield textwrap.indent(f"{problem.kind}: {problem.text}\n  remedy: {problem.remedy}", " " * 9)
@@ -164,7 +165,7 @@ def describe_sample(sample: Sample, root: Path) -> dict[str, Any]:
     return {
         "family": sample.family,
         "dataset": sample.dataset,
-        "image": _relative(sample.image_path, root),
+        "image": path_below(root, sample.image_path),
         "height": sample.image.shape[0],
         "width": sample.image.shape[1],
         "conversations": [
@@ -181,7 +182,7 @@ def describe_item(item: EvaluationItem, spec: str, root: Path) -> dict[str, Any]
     masks = (item.masks != 0) & counted
     described = {
         "split": spec,
-        "image": _relative(item.image_path, root),
+        "image": path_below(root, item.image_path),
         "height": item.image.shape[0],
         "width": item.image.shape[1],
         "expressions": item.expressions,
@@ -302,10 +303,6 @@ def _box(mask: np.ndarray) -> list[int] | None:
     if not len(rows):
         return None
     return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
-
-
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def _write_lines(path: Path, values: Iterable[dict]) -> int:

@@ -15,10 +15,9 @@ from torch.utils.data import Dataset
 from dataloaders.families import FAMILIES, Family
 from dataloaders.families.family import MAX_TRIES
 from dataloaders.sample import Sample
-from dataloaders.settings import data_settings
+from dataloaders.settings import data_settings, rates_in_use
 from groundscore.annotations.bad_entries import BadSamples, Tolerance, noting_repairs
 from groundscore.errors import UserError
-from groundscore.names import look_up, split_names
 
 
 class Mixture(Dataset):
@@ -43,7 +42,7 @@ class Mixture(Dataset):
         bad_samples: BadSamples | None = None,
     ):
         self.families = list(families)
-        self.probabilities = normalised_rates(rates, len(self.families))
+        self.probabilities = np.asarray(rates, np.float64) / np.sum(rates, dtype=np.float64)
         self.seed = seed
         self.bad_samples = bad_samples
         self._length = samples_per_epoch
@@ -81,28 +80,6 @@ class Mixture(Dataset):
         raise UserError(f"{family.name}: {MAX_TRIES} draws in a row were bad. The last one: {last}") from last
 
 
-def normalised_rates(rates: Sequence[float], count: int) -> np.ndarray:
-    """Rates as probabilities; an error where they are not one non-negative number for each of `count` families."""
-    if len(rates) != count:
-        raise UserError(
-            f"{len(rates)} sample rates for {count} families; --sample_rates needs one for each of --dataset"
-        )
-    values = np.asarray(rates, dtype=np.float64)
-    if not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
-        raise UserError(f"sample rates are numbers from 0 up, and not all 0; they are {', '.join(map(str, rates))}")
-    return values / values.sum()
-
-
-def parse_rates(text: str | Sequence[float]) -> list[float]:
-    """The numbers in "12,9,3"."""
-    if not isinstance(text, str):
-        return [float(rate) for rate in text]
-    try:
-        return [float(rate) for rate in text.split(",")]
-    except ValueError as error:
-        raise UserError(f"--sample_rates is a comma-separated list of numbers, not {text!r}") from error
-
-
 def build_mixture(
     dataset_dir: str | Path,
     *,
@@ -118,22 +95,17 @@ def build_mixture(
     A family whose rate is 0 is known by name and otherwise left alone: its files need not exist.
     """
     root, chosen = Path(dataset_dir), data_settings(**settings)
-    names = split_names(chosen.dataset)
-    if not names:
-        raise UserError(f"--dataset names no family; known are {', '.join(sorted(FAMILIES))}")
-    families = [look_up(name, FAMILIES, "family") for name in names]
-    rates = parse_rates(chosen.sample_rates)
-    normalised_rates(rates, len(names))
-    used = [(family, rate) for family, rate in zip(families, rates) if rate > 0]
-    for family, _ in used:
+    rates = rates_in_use(chosen)
+    used = [FAMILIES[name] for name in rates]
+    for family in used:
         family.check(chosen)
     # Under any name that COCO gives an image, and in every family.
-    held_out = [family.held_out(root, chosen) for family, _ in used] if chosen.exclude_val else []
+    held_out = [family.held_out(root, chosen) for family in used] if chosen.exclude_val else []
     bad_samples = BadSamples(Tolerance(chosen.skip_bad_samples), bad_samples_file)
     options = {"excluded": frozenset().union(*held_out), "bad_samples": bad_samples}
     return Mixture(
-        [family(root, chosen, **options) for family, _ in used],
-        [rate for _, rate in used],
+        [family(root, chosen, **options) for family in used],
+        list(rates.values()),
         seed,
         samples_per_epoch=samples_per_epoch,
         bad_samples=bad_samples,

@@ -7,6 +7,7 @@ from typing import Any
 from dataloaders.families import FAMILIES
 from groundscore.annotations.bad_entries import DEFAULT_SHARE, Tolerance
 from groundscore.errors import UserError
+from groundscore.names import look_up, split_names
 from utils.settings import at_least, check_settings, compose, option, settings_of
 
 _RATES = {name: family.rate for name, family in FAMILIES.items() if family.rate}
@@ -39,27 +40,38 @@ class MixtureSettings:
     )
 
     def check(self) -> None:
-        """Raise `UserError` for families and weights that contradict each other, or settings of a family in use."""
-        families = [name for name in self.dataset.split("||") if name]
-        try:
-            rates = [float(rate) for rate in self.sample_rates.split(",")]
-        except ValueError:
-            raise UserError(f"--sample_rates {self.sample_rates}: expected numbers joined by commas") from None
-        if len(rates) != len(families):
-            raise UserError(
-                f"--sample_rates {self.sample_rates} has {len(rates)} numbers, "
-                f"but --dataset {self.dataset} has {len(families)} families; give one number per family"
-            )
-        if not all(0 <= rate < math.inf for rate in rates) or sum(rates) == 0:
-            raise UserError(
-                f"--sample_rates {self.sample_rates}: numbers must not be negative, and one must be above 0"
-            )
-        if len(set(families)) != len(families):
-            raise UserError(f"--dataset {self.dataset} names a family twice")
+        """Raise `UserError` for families and rates that contradict each other, or settings of a family in use."""
         Tolerance(self.skip_bad_samples)
-        for name, rate in zip(families, rates, strict=True):
-            if name in FAMILIES and rate > 0:
-                FAMILIES[name].check(self)
+        for name in rates_in_use(self):
+            FAMILIES[name].check(self)
+
+
+def rates_in_use(settings: Any) -> dict[str, float]:
+    """Returns the rates of the families that `--dataset` names and whose rate is above 0.
+
+    Raises `UserError` for an unknown family, and for rates that are not one for each family.
+    """
+    names = split_names(settings.dataset)
+    if not names:
+        raise UserError(f"--dataset names no family; known are {', '.join(sorted(FAMILIES))}")
+    for name in names:
+        look_up(name, FAMILIES, "family")
+    if len(set(names)) != len(names):
+        raise UserError(f"--dataset {settings.dataset} names a family twice")
+    try:
+        rates = [float(rate) for rate in settings.sample_rates.split(",")]
+    except ValueError:
+        raise UserError(f"--sample_rates {settings.sample_rates}: expected numbers joined by commas") from None
+    if len(rates) != len(names):
+        raise UserError(
+            f"--sample_rates {settings.sample_rates} has {len(rates)} numbers, "
+            f"but --dataset {settings.dataset} has {len(names)} families; give one number per family"
+        )
+    if not all(0 <= rate < math.inf for rate in rates) or sum(rates) == 0:
+        raise UserError(
+            f"--sample_rates {settings.sample_rates}: numbers must not be negative, and one must be above 0"
+        )
+    return {name: rate for name, rate in zip(names, rates) if rate > 0}
 
 
 def declared_data() -> tuple[type, ...]:
@@ -70,8 +82,10 @@ def declared_data() -> tuple[type, ...]:
 def data_settings(**given: Any) -> Any:
     """Returns an object with all settings of the data as attributes, those not given at their defaults.
 
-    Raises `UserError` for a value out of its range.
+    `sample_rates` may be a list of numbers. Raises `UserError` for a value out of its range.
     """
+    if not isinstance(given.get("sample_rates", ""), str):
+        given["sample_rates"] = ",".join(map(str, given["sample_rates"]))
     known = settings_of(*declared_data())
     unknown = given.keys() - known
     if unknown:
