@@ -116,7 +116,7 @@ def test_a_set_that_is_left_out_whole_is_an_error(data_root):
     (data_root / "cocostuff/train2017/000000000012.png").rename(data_root / "cocostuff/train2017/000000000011.png")
     settings = {"sem_seg_data": "cocostuff", "refer_seg_data": "refcoco", "exclude_val": True}
 
-    with pytest.raises(UserError, match="cocostuff/train2017 without the images to leave out: nothing there"):
+    with pytest.raises(UserError, match="cocostuff/train2017 without the images to leave out: no files found"):
         build_mixture(data_root, dataset="sem_seg||refer_seg", sample_rates="1,1", **settings)
 
 
