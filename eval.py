@@ -39,7 +39,7 @@ def build_parser() -> FlagParser:
         default=DEFAULT_SHARE,
         metavar="R",
         help="share of entries without a usable image or mask to leave out and list beside the report; 0 stops at the "
-        "first (default: %(default)s)",
+        "first",
     )
     group = parser.add_argument_group("protocol")
     group.add_argument(

@@ -134,7 +134,7 @@ def _keep_apart(target: Path, sources: Mapping[str, str | None]) -> None:
                 f"--save_path {target} is, or contains, {source} ({name}), which is read; choose another one"
             )
     if {LATEST, BEST} & set(place.parts):
-        raise UserError(f"--save_path {target} lies among the checkpoints of a run; choose another directory")
+        raise UserError(f"--save_path {target} is inside the checkpoints of a run; choose another directory")
 
 
 def export_merged(merge: "Merge", flags: Namespace, target: Path, *, check: Callable[[Path], None] | None) -> None:

@@ -104,7 +104,7 @@ def refuse_foreign(directory: Path) -> None:
     for path in entries:
         if path.is_dir() or not (path.name in known or (content is None and SHARD.fullmatch(path.name))):
             raise UserError(
-                f"{directory} holds {path.name}, which is not a part of a merged model; only merged models of this "
+                f"{directory} contains {path.name}, which is not a part of a merged model; only merged models of this "
                 "program are replaced. Choose another directory, or move it away yourself"
             )
     card = directory / CARD_FILE

@@ -18,7 +18,7 @@ def report_path(flags: Namespace, specs: Sequence[str]) -> Path:
         if flags.output.is_dir():
             raise UserError(f"{flags.output} is a directory; name a file in it")
         if flags.output.suffix != ".json":
-            raise UserError(f"--output {flags.output}: name a .json file; tables and rows lie beside it, named alike")
+            raise UserError(f"--output {flags.output}: name a .json file; its tables and rows get the same name")
         return flags.output
     source = flags.version or flags.predictions
     if flags.exp_name:  # the reference's recipes name it "<run>/eval" when they evaluate

@@ -13,7 +13,7 @@ class _Help(argparse.HelpFormatter):
     """Help that ends in the default where there is one."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        shown = action.default not in (None, False, argparse.SUPPRESS)
+        shown = action.default not in (None, False, "", argparse.SUPPRESS)
         return f"{action.help} (default: %(default)s)" if shown else action.help
 
 
