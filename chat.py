@@ -18,6 +18,7 @@ from utils.plugins import import_plugins
 
 
 def build_parser() -> FlagParser:
+    """Returns the parser of all flags."""
     parser = FlagParser(prog="chat.py", description="Chat with a checkpoint about an image.")
     add_model_flags(parser)
     group = parser.add_argument_group("chat")
@@ -45,6 +46,7 @@ def build_parser() -> FlagParser:
 
 
 def main(argv: Sequence[str]) -> int:
+    """Does what the flags say; returns the exit status."""
     import_plugins(argv)
     flags = build_parser().parse(argv)
     if flags.prompt is not None and flags.image is None:

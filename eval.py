@@ -19,6 +19,7 @@ from utils.plugins import import_plugins
 
 
 def build_parser() -> FlagParser:
+    """Returns the parser of all flags."""
     parser = FlagParser(
         prog="eval.py",
         description="Score a checkpoint, or saved predictions, on the benchmarks; compare two reports.",
@@ -100,6 +101,7 @@ def build_parser() -> FlagParser:
 
 
 def main(argv: Sequence[str]) -> int:
+    """Does what the flags say; returns the exit status."""
     import_plugins(argv)
     flags = build_parser().parse(argv)
     if flags.compare:

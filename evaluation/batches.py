@@ -51,6 +51,7 @@ class Part:
 
     @property
     def name(self) -> str:
+        """The image and its item, for errors."""
         return f"{self.image} (item {self.number})"
 
 
@@ -67,6 +68,7 @@ class Work:
     decided: Tensor
 
     def to(self, device: torch.device) -> "Work":
+        """Returns the same on a device; masks of the parts stay where they are."""
         return Work(self.batch.to(device), self.parts, self.decided.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Work":

@@ -26,6 +26,7 @@ class RunningScores:
             progress(self.images, self.total, None, None)
 
     def add(self, results: Iterable[ImageResult]) -> None:
+        """Counts further images and reports progress."""
         for result in results:
             self._count(result)
         if self.progress and self.pairs:

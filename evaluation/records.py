@@ -56,11 +56,12 @@ class ImageResult:
     repaired: list[dict] = field(default_factory=list)
 
     def to_line(self) -> str:
+        """Returns a line of JSON; `from_line` reads it back."""
         return json.dumps(vars(self) | {"rows": [row.to_dict() for row in self.rows]}) + "\n"
 
     @classmethod
     def from_line(cls, line: bytes, where: str) -> "ImageResult":
-        """Raises `DamagedFile` where the line is none."""
+        """Returns the result in a line; raises `DamagedFile` where there is none."""
         content = parse(line, _RESULT, where)
         result = cls(**content | {"rows": [row_from_dict(row) for row in content["rows"]]})
         if not result.rows or {row.item for row in result.rows} != {result.item}:

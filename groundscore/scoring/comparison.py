@@ -42,6 +42,7 @@ class Difference:
 
     @property
     def difference(self) -> float:
+        """b - a."""
         return self.b - self.a
 
 

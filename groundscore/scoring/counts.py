@@ -266,6 +266,7 @@ class Pairs:
 
     @classmethod
     def of(cls, rows: Sequence[QuestionCounts]) -> "Pairs":
+        """Returns the pairs of all questions, in their order."""
         items, image = np.unique([row.item for row in rows], return_inverse=True)
         paired = [row.pairs() for row in rows]
         pairs = [pair for one in paired for pair in one]

@@ -80,6 +80,7 @@ class Prediction:
 
     @property
     def key(self) -> Key:
+        """What no other prediction of the split has."""
         return self.entry, self.expression
 
 
@@ -274,6 +275,7 @@ class _Matching:
         self.left = {key: one for key, one in self.left.items() if key[0] != entry}
 
     def check_missing(self) -> None:
+        """Raises `UserError` for expressions without a prediction."""
         if self.missing:
             more = f" and {len(self.missing) - SHOWN} more" if len(self.missing) > SHOWN else ""
             raise UserError(
@@ -282,6 +284,7 @@ class _Matching:
             )
 
     def check_left(self) -> None:
+        """Raises `UserError` for a prediction that belongs to no expression."""
         for prediction in self.left.values():
             image = prediction.image
             if isinstance(prediction.entry, int):

@@ -32,14 +32,17 @@ class ReportFiles:
 
     @property
     def table(self) -> Path:
+        """The scores as Markdown."""
         return self.report.with_suffix(".md")
 
     @property
     def rows(self) -> Path:
+        """The counts of every expression, from which all scores follow."""
         return self.report.with_suffix(".rows.jsonl")
 
     @property
     def gallery(self) -> Path:
+        """Best, worst and random cases as one page."""
         return self.report.with_suffix(".html")
 
     @property
@@ -48,7 +51,7 @@ class ReportFiles:
         return self.report.with_suffix(".bad_samples.jsonl")
 
     def predictions(self, answer: str | None = None) -> Path:
-        """answer: of the protocol, where a report has several."""
+        """Saved predictions; answer: of the protocol, where a report has several."""
         return self.report.with_suffix(f".{answer}.predictions.jsonl" if answer else ".predictions.jsonl")
 
 
