@@ -66,10 +66,10 @@ def test_a_metric_of_a_plugin_is_reported_shown_and_compared(plugin, world, tmp_
 @pytest.mark.parametrize(
     ("name", "kinds", "message"),
     [
-        ("gIoU", ["plain"], "one of this name already"),
+        ("gIoU", ["plain"], "this name is already taken"),
         ("mine", ["planar"], "no kind of split is called 'planar'"),
-        ("images", ["plain"], "something else under this name"),
-        ("gIoU_ci95", ["plain"], "something else under this name"),
+        ("images", ["plain"], "use this name for something else"),
+        ("gIoU_ci95", ["plain"], "use this name for something else"),
     ],
 )
 def test_a_metric_that_cannot_be_is_refused(name, kinds, message):
