@@ -106,7 +106,7 @@ def write(out: Path, *, seed: int, scale: float, sets: Sequence[str] = tuple(COU
 def _write_sets(root: Path, seed: int, scale: float, chosen: Sequence[str], plain: bool) -> None:
     import numpy as np
 
-    from miniature import label_map_sets, part_sets, reasoning_sets, refer_sets, sets
+    from miniature import reasoning_sets, refer_sets, region_sets, sets
     from miniature.language import KIND_WEIGHTS
     from miniature.scenes import Scene, random_scene
 
@@ -127,10 +127,10 @@ def _write_sets(root: Path, seed: int, scale: float, chosen: Sequence[str], plai
         "grefcoco": lambda splits, rng: sets.write_grefcoco(root, splits, rng),
         "reason_seg": lambda splits, rng: sets.write_reason_seg(root, splits, rng),
         "llava": lambda splits, rng: sets.write_llava_instruct(root, splits["train"], rng),
-        "cocostuff": lambda splits, rng: label_map_sets.write_cocostuff(root, splits["train"], rng),
-        "mapillary": lambda splits, rng: label_map_sets.write_mapillary(root, splits["train"], rng),
-        "pascal_part": lambda splits, rng: part_sets.write_pascal_part(root, splits["train"], rng),
-        "paco_lvis": lambda splits, rng: part_sets.write_paco_lvis(root, splits["train"], rng),
+        "cocostuff": lambda splits, rng: region_sets.write_cocostuff(root, splits["train"], rng),
+        "mapillary": lambda splits, rng: region_sets.write_mapillary(root, splits["train"], rng),
+        "pascal_part": lambda splits, rng: region_sets.write_pascal_part(root, splits["train"], rng),
+        "paco_lvis": lambda splits, rng: region_sets.write_paco_lvis(root, splits["train"], rng),
         "refzom": lambda splits, rng: refer_sets.write_refzom(root, splits, rng),
         "reason_seg_plus": lambda splits, rng: reasoning_sets.write_lisa_plus(root, splits, rng),
         "multi_reason_seg": lambda splits, rng: reasoning_sets.write_muse(root, splits, rng),

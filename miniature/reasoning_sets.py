@@ -6,9 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from miniature.files import edge_polygons, pixel_polygons, write_json
+from miniature.files import (
+    edge_polygons,
+    large_enough,
+    overlapping_polygons,
+    pixel_polygons,
+    plain_lengths,
+    write_json,
+    write_odd_image,
+)
 from miniature.language import absent_expressions, explanation, group_expressions, pick_referring, reasoning
-from miniature.oddities import large_enough, overlapping_polygons, plain_lengths, write_odd_image
 from miniature.scenes import Scene
 from miniature.vocabulary import CATEGORIES
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from miniature.files import write_json
+from miniature.files import ALL_FORMS, POLYGONS, Form, lengths_in_a_list, write_json, write_odd_image
 from miniature.language import KIND_WEIGHTS, absent_expressions, group_expressions, pick_referring
-from miniature.oddities import ALL_FORMS, POLYGONS, Form, lengths_in_a_list, write_odd_image
 from miniature.scenes import Scene
 from miniature.vocabulary import CATEGORIES
 

@@ -12,7 +12,7 @@ from dataloaders.settings import ALL_FAMILIES
 from groundscore.annotations.segmentations import decode_segmentation
 from groundscore.splits import evaluation_set
 from miniature import data
-from miniature.oddities import ORIENTATION, compressed_lengths, overlapping_polygons, plain_lengths
+from miniature.files import ORIENTATION, compressed_lengths, overlapping_polygons, plain_lengths
 from miniature.scenes import part_masks, random_scene
 
 SPLITS = [
