@@ -71,8 +71,8 @@ class System:
     Which tokens: `seg_token_num` × `image_feature_scale_num` (settings that all systems have) stand for a target in an
     answer, `[SEG]`, or `[REJ]` where there is no such target. The other three questions are answered by methods.
 
-    settings: a dataclass of `utils.settings.option` fields, which become flags of all programs; the `stored` ones are
-        fields of the model's configuration, too.
+    settings: a dataclass of `utils.settings.option` fields, which become flags of `train_ds.py`; the `stored` ones are
+        fields of the model's configuration, too, and the `inference` ones flags of the other programs.
     frozen: names of its modules that stay as they were initialised, unless `--unfreeze` names them.
     when_new: values of settings for a model whose modules of this system are newly initialised, where these differ from
         the defaults, which are those of a stored configuration that does not name the setting.
