@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from dataloaders.batching.batch import PREFIX_BRANCH, Batch
+from dataloaders.batching.batch import PREFIX_BRANCH, Batch, Geometry, PreparedImages, place_images
 from groundscore.errors import UserError
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
+from model.images import centre_window, fitted_size
 from model.lora import add_lora
-from training.engine import enable_gradient_checkpointing
 from training.trainable import set_trainable, trainable_prefixes
 
 IMAGE_ID = -200
@@ -56,9 +56,14 @@ class BenchShape:
     packed: bool = True
 
     @property
+    def image_grid(self) -> tuple[int, int]:
+        """Rows and columns of the image tokens."""
+        return (self.clip_image_size // 14,) * 2
+
+    @property
     def image_tokens(self) -> int:
-        """Number of image tokens of the LLM, the square of CLIP's side."""
-        return (self.clip_image_size // 14) ** 2
+        """Image tokens of an image."""
+        return self.image_grid[0] * self.image_grid[1]
 
 
 CLIP_L = {"clip_width": 1024, "clip_layers": 24, "clip_heads": 16}
@@ -100,13 +105,7 @@ def bench_model(
     finally:
         torch.set_default_dtype(usual)
     model.train()
-    frozen = [model.vision_tower, model.mm_projector]
-    if model.system.uses_sam:
-        frozen.append(model.sam.vision_encoder)
-    for module in frozen:
-        module.requires_grad_(False)
-    if model.system.uses_sam:  # the encoder is frozen, and so is the positional encoding that it shares
-        model.sam.shared_image_embedding.requires_grad_(False)
+    set_trainable(model, trainable_prefixes(model, lora_r=0, train_mask_decoder=True))
     return model
 
 
@@ -122,7 +121,7 @@ def adapt(model: GroundingModel, *, lora_r: int, checkpointing: bool) -> Groundi
             trainable_prefixes(model, lora_r=lora_r, train_mask_decoder=True),
         )
     if checkpointing:
-        enable_gradient_checkpointing(model)
+        model.backbone.checkpoint_gradients()
     return model
 
 
@@ -198,12 +197,18 @@ def bench_batch(shape: BenchShape, seed: int = 0) -> Batch:
             seg += [start + index - 1 for index, token in enumerate(tokens) if token == SEG_ID]
     rows_per_image = len(rows) // shape.images
     targets = shape.conversations * shape.segs
+    masks, images = _masks(shape, targets, generator), _images(shape, generator)
     return Batch(
         input_ids=input_ids,
         branches=torch.tensor(branch_numbers).expand(len(rows), -1).contiguous(),
         position_ids=torch.tensor(positions).expand(len(rows), -1).contiguous(),
         image_index=torch.arange(len(rows)) // rows_per_image,
-        image_start=torch.full((len(rows),), len(prefix_text)),
+        **place_images(
+            images["backbone_images"],
+            [len(prefix_text)] * len(rows),
+            [row // rows_per_image for row in range(len(rows))],
+            length,
+        ),
         label_positions=torch.tensor(labels),
         label_ids=torch.tensor(label_ids),
         seg_positions=torch.tensor(seg).view(-1, 1),
@@ -211,10 +216,10 @@ def bench_batch(shape: BenchShape, seed: int = 0) -> Batch:
         rej_positions=torch.zeros((0, 1), dtype=torch.int64),
         rej_image=torch.zeros(0, dtype=torch.int64),
         target_is_seg=[[True] * targets] * shape.images,
-        masks=_masks(shape, targets, generator),
+        masks=masks,
         ignore=[None] * shape.images,
         sources=[f"bench/{number}" for number in range(shape.images)],
-        **_images(shape, generator),
+        **images,
     )
 
 
@@ -227,12 +232,13 @@ def bench_prompt(shape: BenchShape, tokens: int, seed: int = 0, rows: int = 1) -
     branches = torch.full_like(row, PREFIX_BRANCH + 1)
     branches[:, : before + shape.image_tokens] = PREFIX_BRANCH
     none = torch.zeros(0, dtype=torch.int64)
+    images = _images(replace(shape, images=1), generator)
     return Batch(
         input_ids=row,
         branches=branches,
         position_ids=torch.arange(row.shape[1]).expand(rows, -1),
         image_index=torch.zeros(rows, dtype=torch.int64),
-        image_start=torch.full((rows,), before),
+        **place_images(images["backbone_images"], [before] * rows, [0] * rows, row.shape[1]),
         label_positions=none,
         label_ids=none,
         seg_positions=none.view(0, 1),
@@ -243,7 +249,7 @@ def bench_prompt(shape: BenchShape, tokens: int, seed: int = 0, rows: int = 1) -
         masks=[torch.zeros((0, shape.height, shape.width_pixels), dtype=torch.bool)],
         ignore=[None],
         sources=["bench/0"],
-        **_images(replace(shape, images=1), generator),
+        **images,
     )
 
 
@@ -274,18 +280,18 @@ def _masks(shape: BenchShape, targets: int, generator: torch.Generator) -> list[
     return masks
 
 
-def _images(shape: BenchShape, generator: torch.Generator) -> dict:
-    """Fields of a `Batch`: random uint8 images in SAM's and in CLIP's square."""
-    sam, clip = shape.sam_image_size, shape.clip_image_size
-    scale = sam / max(shape.height, shape.width_pixels)
-    height, width = int(shape.height * scale + 0.5), int(shape.width_pixels * scale + 0.5)
-    sam_images = torch.zeros((shape.images, 3, sam, sam), dtype=torch.uint8)
-    noise = torch.randint(0, 256, (shape.images, 3, height, width), dtype=torch.uint8, generator=generator)
-    sam_images[:, :, :height, :width] = noise
+def _images(shape: BenchShape, generator: torch.Generator) -> dict[str, object]:
+    """The fields of a `Batch` that hold images: random ones, padded for SAM and cropped for CLIP."""
+    size, side, clip = (shape.height, shape.width_pixels), shape.sam_image_size, shape.clip_image_size
+    part, window = fitted_size(*size, side), (0, 0, max(size), max(size))
+    squares = torch.zeros((shape.images, 3, side, side), dtype=torch.uint8)
+    noise = torch.randint(0, 256, (shape.images, 3, *part), dtype=torch.uint8, generator=generator)
+    squares[:, :, : part[0], : part[1]] = noise
+    centres = torch.randint(0, 256, (shape.images, 3, clip, clip), dtype=torch.uint8, generator=generator)
+    padded = Geometry(part, window, True, (side // 16,) * 2)
+    cropped = Geometry((clip, clip), centre_window(size), False, shape.image_grid, shape.image_tokens)
     return {
-        "sam_images": sam_images,
-        "sam_sizes": [(height, width)] * shape.images,
-        "clip_images": torch.randint(0, 256, (shape.images, 3, clip, clip), dtype=torch.uint8, generator=generator),
-        "clip_sizes": [(clip, clip)] * shape.images,
-        "original_sizes": [(shape.height, shape.width_pixels)] * shape.images,
+        "backbone_images": PreparedImages.of([(pixels, cropped) for pixels in centres]),
+        "decoder_images": PreparedImages.of([(pixels, padded) for pixels in squares]),
+        "original_sizes": [size] * shape.images,
     }

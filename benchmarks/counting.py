@@ -9,7 +9,7 @@ The FLOPs are the same as those of a real step. The memory is what the step keep
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -18,16 +18,6 @@ from benchmarks import benchmark_parser
 from benchmarks.bench_model import SIZES, BenchShape, adapt, bench_batch, bench_model
 from benchmarks.measuring import flop_counter
 from groundscore.errors import run_main
-
-PARTS = {
-    "CLIP": "vision_tower",
-    "projector": "mm_projector",
-    "LLM": "language_model",
-    "LLM's head": "lm_head",
-    "SAM encoder": "sam.vision_encoder",
-    "mask prompt": "sam.prompt_encoder",
-    "mask decoder": "sam.mask_decoder",
-}
 
 
 @dataclass(frozen=True)
@@ -87,7 +77,10 @@ def count_step(
                 loss = model(batch).loss
             whole = float(counter.get_total_flops())
             counts = counter.get_flop_counts()
-            forward = {part: _flops_below(f"GroundingModel.{name}", counts) for part, name in PARTS.items()}
+            forward = {
+                part: sum(_flops_below(f"GroundingModel.{name}", counts) for name in names)
+                for part, names in _parts(model).items()
+            }
             forward["rest"] = whole - sum(forward.values())
             loss.backward()
         parameters = list(model.parameters())
@@ -98,6 +91,21 @@ def count_step(
             total=sum(parameter.numel() for parameter in parameters),
             trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         )
+
+
+def _parts(model: torch.nn.Module) -> dict[str, tuple[str, ...]]:
+    """The names of the modules of each part of the table."""
+    backbone, decoder = model.backbone, model.decoder
+    parts = {
+        backbone.encoder_name: backbone.parts["encoder"],
+        "projector": backbone.parts["projector"],
+        "LLM": backbone.parts["llm"],
+        "LLM's head": backbone.parts["head"],
+        f"{decoder.encoder_name} encoder": decoder.parts.get("encoder", ()),
+        "mask prompt": decoder.parts.get("prompt", ()),
+        "mask decoder": decoder.parts.get("decoder", ()),
+    }
+    return {part: names for part, names in parts.items() if names}
 
 
 def _flops_below(name: str, counts: dict) -> float:
@@ -139,12 +147,7 @@ def _to_fake_cpu(model: torch.nn.Module) -> None:
 
 
 def _without_values(batch, fake: FakeTensorMode):
-    def convert(value):
-        if isinstance(value, torch.Tensor):
-            return fake.from_tensor(value)
-        return [convert(one) for one in value] if isinstance(value, list) else value
-
-    return replace(batch, **{field.name: convert(getattr(batch, field.name)) for field in fields(batch)})
+    return batch.changed(fake.from_tensor)
 
 
 if __name__ == "__main__":

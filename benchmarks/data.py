@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dataloaders.mixture import Mixture
 
 FULL = "all"
-SAM_SIZE, CLIP_SIZE, IMAGE_TOKENS = 1024, 336, 576
+SAM_SIZE, CLIP_SIZE, IMAGE_GRID = 1024, 336, (24, 24)
 
 
 @dataclass
@@ -153,13 +153,14 @@ def _work(mixture: "Mixture", draws: int, tokenizer: Path | None, sender: Connec
 
 def collator(tokenizer: Path) -> "Collator":
     """Makes batches as for the 7B model, with the tokenizer of that directory."""
-    from dataloaders.batching.collate import Collator
-    from dataloaders.batching.processing import GroundingProcessor, ImageSettings
+    from dataloaders.batching.collate import Collator, Processor
     from dataloaders.batching.tokenization import GroundingTokenizer
+    from model.backbones.llava import LlavaPreparation
+    from model.decoders.sam import SamPreparation
 
     loaded = GroundingTokenizer.from_directory(tokenizer)
     loaded.add_grounding_tokens(1)
-    return Collator(GroundingProcessor(ImageSettings(SAM_SIZE, CLIP_SIZE, IMAGE_TOKENS, True), loaded))
+    return Collator(Processor(loaded, LlavaPreparation(CLIP_SIZE, IMAGE_GRID, True), SamPreparation(SAM_SIZE)))
 
 
 if __name__ == "__main__":

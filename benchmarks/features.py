@@ -54,7 +54,7 @@ def two_epochs(size: str, total: int, conversations: int) -> Iterator[Epoch]:
     with tempfile.TemporaryDirectory(prefix="uground_features_") as folder:
         model.cache_features(FeatureCache(folder, 10**12))
         encoded = []
-        model.sam.vision_encoder.register_forward_pre_hook(lambda module, inputs: encoded.append(len(inputs[0])))
+        model.decoder.encoder.register_forward_pre_hook(lambda module, inputs: encoded.append(len(inputs[0])))
         for _ in range(2):
             encoded.clear()
             bar = ProgressBar("images")

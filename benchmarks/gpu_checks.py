@@ -23,10 +23,9 @@ from benchmarks.loader import loader_rate
 from benchmarks.measuring import in_a_new_process
 from benchmarks.synthetic import write_synthetic
 from checkpoints.runs import Position, resume, save_checkpoint
-from dataloaders.batching.batch import Batch
-from model.backbones.llava import row_attention
-from model.decoders import sam
-from model.similarity import fit_longest
+from dataloaders.batching.batch import Batch, PreparedImages
+from model.backbones.base import row_attention
+from model.images import fitted_size
 
 PROMPT_TOKENS = 60
 LIMITS_GIB = (24, 40, 80)
@@ -51,8 +50,16 @@ class Finding:
 def padded_batch(shape: BenchShape, device: torch.device, seed: int = 0) -> Batch:
     """A batch whose CLIP images hold the whole image and padding."""
     batch = bench_batch(shape, seed)
-    size = fit_longest((shape.height, shape.width_pixels), shape.clip_image_size)
-    return replace(batch, clip_sizes=[size] * shape.images).to(device)
+    return padded_images(batch, shape).to(device)
+
+
+def padded_images(batch: Batch, shape: BenchShape) -> Batch:
+    """The batch with its backbone's images taken for whole ones and padding."""
+    size = (shape.height, shape.width_pixels)
+    part, images = fitted_size(*size, shape.clip_image_size), batch.backbone_images
+    geometries = [replace(geometry.as_padded(size), size=part) for geometry in images.geometries]
+    groups = [replace(group, geometries=[geometries[i] for i in group.images]) for group in images.groups]
+    return replace(batch, backbone_images=PreparedImages(groups, geometries))
 
 
 def zero2_equals_plain(bench: Bench) -> Finding:
@@ -77,8 +84,7 @@ def attention_kernel(bench: Bench) -> Finding:
     """Which kernel scaled_dot_product_attention takes for our mask, and which would take it."""
     shape = bench.shape
     batch = bench_batch(shape).to(bench.world.device)
-    image_tokens = batch.image_start[:, None] + torch.arange(shape.image_tokens, device=bench.world.device)
-    mask = row_attention(batch.branches, image_tokens, None)
+    mask = row_attention(batch.branches, batch.image_positions, None)
     size = (len(batch.input_ids), shape.heads, batch.input_ids.shape[1], shape.width // shape.heads)
     dtype = torch.bfloat16 if bench.on_gpu else torch.float32
     states = [torch.randn(size, dtype=dtype, device=bench.world.device, requires_grad=True) for _ in range(3)]
@@ -152,8 +158,7 @@ def generation(bench: Bench) -> Finding:
     """Answers to many prompts about one image at a time."""
     model = bench.trainer().model
     prompt = bench_prompt(bench.shape, PROMPT_TOKENS, rows=bench.prompts)
-    size = fit_longest((bench.shape.height, bench.shape.width_pixels), bench.shape.clip_image_size)
-    prompt = replace(prompt, clip_sizes=[size]).to(bench.world.device)
+    prompt = padded_images(prompt, bench.shape).to(bench.world.device)
     end, model.config.text_config.eos_token_id = model.config.text_config.eos_token_id, -1  # never written
     model.eval()
     try:
@@ -252,12 +257,14 @@ def save_and_resume(bench: Bench) -> Finding:
 
 
 def sam_precision(bench: Bench) -> Finding:
-    """SAM's embeddings in bf16 against those in float32, from the same weights."""
+    """The mask decoder's image embeddings in bf16 against those in float32, from the same weights."""
     model = bench.trainer().model
     batch = padded_batch(replace(bench.shape, images=1), bench.world.device)
     with torch.no_grad():
-        half = sam.encode_images(deepcopy(model.sam).bfloat16(), batch.sam_images, batch.sam_sizes).float()
-        full = sam.encode_images(deepcopy(model.sam).float(), batch.sam_images, batch.sam_sizes)
+        (images,) = batch.decoder_images.groups
+        half, full = (
+            deepcopy(model.decoder).to(dtype).encode(images)[0].float() for dtype in (torch.bfloat16, torch.float32)
+        )
     error = float((half - full).norm() / full.norm())
     return Finding(f"bf16 differs from float32 by {error:.1%} of the embeddings' norm", {"error": error}, error < 0.05)
 
@@ -298,7 +305,7 @@ def _speed(bench: Bench, trainer: Trainer, shape: BenchShape) -> dict[str, float
     bench.reset_peak()
     seconds = bench.seconds(lambda: [trainer.step(batch) for _ in range(bench.steps)]) / bench.steps / ACCUMULATION
     peak = bench.peak_gib()
-    with torch.no_grad(), timed_modules(bench, {"LLM": list(trainer.model.language_model.layers)}) as spent:
+    with torch.no_grad(), timed_modules(bench, {"LLM": trainer.model.backbone.layers}) as spent:
         trainer.model(batch)
     count = count_step(shape, dtype=torch.bfloat16, lora_r=LORA_R, checkpointing=True)
     peak_flops = bench.tflops * 1e12

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from benchmarks.bench_model import BenchShape, adapt, bench_model
 from dataloaders.batching.batch import Batch
-from model.compiling import compile_encoders
 from model.grounding import GroundingModel
 from model.outputs import GroundingOutput
 from training.engine import BUCKET, build_optimizer, engine_config, gate_learning_rate, start_engine
@@ -121,7 +120,7 @@ class Bench:
 
     def compile(self, trainer: Trainer) -> None:
         """Compiles the trainer's encoders, as `--compile` does."""
-        compile_encoders(trainer.model)
+        trainer.model.compile_encoders()
 
     def seconds(self, work: Callable[[], object]) -> float:
         """Of `work`, waiting for the device at both ends."""

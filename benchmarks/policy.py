@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import benchmark_parser
+from checkpoints.processing import GroundingProcessor
 from evaluation.layer_analysis import layer_rewards
 from groundscore.errors import UserError, run_main
 from groundscore.splits import evaluation_set
@@ -118,7 +119,7 @@ def report(flags: argparse.Namespace) -> str:
     model, processor = load_flagged_model(options)
     if not flags.version:  # as the quickstart trains the base
         model.config.pad_train_clip_images = True
-        processor.settings = replace(processor.settings, pad_clip_images=True)
+        processor = GroundingProcessor(model.config, processor.tokenizer)
     items = evaluation_set(flags.val_dataset, flags.dataset_dir)
     states, rewards = layer_rewards(model, processor, items, limit=flags.images)
     best = rewards.argmax(dim=1).bincount(minlength=rewards.shape[1])

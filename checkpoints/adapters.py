@@ -30,10 +30,10 @@ from checkpoints.files import (
     read_json_object,
 )
 from checkpoints.own_configs import own_config
+from checkpoints.processing import GroundingProcessor
 from checkpoints.vocabulary import EMBEDDINGS
 from checkpoints.weights import Weights
 from checkpoints.writing import config_values, save_safetensors, written_beside
-from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.batching.tokenization import GroundingTokenizer
 from groundscore.errors import UserError
 from groundscore.writing import write_json

@@ -15,35 +15,39 @@ CLIP_POSITIONS = "vision_tower.embeddings.position_embedding.weight"
 _LORA = re.compile(r"(?P<module>.*)\.lora_(?P<side>[AB])\.default\.weight$")
 
 
-def resize_clip_positions(weights: Weights, rows: int, *, as_reference: bool) -> bool:
-    """Interpolate CLIP's position embeddings to `rows` rows, the class token's among them; whether it was needed.
+def resize_clip_positions(
+    weights: Weights, stored: tuple[int, int], grid: tuple[int, int], *, as_reference: bool
+) -> bool:
+    """Interpolate CLIP's position embeddings, of the class token and of a `stored` grid of patches, to another `grid`.
 
+    Returns whether that was needed. stored: (rows, columns) as the configuration tells; grid: those of the model.
     as_reference: its way, which takes the last row for the class token (it is the first); checkpoints trained with
         it need it.
     """
     shape = weights.shape(CLIP_POSITIONS)
     if len(shape) != 2 or shape[0] < 2:
         raise UserError(f"{weights.their_name(CLIP_POSITIONS)} is {shape}, not CLIP's table of positions")
-    stored, width = shape
-    if stored == rows:
+    rows, width = shape
+    if rows == grid[0] * grid[1] + 1:
         return False
-    resize = partial(_resized_positions, weights.reader(CLIP_POSITIONS), rows, class_row=-1 if as_reference else 0)
-    weights.put(CLIP_POSITIONS, (rows, width), resize)
+    if rows != stored[0] * stored[1] + 1:
+        name = weights.their_name(CLIP_POSITIONS)
+        raise UserError(f"{name} has {rows} rows, where config.json tells of {stored[0]} × {stored[1]} patches")
+    read, class_row = weights.reader(CLIP_POSITIONS), -1 if as_reference else 0
+    resize = partial(_resized_positions, read, stored, grid, class_row=class_row)
+    weights.put(CLIP_POSITIONS, (grid[0] * grid[1] + 1, width), resize)
     return True
 
 
-def _resized_positions(read: Callable[[], Tensor], rows: int, *, class_row: int) -> Tensor:
+def _resized_positions(
+    read: Callable[[], Tensor], stored: tuple[int, int], grid: tuple[int, int], *, class_row: int
+) -> Tensor:
+    """[rows · columns + 1, V] of `grid`, from a table of `stored`; class_row: -1 or 0."""
     table = read().float()
-    if class_row == -1:
-        return torch.cat([_interpolated(table[:-1], rows - 1), table[-1:]])
-    return torch.cat([table[:1], _interpolated(table[1:], rows - 1)])
-
-
-def _interpolated(table: Tensor, cells: int) -> Tensor:
-    """Rows of a square grid [n², V] -> [cells, V]."""
-    old, new = round(len(table) ** 0.5), round(cells**0.5)
-    grid = table.T.reshape(1, -1, old, old)
-    return F.interpolate(grid, (new, new), mode="bilinear", align_corners=False).flatten(2).squeeze(0).T
+    cells, class_token = (table[:-1], table[-1:]) if class_row == -1 else (table[1:], table[:1])
+    maps = cells.T.unflatten(1, stored).unsqueeze(0)  # [1, V, rows, columns]
+    resized = F.interpolate(maps, grid, mode="bilinear", align_corners=False).flatten(2).squeeze(0).T
+    return torch.cat([resized, class_token] if class_row == -1 else [class_token, resized])
 
 
 def merge_lora(weights: Weights, alpha: float, source: str) -> int:

@@ -27,12 +27,12 @@ from checkpoints.files import (
     ADAPTER_FILE,
     BASE_FILE,
     CONFIG_FILE,
+    SETTINGS_FILE,
     TRAINED_FILE,
     WEIGHT_LAYOUTS,
     shards_of_index,
     weight_files,
 )
-from dataloaders.batching.processing import SETTINGS_FILE
 from dataloaders.batching.tokenization import TOKENIZER_FILES
 from groundscore.errors import UserError, shown
 from groundscore.reading import read_json, user_path

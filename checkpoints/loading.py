@@ -21,11 +21,11 @@ from checkpoints.digests import check_digests
 from checkpoints.files import CONFIG_FILE
 from checkpoints.hub import find_model
 from checkpoints.names import to_reference
+from checkpoints.processing import GroundingProcessor
 from checkpoints.quantizing import quantize
 from checkpoints.sources import BASE, REFERENCE, Source, add_clip, add_sam, find_weight, read_source
 from checkpoints.vocabulary import EMBEDDINGS, complete_vocabulary
 from checkpoints.weights import Weights, check_names, check_shapes, fill
-from dataloaders.batching.processing import GroundingProcessor
 from groundscore.errors import UserError
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
@@ -191,8 +191,11 @@ def open_model(
         report.notes.append(f"adapter {adapter.path} laid over it, LoRA merged into {adapted} weights")
     report.new_tokens = complete_vocabulary(source, seed)
     if config.resize_vision_tower and CLIP_POSITIONS in source.weights:
-        rows = (config.clip_image_size // config.vision_config.patch_size) ** 2 + 1
-        if resize_clip_positions(source.weights, rows, as_reference=source.kind == REFERENCE):
+        stored_grid, grid = (
+            (side // config.vision_config.patch_size,) * 2
+            for side in (config.vision_config.image_size, config.clip_image_size)
+        )
+        if resize_clip_positions(source.weights, stored_grid, grid, as_reference=source.kind == REFERENCE):
             report.notes.append(f"CLIP's position embeddings interpolated to {config.clip_image_size} pixels")
 
     _check_sizes(source)

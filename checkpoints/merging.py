@@ -16,13 +16,13 @@ from torch import Tensor
 
 from checkpoints.adapting import merge_lora
 from checkpoints.loading import PRECISIONS, OpenedModel, load_model, open_model
+from checkpoints.processing import GroundingProcessor
 from checkpoints.runs import is_run, read_settings, resolve_checkpoint, scores_at, trained_weights, verify_checkpoint
 from checkpoints.runs.restoring import load_trained, open_base
 from checkpoints.sources import refuse_deepspeed
 from checkpoints.weights import check_names, check_shapes
 from checkpoints.writing import TensorToWrite
 from dataloaders.batching.collate import Collator
-from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
 from groundscore.scoring.counts import iou
@@ -201,7 +201,7 @@ def small_sample() -> Sample:
 def probe(model: GroundingModel, processor: GroundingProcessor, layers: list[int] | None = None) -> Probe:
     """Run the small input; `layers` repeats another probe's choice of layers, so that a near tie changes nothing."""
     batch = Collator(processor)([small_sample()]).to(model.device)
-    unrolled, _ = model.read(batch, model.encode_images(batch))
+    unrolled = model.read(batch, model.encode_images(batch))
     logits = model.lm_head(unrolled[-1].flatten(0, 1)[batch.label_positions])
     layer = layers[0] if layers and model.system.uses_policy else None
     (answer,) = model.segment(batch, layer)

@@ -20,7 +20,9 @@ from checkpoints.config_checks import (
 )
 from checkpoints.sam_configs import build_sam
 from groundscore.errors import UserError, shown
+from model.backbones import BACKBONES
 from model.config import GroundingConfig
+from model.decoders import DECODERS
 from model.settings import model_settings
 from model.systems import SYSTEMS
 from utils.plugins import check_plugins
@@ -53,7 +55,8 @@ _OWN_RANGES = {
 def own_rules() -> dict[str, Rule]:
     """The rules of `GroundingConfig`'s own fields: as above, or as the setting declares it."""
     by_type = {bool: FLAG, int: whole(-(2**31), 2**31), float: number(-1e9, 1e9), str: _TEXT}
-    rules = {"system": one_of(*SYSTEMS), **_OWN_RANGES}
+    rules = {"system": one_of(*SYSTEMS), "backbone": one_of(*BACKBONES), "mask_decoder": one_of(*DECODERS)}
+    rules |= _OWN_RANGES
     for name, setting in model_settings().items():
         rule = one_of(*setting.choices) if setting.choices else setting.check or by_type[setting.kind]
         rules[name] = optional(rule) if setting.default is None else rule

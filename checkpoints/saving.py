@@ -14,6 +14,7 @@ from checkpoints.architecture import LLAMA_FIELDS
 from checkpoints.card import Scores, model_card
 from checkpoints.files import CARD_FILE, CONFIG_FILE, SAFETENSORS_FILE, SAFETENSORS_INDEX, TORCH_FILE, TORCH_INDEX
 from checkpoints.names import to_reference
+from checkpoints.processing import GroundingProcessor
 from checkpoints.writing import (
     TensorToWrite,
     config_values,
@@ -23,7 +24,6 @@ from checkpoints.writing import (
     write_torch,
     written_beside,
 )
-from dataloaders.batching.processing import GroundingProcessor
 from groundscore.errors import UserError
 from groundscore.writing import write_json
 from model.grounding import GroundingModel
@@ -172,7 +172,7 @@ def _reference_config(model: GroundingModel, vision_tower: str, dtype: torch.dty
 
 def push_to_hub(
     model: GroundingModel,
-    processor: GroundingProcessor | None,
+    processor: GroundingProcessor,
     repo_id: str,
     *,
     private: bool | None = None,
@@ -185,11 +185,8 @@ def push_to_hub(
 ) -> str:
     """Create the repository if need be and upload everything in one commit; its address.
 
-    private, token, revision: as in huggingface_hub. base, scores: for the model card. Without its processor a model
-    cannot be used from the hub, so it is asked for.
+    private, token, revision: as in huggingface_hub. base, scores: for the model card.
     """
-    if processor is None:
-        raise UserError("pass processor=…: tokenizer and image settings belong to the model on the hub")
     with tempfile.TemporaryDirectory(prefix="uground-upload-") as parent:
         directory = Path(parent) / "model"
         save_model(model, processor, directory, shard_bytes=shard_bytes, base=base, scores=scores, name=repo_id)

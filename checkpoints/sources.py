@@ -25,8 +25,7 @@ from checkpoints.hub import HubName, find_model
 from checkpoints.own_configs import build_grounding, own_config
 from checkpoints.runs import is_run
 from checkpoints.weights import Weights
-from dataloaders.batching.conversation import IM_END, IM_START
-from dataloaders.batching.target_tokens import target_tokens
+from dataloaders.batching.conversation import IM_END, IM_START, target_tokens
 from dataloaders.batching.tokenization import GroundingTokenizer
 from groundscore.errors import UserError, shown
 from groundscore.reading import user_path

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import torch
 
+from checkpoints.processing import GroundingProcessor
 from dashboard import markup
 from dashboard.context import Limits, check_prompt, read_upload
 from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
-from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.questions import worded
 from dataloaders.sample import Sample, Turn
 from evaluation.layer_analysis import TargetPoints, analyse_split, layer_analysis, point_analysis

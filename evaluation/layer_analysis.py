@@ -1,6 +1,6 @@
 """What every layer would have done: masks from each hidden state, beside the policy's probability of it.
 
-The given answers are read once and SAM encodes every image once; only similarity maps and mask decoding are done for
+The given answers are read once and every image is encoded once; only similarity maps and mask decoding are done for
 each layer.
 
 Legend: S targets, m targets of one image, L+1 hidden states, H W size of an image.
@@ -19,11 +19,9 @@ from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
 from groundscore.scoring.counts import ious
 from groundscore.splits import EvaluationItem
-from model.batched_losses import losses_of_maps, map_targets
-from model.decoders import sam
 from model.grounding import GroundingModel
-from model.losses import map_losses, mask_bce, mask_dice
-from model.similarity import gaussian_target
+from model.losses import gaussian_target, losses_of_maps, map_losses, map_targets, mask_bce, mask_dice
+from model.states import TargetStates
 
 
 @dataclass
@@ -70,21 +68,21 @@ def layer_analysis(model: GroundingModel, batch: Batch, *, layers_at_once: int =
         empty = torch.zeros((0, number), device=model.device)
         return LayerAnalysis(empty, empty, empty, nothing, [each.bool() for each in nothing])
     states = _target_states(model, batch)
-    embeddings = sam.encode_images(model.sam, batch.sam_images, batch.sam_sizes)
+    features = model.decoder_features(batch, states.images)
     targets = [gaussian_target(truth) if len(truth) else None for truth in batch.masks]
     maps, masks, losses = [], [], []
     for start in range(0, number, layers_at_once):
         layers = range(start, min(start + layers_at_once, number))
         prompts = [model.system.prompt(model, states, batch, layer) for layer in layers]
-        low_res = sam.decode(
-            model.sam,
-            embeddings,
+        low_res = model.decoder.decode(
+            features,
             states.image.repeat(len(layers)),
             torch.cat([prompt.sparse for prompt in prompts]),
-            torch.cat([_dense(model, prompt) for prompt in prompts]),
+            None if prompts[0].dense is None else torch.cat([prompt.dense for prompt in prompts]),
         )
-        for prompt, logits in zip(prompts, low_res.split(len(states.image)), strict=True):
-            upscaled = model.system.upscale(model, batch, states, [logits])
+        of_layers = zip(*(scale.split(len(states.image)) for scale in low_res), strict=True)
+        for prompt, logits in zip(prompts, of_layers, strict=True):
+            upscaled = model.upscale(batch, states, list(logits))
             maps.append(prompt.maps)
             masks.append([each > 0 for each in upscaled])
             losses.append(_loss(model, batch, upscaled, prompt.maps, targets))
@@ -141,18 +139,10 @@ def _sample(item: EvaluationItem) -> Sample:
     return Sample(item.image_path, item.image, conversations, masks, item.ignore, "evaluation", item.dataset)
 
 
-def _target_states(model: GroundingModel, batch: Batch):
+def _target_states(model: GroundingModel, batch: Batch) -> TargetStates:
     """The hidden states of the batch's targets, from reading its given answers once."""
     images = model.encode_images(batch)
-    return model.target_states(batch, images, *model.read(batch, images))
-
-
-def _dense(model: GroundingModel, prompt) -> Tensor:
-    """Dense prompts of one layer's targets."""
-    if prompt.dense is not None:
-        return sam.embed_masks(model.sam, prompt.dense)
-    side = model.sam.config.prompt_encoder_config.image_embedding_size
-    return sam.no_mask(model.sam.prompt_encoder).expand(len(prompt.sparse), -1, side, side)
+    return model.target_states(batch, images, model.read(batch, images))
 
 
 def _probabilities(model: GroundingModel, states) -> Tensor:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from dataloaders.batching.processing import GroundingProcessor
+from checkpoints.processing import GroundingProcessor
 from evaluation.batches import Batches, DigestedItems, Part
 from evaluation.predicting import count, predict, prediction_lines
 from evaluation.progress import Progress, RunningScores
@@ -106,7 +106,7 @@ def evaluate(
         tolerance=tolerance,
         images=effort.images,
         expressions=effort.expressions,
-        context=model.config.text_config.max_position_embeddings,
+        context=model.config.context_length,
     )
     scores = RunningScores(done.values(), len(batches.numbers), progress)
     share = _Share(spec, model, processor, keep_predictions, scores, tolerance.most(total))

@@ -55,7 +55,7 @@ class ChatSession:
     ):
         self.model, self.processor = model, processor
         self.layer, self.max_new_tokens = layer, max_new_tokens
-        longest = model.config.text_config.max_position_embeddings
+        longest = model.config.context_length
         self._collate = Collator(processor, max_length=longest, check_masks=False, too_long=too_long)
 
     def ask(

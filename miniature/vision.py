@@ -92,12 +92,13 @@ class Images:
 
 def draw(side: int, seed: int) -> Images:
     """Generate `SCENES` scenes as squares of `side` pixels."""
-    from dataloaders.batching.processing import fit_and_pad
+    from model.images import fit_and_pad
 
     pixels, sizes, owners, classes = [], [], [], []
     for scene_seed in np.random.SeedSequence(seed).generate_state(SCENES):
         scene = random_scene(int(scene_seed) >> 1)
-        square, size = fit_and_pad(scene.image, side)
+        square, geometry = fit_and_pad(scene.image, side, (1, 1))
+        size = geometry.size
         pixels.append(square)
         sizes.append(size)
         owners.append(_owners(scene, side, size))
@@ -150,7 +151,7 @@ def train_clip(base: Path, *, steps: int, lr: float, seed: int) -> None:
     pixels and the centre of its largest object."""
     from transformers import CLIPVisionModel
 
-    from model.backbones.llava import encode_images
+    from model.backbones.llava import padded_clip_states
 
     sizes = MiniatureSizes()
     tower = CLIPVisionModel(vision_config(sizes))
@@ -160,7 +161,7 @@ def train_clip(base: Path, *, steps: int, lr: float, seed: int) -> None:
     def loss(batch: Images) -> Tensor:
         shares = class_shares(batch, sizes.clip_patch)
         centres, weights = object_centres(batch, sizes.clip_patch)
-        states = encode_images(tower, batch.pixels, batch.sizes, padded=True, depths=[-2, -1])
+        states = padded_clip_states(tower, batch.pixels, batch.sizes, [-2, -1])
         total = torch.zeros(())
         for head, state in zip(heads, states):
             *predicted, located = head(state).split((*CLASSES, 2), dim=2)
@@ -205,34 +206,33 @@ def object_centres(batch: Images, patch: int) -> tuple[Tensor, Tensor]:
 
 def train_sam(base: Path, *, steps: int, lr: float, seed: int) -> None:
     """Train `base/sam_miniature.pth` to segment the objects (or the background) that points lie on."""
-    from transformers import SamModel
-
     from checkpoints.names import sam_state_dict_to_original
-    from model.decoders import sam as functions
-    from model.decoders.sam_attention import use_rowwise_attention
-    from model.decoders.target_decoder import use_target_decoder
+    from dataloaders.batching.batch import Geometry, ImageGroup
+    from model.config import GroundingConfig
+    from model.decoders.sam import SamDecoder
     from model.losses import mask_bce, mask_dice
 
     sizes = MiniatureSizes()
-    sam = SamModel(sam_config(sizes))
-    use_rowwise_attention(sam.vision_encoder)
-    use_target_decoder(sam)
+    square = (sizes.sam_image, sizes.sam_image)
+    decoder = SamDecoder(GroundingConfig(sam_config=sam_config(sizes)))
     images = draw(sizes.sam_image, seed + 1)
     rng = np.random.default_rng(seed)
 
     def loss(batch: Images) -> Tensor:
         points, labels, masks = point_prompts(batch, rng)
         image = torch.arange(len(batch.sizes)).repeat_interleave(MASKS)
-        embeddings = functions.encode_images(sam, batch.pixels, batch.sizes)
-        sparse = functions.embed_points(sam, [points], [labels])[0]
-        low_res = functions.decode(sam, embeddings, image, sparse, functions.no_mask(sam.prompt_encoder))
+        geometries = [Geometry(size, (0, 0, *square), True, (1, 1)) for size in batch.sizes]
+        features = decoder.encode(ImageGroup(list(range(len(geometries))), batch.pixels, geometries))
+        whole = Geometry(square, (0, 0, *square), False, (1, 1))
+        (sparse,) = decoder.embed_points([points], [labels], [whole], [square])
+        (low_res,) = decoder.decode(features, image, sparse, None)
         logits = F.interpolate(low_res.unsqueeze(1), masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
         padding = (batch.owners < 0)[image]
         return 2 * (mask_bce(logits, masks, padding) + mask_dice(logits, masks, padding)).mean()
 
     losses = map(loss, images.batches(steps, rng))
-    optimize(list(sam.parameters()), losses, name="sam", steps=steps, lr=lr)
-    torch.save(sam_state_dict_to_original(sam.state_dict()), base / "sam_miniature.pth")
+    optimize(list(decoder.parameters()), losses, name="sam", steps=steps, lr=lr)
+    torch.save(sam_state_dict_to_original(decoder.sam.state_dict()), base / "sam_miniature.pth")
 
 
 def point_prompts(batch: Images, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,6 +16,7 @@ class GroundingConfig(PreTrainedConfig):
 
     text_config, vision_config, sam_config: the LLaMA, the CLIP tower and SAM (configuration objects or dictionaries).
     system: one of `model.systems.SYSTEMS`; plugin: the module that it comes from, if that is a user's own.
+    backbone, mask_decoder: one of `model.backbones.BACKBONES` and one of `model.decoders.DECODERS`.
     mm_projector_type: "linear", "mlpNx_gelu" or "identity", between CLIP and LLaMA (LLaVA's names).
     mm_vision_select_layer: index into CLIP's hidden states (embeddings first); -2 is the last but one layer.
     seg_token_ids, rej_token_ids, im_start_id, im_end_id: token ids, set when the tokenizer is known.
@@ -42,6 +43,8 @@ class GroundingConfig(PreTrainedConfig):
         im_end_id: int | None = None,
         mm_projector_hidden_dim: int = 1,
         mm_projector_out_dim: int = 1,
+        backbone: str = "llava",
+        mask_decoder: str = "sam",
         **values: Any,
     ):
         """values: settings, and fields of transformers."""
@@ -58,6 +61,8 @@ class GroundingConfig(PreTrainedConfig):
         self.im_end_id = im_end_id
         self.mm_projector_hidden_dim = mm_projector_hidden_dim
         self.mm_projector_out_dim = mm_projector_out_dim
+        self.backbone = backbone
+        self.mask_decoder = mask_decoder
         for name, setting in model_settings().items():
             setattr(self, name, values.pop(name, setting.default))
         super().__init__(**values)
@@ -104,9 +109,9 @@ class GroundingConfig(PreTrainedConfig):
         return self.llm_image_grid or self.vision_config.image_size // self.vision_config.patch_size
 
     @property
-    def num_image_tokens(self) -> int:
-        """Image tokens of the LLM."""
-        return self.image_grid**2
+    def context_length(self) -> int:
+        """Tokens that the LLM may read."""
+        return self.text_config.max_position_embeddings
 
 
 def _as_config(kind: type, value: Any) -> Any:

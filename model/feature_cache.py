@@ -3,8 +3,8 @@
     <directory>/<encoder>/<first two digits>/<image>.features
 
 `<encoder>` is a hash of the encoder's weights and of how images are prepared for it, `<image>` a hash of the image
-(`Batch.image_keys`): whatever changes an encoder's output changes the path. A file is a checksum and a bfloat16
-tensor in the safetensors format, written under another name and renamed, so that processes and machines may share the
+(`Batch.image_keys`): whatever changes an encoder's output changes the path. A file is a checksum and bfloat16
+tensors in the safetensors format, written under another name and renamed, so that processes and machines may share the
 directory. Where it has grown beyond its limit, the files used least recently are removed.
 
 Features are rounded to bfloat16 when they are computed too, not only when they are read: all epochs see the same.
@@ -102,9 +102,10 @@ class EncoderFeatures:
         self.directory = directory
         self.encoded = self.read = 0
 
-    def get(self, keys: Sequence[str], like: Tensor, encode: Callable[[list[int]], Tensor]) -> Tensor:
-        """Features [I, …] of the images with these keys, with the type of `like` and on its device, without a graph.
+    def get(self, keys: Sequence[str], like: Tensor, encode: Callable[[list[int]], list[Tensor]]) -> list[Tensor]:
+        """Features of the images with these keys, one or several tensors [I, …], without a graph.
 
+        like: a tensor of their type and on their device.
         encode: called at most once, with the indices of the images that are not there; gives their features.
         """
         found = [self._load(key) for key in keys]
@@ -112,16 +113,17 @@ class EncoderFeatures:
         self.read += len(keys) - len(missing)
         self.encoded += len(missing)
         if missing:
-            computed = encode(missing).detach().to(torch.bfloat16)
-            for index, features in zip(missing, computed.cpu(), strict=True):
+            computed = [each.detach().to(torch.bfloat16).cpu() for each in encode(missing)]
+            for index, *features in zip(missing, *computed, strict=True):
                 found[index] = features
                 self._store(keys[index], features)
-        return torch.stack(found).to(like.device, non_blocking=True).to(like.dtype)
+        stacked = (torch.stack(each) for each in zip(*found, strict=True))
+        return [each.to(like.device, non_blocking=True).to(like.dtype) for each in stacked]
 
     def _path(self, key: str) -> Path:
         return self.directory / key[:2] / (key + SUFFIX)
 
-    def _load(self, key: str) -> Tensor | None:
+    def _load(self, key: str) -> list[Tensor] | None:
         path = self._path(key)
         try:
             content = path.read_bytes()
@@ -131,7 +133,8 @@ class EncoderFeatures:
         try:
             if _checksum(key, stored) != checksum:
                 raise SafetensorError("its checksum is wrong")
-            features = load(stored)["features"]
+            tensors = load(stored)
+            features = [tensors[_name(number)] for number in range(len(tensors))]
             os.utime(path)  # used just now
         except SafetensorError as error:
             logger.warning("%s is damaged (%s); it is computed again", path, error)
@@ -140,9 +143,9 @@ class EncoderFeatures:
             pass
         return features
 
-    def _store(self, key: str, features: Tensor) -> None:
+    def _store(self, key: str, features: Sequence[Tensor]) -> None:
         path = self._path(key)
-        stored = save({"features": features.contiguous()})
+        stored = save({_name(number): each.contiguous() for number, each in enumerate(features)})
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with written_whole(path) as beside:
@@ -150,6 +153,11 @@ class EncoderFeatures:
         except OSError as error:
             raise UserError(f"{path}: the features cannot be saved ({error.strerror or error})") from error
         self.cache.added(CHECKSUM_BYTES + len(stored))
+
+
+def _name(number: int) -> str:
+    """The name in a file of the tensor of this number."""
+    return f"features.{number}" if number else "features"
 
 
 def _checksum(key: str, stored: bytes) -> bytes:

@@ -1,36 +1,34 @@
 """Greedy generation with a key-value cache, keeping the states that the masks are decoded from.
 
-An image is encoded once and the prompts are read once (`prompts.py`); every further token costs one position, and
-keeps the keys and values of that position alone (`key_value_cache.py`). The image tokens' states come from reading the
+An image is encoded once. Packed rows hold an image's prompts as branches, plain rows one each: all rows are read in one
+pass, so that what the prompts of an image share is read once. Every further token costs one position, and keeps the
+keys and values of that position alone (`backbones/key_value_cache.py`). The image tokens' states come from reading the
 prompt, a target's state from the step that wrote its `[SEG]`.
 
-Legend: R rows (answers), T tokens of a prompt, n tokens per target, L+1 hidden states, D width.
+Legend: B rows of the batch, R prompts (and their answers), T tokens of a row, P cells of the largest grid, c tokens per
+target, n targets of an answer, L+1 hidden states, D width, H W size of an image.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import LlamaModel
 
-from dataloaders.batching.batch import Batch
-from model.backbones.key_value_cache import SharedRows, WrittenCache, attending_to_shared_rows, bytes_of_a_prompt
-from model.backbones.llava import unroll
+from dataloaders.batching.batch import PREFIX_BRANCH, Batch
+from model.backbones.base import EncodedImages, Rows
+from model.backbones.key_value_cache import RowCache, bytes_of_a_prompt
 from model.outputs import Answer
-from model.prompts import ReadPrompts, read_prompts
 from model.states import TargetStates
 from utils.free_memory import free_memory, is_out_of_memory, release_memory
 
 if TYPE_CHECKING:
-    from model.grounding import GroundingModel
+    from transformers import PreTrainedModel
 
 SHARE_OF_FREE = 0.7  # of the free memory for what is written; the rest is for the activations and for the masks
 
@@ -41,7 +39,7 @@ logger = logging.getLogger(__name__)
 class WrittenRow:
     """One answer as it grows.
 
-    token_ids: what was written; seg_indices: index of the first token of each target; targets: the states [n, L+1, D]
+    token_ids: what was written; seg_indices: index of the first token of each target; targets: the states [c, L+1, D]
     that predicted it; partial: states of a target that is not complete yet; ended: the end of the answer was written.
     """
 
@@ -65,7 +63,7 @@ class WrittenRow:
 
 
 def generate_answers(
-    model: GroundingModel,
+    model: PreTrainedModel,
     batch: Batch,
     max_new_tokens: int,
     layer: str | int,
@@ -75,8 +73,8 @@ def generate_answers(
 
     layer: a checked layer rule; on_token(number of the answer, token id) is called as tokens are written.
     """
-    image_tokens = model.encode_images(batch)
-    prompts = read_prompts(model, batch, image_tokens)
+    encoded = model.encode_images(batch)
+    prompts = read_prompts(model, batch, encoded)
     rows = _write_all(model, prompts, max_new_tokens, on_token)
     images = prompts.image.tolist()
     targets = [state for row in rows for state in row.targets]
@@ -86,12 +84,14 @@ def generate_answers(
     row_of_target = torch.tensor([i for i, count in enumerate(counts) for _ in range(count)], device=model.device)
     states = TargetStates(
         unrolled=prompts.unrolled,
-        seg_places=None,
-        image_places=prompts.image_places[row_of_target],
+        seg_positions=None,
+        cell_positions=prompts.cell_positions[row_of_target],
         image=prompts.image[row_of_target],
-        images=image_tokens,
+        images=encoded,
         groups=images,
         counts=counts,
+        geometries=[batch.backbone_images.geometries[image] for image in images],
+        sizes=[batch.original_sizes[image] for image in images],
         written=torch.stack(targets),
     )
     prompt = model.system.prompt(model, states, batch, layer)
@@ -111,15 +111,65 @@ def generate_answers(
     ]
 
 
+@dataclass
+class ReadPrompts:
+    """R prompts, ordered by row and branch, ready to be answered.
+
+    rows: as they were read; cache: their keys and values. row: the row of each prompt. seen: bool [R, T], what its next
+    token sees of it. positions [R, 1]: the position id of its last token. last: L+1 states [R, D] of its last token.
+    unrolled: L+1 states [B, T, D] of the rows.
+    image [R]: what it is about. cell_positions [R, P]: flat indices into B·T of the cells of that image's grid.
+    """
+
+    rows: Rows
+    cache: RowCache
+    row: list[int]
+    seen: Tensor
+    positions: Tensor
+    last: list[Tensor]
+    unrolled: tuple[Tensor, ...]
+    image: Tensor
+    cell_positions: Tensor
+
+
+def read_prompts(model: PreTrainedModel, batch: Batch, images: EncodedImages) -> ReadPrompts:
+    """Read all rows in one pass, packed or not, with padding on either side."""
+    rows, cache = model.embed_rows(batch, images), RowCache()
+    unrolled = model.backbone.unroll(rows, cache)
+    row_of_prompt, last_token = ends_of_prompts(batch.branches.cpu())
+    row, end = (torch.tensor(each, device=batch.branches.device) for each in (row_of_prompt, last_token))
+    return ReadPrompts(
+        rows=rows,
+        cache=cache,
+        row=row_of_prompt,
+        seen=rows.attention[row, 0, end] if rows.attention.dim() == 4 else rows.attention[row],
+        positions=batch.position_ids[row, end].unsqueeze(1),
+        last=[states[row, end] for states in unrolled],
+        unrolled=unrolled,
+        image=batch.image_index[row],
+        cell_positions=batch.cell_positions[row],
+    )
+
+
+def ends_of_prompts(branches: Tensor) -> tuple[list[int], list[int]]:
+    """The row of each prompt, and the index of its last token there; branches [B, T] as in `Batch`."""
+    rows, ends = [], []
+    for row, of_row in enumerate(branches):
+        for branch in range(PREFIX_BRANCH + 1, int(of_row.max()) + 1):
+            rows.append(row)
+            ends.append(int((of_row == branch).nonzero()[-1]))
+    return rows, ends
+
+
 def written_at(token_ids: list[int], target: list[int]) -> list[int]:
     """Where the tokens of a target stand one after the other: the index of the first of them, for every time."""
-    places, place = [], 0
-    while target and place <= len(token_ids) - len(target):
-        found = token_ids[place : place + len(target)] == list(target)
+    starts, index = [], 0
+    while target and index <= len(token_ids) - len(target):
+        found = token_ids[index : index + len(target)] == list(target)
         if found:
-            places.append(place)
-        place += len(target) if found else 1
-    return places
+            starts.append(index)
+        index += len(target) if found else 1
+    return starts
 
 
 def mask_scores(logits: Tensor) -> Tensor:
@@ -130,7 +180,7 @@ def mask_scores(logits: Tensor) -> Tensor:
 
 
 def _write_all(
-    model: GroundingModel,
+    model: PreTrainedModel,
     prompts: ReadPrompts,
     max_new_tokens: int,
     on_token: Callable[[int, int], None] | None,
@@ -170,16 +220,16 @@ def _write_all(
     return rows
 
 
-def _prompts_that_fit(model: GroundingModel, prompts: ReadPrompts, max_new_tokens: int) -> int:
+def _prompts_that_fit(model: PreTrainedModel, prompts: ReadPrompts, max_new_tokens: int) -> int:
     """How many prompts may write at a time so that their longest answers take `SHARE_OF_FREE` at most; at least 1."""
     free = free_memory(model.device)
     if free is None:
         return len(prompts.row)
-    return max(1, int(SHARE_OF_FREE * free) // bytes_of_a_prompt(prompts.cache, max_new_tokens))
+    return max(1, int(SHARE_OF_FREE * free) // max(1, bytes_of_a_prompt(prompts.cache, max_new_tokens)))
 
 
 def _write(
-    model: GroundingModel,
+    model: PreTrainedModel,
     prompts: ReadPrompts,
     chosen: slice,
     max_new_tokens: int,
@@ -192,50 +242,26 @@ def _write(
     seg_ids = list(model.config.seg_token_ids)
     rows = [WrittenRow() for _ in prompts.row[chosen]]
     positions, last = prompts.positions[chosen], [states[chosen] for states in prompts.last]
-    with _writer(model.language_model, prompts, chosen) as write:
+    row = prompts.row[chosen]
+    whole_rows = row == prompts.row == list(range(len(prompts.rows.embeddings)))
+    stepping = model.backbone.stepping(prompts.rows, prompts.cache, row, prompts.seen[chosen], whole_rows=whole_rows)
+    with stepping as step:
         for written in range(1, max_new_tokens + 1):
             ids = model.lm_head(last[-1]).argmax(dim=-1)
             for index, token in enumerate(ids.tolist()):
                 row = rows[index]
-                row.ended = row.ended or token == model.config.text_config.eos_token_id
+                row.ended = row.ended or token == model.backbone.end_of_answer
                 if not row.ended:
                     row.append(token, lambda i=index, s=last: torch.stack([layer[i] for layer in s]), seg_ids)
                     on_token(index, len(row.token_ids) - 1, token)
             if written == max_new_tokens or all(row.ended for row in rows):
                 break
             positions = positions + 1
-            last = write(ids, positions)
+            last = step(ids, positions)
     return rows
 
 
-@contextmanager
-def _writer(
-    language_model: LlamaModel, prompts: ReadPrompts, chosen: slice
-) -> Iterator[Callable[[Tensor, Tensor], list[Tensor]]]:
-    """Gives what reads the next token of the chosen prompts: from ids [R], positions [R, 1] to L+1 states [R, D]."""
-
-    def read(ids: Tensor, *arguments, **context) -> list[Tensor]:
-        states = unroll(language_model, language_model.embed_tokens(ids.unsqueeze(1)), *arguments, **context)
-        return [layer[:, -1] for layer in states]
-
-    row, seen = prompts.row[chosen], prompts.seen[chosen]
-    if row == prompts.row == list(range(prompts.cache.rows)):
-        cache = WrittenCache.continuing(prompts.cache)
-        takes_lengths = language_model.config._attn_implementation == "flash_attention_2"
-
-        def write(ids: Tensor, positions: Tensor) -> list[Tensor]:
-            nonlocal seen
-            seen = F.pad(seen, (0, 1), value=True)
-            return read(ids, seen if takes_lengths else seen[:, None, None], positions, cache)
-
-        yield write
-        return
-    cache, shared = WrittenCache.beside(prompts.cache, len(row)), SharedRows(prompts.cache, row, seen)
-    with attending_to_shared_rows(language_model):
-        yield lambda ids, positions: read(ids, None, positions, cache, shared=shared)
-
-
-def _answer_without_masks(model: GroundingModel, batch: Batch, image: int, row: WrittenRow) -> Answer:
+def _answer_without_masks(model: PreTrainedModel, batch: Batch, image: int, row: WrittenRow) -> Answer:
     empty = torch.zeros((0, *batch.original_sizes[image]), device=batch.input_ids.device)
     return Answer(
         token_ids=row.token_ids,

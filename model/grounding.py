@@ -1,36 +1,28 @@
 """The shared skeleton of all systems: images and text -> hidden states -> prompts -> masks and losses.
 
-Legend: I images, R rows, T tokens, P image tokens, S targets, n tokens per target, D width, C prompt width,
-H W original size of an image.
+Legend: I images, n images of one group, N image tokens of all images, R rows, T tokens of a row, P cells of the largest
+grid, S targets, m targets of one group, c tokens per target, D width of the LLM, C width of a prompt, H W original size
+of an image.
 """
 
 import copy
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPVisionModel, LlamaModel, PreTrainedModel, SamModel
+from transformers import PreTrainedModel
 
-from dataloaders.batching.batch import Batch
+from dataloaders.batching.batch import Batch, ImageGroup
 from groundscore.errors import UserError
-from model import encoding
-from model.backbones.llava import (
-    ATTENTIONS,
-    ImageTokens,
-    build_projector,
-    flash_attention_rows,
-    row_attention,
-    row_embeddings,
-    separate_projector,
-    unroll,
-)
-from model.batched_losses import losses_of_masks
+from model.backbones import backbone_of
+from model.backbones.base import Backbone, EncodedImages, Rows
 from model.config import GroundingConfig
-from model.decoders.sam_attention import use_rowwise_attention
-from model.decoders.target_decoder import use_target_decoder
+from model.decoders.base import MaskDecoder
 from model.feature_cache import EncoderFeatures, FeatureCache
 from model.generation import generate_answers
-from model.losses import TokenHead
+from model.losses import losses_of_masks
 from model.outputs import Answer, ForcedMasks, GroundingOutput, LossParts, LossWeights, Segmentation
 from model.states import TargetStates
 from model.systems import build_system
@@ -38,8 +30,9 @@ from model.systems.base import Prompt
 
 
 class GroundingModel(PreTrainedModel):
-    """CLIP, projector, LLaMA and SAM with the projection of `[SEG]` states to prompts, and what the system adds.
+    """A backbone and a mask decoder, the projection of `[SEG]` states to prompts, and what the system adds.
 
+    The children of backbone and decoder are children of the model, under their own names: those of its checkpoints.
     `loss_weights` weighs the terms of the training loss; the training script sets it.
     """
 
@@ -48,67 +41,68 @@ class GroundingModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-    _no_split_modules = ["LlamaDecoderLayer", "CLIPEncoderLayer", "SamVisionLayer"]
+    backbone: Backbone
+    decoder: MaskDecoder
 
     def __init__(self, config: GroundingConfig):
         super().__init__(config)
-        vision_config = copy.deepcopy(config.vision_config)
-        vision_config.image_size = config.clip_image_size
+        self.system = build_system(config)
+        decoder = self.system.decoder()
         width = config.text_config.hidden_size
-        self.vision_tower = CLIPVisionModel(vision_config)
-        if config.separate_mm_projector:
-            hidden = width * config.mm_projector_hidden_dim
-            self.mm_projector = separate_projector(vision_config.hidden_size, hidden, width)
-            self.out_mm_projector = separate_projector(vision_config.hidden_size, hidden, config.clip_feature_width)
-        else:
-            self.mm_projector = build_projector(config.mm_projector_type, vision_config.hidden_size, width)
-        self.language_model = LlamaModel(copy.deepcopy(config.text_config))
-        self.lm_head = TokenHead(width, config.text_config.vocab_size, bias=False)
+        self._decodes_from_backbone = decoder.scales(config) > 0
+        self._adopt("backbone", backbone_of(config)(config, decoder.scales(config)))
         self.text_hidden_fcs = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.out_dim), nn.Dropout(0.0)
         )
-        self.system = build_system(config)
-        if self.system.uses_sam:
-            self.sam = SamModel(copy.deepcopy(config.sam_config))
-            use_rowwise_attention(self.sam.vision_encoder)
-            use_target_decoder(self.sam)
+        self._adopt("decoder", decoder(config))
         modules = self.system.modules()
-        self.system_modules = tuple(modules)
+        own_decoder = [child for child, _ in self.decoder.named_children()] if self._decodes_from_backbone else []
+        self.system_modules = (*own_decoder, *modules)  # what comes with the system and not with a base
         for name, module in modules.items():
             self.add_module(name, module)
         self.loss_weights = LossWeights()
-        self.feature_caches: dict[str, EncoderFeatures] = {}  # by encoder, of those whose features are cached
+        self.feature_caches: dict[str, EncoderFeatures] = {}  # by "backbone" and "decoder"
         self.prompts_at_a_time: int | None = None  # that memory sufficed for, once it has not for more
         self.post_init()
 
     @property
     def added_modules(self) -> tuple[str, ...]:
         """Names of the modules that a base model lacks."""
-        separate = ("mm_projector", "out_mm_projector") if self.config.separate_mm_projector else ()
-        return ("text_hidden_fcs", *separate, *self.system_modules)
+        return ("text_hidden_fcs", *self.backbone.added_modules, *self.system_modules)
 
-    def push_to_hub(self, repo_id: str, *, processor=None, **options) -> str:
-        """Upload weights, configuration, processor and model card; see `checkpoints/saving.py`."""
-        from checkpoints.saving import push_to_hub
+    def _adopt(self, name: str, part: Backbone | MaskDecoder) -> None:
+        """Makes the part's children the model's, so that `name` is in no name of a parameter."""
+        assert not list(part.parameters(recurse=False)), f"{type(part).__name__} has parameters beside its modules"
+        object.__setattr__(self, name, part)  # not as a child
+        for child_name, child in part.named_children():
+            self.add_module(child_name, child)
 
-        return push_to_hub(self, processor, repo_id, **options)
+    def push_to_hub(self, repo_id: str, **_: Any) -> None:
+        """Refuses what would upload the weights alone: tokenizer, image settings and card belong to them."""
+        raise UserError(
+            f"use checkpoints.push_to_hub(model, processor, {repo_id!r}): a model needs its tokenizer there"
+        )
 
     def get_input_embeddings(self) -> nn.Embedding:
-        return self.language_model.embed_tokens
+        """Returns the word embeddings."""
+        return self.backbone.embed_tokens
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.language_model.embed_tokens = value
+        """Replaces the word embeddings."""
+        self.backbone.embed_tokens = value
 
-    def get_output_embeddings(self) -> nn.Linear:
+    def get_output_embeddings(self) -> nn.Module:
+        """Returns the LLM's head."""
         return self.lm_head
 
-    def set_output_embeddings(self, value: nn.Linear) -> None:
-        self.lm_head = value
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replaces the LLM's head."""
+        self.lm_head = self.backbone.lm_head = value
 
     def forward(self, batch: Batch, layer_choice: Tensor | None = None) -> GroundingOutput:
         """Losses of one micro-batch with given answers; `layer_choice` int64 [S] replaces the policy's sampling."""
         images = self.encode_images(batch)
-        unrolled, places = self.read(batch, images)
+        unrolled = self.read(batch, images)
         ce = self.lm_head(unrolled[-1].flatten(0, 1)[batch.label_positions], batch.label_ids)
         ce_loss = self.loss_weights.ce * ce.sum() / max(len(ce), 1)  # zero, with a graph, where nothing is labelled
 
@@ -117,12 +111,12 @@ class GroundingModel(PreTrainedModel):
         present = batch.seg_positions.shape[0] > 0
         if not present:
             batch = _with_stand_in(batch, self.config.tokens_per_target)
-        states = self.target_states(batch, images, unrolled, places)
+        states = self.target_states(batch, images, unrolled)
         prompt = self.system.prompt(self, states, batch, "sample", layer_choice)
-        low_res = self.system.decode(self, batch, states, prompt)
+        low_res = self.decode(batch, states, prompt)
 
         own = self.system.own_losses(self, prompt, states, batch, present)
-        bce, dice = self._mask_losses(batch, states, low_res)
+        bce, dice = self._mask_losses(batch, states.counts, low_res)
         if own is not None:
             bce, dice = bce + own.mask_bce, dice + own.mask_dice
         scale = float(present) / (len(bce) + 1e-8)
@@ -172,18 +166,27 @@ class GroundingModel(PreTrainedModel):
         `decided` int64 [Q]; all results stay on the device."""
         layer = self.layer_rule(layer)
         images = self.encode_images(batch)
-        unrolled, places = self.read(batch, images)
+        unrolled = self.read(batch, images)
         written = self.lm_head(unrolled[-1].flatten(0, 1)[decided]).argmax(dim=-1)
         if batch.seg_positions.shape[0] == 0:
             empty = [torch.zeros((0, *size), device=written.device) for size in batch.original_sizes]
             return ForcedMasks(empty, written, layers=batch.seg_image, similarity_maps=None)
-        states = self.target_states(batch, images, unrolled, places)
+        states = self.target_states(batch, images, unrolled)
         prompt = self.system.prompt(self, states, batch, layer)
         return ForcedMasks(self.masks(batch, states, prompt), written, prompt.layers, prompt.maps)
 
     @torch.no_grad()
-    def generate(self, batch: Batch, max_new_tokens: int = 128, layer=None, on_token=None) -> list[Answer]:
-        """Write an answer to every prompt, a row or a branch of one, and decode its masks; see `generation.py`."""
+    def generate(
+        self,
+        batch: Batch,
+        max_new_tokens: int = 128,
+        layer: str | int | None = None,
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> list[Answer]:
+        """Writes an answer to every prompt, a row or a branch of one, and decodes its masks; see `generation.py`.
+
+        on_token(number of the answer, token id) is called as tokens are written.
+        """
         return generate_answers(self, batch, max_new_tokens, self.layer_rule(layer), on_token)
 
     def layer_rule(self, layer: str | int | None) -> str | int:
@@ -206,68 +209,111 @@ class GroundingModel(PreTrainedModel):
             raise UserError(f"layer {index}: {self.config.system} always uses the last layer")
         return index
 
-    def encode_images(self, batch: Batch) -> ImageTokens:
-        """CLIP, unless its states are cached, and the projector, once per image of the batch."""
-        return encoding.image_tokens_of(self, batch)
+    # --- images
 
-    def sam_embeddings(self, batch: Batch) -> Tensor:
-        """SAM's image embeddings [I, C, G, G], from the encoder or from the cache."""
-        return encoding.sam_embeddings(self, batch)
+    def encode_images(self, batch: Batch) -> EncodedImages:
+        """Returns the images as the LLM reads them, each encoded once, unless the features are cached."""
+        tokens, visible, features = [], [], []
+        for group in batch.backbone_images.groups:
+            features.append(self._features("backbone", group, batch.image_keys))
+            of_group, seen = self.backbone.project(features[-1], group)
+            tokens.append(of_group.flatten(0, 1))  # [n · tokens, D]
+            visible.append(None if seen is None else seen.flatten())
+        if all(each is None for each in visible):
+            return EncodedImages(_joined(tokens), None, features)
+        return EncodedImages(_joined(tokens), _joined(_all_visible(visible, tokens)), features)
+
+    def decoder_features(self, batch: Batch, images: EncodedImages) -> list[Tensor]:
+        """Returns the mask decoder's features of all images, one or several tensors [I, …]."""
+        if self._decodes_from_backbone:
+            return self.decoder.encode(self.backbone.feature_maps(images))
+        (group,) = batch.decoder_images.groups
+        return self._features("decoder", group, batch.image_keys)
+
+    def _features(self, name: str, group: ImageGroup, keys: list[str] | None) -> list[Tensor]:
+        """Returns what the "backbone" or the "decoder" encodes a group to, by way of the cache where there is one.
+
+        keys: says which image of the batch is which, or None where nothing is to be cached.
+        """
+        part, cache = getattr(self, name), self.feature_caches.get(name)
+        if cache is None or keys is None:
+            return part.encode(group)
+        like = next(part.encoder.parameters())
+        return cache.get([keys[i] for i in group.images], like, lambda members: part.encode(group.only(members)))
 
     def cache_features(self, cache: FeatureCache) -> list[str]:
-        """Take the features of the encoders that are frozen now from `cache`, and put them there; their names."""
-        self.feature_caches = encoding.caches_of_frozen_encoders(self, cache)
-        return list(self.feature_caches)
+        """Takes the features of the encoders that are frozen now from `cache`, and stores them there.
 
-    def embed_rows(self, batch: Batch, images: ImageTokens) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings [R, T, D] with the image tokens in, who sees whom [R, 1, T, T], their places [R, P].
-
-        With flash-attn, which knows no such masks, the second is bool [R, T], False for padding.
+        Returns the encoders' names.
         """
-        tokens = images.tokens[batch.image_index]
-        places = batch.image_start[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-        visible = None if images.visible is None else images.visible[batch.image_index]
-        embeddings = row_embeddings(self.language_model.embed_tokens, batch.input_ids, places, tokens)
-        attention = self.language_model.config._attn_implementation
-        if attention not in ATTENTIONS:
-            raise UserError(
-                f'attention "{attention}" does not support attention masks of packed rows; use '
-                f"{' or '.join(ATTENTIONS)}"
-            )
-        if attention == "flash_attention_2":
-            return embeddings, flash_attention_rows(batch.branches, visible, packed=batch.packed), places
-        return embeddings, row_attention(batch.branches, places, visible), places
+        self.feature_caches = {
+            name: cache.of(part.encoder, part.encoder_settings())
+            for name, part in (("backbone", self.backbone), ("decoder", self.decoder))
+            if part.encoder is not None and not any(each.requires_grad for each in part.encoder.parameters())
+        }
+        return [getattr(self, name).encoder_name for name in self.feature_caches]
 
-    def read(self, batch: Batch, images: ImageTokens) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The L+1 hidden states [R, T, D] of all rows, and the places [R, P] of their image tokens."""
-        embeddings, attention, places = self.embed_rows(batch, images)
-        return unroll(self.language_model, embeddings, attention, batch.position_ids), places
+    def compile_encoders(self) -> list[str]:
+        """Compiles in place the parts whose shapes change with the number of images alone; returns their names.
 
-    def target_states(
-        self, batch: Batch, images: ImageTokens, unrolled: tuple[Tensor, ...], places: Tensor
-    ) -> TargetStates:
-        """The states of the `[SEG]` targets of given answers, grouped by image."""
-        length = batch.input_ids.shape[1]
-        rows = batch.seg_positions[:, 0] // length
+        They are compiled at their first use, and once more for another number of images in a batch. The names of
+        parameters stay the same. The LLM and the mask decoder meet other lengths with every batch and stay as they are.
+        """
+        parts = self.backbone.compiled_parts() | self.decoder.compiled_parts()
+        for module in parts.values():
+            module.compile(dynamic=False)
+        return list(parts)
+
+    # --- hidden states
+
+    def embed_rows(self, batch: Batch, images: EncodedImages) -> Rows:
+        """Returns the rows of the batch, ready to be read."""
+        return self.backbone.embed_rows(batch, images)
+
+    def read(self, batch: Batch, images: EncodedImages) -> tuple[Tensor, ...]:
+        """Returns the L+1 hidden states [R, T, D] of all rows."""
+        return self.backbone.unroll(self.embed_rows(batch, images))
+
+    def target_states(self, batch: Batch, images: EncodedImages, unrolled: tuple[Tensor, ...]) -> TargetStates:
+        """Returns the states of the `[SEG]` targets of given answers, grouped by image."""
+        rows = batch.seg_positions[:, 0] // batch.input_ids.shape[1]  # [S]
         return TargetStates(
             unrolled=unrolled,
-            seg_places=batch.seg_positions,
-            image_places=places[rows] + rows.unsqueeze(1) * length,
+            seg_positions=batch.seg_positions,
+            cell_positions=batch.cell_positions[rows],
             image=batch.seg_image,
             images=images,
             groups=list(range(len(batch.masks))),
             counts=[len(masks) for masks in batch.masks],
+            geometries=batch.backbone_images.geometries,
+            sizes=batch.original_sizes,
         )
 
-    def masks(self, batch: Batch, states: TargetStates, prompt: Prompt) -> list[Tensor]:
-        """Mask logits float32 [m, H, W] at original size, for each group of targets."""
-        return self.system.upscale(self, batch, states, self.system.decode(self, batch, states, prompt))
+    # --- masks
 
-    def _mask_losses(self, batch: Batch, states: TargetStates, low_res: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """BCE and Dice of every mask, [S] each."""
-        logits = self.system.fuse(self, low_res).split(states.counts)
-        bce, dice = losses_of_masks(partial(self.system.at_original_size, batch), logits, batch.masks, batch.ignore)
-        return bce, dice
+    def decode(self, batch: Batch, states: TargetStates, prompt: Prompt) -> list[Tensor]:
+        """Returns low-resolution mask logits [S, h, w] of all targets, one tensor per scale of the decoder."""
+        features = self.decoder_features(batch, states.images)
+        return self.decoder.decode(features, states.image, prompt.sparse, prompt.dense)
+
+    def masks(self, batch: Batch, states: TargetStates, prompt: Prompt) -> list[Tensor]:
+        """Returns mask logits float32 [m, H, W] at original size, for each group of targets."""
+        return self.upscale(batch, states, self.decode(batch, states, prompt))
+
+    def upscale(self, batch: Batch, states: TargetStates, low_res: list[Tensor]) -> list[Tensor]:
+        """Returns mask logits float32 [m, H, W] at original size, for each group of targets."""
+        groups = self.decoder.fuse(low_res).split(states.counts)
+        return [self._at_original_size(batch, *group) for group in zip(states.groups, groups, strict=True)]
+
+    def _at_original_size(self, batch: Batch, image: int, logits: Tensor) -> Tensor:
+        """Returns logits float32 [m, H, W] of targets of an image, or of images of its size, from [m, h, w]."""
+        images = batch.backbone_images if self._decodes_from_backbone else batch.decoder_images
+        return self.decoder.upscale(logits, images.geometries[image], batch.original_sizes[image])
+
+    def _mask_losses(self, batch: Batch, counts: list[int], low_res: list[Tensor]) -> Tensor:
+        """Returns BCE and Dice of every mask, [2, S]; counts: masks of each image."""
+        logits = self.decoder.fuse(low_res).split(counts)
+        return losses_of_masks(partial(self._at_original_size, batch), logits, batch.masks, batch.ignore)
 
     def _decisions(self, batch: Batch, written: Tensor) -> list[list[bool]]:
         """For every image and target, in written order: would the model have written `[SEG]` there?
@@ -294,3 +340,16 @@ def _with_stand_in(batch: Batch, tokens_per_target: int) -> Batch:
     mask = torch.zeros((1, *batch.original_sizes[0]), dtype=torch.bool, device=zeros.device)
     stand_in.masks = [mask, *batch.masks[1:]]
     return stand_in
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Returns the concatenation; the part itself, uncopied, where there is one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _all_visible(visible: list[Tensor | None], tokens: list[Tensor]) -> list[Tensor]:
+    """Returns `visible` bool [n · tokens] of each group, True throughout where it is None."""
+    return [
+        torch.ones(len(of_group), dtype=torch.bool, device=of_group.device) if seen is None else seen
+        for seen, of_group in zip(visible, tokens, strict=True)
+    ]

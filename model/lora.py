@@ -6,15 +6,16 @@ from torch import nn
 
 from groundscore.errors import UserError
 
-LANGUAGE_MODEL = "language_model"
-
 
 def lora_module_names(model: nn.Module, targets: Sequence[str]) -> list[str]:
     """Full names of the linear layers inside the LLM whose own name is one of `targets`."""
+    llm = model.backbone.parts["llm"]
     names = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(f"{LANGUAGE_MODEL}.") and name.split(".")[-1] in targets
+        if isinstance(module, nn.Linear)
+        and name.startswith(tuple(f"{part}." for part in llm))
+        and name.split(".")[-1] in targets
     ]
     for target in targets:
         if not any(name.endswith(f".{target}") for name in names):

@@ -1,6 +1,7 @@
 """READ's similarity as points: where a `[SEG]` state resembles the image most and least becomes point prompts.
 
-Legend: m targets of one image, h · w cells of the similarity grid that lie on the image, K points.
+Legend: m targets of one image, P cells (see `similarity.py`), h w rows and columns of the cells that lie on the image,
+K points.
 """
 
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.similarity import fit_longest, map_on_cropped_image, map_on_padded_image, normalize_scores
+from dataloaders.batching.batch import Geometry
+from model.decoders.base import INSIDE, NEITHER, OUTSIDE
+from model.similarity import map_on_image, normalize_scores, round_half_up
 
-INSIDE, OUTSIDE, NEITHER = 1, 0, -1
 REACH = 5  # exp(-5²) is below float32's precision beside 1
 
 
@@ -32,39 +34,38 @@ class PointRule:
 
 
 def points_on_image(
-    similarity: Tensor, size: tuple[int, int], rule: PointRule, *, cropped: bool
+    similarity: Tensor, geometry: Geometry, size: tuple[int, int], rule: PointRule
 ) -> tuple[Tensor, Tensor]:
     """Points in pixels of the original image, and their labels.
 
-    similarity [m, P]: raw dot products with the image tokens; size: (height, width) of the image.
-    cropped: the grid covers the image's centre square; otherwise the whole image, padded right and bottom.
+    similarity [m, P]: raw dot products with the image tokens; geometry: of their image; size: its (height, width).
     Returns points float32 [m, K, 2] (x, y) and labels int64 [m, K] (1 inside, 0 outside, -1 neither), the positives
     first by falling similarity, then the negatives by rising similarity, then the rest in raster order.
     """
-    grid = round(similarity.shape[1] ** 0.5)
-    cells = similarity.float().view(-1, 1, grid, grid)
-    side = grid // rule.down_sample
-    if side != grid:
-        cells = F.interpolate(cells, (side, side), mode="bilinear", align_corners=False)
+    cells = similarity[:, : geometry.cells].float().unflatten(1, (1, *geometry.grid))  # [m, 1, rows, columns]
+    rows, columns = (max(1, side // rule.down_sample) for side in geometry.grid)
+    if (rows, columns) != geometry.grid:
+        cells = F.interpolate(cells, (rows, columns), mode="bilinear", align_corners=False)
     low, high = cells.amin(dim=(2, 3), keepdim=True), cells.amax(dim=(2, 3), keepdim=True)
     values = ((cells - low) / (high - low + 1e-6)).squeeze(1)
-    if cropped:
-        extent, corner, rows, columns = (min(size),) * 2, [(full - min(size)) // 2 for full in size], side, side
-    else:
-        extent, corner = size, (0, 0)
-        rows, columns = fit_longest(size, side)
-        values = values[:, :rows, :columns]
-    places, labels = select_points(values.flatten(1), rule)
+    top, left, height, width = geometry.window
+    if geometry.padded:  # leave out the cells of padding
+        rows, columns = (
+            max(1, round_half_up(size[0] * (rows / height))),
+            max(1, round_half_up(size[1] * (columns / width))),
+        )
+        height, width = size
+        values = values[:, :rows, :columns]  # [m, h, w]
+    indices, labels = select_points(values.flatten(1), rule)
 
     def on_image(cells: Tensor) -> Tensor:
         x, y = cells.unbind(-1)
-        return torch.stack([x * (extent[1] / columns) + corner[1], y * (extent[0] / rows) + corner[0]], dim=-1)
+        return torch.stack([x * (width / columns) + left, y * (height / rows) + top], dim=-1)
 
     if rule.space == "grid":
-        return on_image(refine_points(values, places)), labels
-    centres = on_image(torch.stack([places % columns, places // columns], dim=-1) + 0.5)
-    place = map_on_cropped_image if cropped else map_on_padded_image
-    return refine_in_pixels(place(normalize_scores(similarity), size), centres), labels
+        return on_image(refine_points(values, indices)), labels
+    centres = on_image(torch.stack([indices % columns, indices // columns], dim=-1) + 0.5)
+    return refine_in_pixels(map_on_image(normalize_scores(similarity), geometry, size), centres), labels
 
 
 def select_points(values: Tensor, rule: PointRule) -> tuple[Tensor, Tensor]:
@@ -73,15 +74,15 @@ def select_points(values: Tensor, rule: PointRule) -> tuple[Tensor, Tensor]:
     raster = torch.arange(cells, device=values.device, dtype=values.dtype) / cells
     positive, negative = values >= rule.positive, values <= rule.negative
     key = torch.where(positive, 1 - values, torch.where(negative, 10 + values, 20 + raster))
-    places = key.argsort(dim=1, stable=True)[:, : rule.count]
+    indices = key.argsort(dim=1, stable=True)[:, : rule.count]
     kinds = torch.where(positive, INSIDE, torch.where(negative, OUTSIDE, NEITHER))
-    return places, kinds.gather(1, places)
+    return indices, kinds.gather(1, indices)
 
 
-def refine_points(values: Tensor, places: Tensor) -> Tensor:
+def refine_points(values: Tensor, indices: Tensor) -> Tensor:
     """Discrete to continuous: each point moves to a weighted mean of cells near it, which keeps it differentiable.
 
-    values [m, h, w]; places [m, K]. The weight of a cell is exp(-distance²) times the softmax of the values (READ).
+    values [m, h, w]; indices [m, K]. The weight of a cell is exp(-distance²) times the softmax of the values (READ).
     Returns float32 [m, K, 2] (x, y) in cells.
     """
     rows, columns = values.shape[1:]
@@ -89,8 +90,8 @@ def refine_points(values: Tensor, places: Tensor) -> Tensor:
     line_x = torch.arange(columns, device=values.device, dtype=torch.float32)
     y, x = torch.meshgrid(line_y, line_x, indexing="ij")
     cells = torch.stack([x, y], dim=-1).flatten(0, 1)
-    start_x = (places % columns + 0.5).clamp(max=columns - 1)
-    start_y = (places // columns + 0.5).clamp(max=rows - 1)
+    start_x = (indices % columns + 0.5).clamp(max=columns - 1)
+    start_y = (indices // columns + 0.5).clamp(max=rows - 1)
     start = torch.stack([start_x, start_y], dim=-1)
     distance = (start.unsqueeze(2) - cells).square().sum(dim=-1)
     weights = (-distance).exp() * values.flatten(1).softmax(dim=1).unsqueeze(1)

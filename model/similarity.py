@@ -1,11 +1,14 @@
-"""Mask as prompt: the similarity of a `[SEG]` state to the image tokens, as a supervised map and as SAM's mask prompt.
+"""The similarity of a `[SEG]` state to the image tokens: scores of the cells of the grid, and a map on the image.
 
-Legend: S targets, m targets of one image, P = g · g image tokens, H W original size, M side of SAM's mask prompt.
+Legend: S targets, m targets of one image, P cells of the largest grid of a batch (an image with fewer repeats its first
+cell, which changes neither minimum nor maximum), h w rows and columns of an image's own grid, H W original size.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dataloaders.batching.batch import Geometry
 
 REFERENCE_SIDE = 336  # the square through which the reference implementation resamples, whatever the CLIP size
 
@@ -44,52 +47,20 @@ def fit_longest(size: tuple[int, int], side: int) -> tuple[int, int]:
     return max(1, round_half_up(size[0] * scale)), max(1, round_half_up(size[1] * scale))
 
 
-def map_on_padded_image(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scores [m, P] over a square that held the whole image and padding -> map [m, H, W]."""
-    square = _square(scores, REFERENCE_SIDE)
-    height, width = fit_longest(size, REFERENCE_SIDE)
-    return F.interpolate(square[..., :height, :width], size, mode="bilinear", align_corners=False).squeeze(1)
+def map_on_image(scores: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
+    """The map [m, H, W] of scores [m, P] on an image of `size`; 0 where the grid does not reach."""
+    cells = scores[:, : geometry.cells].unflatten(1, (1, *geometry.grid))  # [m, 1, h, w]
+    top, left, height, width = geometry.window
+    if not geometry.padded:
+        window = _resized(cells, (height, width)).squeeze(1)
+        return F.pad(window, (left, size[1] - width - left, top, size[0] - height - top))
+    square = _resized(cells, fit_longest((height, width), REFERENCE_SIDE))
+    rows, columns = (max(1, round_half_up(side * (REFERENCE_SIDE / max(height, width)))) for side in size)
+    return F.interpolate(square[..., :rows, :columns], size, mode="bilinear", align_corners=False).squeeze(1)
 
 
-def map_on_cropped_image(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scores [m, P] over the image's centre square -> map [m, H, W], 0 where CLIP did not look."""
-    side = min(size)
-    top, left = (size[0] - side) // 2, (size[1] - side) // 2
-    square = _square(scores, side).squeeze(1)
-    return F.pad(square, (left, size[1] - side - left, top, size[0] - side - top))
-
-
-def mask_prompt(maps: Tensor, side: int) -> Tensor:
-    """Maps [m, H, W] -> mask prompts [m, 1, M, M]: longest side M, antialiased, zero-padded right and bottom."""
-    height, width = fit_longest(tuple(maps.shape[-2:]), side)
-    if maps.shape[0] == 0:
-        return maps.new_zeros((0, 1, side, side))
-    prompt = F.interpolate(maps.unsqueeze(1), (height, width), mode="bilinear", align_corners=False, antialias=True)
-    return F.pad(prompt, (0, side - width, 0, side - height))
-
-
-def gaussian_target(masks: Tensor, kernel: int = 31, sigma: float = 7.0) -> Tensor:
-    """Soft targets of similarity maps: masks blurred by a Gaussian (reflected borders), each divided by its maximum.
-
-    masks bool or float [m, H, W] -> float32 [m, H, W]. The kernel shrinks to the largest odd size that the image has.
-    """
-    size = min(kernel, *masks.shape[-2:])
-    size -= 1 - size % 2
-    line = torch.arange(size, device=masks.device, dtype=torch.float32) - (size - 1) / 2
-    weights = torch.exp(-(line**2) / (2 * sigma**2))
-    weights = weights / weights.sum()
-    pad = size // 2
-    blurred = F.pad(masks.float().unsqueeze(1), (pad, pad, pad, pad), mode="reflect")
-    blurred = F.conv2d(blurred, weights.view(1, 1, 1, -1))
-    blurred = F.conv2d(blurred, weights.view(1, 1, -1, 1)).squeeze(1)
-    peak = blurred.amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)
-    return blurred / peak
-
-
-def _square(scores: Tensor, side: int) -> Tensor:
-    """[m, P] -> [m, 1, side, side]."""
-    grid = round(scores.shape[1] ** 0.5)
-    cells = scores.view(-1, 1, grid, grid)
+def _resized(cells: Tensor, size: tuple[int, int]) -> Tensor:
+    """[m, 1, h, w] -> [m, 1, height, width]."""
     if cells.shape[0] == 0:
-        return cells.new_zeros((0, 1, side, side))
-    return F.interpolate(cells, (side, side), mode="bilinear", align_corners=False)
+        return cells.new_zeros((0, 1, *size))
+    return F.interpolate(cells, size, mode="bilinear", align_corners=False)

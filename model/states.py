@@ -4,8 +4,8 @@ A policy chooses the layer on the device. Selecting the states of that layer mus
 memory that grows with the number of layers: forward, each layer contributes what was chosen from it to one result;
 backward, the gradient is added to each layer's own gradient as it comes by, so that none is held for all of them.
 
-Legend: S targets, n tokens per target, L+1 hidden states, P image tokens, K positions of a target, D width,
-R rows of T tokens, G groups of targets.
+Legend: S targets, c tokens per target, L+1 hidden states, P cells of the largest grid of the batch, K positions of a
+target, D width, R rows of T tokens, H W size of an image.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.backbones.llava import ImageTokens
+from dataloaders.batching.batch import Geometry
+from model.backbones.base import EncodedImages
 
 
 @dataclass
@@ -21,23 +22,26 @@ class TargetStates:
     """What a system may build its prompts from.
 
     unrolled: the L+1 hidden states [R, T, D] of the rows.
-    seg_places [S, n]: flat indices into R·T of the positions that predict the tokens of each target; None where
+    seg_positions [S, c]: flat indices into R·T of the positions that predict the tokens of each target; None where
         `written` holds their states.
-    image_places [S, P]: flat indices into R·T of the image tokens that belong to each target.
+    cell_positions [S, P]: flat indices into R·T of the cells of the grid of each target's image (see `Batch`).
     image [S]: the image of each target.
-    images: the image tokens and CLIP states of the batch.
+    images: the encoded images of the batch.
     groups: the image of each group of targets; counts: targets per group. Targets are ordered by group. A group is
         an image in training and an answer in generation.
-    written [S, n, L+1, D]: the states of targets that were generated, which no row holds.
+    geometries, sizes: of the image of each group, as the backbone sees it and (H, W).
+    written [S, c, L+1, D]: the states of targets that were generated, which no row holds.
     """
 
     unrolled: tuple[Tensor, ...]
-    seg_places: Tensor | None
-    image_places: Tensor
+    seg_positions: Tensor | None
+    cell_positions: Tensor
     image: Tensor
-    images: ImageTokens
+    images: EncodedImages | None
     groups: list[int]
     counts: list[int]
+    geometries: list[Geometry]
+    sizes: list[tuple[int, int]]
     written: Tensor | None = None
 
     @property
@@ -51,31 +55,33 @@ class TargetStates:
 
     @property
     def seg(self) -> Tensor:
-        """[S, n, L+1, D]: the targets' states at every layer, without a graph; what a policy looks at."""
+        """[S, c, L+1, D]: the targets' states at every layer, without a graph; what a policy looks at."""
         if self.written is not None:
             return self.written
-        layers = [states.detach().flatten(0, 1)[self.seg_places] for states in self.unrolled]
+        layers = [states.detach().flatten(0, 1)[self.seg_positions] for states in self.unrolled]
         return torch.stack(layers, dim=2)
 
     @property
     def last(self) -> Tensor:
-        """[S, n, D], the states after the final norm."""
+        """[S, c, D], the states after the final norm."""
         if self.written is not None:
             return self.written[:, :, -1]
-        return self.unrolled[-1].flatten(0, 1)[self.seg_places]
+        return self.unrolled[-1].flatten(0, 1)[self.seg_positions]
 
     def chosen(self, layers: Tensor | int) -> tuple[Tensor, Tensor]:
-        """The state [S, D] of each (single-token) target and of its image tokens [S, P, D], at its own layer.
+        """The state [S, D] of each (single-token) target and those of its image's cells [S, P, D], at its own layer.
 
         layers: int64 [S], or one for all.
         """
         if self.written is not None:
-            tokens = select_states(self.unrolled, layers, self.image_places)
+            tokens = select_states(self.unrolled, layers, self.cell_positions)
             if isinstance(layers, int):
                 return self.written[:, 0, layers], tokens
             index = layers.view(-1, 1, 1).expand(-1, 1, self.written.shape[-1])
             return self.written[:, 0].gather(1, index).squeeze(1), tokens
-        selected = select_states(self.unrolled, layers, torch.cat([self.seg_places[:, :1], self.image_places], dim=1))
+        selected = select_states(
+            self.unrolled, layers, torch.cat([self.seg_positions[:, :1], self.cell_positions], dim=1)
+        )
         return selected[:, 0], selected[:, 1:]
 
 

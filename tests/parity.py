@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from checkpoints.names import load_reference_state_dict
-from dataloaders.batching.batch import PADDING_BRANCH, Batch
+from dataloaders.batching.batch import PADDING_BRANCH, Batch, Geometry, PreparedImages, place_images
 from model.config import GroundingConfig
 from model.decoders.sam import DECODER_LAYER_NORM_EPS
 from model.grounding import GroundingModel
+from model.images import centre_window
 from model.outputs import LossWeights
 
 IMAGE_TOKEN = -200
@@ -90,7 +91,8 @@ class ParityCase:
         offset = tensors["offset"].tolist()
         images = len(offset) - 1 if images is None else images
         rows = offset[images]
-        tokens = model.config.num_image_tokens
+        grid = (model.config.image_grid,) * 2
+        tokens = grid[0] * grid[1]
         shapes = meta["sam_shapes"][:images]
         layout = _expand(
             tensors["input_ids"][:rows], tensors["labels"][:rows], tensors["attention_mask"][:rows], tokens
@@ -110,13 +112,24 @@ class ParityCase:
         for picture, shape in zip(sam_images, shapes, strict=True):
             picture[:, shape["resized"][0] :] = 0
             picture[:, :, shape["resized"][1] :] = 0
+        sizes = [tuple(shape["original"]) for shape in shapes]
+        sam_geometries = [
+            Geometry(tuple(shape["resized"]), (0, 0, max(size), max(size)), True, (scale, scale))
+            for shape, size in zip(shapes, sizes, strict=True)
+        ]
+        padded = model.config.pad_train_clip_images
+        clip_geometries = [
+            Geometry(tuple(part), (0, 0, max(size), max(size)) if padded else centre_window(size), padded, grid, tokens)
+            for part, size in zip(meta["clip_resized"], sizes)
+        ]
+        clip_images = PreparedImages.of(list(zip(tensors["images_clip"], clip_geometries)))
         image_index = torch.tensor(image_of_row)
         return Batch(
             input_ids=layout["ids"],
             branches=torch.where(layout["mask"], 0, PADDING_BRANCH),
             position_ids=torch.arange(layout["ids"].shape[1]).expand_as(layout["ids"]),
             image_index=image_index,
-            image_start=layout["start"],
+            **place_images(clip_images, layout["start"].tolist(), image_of_row, layout["ids"].shape[1]),
             label_positions=row * layout["ids"].shape[1] + column,
             label_ids=layout["labels"][row, column + 1],
             seg_positions=seg,
@@ -124,11 +137,9 @@ class ParityCase:
             rej_positions=rej,
             rej_image=image_index[rej_rows],
             target_is_seg=is_seg,
-            sam_images=sam_images,
-            sam_sizes=[tuple(shape["resized"]) for shape in shapes],
-            clip_images=tensors["images_clip"][:images],
-            clip_sizes=[tuple(size) for size in meta["clip_resized"][:images]],
-            original_sizes=[tuple(shape["original"]) for shape in shapes],
+            backbone_images=clip_images,
+            decoder_images=PreparedImages.of(list(zip(sam_images, sam_geometries, strict=True))),
+            original_sizes=sizes,
             masks=[each[each.flatten(1).any(dim=1)] for each in masks],
             ignore=[None] * images,
             sources=[f"parity image {i}" for i in range(images)],

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloaders.batching.collate import Collator
-from dataloaders.batching.conversation import SYSTEM_TEXT, conversation_text
-from dataloaders.batching.processing import GroundingProcessor, ImageSettings
-from dataloaders.batching.target_tokens import collapse_targets, expand_targets
+from dataloaders.batching.collate import Collator, Processor
+from dataloaders.batching.conversation import SYSTEM_TEXT, collapse_targets, conversation_text, expand_targets
 from dataloaders.batching.tokenization import IGNORE_INDEX, GroundingTokenizer
 from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
+from model.backbones.llava import LlavaPreparation
+from model.decoders.sam import SamPreparation
 
 CASES_PATH = Path(os.environ.get("TOKENIZATION_CASES") or Path(__file__).parent / "reference" / "tokenization.json")
 CASES = json.loads(CASES_PATH.read_text(encoding="utf-8"))
@@ -61,7 +61,7 @@ def sample_of(turns: tuple[Turn, ...]) -> Sample:
 def test_ids_and_labels_are_those_of_the_reference(number):
     case = CASES["cases"][number]
     tokenizer = grounding_tokenizer(case["tokens_per_target"])
-    processor = GroundingProcessor(ImageSettings(8, 8, num_image_tokens=1), tokenizer)
+    processor = Processor(tokenizer, LlavaPreparation(8, (1, 1)), SamPreparation(8))
 
     batch = Collator(processor, packed=number % 2 == 0, max_length=None)([sample_of(turns_of(case))])
 
@@ -91,8 +91,9 @@ def test_a_template_decides_the_system_text_alone():
     assert user.prefix == human.prefix.replace("human", "user") != human.prefix
     assert user.turns == human.turns
     tokenizer = grounding_tokenizer(1)
-    settings = ImageSettings(8, 8, num_image_tokens=1, conv_type="vicuna_v1")
-    batch = Collator(GroundingProcessor(settings, tokenizer))([sample_of(turns)])
+    batch = Collator(Processor(tokenizer, LlavaPreparation(8, (1, 1)), SamPreparation(8), "vicuna_v1"))(
+        [sample_of(turns)]
+    )
     prefix = tokenizer.encode(user.prefix)
     assert batch.input_ids[0, : len(prefix)].tolist() == prefix
 

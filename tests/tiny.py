@@ -8,7 +8,7 @@ import numpy as np
 import sentencepiece
 import torch
 
-from dataloaders.batching.processing import GroundingProcessor
+from checkpoints.processing import GroundingProcessor
 from dataloaders.batching.tokenization import GroundingTokenizer
 from dataloaders.sample import Sample, Turn
 from model.config import GroundingConfig
@@ -186,7 +186,9 @@ def write_answer(model: GroundingModel, token_ids: list[int]) -> None:
 
     The head is replaced by one that counts its calls, since a random model never writes what a test needs.
     """
-    model.lm_head = _Script([*token_ids, model.config.text_config.eos_token_id], model.config.text_config.vocab_size)
+    model.set_output_embeddings(
+        _Script([*token_ids, model.backbone.end_of_answer], model.config.text_config.vocab_size)
+    )
 
 
 class _Script(torch.nn.Module):

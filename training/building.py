@@ -8,7 +8,7 @@ import torch
 from checkpoints import LoadReport, architecture, open_model
 from checkpoints.files import read_config
 from checkpoints.hub import find_model
-from dataloaders.batching.processing import GroundingProcessor
+from checkpoints.processing import GroundingProcessor
 from groundscore.annotations.bad_entries import Tolerance
 from groundscore.errors import UserError
 from groundscore.reading import read_json, user_path
@@ -97,7 +97,7 @@ def build_model(config: TrainingConfig, *, precision: str) -> tuple[GroundingMod
     model = opened.model
     _check_model(model.config, config)
     opened.fill()
-    model.language_model.set_attn_implementation(config.attn_implementation)
+    model.backbone.use_attention(config.attn_implementation)
     model.loss_weights = LossWeights(
         ce=config.ce_loss_weight,
         bce=config.bce_loss_weight,

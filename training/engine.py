@@ -145,7 +145,7 @@ def start_engine(model: nn.Module, optimizer: torch.optim.Optimizer, config: dic
 def engine_of(model: nn.Module, config: TrainingConfig, world: World, precision: str) -> Any:
     """The DeepSpeed engine around `model` as the flags describe it. precision: fp32, bf16 or fp16."""
     if config.gradient_checkpointing:
-        enable_gradient_checkpointing(model)
+        model.backbone.checkpoint_gradients()
     on_gpu = world.device.type == "cuda"
     policy_lr = gate_learning_rate(model, config.policy_lr)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -168,15 +168,6 @@ def engine_of(model: nn.Module, config: TrainingConfig, world: World, precision:
         ),
         world,
     )
-
-
-def enable_gradient_checkpointing(model: nn.Module) -> None:
-    """The LLM's layers are run again in the backward pass instead of keeping what they computed."""
-    llm, options = model.language_model, {"use_reentrant": False}
-    if hasattr(llm, "activation_checkpointing_enable"):  # the newer name
-        llm.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
-    else:
-        llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 def schedule_value(step: int, *, lr: float, warmup_min_lr: float, warmup_num_steps: int, total_steps: int) -> float:

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from checkpoints.processing import GroundingProcessor
 from checkpoints.runs import Position
 from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
-from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.mixture import Mixture
 from groundscore.errors import UserError
 from model.grounding import GroundingModel

@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from checkpoints.processing import GroundingProcessor
 from checkpoints.runs import BEST, Position, Saver, Scores, open_scores, read_settings, resume
 from checkpoints.runs.restoring import load_trained
 from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
-from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.mixture import Mixture
 from groundscore.annotations.bad_entries import describe_bad_samples
-from model.compiling import compile_encoders
 from training import building, data
 from training.config import TrainingConfig
 from training.engine import engine_of
@@ -124,7 +123,7 @@ def build(launch: Launch) -> Built:
         if lines:
             say("\n".join(lines))
     if config.compile:
-        compile_encoders(model)
+        model.compile_encoders()
     engine = engine_of(model, config, world, launch.precision)
 
     workers = data.worker_count(config.workers, world.device)

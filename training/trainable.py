@@ -16,14 +16,12 @@ from model.systems import SYSTEMS
 if TYPE_CHECKING:
     from torch import nn
 
-SKELETON = ("lm_head", "language_model.embed_tokens", "text_hidden_fcs", "sam.prompt_encoder", "sam.mask_decoder")
-PROJECTORS = ("mm_projector", "out_mm_projector")
-# The parts of the skeleton that are frozen unless `--unfreeze` names them.
+# The parts of the skeleton that are frozen unless `--unfreeze` names them: whose they are, and what they are there.
 PARTS = {
-    "vision_tower": ("vision_tower",),
-    "sam_encoder": ("sam.vision_encoder",),
-    "mm_projector": PROJECTORS,
-    "language_model": ("language_model",),
+    "vision_tower": ("backbone", "encoder"),
+    "sam_encoder": ("decoder", "encoder"),
+    "mm_projector": ("backbone", "projector"),
+    "language_model": ("backbone", "llm"),
 }
 DEFAULT_VISION_SIZE = 224
 
@@ -41,18 +39,20 @@ def trainable_prefixes(
     model: the `GroundingModel`; as in the reference, a `resize_vision_tower_size` other than 224 frees its projectors.
     flags: the settings of the training, of which a system may have some. unfreeze: names of `unfreezable`.
     """
-    system = model.system
-    prefixes = [*SKELETON, *(name for name in model.system_modules if name not in system.frozen)]
+    system, of_backbone, of_decoder = model.system, model.backbone.parts, model.decoder.parts
+    unfrozen = {name: getattr(model, owner).parts.get(part, ()) for name, (owner, part) in PARTS.items()}
+    prefixes = [*of_backbone["head"], *of_backbone["embeddings"], "text_hidden_fcs", *of_decoder["prompt"]]
+    prefixes += [*of_decoder["decoder"], *(name for name in model.system_modules if name not in system.frozen)]
     if not train_mask_decoder:
-        prefixes = [prefix for prefix in prefixes if prefix.rpartition(".")[2] != "mask_decoder"]
+        prefixes = [prefix for prefix in prefixes if prefix not in of_decoder["decoder"]]
     if lora_r == 0:
-        prefixes += PARTS["language_model"]
+        prefixes += unfrozen["language_model"]
     if model.config.resize_vision_tower_size != DEFAULT_VISION_SIZE:
-        prefixes += PROJECTORS
+        prefixes += unfrozen["mm_projector"]
     if flags is not None:
         prefixes += system.trained(flags)
     for part in unfreeze:
-        prefixes += PARTS.get(part, (part,))
+        prefixes += unfrozen.get(part, (part,))
     return tuple(dict.fromkeys(prefixes))
 
 

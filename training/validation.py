@@ -5,17 +5,15 @@ expression: image, ground truth, similarity map with its layer, prediction, ques
 one, so that there is a mask to see from the first step on.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
+from checkpoints.processing import GroundingProcessor
 from dataloaders.batching.collate import Collator
-from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.questions import worded
 from dataloaders.sample import Sample, Turn
 from evaluation import Effort, Protocol, evaluate
@@ -99,7 +97,7 @@ class Validation:
         """The scores of one split; `limit` overrides that of the command line."""
         options = self.options
         limit = options["limit"] if limit is None else limit
-        with packed_attention(model.language_model):
+        with model.backbone.packed_attention():
             outcome = evaluate(
                 model,
                 processor,
@@ -125,17 +123,6 @@ class Validation:
             split: validation_images(model, processor, items, count=IMAGES, layer=layer, tolerance=self.tolerance)
             for split, items in self.items.items()
         }
-
-
-@contextmanager
-def packed_attention(language_model: nn.Module) -> Iterator[None]:
-    """Inside the `with` block attention takes packed rows, as evaluation makes them; flash-attn does not."""
-    usual = language_model.config._attn_implementation
-    language_model.set_attn_implementation("sdpa")
-    try:
-        yield
-    finally:
-        language_model.set_attn_implementation(usual)
 
 
 def validation_images(

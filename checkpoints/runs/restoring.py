@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.loading import OpenedModel, open_model
+from checkpoints.processing import GroundingProcessor
 from checkpoints.runs.finding import read_settings, resolve_checkpoint, verify_checkpoint
 from checkpoints.runs.resuming import load_trained_weights
 from checkpoints.runs.scores import scores_at
-from dataloaders.batching.processing import GroundingProcessor
 from model.grounding import GroundingModel
 from model.lora import add_lora, merge_lora
 from model.policy import REFERENCE_GATE
@@ -67,7 +67,7 @@ def load_trained(
     opened = open_base(settings, precision=precision, base=base, overrides=overrides)
     opened.fill()
     model, lora, trained = opened.model, pick(LoraSettings, settings["flags"]), set(settings["trained"])
-    model.language_model.set_attn_implementation("sdpa")  # takes packed rows, and runs on every machine
+    model.backbone.use_attention("sdpa")  # takes packed rows, and runs on every machine
     if lora.lora_r > 0:
         add_lora(model, r=lora.lora_r, alpha=lora.lora_alpha, dropout=lora.lora_dropout, targets=lora.targets)
     for name, parameter in model.named_parameters():

@@ -1,15 +1,18 @@
 """The tensors of one micro-batch, as `collate.py` makes them and the model reads them.
 
-Legend: I images, R rows, T tokens (image tokens included), P image tokens per image, S `[SEG]` targets,
-J `[REJ]` targets, n tokens per target, K labelled tokens, H W pixels of an original image.
+Legend: I images, n images of one group, R rows, T tokens of a row (image tokens included), N image tokens of all
+images, M image tokens of all rows, P most cells of an image's grid, S `[SEG]` targets, J `[REJ]` targets, c tokens per
+target, K labelled tokens, H W pixels of an original image.
 
 A row holds the conversations about one image: their common prefix once, then a branch per conversation.
 A token sees the prefix and the earlier tokens of its own branch; positions restart after the prefix.
 In the plain layout every conversation is a row of its own with a single branch.
 """
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,26 +22,142 @@ PADDING_BRANCH = -1
 PREFIX_BRANCH = 0
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """Where the prepared pixels of an image lie: on the original image, and on the grid of its tokens.
+
+    size: (height, width) of the prepared pixels that show the image; what is right of them and below is padding.
+    window: (top, left, height, width) of what the prepared pixels cover, in pixels of the original image.
+    padded: the window is the image and padding right of it and below; otherwise it lies on the image.
+    grid: (rows, columns) of the cells that the pixels are encoded to.
+    tokens: image tokens that the LLM reads, of which the first rows · columns are the cells in raster order; 0 for
+        the images of a mask decoder.
+    """
+
+    size: tuple[int, int]
+    window: tuple[int, int, int, int]
+    padded: bool
+    grid: tuple[int, int]
+    tokens: int = 0
+
+    @property
+    def cells(self) -> int:
+        """How many cells the grid has."""
+        return self.grid[0] * self.grid[1]
+
+    def as_padded(self, size: tuple[int, int]) -> "Geometry":
+        """The same where the pixels are taken for those of an image of `size`, (H, W), padded to a square."""
+        return replace(self, window=(0, 0, max(size), max(size)), padded=True)
+
+
+# From an image uint8 [H, W, 3] to what an encoder takes, a tensor of any shape, and its geometry.
+ImagePreparation = Callable[[np.ndarray], tuple[Tensor, Geometry]]
+
+
+@dataclass
+class ImageGroup:
+    """Images of a batch that are encoded together, since their pixels and their grids have one shape.
+
+    images: which they are; pixels uint8 [n, …] (or floating point, normalised already); geometries: of each.
+    """
+
+    images: list[int]
+    pixels: Tensor
+    geometries: list[Geometry]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of every image's grid."""
+        return self.geometries[0].grid
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of the part of each image's pixels that is no padding."""
+        return [geometry.size for geometry in self.geometries]
+
+    def only(self, members: Sequence[int]) -> "ImageGroup":
+        """The group of some of the images, by their index in this one."""
+        if len(members) == len(self.images):
+            return self
+        rows = torch.tensor(members, device=self.pixels.device)
+        return ImageGroup([self.images[i] for i in members], self.pixels[rows], [self.geometries[i] for i in members])
+
+
+@dataclass
+class PreparedImages:
+    """All images of a batch as one encoder takes them. geometries: of every image, in order."""
+
+    groups: list[ImageGroup]
+    geometries: list[Geometry]
+
+    @classmethod
+    def of(cls, prepared: Sequence[tuple[Tensor, Geometry]]) -> "PreparedImages":
+        """The pixels and geometries of all images, grouped."""
+        members: dict[tuple, list[int]] = {}
+        for image, (pixels, geometry) in enumerate(prepared):
+            members.setdefault((pixels.shape, geometry.grid, geometry.tokens), []).append(image)
+        groups = [
+            ImageGroup(images, torch.stack([prepared[i][0] for i in images]), [prepared[i][1] for i in images])
+            for images in members.values()
+        ]
+        return cls(groups, [geometry for _, geometry in prepared])
+
+    @property
+    def first_tokens(self) -> list[int]:
+        """Index of every image's first token among the N tokens of all images, which are ordered by group."""
+        first, start = [0] * len(self.geometries), 0
+        for group in self.groups:
+            for image, geometry in zip(group.images, group.geometries, strict=True):
+                first[image] = start
+                start += geometry.tokens
+        return first
+
+
+def place_images(
+    images: PreparedImages, starts: Sequence[int], image_of_row: Sequence[int], length: int
+) -> dict[str, Tensor]:
+    """The fields `image_positions`, `image_tokens` and `cell_positions` of a `Batch` whose rows have `length` tokens.
+
+    starts: index in each row of its first image token; image_of_row: the image of each row.
+    """
+    first, most = images.first_tokens, max(geometry.cells for geometry in images.geometries)
+    positions, tokens, cells = [], [], []
+    for row, (start, image) in enumerate(zip(starts, image_of_row, strict=True)):
+        geometry, begin = images.geometries[image], row * length + start
+        positions.append(torch.arange(begin, begin + geometry.tokens))
+        tokens.append(torch.arange(first[image], first[image] + geometry.tokens))
+        own = torch.arange(begin, begin + most)
+        own[geometry.cells :] = begin
+        cells.append(own)
+    return {
+        "image_positions": torch.cat(positions),
+        "image_tokens": torch.cat(tokens),
+        "cell_positions": torch.stack(cells),
+    }
+
+
 @dataclass
 class Batch:
     """One micro-batch.
 
-    input_ids [R, T] int64: token ids; the P places of the image hold `IMAGE_TOKEN_INDEX` (-200), padding the pad id.
+    input_ids [R, T] int64: token ids; image tokens are `IMAGE_TOKEN_INDEX` (-200), padding is the pad id.
     branches [R, T] int64: 0 for the prefix, 1, 2, … for the branch of a token, -1 for padding.
     position_ids [R, T] int64: rotary positions; after the prefix they restart for every branch.
     image_index [R] int64: which image a row is about.
-    image_start [R] int64: index in the row of the first of the P image tokens.
+    image_positions [M] int64: flat indices into R·T of the image tokens of all rows.
+    image_tokens [M] int64: which of the N image tokens of all images stands at each.
+    cell_positions [R, P] int64: flat indices into R·T of the cells of the grid of the row's image, in raster order; a
+        grid of fewer cells repeats its first.
     label_positions [K] int64: flat indices into R·T of the positions that predict a labelled token.
     label_ids [K] int64: the token that each of them should predict.
-    seg_positions [S, n] int64: flat indices into R·T of the positions that predict the tokens of each `[SEG]` target,
+    seg_positions [S, c] int64: flat indices into R·T of the positions that predict the tokens of each `[SEG]` target,
         ordered by image, conversation and place in the answer.
     seg_image [S] int64: the image of each.
-    rej_positions [J, n] int64, rej_image [J] int64: the same for `[REJ]`.
+    rej_positions [J, c] int64, rej_image [J] int64: the same for `[REJ]`.
     target_is_seg: for every image the kinds of its targets in the order in which they are written, True for `[SEG]`.
-    sam_images uint8 [I, 3, S, S]: resized, zero-padded right and bottom (or float32, normalised already).
-    sam_sizes: (height, width) of the resized part of each.
-    clip_images uint8 [I, 3, C, C]: resized and centre-cropped or padded (or float32, normalised already).
-    clip_sizes: (height, width) of the part that is image.
+    backbone_images: the images as the backbone's encoder takes them.
+    decoder_images: the images as the mask decoder's encoder takes them, all of one shape; None for a decoder that
+        reads the backbone's features.
     original_sizes: (height, width) of each image before any resizing.
     masks: for every image bool [m, H, W], the masks of its `[SEG]` targets in order.
     ignore: for every image bool [H, W] or None, pixels that do not count.
@@ -51,7 +170,9 @@ class Batch:
     branches: Tensor
     position_ids: Tensor
     image_index: Tensor
-    image_start: Tensor
+    image_positions: Tensor
+    image_tokens: Tensor
+    cell_positions: Tensor
     label_positions: Tensor
     label_ids: Tensor
     seg_positions: Tensor
@@ -59,10 +180,8 @@ class Batch:
     rej_positions: Tensor
     rej_image: Tensor
     target_is_seg: list[list[bool]]
-    sam_images: Tensor
-    sam_sizes: list[tuple[int, int]]
-    clip_images: Tensor
-    clip_sizes: list[tuple[int, int]]
+    backbone_images: PreparedImages
+    decoder_images: PreparedImages | None
     original_sizes: list[tuple[int, int]]
     masks: list[Tensor]
     ignore: list[Tensor | None]
@@ -76,31 +195,31 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """A copy whose tensors are on `device`; transfers from pinned memory do not block."""
-
-        def move(value):
-            if isinstance(value, Tensor):
-                return value.to(device, non_blocking=True)
-            if isinstance(value, list):
-                return [move(item) for item in value]
-            return value
-
-        return replace(self, **{field.name: move(getattr(self, field.name)) for field in fields(self)})
+        return self.changed(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """A copy in pinned memory; `DataLoader` calls this."""
+        return self.changed(Tensor.pin_memory)
 
-        def pin(value):
-            if isinstance(value, Tensor):
-                return value.pin_memory()
-            if isinstance(value, list):
-                return [pin(item) for item in value]
-            return value
-
-        return replace(self, **{field.name: pin(getattr(self, field.name)) for field in fields(self)})
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """A copy with `change` done to every tensor."""
+        return _with_tensors(self, change)
 
 
 def image_key(rgb: np.ndarray) -> str:
-    """The hash of a image's content, uint8 [H, W, 3]."""
+    """The hash of an image's content, uint8 [H, W, 3]."""
     digest = blake2b(repr(rgb.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(rgb).data)
     return digest.hexdigest()
+
+
+def _with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A copy of `value` with every tensor in it changed, in lists and in dataclasses too."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, list):
+        return [_with_tensors(item, change) for item in value]
+    if is_dataclass(value):
+        changed = {field.name: _with_tensors(getattr(value, field.name), change) for field in fields(value)}
+        return replace(value, **changed)
+    return value

@@ -14,20 +14,55 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataloaders.batching.batch import PADDING_BRANCH, PREFIX_BRANCH, Batch, image_key
+from dataloaders.batching.batch import (
+    PADDING_BRANCH,
+    PREFIX_BRANCH,
+    Batch,
+    ImagePreparation,
+    PreparedImages,
+    image_key,
+    place_images,
+)
+from dataloaders.batching.conversation import collapse_targets
 from dataloaders.batching.encoding import EncodedConversation, encode_conversation
-from dataloaders.batching.processing import GroundingProcessor
+from dataloaders.batching.tokenization import IMAGE_TOKEN_INDEX, GroundingTokenizer
 from dataloaders.sample import Sample
 from groundscore.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
+class Processor:
+    """What a batch depends on of a model.
+
+    backbone_images, decoder_images: what prepares images for the two encoders; the second is None for a mask decoder
+        that reads the backbone's features.
+    conv_type: conversation template, a key of `dataloaders.batching.conversation.SYSTEM_TEXTS`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: GroundingTokenizer,
+        backbone_images: ImagePreparation,
+        decoder_images: ImagePreparation | None,
+        conv_type: str = "llava_v1",
+    ):
+        self.tokenizer = tokenizer
+        self.backbone_images = backbone_images
+        self.decoder_images = decoder_images
+        self.conv_type = conv_type
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """What a model wrote, with `[SEG]` and `[REJ]` once per target."""
+        return collapse_targets(self.tokenizer.decode(ids), self.tokenizer.tokens_per_target)
+
+
 @dataclass
 class _Row:
-    """One row before padding; the lists have an entry per token."""
+    """One row before padding; the lists have an entry per token. image_start: the first image token."""
 
     image: int
+    image_start: int
     prefix_length: int
     ids: list[int]
     branches: list[int]
@@ -35,8 +70,9 @@ class _Row:
 
     @classmethod
     def of_prefix(cls, image: int, prefix: Sequence[int]) -> "_Row":
-        length = len(prefix)
-        return cls(image, length, list(prefix), [PREFIX_BRANCH] * length, list(range(length)))
+        """A row that holds the prefix of a conversation alone."""
+        start, length = prefix.index(IMAGE_TOKEN_INDEX), len(prefix)
+        return cls(image, start, length, list(prefix), [PREFIX_BRANCH] * length, list(range(length)))
 
     def add_branch(self, branch: Sequence[int]) -> int:
         """Append a conversation and return where it begins."""
@@ -69,8 +105,8 @@ class _Layout:
 
         self.labels += [(*predicting(index), conversation.branch[index]) for index in conversation.labelled]
         for target in conversation.targets:
-            places = [predicting(target.start + offset) for offset in range(tokens_per_target)]
-            (self.seg if target.is_seg else self.rej).append(places)
+            tokens = [predicting(target.start + offset) for offset in range(tokens_per_target)]
+            (self.seg if target.is_seg else self.rej).append(tokens)
             (self.seg_image if target.is_seg else self.rej_image).append(image)
 
 
@@ -89,7 +125,7 @@ class Collator:
 
     def __init__(
         self,
-        processor: GroundingProcessor,
+        processor: Processor,
         *,
         packed: bool = True,
         padding_side: str = "right",
@@ -115,14 +151,17 @@ class Collator:
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         layout = _Layout()
         kept: list[Sample] = []
+        prepared = []
         masks: list[Tensor] = []
         kinds: list[list[bool]] = []
         for sample in samples:
-            conversations, sample_masks, sample_kinds = self._encode(sample)
+            image = self.processor.backbone_images(sample.image)
+            conversations, sample_masks, sample_kinds = self._encode(sample, image[1].tokens)
             if not conversations:
                 continue
             self._lay_out(layout, len(kept), conversations)
             kept.append(sample)
+            prepared.append(image)
             masks.append(sample_masks)
             kinds.append(sample_kinds)
         if not kept:
@@ -130,15 +169,13 @@ class Collator:
                 f"no conversation fits into {self.max_length} tokens with its targets: "
                 f"{', '.join(map(_source, samples))}. {self.too_long}."
             )
-        sam_images, sam_sizes = zip(*(self.processor.sam_image(sample.image) for sample in kept))
-        clip_images, clip_sizes = zip(*(self.processor.clip_image(sample.image) for sample in kept))
+        images = PreparedImages.of(prepared)
+        prepare = self.processor.decoder_images
         return Batch(
-            **self._token_tensors(layout),
+            **self._token_tensors(layout, images),
             target_is_seg=kinds,
-            sam_images=torch.stack(sam_images),
-            sam_sizes=list(sam_sizes),
-            clip_images=torch.stack(clip_images),
-            clip_sizes=list(clip_sizes),
+            backbone_images=images,
+            decoder_images=prepare and PreparedImages.of([prepare(sample.image) for sample in kept]),
             original_sizes=[sample.image.shape[:2] for sample in kept],
             masks=masks,
             ignore=[None if s.ignore is None else torch.from_numpy(np.array(s.ignore, dtype=bool)) for s in kept],
@@ -146,15 +183,18 @@ class Collator:
             image_keys=[image_key(sample.image) for sample in kept],
         )
 
-    def _encode(self, sample: Sample) -> tuple[list[EncodedConversation], Tensor, list[bool]]:
-        """Conversations that fit, masks of their `[SEG]` targets bool [m, H, W], and the kinds of their targets."""
+    def _encode(self, sample: Sample, image_tokens: int) -> tuple[list[EncodedConversation], Tensor, list[bool]]:
+        """Conversations that fit, masks of their `[SEG]` targets bool [m, H, W], and the kinds of their targets.
+
+        image_tokens: how many tokens of the LLM the sample's image has.
+        """
         tokenizer = self.processor.tokenizer
         encoded = [
             encode_conversation(
                 turns,
                 tokenizer,
-                num_image_tokens=self.processor.num_image_tokens,
-                conv_type=self.processor.settings.conv_type,
+                num_image_tokens=image_tokens,
+                conv_type=self.processor.conv_type,
             )
             for turns in sample.conversations
         ]
@@ -207,7 +247,7 @@ class Collator:
                 layout.rows.append(_Row.of_prefix(image, conversation.prefix))
             layout.add(image, row, conversation, tokens_per_target)
 
-    def _token_tensors(self, layout: _Layout) -> dict[str, Tensor]:
+    def _token_tensors(self, layout: _Layout, images: PreparedImages) -> dict[str, Tensor]:
         """Pad the rows, and turn (row, token) pairs into flat indices."""
         rows = layout.rows
         length = max(len(row.ids) for row in rows)
@@ -217,25 +257,25 @@ class Collator:
         position_ids = torch.zeros(shape, dtype=torch.int64)
         shifts = [length - len(row.ids) if self.padding_side == "left" else 0 for row in rows]
         for index, (row, shift) in enumerate(zip(rows, shifts)):
-            place = slice(shift, shift + len(row.ids))
-            input_ids[index, place] = torch.tensor(row.ids)
-            branches[index, place] = torch.tensor(row.branches)
-            position_ids[index, place] = torch.tensor(row.positions)
+            own = slice(shift, shift + len(row.ids))
+            input_ids[index, own] = torch.tensor(row.ids)
+            branches[index, own] = torch.tensor(row.branches)
+            position_ids[index, own] = torch.tensor(row.positions)
 
         def flat(row: int, token: int) -> int:
             return row * length + shifts[row] + token
 
-        def targets(places: list[list[tuple[int, int]]]) -> Tensor:
-            indices = [[flat(*place) for place in target] for target in places]
+        def targets(predicting: list[list[tuple[int, int]]]) -> Tensor:
+            indices = [[flat(*token) for token in target] for target in predicting]
             return torch.tensor(indices, dtype=torch.int64).reshape(-1, self.processor.tokenizer.tokens_per_target)
 
-        first_image_token = [row.prefix_length - self.processor.num_image_tokens for row in rows]
+        image_starts = [shift + row.image_start for shift, row in zip(shifts, rows)]
         return {
             "input_ids": input_ids,
             "branches": branches,
             "position_ids": position_ids,
             "image_index": torch.tensor([row.image for row in rows]),
-            "image_start": torch.tensor([shift + first for shift, first in zip(shifts, first_image_token)]),
+            **place_images(images, image_starts, [row.image for row in rows], length),
             "label_positions": torch.tensor([flat(row, token) for row, token, _ in layout.labels], dtype=torch.int64),
             "label_ids": torch.tensor([label for *_, label in layout.labels], dtype=torch.int64),
             "seg_positions": targets(layout.seg),
@@ -250,7 +290,7 @@ def _source(sample: Sample) -> str:
 
 
 def _check_targets(sample: Sample, kinds: Sequence[bool], check_masks: bool) -> None:
-    """One mask per target of the picture's size, of the right kind."""
+    """Complain unless there is one mask per target, of the image's size and of the right kind."""
     size = sample.image.shape[:2]
     if sample.masks.ndim != 3 or (len(sample.masks) and sample.masks.shape[1:] != size):
         raise UserError(f"{_source(sample)}: masks {list(sample.masks.shape)} do not fit an image of {list(size)}")

@@ -7,13 +7,16 @@ with that of `vicuna_v1` ("a curious user"); everything else is the same.
 
 The image stands before the first question. An answer of None leaves the text at `ASSISTANT:`, for the model to go on.
 The text comes in pieces, because everything up to the image is the same for all conversations about it.
+
+A target is one token in data sets (`[SEG]`, `[REJ]`), and one or several tokens for the model (PixelLM).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dataloaders.sample import Turn
-from groundscore.targets import IMAGE_PLACEHOLDER
+from groundscore.targets import IMAGE_PLACEHOLDER, REJ, SEG
 
 _SYSTEM = (
     "A chat between a curious {who} and an artificial intelligence assistant. "
@@ -65,3 +68,29 @@ def conversation_text(
         answered = f" {turn.answer}{END_OF_ANSWER}" if turn.answer else ""
         texts.append(TurnText(f"{opening}{question} ASSISTANT:", answered))
     return ConversationText(f"{SYSTEM_TEXTS[conv_type]} USER: {before}", tuple(texts))
+
+
+def target_tokens(target: str, tokens_per_target: int) -> list[str]:
+    """The tokens that stand for one target: `[SEG]`, or `[SEG0]`, `[SEG1]`, … where there are several."""
+    if tokens_per_target == 1:
+        return [target]
+    return [f"{target[:-1]}{index}]" for index in range(tokens_per_target)]
+
+
+def expand_targets(text: str, tokens_per_target: int) -> str:
+    """`text` with every `[SEG]` and `[REJ]` written as the tokens of the system, single spaces between them."""
+    if tokens_per_target == 1:
+        return text
+    for target in (SEG, REJ):
+        text = text.replace(target, " ".join(target_tokens(target, tokens_per_target)))
+    return text
+
+
+def collapse_targets(text: str, tokens_per_target: int) -> str:
+    """The opposite of `expand_targets`, for showing what a model wrote."""
+    if tokens_per_target == 1:
+        return text
+    for target in (SEG, REJ):
+        run = r"\s*".join(re.escape(token) for token in target_tokens(target, tokens_per_target))
+        text = re.sub(run, target, text)
+    return text

@@ -7,8 +7,7 @@ stands in a question is text.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dataloaders.batching.conversation import conversation_text
-from dataloaders.batching.target_tokens import expand_targets
+from dataloaders.batching.conversation import conversation_text, expand_targets
 from dataloaders.batching.tokenization import IMAGE_TOKEN_INDEX, GroundingTokenizer
 from dataloaders.sample import Turn
 from groundscore.errors import UserError

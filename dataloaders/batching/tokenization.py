@@ -13,8 +13,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from dataloaders.batching.conversation import IM_END, IM_START
-from dataloaders.batching.target_tokens import target_tokens
+from dataloaders.batching.conversation import IM_END, IM_START, target_tokens
 from groundscore.errors import UserError, shown
 from groundscore.reading import read_bytes, read_json
 from groundscore.targets import REJ, SEG

@@ -1,22 +1,241 @@
-"""LLaVA: CLIP and the projector turn an image into tokens, LLaMA reads them with the text, all hidden states are kept.
+"""LLaVA 1.5 and 1.6: CLIP and a projector turn an image into tokens, LLaMA reads them with the text.
 
-Legend: I images, R rows, T tokens, P image tokens, D width of the LLM, V width of CLIP, L layers of the LLM.
+Legend: n images of one group, I images, P image tokens of an image, p patches of CLIP, d depths of CLIP that are read,
+R rows, T tokens, D width of the LLM, V width of CLIP, L layers of the LLM, C width of a mask decoder's features.
 """
 
+import copy
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPVisionModel, LlamaModel
+from transformers import CLIPVisionModel, LlamaModel, PreTrainedConfig
 
-from dataloaders.batching.batch import PADDING_BRANCH, PREFIX_BRANCH
+from dataloaders.batching.batch import PADDING_BRANCH, Batch, Geometry, ImageGroup
 from groundscore.errors import UserError
-from model.backbones.key_value_cache import RowCache, WrittenCache
-from model.pixels import normalize_cropped, normalize_padded, picture_cells
+from model.backbones.base import Backbone, EncodedImages, Rows, Step
+from model.backbones.key_value_cache import (
+    RowCache,
+    SharedRows,
+    WrittenCache,
+    attending_to_shared_rows,
+)
+from model.images import fill_and_crop, fit_and_pad, image_cells, normalize_cropped, normalize_padded
+from model.losses import TokenHead
 
-ATTENTIONS = ("sdpa", "flash_attention_2")  # others of transformers add a mask to the scores, ours says who may look
+SDPA, FLASH_ATTENTION = ATTENTIONS = ("sdpa", "flash_attention_2")  # others add a mask to the scores, ours is bool
+
+
+@dataclass(frozen=True)
+class LlavaPreparation:
+    """An image as CLIP takes it: its centre square, or the whole image padded, as the model was trained.
+
+    side: of CLIP's square in pixels; grid: rows and columns of the LLM's image tokens.
+    """
+
+    side: int
+    grid: tuple[int, int]
+    padded: bool = False
+
+    def __call__(self, rgb: np.ndarray) -> tuple[Tensor, Geometry]:
+        """uint8 [H, W, 3] → uint8 [3, side, side], and where it lies."""
+        prepare = fit_and_pad if self.padded else fill_and_crop
+        return prepare(rgb, self.side, self.grid, self.grid[0] * self.grid[1])
+
+
+class LlavaBackbone(Backbone):
+    """CLIP, projector and LLaMA.
+
+    scales: feature maps that a mask decoder reads; their projector is the LLM's, or one of its own where the
+        configuration separates them.
+    """
+
+    encoder_name = "CLIP"
+    llm = "language_model"
+    parts = {
+        "encoder": ("vision_tower",),
+        "projector": ("mm_projector", "out_mm_projector"),
+        "llm": ("language_model",),
+        "embeddings": ("language_model.embed_tokens",),
+        "head": ("lm_head",),
+    }
+
+    def __init__(self, config: PreTrainedConfig, scales: int = 0):
+        super().__init__(config, scales)
+        vision_config = copy.deepcopy(config.vision_config)
+        vision_config.image_size = config.clip_image_size
+        width = config.text_config.hidden_size
+        self.vision_tower = CLIPVisionModel(vision_config)
+        if config.separate_mm_projector:
+            hidden = width * config.mm_projector_hidden_dim
+            self.mm_projector = _separate_projector(vision_config.hidden_size, hidden, width)
+            self.out_mm_projector = _separate_projector(vision_config.hidden_size, hidden, config.clip_feature_width)
+        else:
+            self.mm_projector = build_projector(config.mm_projector_type, vision_config.hidden_size, width)
+        self.language_model = LlamaModel(copy.deepcopy(config.text_config))
+        self.lm_head = TokenHead(width, config.text_config.vocab_size, bias=False)
+        # CLIP states that are read: the LLM's, then the mask decoder's, as indices into its hidden states. For a deep
+        # tower the latter are 2 and 11 from the end (the reference), for a shallow one as early as there are layers.
+        last = config.vision_config.num_hidden_layers - 1
+        self.depths = [config.mm_vision_select_layer, *(max(1, last - 9 * scale) for scale in range(scales))]
+
+    @property
+    def added_modules(self) -> tuple[str, ...]:
+        return ("mm_projector", "out_mm_projector") if self.config.separate_mm_projector else ()
+
+    @classmethod
+    def preparation(cls, config: PreTrainedConfig) -> LlavaPreparation:
+        return LlavaPreparation(config.clip_image_size, (config.image_grid,) * 2, config.pad_train_clip_images)
+
+    # --- text
+
+    @property
+    def embed_tokens(self) -> nn.Embedding:
+        return self.language_model.embed_tokens
+
+    @embed_tokens.setter
+    def embed_tokens(self, value: nn.Embedding) -> None:
+        self.language_model.embed_tokens = value
+
+    # --- images
+
+    @property
+    def encoder(self) -> CLIPVisionModel:
+        return self.vision_tower
+
+    def encoder_settings(self) -> dict[str, Any]:
+        return {
+            "encoder": "clip",
+            "config": self.vision_tower.config.to_diff_dict(),
+            "depths": self.depths,
+            "padded": self.config.pad_train_clip_images,
+        }
+
+    def encode(self, group: ImageGroup) -> list[Tensor]:
+        """CLIP's patch states at `depths`, one tensor [n, d, p, V]; no graph is kept while CLIP is frozen."""
+        tower, pixels = self.vision_tower, group.pixels
+        dtype = tower.embeddings.patch_embedding.weight.dtype
+        with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())):
+            if self.config.pad_train_clip_images:
+                states = padded_clip_states(tower, pixels, group.sizes, self.depths)
+            else:
+                states = clip_states(tower, normalize_cropped(pixels, dtype), self.depths, None)
+            return [torch.stack(states, dim=1)]
+
+    def project(self, features: list[Tensor], group: ImageGroup) -> tuple[Tensor, Tensor | None]:
+        side, grid = group.pixels.shape[-1], group.grid
+        states = features[0][:, 0]  # [n, p, V]
+        patches = self._patches(side)
+        if patches != grid:
+            maps = states.float().transpose(1, 2).unflatten(2, patches)  # [n, V, rows, columns]
+            maps = F.interpolate(maps, grid, mode="bilinear", align_corners=False)
+            states = maps.flatten(2).transpose(1, 2).to(states.dtype)  # [n, P, V]
+        visible = None
+        if self.config.pad_train_clip_images:
+            visible = image_cells(group.sizes, side, grid, states.device)
+        return self.mm_projector(states), visible
+
+    def feature_maps(self, images: EncodedImages) -> list[Tensor]:
+        """CLIP's states through the projector, [I, C, rows, columns] for every scale; all images have one shape."""
+        projector = self.out_mm_projector if self.config.separate_mm_projector else self.mm_projector
+        ((states,),) = images.features
+        patches = self._patches(self.config.clip_image_size)
+        return [projector(each).transpose(1, 2).unflatten(2, patches) for each in states[:, 1:].unbind(1)]
+
+    def _patches(self, side: int) -> tuple[int, int]:
+        """Rows and columns of CLIP's patches on a square of so many pixels."""
+        return (side // self.vision_tower.config.patch_size,) * 2
+
+    # --- rows
+
+    def attention(self, batch: Batch, visible: Tensor | None) -> Tensor:
+        """Who sees whom, bool [R, 1, T, T]; for flash-attn bool [R, T], False for padding."""
+        if self._attention == FLASH_ATTENTION:
+            return flash_attention_rows(batch.branches, visible, packed=batch.packed)
+        if self._attention != SDPA:
+            raise UserError(
+                f'attention "{self._attention}" does not support attention masks of packed rows; use '
+                f"{' or '.join(ATTENTIONS)}"
+            )
+        return super().attention(batch, visible)
+
+    def unroll(self, rows: Rows, cache: RowCache | WrittenCache | None = None, **context: Any) -> tuple[Tensor, ...]:
+        """The L+1 hidden states [R, T, D]; not by hooks on the model's output, which would see copies (ZeRO 3).
+
+        context: what the attention in use needs besides.
+        """
+        llm, position_ids = self.language_model, rows.position_ids
+        positions = llm.rotary_emb(rows.embeddings, position_ids=position_ids)
+        states = [rows.embeddings]
+        for layer in llm.layers:
+            # Without names: the cache's is `past_key_values` in older versions of transformers and `cache` in newer.
+            output = layer(states[-1], rows.attention, position_ids, cache, position_embeddings=positions, **context)
+            states.append(output[0] if isinstance(output, tuple) else output)
+        return *states[:-1], llm.norm(states[-1])
+
+    @contextmanager
+    def stepping(
+        self, rows: Rows, cache: RowCache, row: list[int], seen: Tensor, *, whole_rows: bool
+    ) -> Iterator[Step]:
+        """Reads a token alone: rows of one prompt each grow where they are, prompts of a row share it."""
+
+        def read(ids: Tensor, attention: Tensor | None, position_ids: Tensor, *caches: Any, **context) -> list[Tensor]:
+            token = Rows(self.embed_tokens(ids.unsqueeze(1)), attention, position_ids)
+            return [states[:, -1] for states in self.unroll(token, *caches, **context)]
+
+        if whole_rows:
+            growing = WrittenCache.continuing(cache)
+
+            def step(ids: Tensor, position_ids: Tensor) -> list[Tensor]:
+                nonlocal seen
+                seen = F.pad(seen, (0, 1), value=True)
+                attention = seen if self._attention == FLASH_ATTENTION else seen[:, None, None]
+                return read(ids, attention, position_ids, growing)
+
+            yield step
+            return
+        written, shared = WrittenCache.beside(cache, len(row)), SharedRows(cache, row, seen)
+        with attending_to_shared_rows(self.language_model):
+            yield lambda ids, position_ids: read(ids, None, position_ids, written, shared=shared)
+
+    # --- settings
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return list(self.language_model.layers)
+
+    @property
+    def _attention(self) -> str:
+        return self.language_model.config._attn_implementation
+
+    def use_attention(self, name: str) -> None:
+        self.language_model.set_attn_implementation(name)
+
+    @contextmanager
+    def packed_attention(self) -> Iterator[None]:
+        usual = self._attention
+        self.use_attention(SDPA)
+        try:
+            yield
+        finally:
+            self.use_attention(usual)
+
+    def checkpoint_gradients(self) -> None:
+        llm, options = self.language_model, {"use_reentrant": False}
+        if hasattr(llm, "activation_checkpointing_enable"):  # the newer name
+            llm.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+        else:
+            llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+    def compiled_parts(self) -> dict[str, nn.Module]:
+        layers = enumerate(self.vision_tower.encoder.layers)
+        return {f"vision_tower.encoder.layers.{number}": layer for number, layer in layers}
 
 
 def build_projector(kind: str, in_width: int, out_width: int) -> nn.Module:
@@ -37,17 +256,16 @@ def build_projector(kind: str, in_width: int, out_width: int) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def separate_projector(in_width: int, hidden_width: int, out_width: int) -> nn.Sequential:
+def _separate_projector(in_width: int, hidden_width: int, out_width: int) -> nn.Sequential:
     """PixelLM's two-layer projector, whose hidden layer may be wider."""
     return nn.Sequential(nn.Linear(in_width, hidden_width), nn.GELU(), nn.Linear(hidden_width, out_width))
 
 
 def clip_states(tower: CLIPVisionModel, pixels: Tensor, depths: list[int], visible: Tensor | None) -> list[Tensor]:
-    """Patch states of CLIP after the given numbers of layers, no layer run that is not needed.
+    """Patch states [n, p, V] of CLIP after each of the given numbers of layers; layers beyond the last are not run.
 
-    pixels [I, 3, C, C] normalised; depths: layers to have passed, negative ones as indices into the L+1 hidden states;
-    visible: bool [I, patches], False for patches that no token may attend to, or None.
-    Returns a tensor [I, patches, V] for each depth.
+    pixels [n, 3, side, side] normalised; depths: layers to have passed, negative ones as indices into the hidden
+    states (embeddings first); visible: bool [n, p], False for patches that no token may attend to, or None.
     """
     layers = tower.encoder.layers
     wanted = [depth if depth >= 0 else len(layers) + 1 + depth for depth in depths]
@@ -67,85 +285,16 @@ def clip_states(tower: CLIPVisionModel, pixels: Tensor, depths: list[int], visib
     return [kept[depth][:, 1:] for depth in wanted]
 
 
-class ImageTokens:
-    """The LLM's view of the images of a batch.
-
-    tokens [I, P, D]: projected CLIP states.
-    visible: bool [I, P], False where the square that CLIP saw is padding, or None when everything is picture.
-    clip_states: the CLIP states [I, patches, V] asked for, for systems that decode from them.
-    """
-
-    def __init__(self, tokens: Tensor, visible: Tensor | None, clip_states: list[Tensor]):
-        self.tokens = tokens
-        self.visible = visible
-        self.clip_states = clip_states
-
-
-def encode_images(
-    tower: CLIPVisionModel, images: Tensor, sizes: list[tuple[int, int]], *, padded: bool, depths: list[int]
+def padded_clip_states(
+    tower: CLIPVisionModel, images: Tensor, sizes: list[tuple[int, int]], depths: list[int]
 ) -> list[Tensor]:
-    """Run CLIP once per image: its patch states [I, patches, V] at the given depths (see `clip_states`).
+    """The same of images uint8 [n, 3, side, side] that are padded, and normalised with SAM's statistics.
 
-    images [I, 3, C, C]: uint8 or normalised; sizes: (height, width) of the picture inside the square.
-    padded: the square holds the whole image with padding (masked in attention, SAM's statistics) instead of a crop.
+    sizes: (height, width) of the part of each that is no padding.
     """
-    dtype = tower.embeddings.patch_embedding.weight.dtype
-    side = images.shape[-1]
-    with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())):
-        if padded:
-            pixels = normalize_padded(images, sizes, dtype)
-            seen = picture_cells(sizes, side, side // tower.config.patch_size, images.device)
-        else:
-            pixels = normalize_cropped(images, dtype)
-            seen = None
-        return clip_states(tower, pixels, depths, seen)
-
-
-def image_tokens(
-    projector: nn.Module, states: list[Tensor], sizes: list[tuple[int, int]], *, side: int, padded: bool, grid: int
-) -> ImageTokens:
-    """Project CLIP's patch states to the LLM's width.
-
-    states: from `encode_images`, the first of them is what the LLM sees; sizes: as there; side: of CLIP's square.
-    grid: LLM tokens along a side; the states are resampled where CLIP's own grid differs.
-    """
-    features = states[0]
-    patches = round(features.shape[1] ** 0.5)
-    if patches != grid:
-        square = features.float().transpose(1, 2).unflatten(2, (patches, patches))
-        square = F.interpolate(square, (grid, grid), mode="bilinear", align_corners=False)
-        features = square.flatten(2).transpose(1, 2).to(features.dtype)
-    visible = picture_cells(sizes, side, grid, features.device) if padded else None
-    return ImageTokens(projector(features), visible, states)
-
-
-def row_embeddings(embed_tokens: nn.Embedding, input_ids: Tensor, image_places: Tensor, image_tokens: Tensor) -> Tensor:
-    """Text embeddings with the image tokens put in their places.
-
-    input_ids [R, T] (negative at image places), image_places [R, P] indices into T, image_tokens [R, P, D].
-    Returns [R, T, D].
-    """
-    embeddings = embed_tokens(input_ids.clamp(min=0))
-    places = image_places.unsqueeze(-1).expand(-1, -1, embeddings.shape[-1])
-    return embeddings.scatter(1, places, image_tokens.to(embeddings.dtype))
-
-
-def row_attention(branches: Tensor, image_places: Tensor, visible: Tensor | None) -> Tensor:
-    """Who sees whom in a row of packed conversations.
-
-    branches [R, T] (see `Batch`), image_places [R, P], visible: bool [R, P] or None.
-    Returns bool [R, 1, T, T]: a token sees itself and earlier tokens of the prefix or of its own branch; nobody sees
-    padding or the padded part of an image, except that padding sees itself, so that no softmax is empty.
-    """
-    length = branches.shape[1]
-    seen = branches != PADDING_BRANCH
-    if visible is not None:
-        seen = seen.scatter(1, image_places, visible)
-    causal = torch.ones(length, length, dtype=torch.bool, device=branches.device).tril()
-    same = (branches[:, None, :] == PREFIX_BRANCH) | (branches[:, None, :] == branches[:, :, None])
-    allowed = causal & same & seen[:, None, :]
-    padding = torch.diag_embed(branches == PADDING_BRANCH)
-    return (allowed | padding).unsqueeze(1)
+    side, dtype = images.shape[-1], tower.embeddings.patch_embedding.weight.dtype
+    visible = image_cells(sizes, side, (side // tower.config.patch_size,) * 2, images.device)
+    return clip_states(tower, normalize_padded(images, sizes, dtype), depths, visible)
 
 
 def flash_attention_rows(branches: Tensor, visible: Tensor | None, *, packed: bool) -> Tensor:
@@ -160,26 +309,3 @@ def flash_attention_rows(branches: Tensor, visible: Tensor | None, *, packed: bo
             "--plain_rows without --pad_train_clip_images"
         )
     return branches != PADDING_BRANCH
-
-
-def unroll(
-    language_model: LlamaModel,
-    embeddings: Tensor,
-    attention: Tensor | None,
-    position_ids: Tensor,
-    cache: RowCache | WrittenCache | None = None,
-    **context: Any,
-) -> tuple[Tensor, ...]:
-    """The L+1 hidden states [R, T, D] of LLaMA: embeddings, every layer, the last one after the final norm.
-
-    Each is the tensor that the next layer reads, and not a copy beside it, as hooks on the model's output would make
-    of them (ZeRO 3): gradients of chosen states are added on their way through (`states.py`).
-    cache: takes the keys and values of every layer. context: what the attention in use needs besides.
-    """
-    positions = language_model.rotary_emb(embeddings, position_ids=position_ids)
-    states = [embeddings]
-    for layer in language_model.layers:
-        # Without names: the cache's is `past_key_values` in older versions of transformers and `cache` in newer ones.
-        output = layer(states[-1], attention, position_ids, cache, position_embeddings=positions, **context)
-        states.append(output[0] if isinstance(output, tuple) else output)
-    return *states[:-1], language_model.norm(states[-1])

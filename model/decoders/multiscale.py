@@ -1,6 +1,7 @@
-"""PixelLM's light-weight decoder: masks from CLIP features at several scales, each refining the one before.
+"""PixelLM's light-weight decoder: masks from the backbone's features at several scales, each refining the one before.
 
-Legend: I images, S targets, C width, G side of the CLIP grid, Λ scales, h w side of a scale's features.
+Legend: I images, S targets, m targets of one group, D width of the backbone's features, C width, h w rows and columns
+of a scale's features (of the first scale those of the backbone), Λ scales, H W size of an original image.
 """
 
 import copy
@@ -8,7 +9,7 @@ import copy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import SamConfig, SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
+from transformers import PreTrainedConfig, SamConfig, SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
 from transformers.models.sam.modeling_sam import (
     SamFeedForward,
     SamLayerNorm,
@@ -17,9 +18,69 @@ from transformers.models.sam.modeling_sam import (
     SamTwoWayTransformer,
 )
 
-from model.decoders.sam import DECODER_LAYER_NORM_EPS
+from dataloaders.batching.batch import Geometry
+from model.decoders.base import MaskDecoder
+from model.decoders.sam import DECODER_LAYER_NORM_EPS, grid_positions, no_mask
 
 MASK_TOKENS = 4
+FUSED_SIDE = 128  # masks of all scales are fused at this side, whatever their own (a constant of the reference)
+OUTSIDE_LOGIT = -20.0  # of pixels that the backbone did not see
+
+
+class MultiScaleDecoder(MaskDecoder):
+    """Masks from as many feature maps of the backbone as there are scales, prompted by one token per scale."""
+
+    parts = {
+        "neck": ("image_feature_neck",),
+        "prompt": ("prompt_encoder",),
+        "decoder": ("mask_decoder",),
+        "fusion": ("fusion",),
+    }
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        width, scales = config.out_dim, config.image_feature_scale_num
+        self.fusion = SegFusion(config.seg_token_num, scales, fuses_scales=True)
+        self.prompt_encoder = position_encoder(width, config.clip_image_size, config.vision_config.patch_size)
+        self.image_feature_neck = FeatureNeck(config.clip_feature_width, width)
+        self.mask_decoder = ScaleTransformers(width, scales)
+
+    @classmethod
+    def scales(cls, config: PreTrainedConfig) -> int:
+        return config.image_feature_scale_num
+
+    @classmethod
+    def preparation(cls, config: PreTrainedConfig) -> None:
+        return None
+
+    def encode(self, images: list[Tensor]) -> list[Tensor]:
+        """Λ tensors [I, C, h, w] from as many maps [I, D, h, w]."""
+        return [self.image_feature_neck(each) for each in images]
+
+    def decode(self, features: list[Tensor], image: Tensor, sparse: Tensor, dense: None) -> list[Tensor]:
+        """Λ tensors [S, 2 h, 2 w]; see `ScaleTransformers`."""
+        positions = grid_positions(self.prompt_encoder.shared_embedding, tuple(features[0].shape[-2:]))
+        return list(self.mask_decoder(features, image, sparse, positions, no_mask(self.prompt_encoder)))
+
+    def fuse(self, low_res: list[Tensor]) -> Tensor:
+        """The weighed sum [S, 128, 128] of all scales."""
+        side = (FUSED_SIDE, FUSED_SIDE)
+        scales = [F.interpolate(each.unsqueeze(1), side, mode="bilinear", align_corners=False) for each in low_res]
+        return self.fusion("scale", torch.stack(scales, dim=-1)).squeeze(1)
+
+    def upscale(self, logits: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
+        """[m, H, W]; outside the backbone's window nothing is predicted."""
+        masks = logits.float().unsqueeze(1)
+        if len(masks) == 0:
+            return masks.new_zeros((0, *size))
+        if geometry.padded:
+            side = max(geometry.size)
+            masks = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)
+            masks = masks[..., : geometry.size[0], : geometry.size[1]]
+            return F.interpolate(masks, size, mode="bilinear", align_corners=False).squeeze(1)
+        top, left, height, width = geometry.window
+        masks = F.interpolate(masks, (height, width), mode="bilinear", align_corners=False).squeeze(1)
+        return F.pad(masks, (left, size[1] - width - left, top, size[0] - height - top), value=OUTSIDE_LOGIT)
 
 
 class SegFusion(nn.Module):
@@ -52,7 +113,7 @@ def position_encoder(width: int, side: int, patch: int) -> SamPromptEncoder:
 
 
 class FeatureNeck(nn.Sequential):
-    """Projected CLIP states [I, D, G, G] -> decoder features [I, C, G, G]."""
+    """The backbone's features [I, D, h, w] -> decoder features [I, C, h, w]."""
 
     def __init__(self, in_width: int, width: int):
         super().__init__(
@@ -63,8 +124,8 @@ class FeatureNeck(nn.Sequential):
         )
 
 
-class MultiScaleDecoder(nn.Module):
-    """Λ two-way transformers over features at G, 2 G, 2 G, …; the mask of a scale gates the features of the next."""
+class ScaleTransformers(nn.Module):
+    """Λ two-way transformers over features at h w, 2 h 2 w, …; the mask of a scale gates the features of the next."""
 
     def __init__(self, width: int, scales: int):
         super().__init__()
@@ -88,8 +149,8 @@ class MultiScaleDecoder(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Mask logits [S, 2 h, 2 w] of every scale.
 
-        features: Λ tensors [I, C, G, G]; image: int64 [S], the image of each target; prompts [S, Λ, C], one token per
-        scale; first_positions [1, C, G, G], the positional encoding of the first scale; no_mask [1, C, 1, 1], the
+        features: Λ tensors [I, C, h, w]; image: int64 [S], the image of each target; prompts [S, Λ, C], one token per
+        scale; first_positions [1, C, h, w], the positional encoding of the first scale; no_mask [1, C, 1, 1], the
         dense prompt.
         """
         masks: list[Tensor] = []
@@ -101,9 +162,9 @@ class MultiScaleDecoder(nn.Module):
                 source, positions = features[0][image], first_positions
             else:
                 source = self.upsample_2x(features[level])[image]  # once per image, however many targets it has
-                positions = self._positions(source.shape[-1])
+                positions = grid_positions(self.pe1, tuple(source.shape[-2:]))
                 gate = masks[-1].unsqueeze(1)
-                if gate.shape[-1] != source.shape[-1]:
+                if gate.shape[-2:] != source.shape[-2:]:
                     gate = F.interpolate(gate, source.shape[-2:], mode="bilinear", align_corners=False)
                 source = (gate.sigmoid() + 1) * source
             masks.append(self._masks(transformer, tokens, source + no_mask, positions.to(source.dtype)))
@@ -120,12 +181,6 @@ class MultiScaleDecoder(nn.Module):
         features = self.output_upscaling(keys.squeeze(1).transpose(1, 2).unflatten(2, source.shape[-2:]))
         weights = self.output_hypernetworks_mlps[0](queries[:, 0, 1])
         return torch.einsum("sc,schw->shw", weights, features)
-
-    def _positions(self, side: int) -> Tensor:
-        """Random-frequency positional encoding [1, C, side, side]."""
-        line = (torch.arange(side, device=self.pe1.positional_embedding.device, dtype=torch.float32) + 0.5) / side
-        y, x = torch.meshgrid(line, line, indexing="ij")
-        return self.pe1(torch.stack([x, y], dim=-1)).permute(2, 0, 1).unsqueeze(0)
 
 
 def _upsampler(width: int, out_width: int) -> nn.Sequential:

@@ -5,7 +5,8 @@ adds to the loss. `docs/adding_a_system.md` adds a seventh. A system's file impo
 its settings are known to `--help` at once; its methods import what they compute with.
 
 Legend: S targets, m targets of one group, n tokens per target, K prompt tokens, C prompt width, M side of a mask
-prompt, L+1 hidden states, H W original size of an image, h w size of low-resolution masks.
+prompt, L+1 hidden states, P cells of the largest
+grid, H W original size of an image.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from dataloaders.batching.batch import Batch
+    from dataloaders.batching.batch import Batch, Geometry
+    from model.decoders.base import MaskDecoder
     from model.policy import PolicySample
     from model.states import TargetStates
 
@@ -77,7 +79,7 @@ class System:
     when_new: values of settings for a model whose modules of this system are newly initialised, where these differ from
         the defaults, which are those of a stored configuration that does not name the setting.
     uses_policy: whether a policy chooses the hidden state; the model then has a module `policy`.
-    uses_sam: whether the model has a SAM.
+    uses_sam: whether the mask decoder encodes images itself, and is not one on the backbone's features.
     uses_points: whether `Prompt.points` is set.
     """
 
@@ -106,11 +108,13 @@ class System:
         """Returns the layer rule outside training where the caller asks for none: "last" or "greedy"."""
         return "last"
 
-    def clip_depths(self) -> tuple[int, ...]:
-        """Returns the indices of the CLIP states that `decode` reads, beside the one that the LLM sees."""
-        return ()
-
     # --- how it prompts the decoder -----------------------------------------------------------------------------------
+
+    def decoder(self) -> type[MaskDecoder]:
+        """Returns the class of the mask decoder: the one that the configuration names."""
+        from model.decoders import decoder_of
+
+        return decoder_of(self.config)
 
     def modules(self) -> dict[str, nn.Module]:
         """Builds the modules that this system adds to the model, by attribute name.
@@ -138,47 +142,18 @@ class System:
         """
         raise NotImplementedError
 
-    def similarity_maps(self, scores: Tensor, states: TargetStates, batch: Batch) -> list[Tensor]:
-        """Returns scores [S, P] in [0, 1] of the image tokens as maps on the image, [m, H, W] for each group."""
-        from model.similarity import map_on_cropped_image, map_on_padded_image
+    def similarity_maps(self, scores: Tensor, states: TargetStates) -> list[Tensor]:
+        """Returns scores [S, P] in [0, 1] of the cells as maps on the image, [m, H, W] for each group."""
+        from model.similarity import map_on_image
 
-        on_image = map_on_cropped_image if self.sees_center_only else map_on_padded_image
-        groups = zip(scores.split(states.counts), states.groups, strict=True)
-        return [on_image(group, batch.original_sizes[image]) for group, image in groups]
+        groups = zip(scores.split(states.counts), self.geometries(states), states.sizes, strict=True)
+        return [map_on_image(*group) for group in groups]
 
-    @property
-    def sees_center_only(self) -> bool:
-        """Whether similarity maps cover the image's centre square, which is all that CLIP sees, or the whole image."""
-        return self.config.map_geometry == "fit" and not self.config.pad_train_clip_images
-
-    def decode(self, model: PreTrainedModel, batch: Batch, states: TargetStates, prompt: Prompt) -> list[Tensor]:
-        """Returns low-resolution mask logits [S, h, w] of all targets, one tensor per scale of the decoder."""
-        from model.decoders import sam
-
-        embeddings = model.sam_embeddings(batch)
-        if prompt.dense is None:
-            dense = sam.no_mask(model.sam.prompt_encoder)
-        else:
-            dense = sam.embed_masks(model.sam, prompt.dense)
-        return [sam.decode(model.sam, embeddings, states.image, prompt.sparse, dense)]
-
-    def fuse(self, model: PreTrainedModel, low_res: list[Tensor]) -> Tensor:
-        """Returns the logits [S, h, w] that are a target's mask, from those of `decode`."""
-        return low_res[-1]
-
-    def at_original_size(self, batch: Batch, image: int, logits: Tensor) -> Tensor:
-        """Mask logits float32 [m, H, W] of targets of an image, or of images of its size, from fused ones [m, h, w]."""
-        from model.decoders import sam
-
-        side = batch.sam_images.shape[-1]
-        return sam.upscale_masks(logits, side, batch.sam_sizes[image], batch.original_sizes[image])
-
-    def upscale(
-        self, model: PreTrainedModel, batch: Batch, states: TargetStates, low_res: list[Tensor]
-    ) -> list[Tensor]:
-        """Returns mask logits float32 [m, H, W] at original size, for each group of targets."""
-        groups = self.fuse(model, low_res).split(states.counts)
-        return [self.at_original_size(batch, *group) for group in zip(states.groups, groups, strict=True)]
+    def geometries(self, states: TargetStates) -> list[Geometry]:
+        """Returns where the grid of each group's image is taken to lie: as it does, or padded (the reference)."""
+        if self.config.map_geometry != "reference":
+            return states.geometries
+        return [geometry.as_padded(size) for geometry, size in zip(states.geometries, states.sizes, strict=True)]
 
     # --- what it adds to the loss -------------------------------------------------------------------------------------
 

@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from dataloaders.batching.batch import Batch
+    from model.decoders.base import MaskDecoder
     from model.states import TargetStates
-
-FUSED_SIDE = 128  # masks of all scales are fused at this side, whatever their own (a constant of the reference)
-OUTSIDE_LOGIT = -20.0
 
 
 @dataclass
@@ -58,29 +56,20 @@ class PixelLM(System):
         """Whether the model has a SAM, which it needs for masks only."""
         return not self.decodes_from_clip
 
-    def clip_depths(self) -> tuple[int, ...]:
-        """Returns the index of a CLIP state per scale: 2 and 11 from the end for a deep tower (the reference), earlier
-        ones as far as there are layers."""
-        if not self.decodes_from_clip:
-            return ()
-        last = self.config.vision_config.num_hidden_layers - 1
-        return tuple(max(1, last - 9 * scale) for scale in range(self.config.image_feature_scale_num))
+    def decoder(self) -> type[MaskDecoder]:
+        """Returns PixelLM's own decoder, or the one that the configuration names."""
+        from model.decoders.multiscale import MultiScaleDecoder
+
+        return MultiScaleDecoder if self.decodes_from_clip else super().decoder()
 
     def modules(self) -> dict[str, nn.Module]:
-        """Builds the fusion weights and, for masks from CLIP, the neck, prompt encoder and mask decoder."""
-        from model.decoders.multiscale import FeatureNeck, MultiScaleDecoder, SegFusion, position_encoder
+        """Builds the fusion weights, which the decoder of its own has already."""
+        from model.decoders.multiscale import SegFusion
 
         config = self.config
-        scales = config.image_feature_scale_num
-        modules: dict[str, nn.Module] = {
-            "fusion": SegFusion(config.seg_token_num, scales, fuses_scales=self.decodes_from_clip)
-        }
         if self.decodes_from_clip:
-            patch = config.vision_config.patch_size
-            modules["prompt_encoder"] = position_encoder(config.out_dim, config.clip_image_size, patch)
-            modules["image_feature_neck"] = FeatureNeck(config.clip_feature_width, config.out_dim)
-            modules["mask_decoder"] = MultiScaleDecoder(config.out_dim, scales)
-        return modules
+            return {}
+        return {"fusion": SegFusion(config.seg_token_num, config.image_feature_scale_num, fuses_scales=False)}
 
     def trained(self, flags: Any) -> Collection[str]:
         """Returns the fusion weights where `--train_fusion` is given; the reference keeps them constant."""
@@ -99,54 +88,3 @@ class PixelLM(System):
         codes = embeddings.unflatten(1, (self.config.image_feature_scale_num, self.config.seg_token_num))
         text = model.fusion("token", codes.transpose(2, 3))  # [S, scales, C]
         return Prompt(text=text, sparse=text, layers=states.at_every_target(states.last_layer))
-
-    def decode(self, model: PreTrainedModel, batch: Batch, states: TargetStates, prompt: Prompt) -> list[Tensor]:
-        """Returns mask logits [S, h, w] of every scale."""
-        if not self.decodes_from_clip:
-            return super().decode(model, batch, states, prompt)
-        import torch
-
-        from model.decoders.sam import no_mask
-
-        projector = model.out_mm_projector if self.config.separate_mm_projector else model.mm_projector
-        grid = round(states.images.clip_states[1].shape[1] ** 0.5)
-        features = []
-        for clip_states in states.images.clip_states[1:]:
-            square = projector(clip_states).transpose(1, 2).unflatten(2, (grid, grid))
-            features.append(model.image_feature_neck(square))  # [I, C, G, G]
-        line = (torch.arange(grid, device=states.image.device, dtype=torch.float32) + 0.5) / grid
-        y, x = torch.meshgrid(line, line, indexing="ij")
-        positions = model.prompt_encoder.shared_embedding(torch.stack([x, y], dim=-1)).permute(2, 0, 1).unsqueeze(0)
-        empty = no_mask(model.prompt_encoder)
-        return list(model.mask_decoder(features, states.image, prompt.text, positions, empty))
-
-    def fuse(self, model: PreTrainedModel, low_res: list[Tensor]) -> Tensor:
-        """Returns the weighted sum [S, 128, 128] of the logits of all scales."""
-        if not self.decodes_from_clip:
-            return super().fuse(model, low_res)
-        import torch
-        import torch.nn.functional as F
-
-        side = (FUSED_SIDE, FUSED_SIDE)
-        scales = [F.interpolate(each.unsqueeze(1), side, mode="bilinear", align_corners=False) for each in low_res]
-        return model.fusion("scale", torch.stack(scales, dim=-1)).squeeze(1)
-
-    def at_original_size(self, batch: Batch, image: int, logits: Tensor) -> Tensor:
-        """Returns logits [m, H, W] from those over CLIP's square; outside a centre crop nothing is predicted."""
-        if not self.decodes_from_clip:
-            return super().at_original_size(batch, image, logits)
-        import torch.nn.functional as F
-
-        masks, clip_size, size = logits.float().unsqueeze(1), batch.clip_sizes[image], batch.original_sizes[image]
-        if len(masks) == 0:
-            return masks.new_zeros((0, *size))
-        if self.config.pad_train_clip_images:
-            side = max(clip_size)
-            masks = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)
-            masks = masks[..., : clip_size[0], : clip_size[1]]
-            return F.interpolate(masks, size, mode="bilinear", align_corners=False).squeeze(1)
-        side = min(size)
-        top, left = (size[0] - side) // 2, (size[1] - side) // 2
-        masks = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False).squeeze(1)
-        padding = (left, size[1] - side - left, top, size[0] - side - top)
-        return F.pad(masks, padding, value=OUTSIDE_LOGIT)

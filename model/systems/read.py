@@ -70,30 +70,28 @@ class READ(System):
         """Returns points and a text token per target; `layer` does not matter."""
         import torch
 
-        from model.decoders.sam import embed_points
         from model.points import points_on_image
         from model.similarity import normalize_scores, similarities
 
-        seg, tokens = states.chosen(states.last_layer)
+        seg, cells = states.chosen(states.last_layer)
         text = model.text_hidden_fcs(seg).unsqueeze(1)  # [S, 1, C]
-        scores = similarities(seg, tokens)  # [S, P]
-        points, in_sam_frame, texts = [], [], []
-        for image, group, text_of_group in zip(
-            states.groups, scores.split(states.counts), text.split(states.counts), strict=True
-        ):
-            if len(group) == 0:
-                continue
-            size, (height, width) = batch.original_sizes[image], batch.sam_sizes[image]
-            points.append(points_on_image(group, size, self.point_rule, cropped=self.sees_center_only))
-            x, y = points[-1][0].unbind(-1)
-            in_sam_frame.append(torch.stack([x * (width / size[1]), y * (height / size[0])], dim=-1))
-            texts.append(text_of_group)
-        tokens = embed_points(model.sam, in_sam_frame, [labels for _, labels in points])
+        scores = similarities(seg, cells)  # [S, P]
+        groups = zip(
+            scores.split(states.counts), text.split(states.counts), self.geometries(states), states.groups, states.sizes
+        )
+        points, texts, prepared, sizes = [], [], [], []
+        for of_group, text_of_group, geometry, image, size in groups:
+            if len(of_group):
+                points.append(points_on_image(of_group, geometry, size, self.point_rule))
+                texts.append(text_of_group)
+                prepared.append(batch.decoder_images.geometries[image])
+                sizes.append(size)
+        tokens = model.decoder.embed_points(*zip(*points, strict=True), prepared, sizes)  # [m, K, C] each
         return Prompt(
             text=text,
             sparse=[torch.cat(both, dim=1) for both in zip(tokens, texts, strict=True)],
             layers=states.at_every_target(states.last_layer),
-            maps=self.similarity_maps(normalize_scores(scores), states, batch),
+            maps=self.similarity_maps(normalize_scores(scores), states),
             points=points,
         )
 

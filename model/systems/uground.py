@@ -3,7 +3,7 @@
 Tokens: `[SEG]` and `[REJ]`. States: the layer that the policy chose. Prompts: one text token and the similarity map.
 Own losses: Gaussian BCE and Dice on the map; the policy's, with the map losses as negative rewards.
 
-Legend: S targets, K layers scored for each of them, P image tokens, L+1 hidden states, m targets of one image.
+Legend: S targets, K layers scored for each of them, P cells of the largest grid, L+1 hidden states.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from dataloaders.batching.batch import Batch
-    from model.batched_losses import MapTargets
+    from model.losses import MapTargets
     from model.states import TargetStates
 
 
@@ -162,10 +162,7 @@ class UGround(System):
         layer_choice: Tensor | None = None,
     ) -> Prompt:
         """Returns a text token and, with `mask_prompt`, a mask prompt per target."""
-        import torch
-
-        from model.decoders.sam import mask_prompt_side
-        from model.similarity import mask_prompt, similarity_scores
+        from model.similarity import similarity_scores
 
         sample = None
         if isinstance(layer, int):
@@ -182,10 +179,8 @@ class UGround(System):
             scores = self._mixed_scores(states, sample.log_probabilities.exp())
         else:
             scores = similarity_scores(seg, tokens)
-        maps = self.similarity_maps(scores, states, batch)
-        dense = None
-        if self.config.mask_prompt:
-            dense = torch.cat([mask_prompt(each, mask_prompt_side(model.sam)) for each in maps])
+        maps = self.similarity_maps(scores, states)
+        dense = model.decoder.mask_prompts(maps) if self.config.mask_prompt else None
         layers = layers if sample else states.at_every_target(layers)
         return Prompt(text=text, sparse=text, layers=layers, dense=dense, maps=maps, policy=sample)
 
@@ -195,7 +190,7 @@ class UGround(System):
         """Returns the losses of the similarity maps and, where a policy acted, the policy's loss and statistics."""
         import torch
 
-        from model.batched_losses import losses_of_maps, map_targets
+        from model.losses import losses_of_maps, map_targets
 
         config = self.config
         targets = map_targets(batch.masks, batch.ignore)
@@ -205,9 +200,9 @@ class UGround(System):
             candidates = model.policy.candidates(prompt.policy)  # [S, K]
             rewards = -(bce + dice).detach().unsqueeze(1)
             if model.policy.estimator == "expected":
-                rewards = self._rewards(states, batch, targets, range(states.last_layer + 1))
+                rewards = self._rewards(states, targets, range(states.last_layer + 1))
             elif candidates.shape[1] > 1:  # the first is the chosen one
-                others = self._rewards(states, batch, targets, candidates[:, 1:].unbind(1))
+                others = self._rewards(states, targets, candidates[:, 1:].unbind(1))
                 rewards = torch.cat([rewards, others], dim=1)
             policy, statistics = model.policy.loss(
                 prompt.policy, candidates, rewards * float(present), model.loss_weights.entropy, present
@@ -215,35 +210,33 @@ class UGround(System):
         if not config.map_loss:
             bce, dice = bce.detach() * 0.0, dice.detach() * 0.0
         elif config.map_loss_layers == "all":
-            bce, dice = self._mean_map_losses(states, batch, targets)
+            bce, dice = self._mean_map_losses(states, targets)
         return OwnLosses(mask_bce=bce, mask_dice=dice, policy=policy, statistics=statistics)
 
-    def _rewards(
-        self, states: TargetStates, batch: Batch, targets: list[MapTargets], layers: Iterable[int | Tensor]
-    ) -> Tensor:
+    def _rewards(self, states: TargetStates, targets: list[MapTargets], layers: Iterable[int | Tensor]) -> Tensor:
         """Returns rewards [S, K] of K `layers`, numbers or int64 [S]: minus the losses of their maps, without a graph.
 
         The maps of one layer are made and let go before those of the next.
         """
         import torch
 
-        from model.batched_losses import losses_of_maps
+        from model.losses import losses_of_maps
 
         with torch.no_grad():
             losses = []
             for layer in layers:
-                maps = self.similarity_maps(self._scores(states, layer), states, batch)
+                maps = self.similarity_maps(self._scores(states, layer), states)
                 losses.append(losses_of_maps(maps, targets).sum(dim=0))
             return -torch.stack(losses, dim=1)
 
-    def _mean_map_losses(self, states: TargetStates, batch: Batch, targets: list[MapTargets]) -> tuple[Tensor, Tensor]:
+    def _mean_map_losses(self, states: TargetStates, targets: list[MapTargets]) -> tuple[Tensor, Tensor]:
         """Returns the map losses [S] as means over all layers; maps are recomputed for the gradient, not kept."""
         from torch.utils.checkpoint import checkpoint
 
-        from model.batched_losses import losses_of_maps
+        from model.losses import losses_of_maps
 
         def losses_at(layer: int) -> Tensor:
-            maps = self.similarity_maps(self._scores(states, layer), states, batch)
+            maps = self.similarity_maps(self._scores(states, layer), states)
             return losses_of_maps(maps, targets)
 
         layers = range(states.last_layer + 1)

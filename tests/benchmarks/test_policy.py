@@ -17,7 +17,7 @@ def root(tmp_path_factory):
 
 def test_estimators_are_measured_on_pictures_prepared_as_the_model_takes_them(root, capsys, monkeypatch):
     def checked(model, processor, *arguments, **options):
-        assert processor.settings.pad_clip_images is model.config.pad_train_clip_images is True
+        assert processor.backbone_images.padded is model.config.pad_train_clip_images is True
         return layer_rewards(model, processor, *arguments, **options)
 
     monkeypatch.setattr(layer_analysis, "layer_rewards", checked)

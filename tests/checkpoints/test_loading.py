@@ -137,8 +137,8 @@ def test_clip_is_resized_for_larger_images(published):
     table = model.state_dict()[CLIP_POSITIONS]
     assert table.shape[0] == 65
     assert torch.equal(table[0], published.tensors[CLIP_POSITIONS][0])
-    assert processor.settings.clip_image_size == 112
-    assert processor.num_image_tokens == 16
+    assert processor.backbone_images.side == 112
+    assert processor.backbone_images.grid == (4, 4)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import merge_lora_weights
 from checkpoints import load_model, merging, reference_state_dict, saving, writing
 from checkpoints.digests import DIGESTS_FILE
 from checkpoints.files import CARD_FILE
+from checkpoints.processing import GroundingProcessor
 from checkpoints.runs import LATEST, resolve_checkpoint
 from checkpoints.runs.restoring import load_trained
-from dataloaders.batching.processing import GroundingProcessor
 from groundscore.errors import UserError
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
@@ -81,7 +81,7 @@ def test_settings_can_be_changed_while_merging(tmp_path):
     _, processor, _ = load_model(merge(run, *flags))
     config = load_model(tmp_path / "merged")[0].config
     assert {name: getattr(config, name) for name in settings} == settings
-    assert processor.settings.conv_type == "vicuna_v1"
+    assert processor.conv_type == "vicuna_v1"
     with pytest.raises(UserError, match="only READ has that setting"):
         merge(write_run(tmp_path / "other", *tiny_model("LISA")), "--read_num_points", "7")
 

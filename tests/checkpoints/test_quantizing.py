@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from checkpoints import load_model, save_model
+from checkpoints.processing import GroundingProcessor
 from checkpoints.quantizing import quantize
 from dataloaders.batching.collate import Collator
-from dataloaders.batching.processing import GroundingProcessor
 from groundscore.errors import UserError
 from model.grounding import GroundingModel
 from model.systems import SYSTEMS
@@ -56,7 +56,7 @@ def test_a_quantised_model_segments_and_writes(bitsandbytes, tmp_path, bits):
     model, processor, _ = load_model(tmp_path / "saved")
     quantised, _, _ = load_model(tmp_path / "saved", bits=bits)
     batch = Collator(processor)(tiny_samples())
-    states = [each.read(batch, each.encode_images(batch))[0][-1] for each in (model.eval(), quantised.eval())]
+    states = [each.read(batch, each.encode_images(batch))[-1] for each in (model.eval(), quantised.eval())]
     error = (states[1] - states[0]).norm() / states[0].norm()
     assert 0 < error < {8: 0.1, 4: 0.6}[bits]
     assert all(torch.isfinite(result.mask_logits).all() for result in quantised.segment(batch))

@@ -73,7 +73,7 @@ def test_an_original_pixellm_gives_the_llm_16_by_16_image_tokens(published, tmp_
     path.write_text(json.dumps(config))
     again, processor, _ = load_model(tmp_path / "original")
     assert again.config.image_grid == 16
-    assert (again.config.clip_image_size, processor.num_image_tokens) == (448, 256)
+    assert (again.config.clip_image_size, processor.backbone_images.grid) == (448, (16, 16))
     assert again.config.mm_projector_hidden_dim == 2 and again.config.pad_train_clip_images
     save_model(again, processor, tmp_path / "own")
     assert load_model(tmp_path / "own")[0].config.image_grid == 16

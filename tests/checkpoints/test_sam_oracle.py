@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from checkpoints import load_model
-from model.decoders import sam
+from dataloaders.batching.batch import Geometry, ImageGroup
 
 TOLERANCE = 1e-4
 
@@ -78,7 +78,18 @@ def pair(request, segment_anything, published, tmp_path):
     original = build_original(segment_anything, **request.param)
     torch.save(original.state_dict(), tmp_path / "sam_vit_x.pth")
     flags = published.flags(system="UGround") | {"vision_pretrained": str(tmp_path / "sam_vit_x.pth")}
-    return original, load_model(published.original, **flags)[0].eval().sam
+    return original, load_model(published.original, **flags)[0].eval().decoder
+
+
+def geometry(part: tuple[int, int], side: int) -> Geometry:
+    """Of an image whose prepared part has this size."""
+    return Geometry(part, (0, 0, side, side), True, (side // 16, side // 16))
+
+
+def embed_points(ours, points, labels):
+    """Prompt tokens of points in pixels of SAM's square."""
+    side = ours.sam.config.vision_config.image_size
+    return ours.embed_points([points], [labels], [geometry((side, side), side)], [(side, side)])[0]
 
 
 @torch.no_grad()
@@ -91,7 +102,8 @@ def test_image_embeddings_agree(pair):
         original.image_encoder(original.preprocess(one[:, :height, :width].float()).unsqueeze(0))
         for one, (height, width) in zip(picture, sizes, strict=True)
     ]
-    assert torch.allclose(sam.encode_images(ours, picture, sizes), torch.cat(expected), atol=TOLERANCE)
+    group = ImageGroup([0, 1], picture, [geometry(part, side) for part in sizes])
+    assert torch.allclose(ours.encode(group)[0], torch.cat(expected), atol=TOLERANCE)
 
 
 @torch.no_grad()
@@ -99,13 +111,13 @@ def test_prompts_agree(pair):
     original, ours = pair
     side = original.image_encoder.img_size
     points, labels = torch.rand(3, 4, 2) * side, torch.tensor([[1, 0, -1, 1]]).expand(3, -1)
-    masks = torch.rand(3, 1, sam.mask_prompt_side(ours), sam.mask_prompt_side(ours))
+    masks = torch.rand(3, 1, ours.prompt_side, ours.prompt_side)
     sparse, dense = original.prompt_encoder(points=(points, labels), boxes=None, masks=masks)
-    assert torch.allclose(sam.embed_points(ours, [points], [labels])[0], sparse, atol=TOLERANCE)
-    assert torch.allclose(sam.embed_masks(ours, masks), dense, atol=TOLERANCE)
+    assert torch.allclose(embed_points(ours, points, labels), sparse, atol=TOLERANCE)
+    assert torch.allclose(ours.embed_masks(masks), dense, atol=TOLERANCE)
     _, nothing = original.prompt_encoder(points=None, boxes=None, masks=None)
-    assert torch.allclose(sam.no_mask(ours.prompt_encoder).expand_as(nothing), nothing, atol=TOLERANCE)
-    assert torch.allclose(sam.image_positions(ours), original.prompt_encoder.get_dense_pe(), atol=TOLERANCE)
+    assert torch.allclose(ours.embed_masks(None).expand_as(nothing), nothing, atol=TOLERANCE)
+    assert torch.allclose(ours.positions(), original.prompt_encoder.get_dense_pe(), atol=TOLERANCE)
 
 
 @torch.no_grad()
@@ -129,9 +141,8 @@ def test_masks_agree_for_several_targets_on_several_images(pair, with_mask):
             multimask_output=False,
         )
         expected.append(low_res[:, 0])
-    sparse = torch.cat([*sam.embed_points(ours, [points], [labels]), text], dim=1)
-    dense = sam.no_mask(ours.prompt_encoder) if masks is None else sam.embed_masks(ours, masks)
-    low_res = sam.decode(ours, embeddings, image, sparse, dense)
+    sparse = torch.cat([embed_points(ours, points, labels), text], dim=1)
+    (low_res,) = ours.decode([embeddings], image, sparse, masks)
     assert torch.allclose(low_res, torch.cat(expected), atol=TOLERANCE)
 
 
@@ -139,7 +150,7 @@ def test_masks_agree_for_several_targets_on_several_images(pair, with_mask):
 def test_masks_at_original_size_agree(pair):
     original, ours = pair
     side = original.image_encoder.img_size
-    low_res = torch.randn(2, sam.mask_prompt_side(ours), sam.mask_prompt_side(ours))
+    low_res = torch.randn(2, ours.prompt_side, ours.prompt_side)
     resized, size = (side, side - 24), (75, 60)
     expected = original.postprocess_masks(low_res.unsqueeze(1), resized, size).squeeze(1)
-    assert torch.allclose(sam.upscale_masks(low_res, side, resized, size), expected, atol=TOLERANCE)
+    assert torch.allclose(ours.upscale(low_res, geometry(resized, side), size), expected, atol=TOLERANCE)

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from checkpoints import load_model, save_model
 from checkpoints.files import open_tensors
-from dataloaders.batching.processing import GroundingProcessor
+from checkpoints.processing import GroundingProcessor
 from groundscore.errors import UserError
 from model.config import GroundingConfig
 from model.grounding import GroundingModel

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.batching.processing import GroundingProcessor, ImageSettings
+from dataloaders.batching.collate import Processor
 from dataloaders.batching.tokenization import GroundingTokenizer
+from model.backbones.llava import LlavaPreparation
+from model.decoders.sam import SamPreparation
 from tests.data_sets import data_root, picture
 
 __all__ = ["data_root", "picture"]
@@ -24,9 +26,9 @@ def vocabulary() -> bytes:
 def make_processor(vocabulary):
     """A function (tokens_per_target) -> processor with four image tokens."""
 
-    def make(tokens_per_target: int = 1) -> GroundingProcessor:
+    def make(tokens_per_target: int = 1) -> Processor:
         tokenizer = GroundingTokenizer(vocabulary)
         tokenizer.add_grounding_tokens(tokens_per_target)
-        return GroundingProcessor(ImageSettings(32, 16, num_image_tokens=4), tokenizer)
+        return Processor(tokenizer, LlavaPreparation(16, (2, 2)), SamPreparation(32))
 
     return make

@@ -1,6 +1,5 @@
 """Samples become batches: rows, branches, positions, labels, targets and masks."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -86,10 +85,13 @@ def test_image_tokens_padding_and_positions(make_processor, packed, side):
 
     batch = Collator(processor, packed=packed, padding_side=side)(samples)
 
-    for row, start in enumerate(batch.image_start.tolist()):
-        image = batch.input_ids[row] == IMAGE_TOKEN_INDEX
-        assert image.sum() == processor.num_image_tokens
-        assert image[start : start + processor.num_image_tokens].all()
+    cells = 4
+    assert batch.image_positions.tolist() == (batch.input_ids.flatten() == IMAGE_TOKEN_INDEX).nonzero()[:, 0].tolist()
+    assert batch.image_tokens.tolist() == [
+        cells * image + cell for image in batch.image_index.tolist() for cell in range(cells)
+    ]
+    assert batch.cell_positions.tolist() == batch.image_positions.view(-1, cells).tolist()
+    for row in range(len(batch.input_ids)):
         padding = batch.branches[row] == PADDING_BRANCH
         assert (batch.input_ids[row, padding] == processor.tokenizer.pad_token_id).all()
         prefix = int((batch.branches[row] == 0).sum())
@@ -108,10 +110,11 @@ def test_images_and_masks_keep_their_sizes(make_processor):
 
     batch = Collator(make_processor())([sample_of("[SEG] [REJ] [SEG]", ignore=ignore), sample_of("Hi.", size=(20, 10))])
 
-    assert batch.sam_images.shape == (2, 3, 32, 32)
-    assert batch.sam_images.dtype == torch.uint8
-    assert batch.sam_sizes == [(24, 32), (32, 16)]
-    assert batch.clip_images.shape == (2, 3, 16, 16)
+    (for_decoder,), (for_backbone,) = batch.decoder_images.groups, batch.backbone_images.groups
+    assert for_decoder.pixels.shape == (2, 3, 32, 32)
+    assert for_decoder.pixels.dtype == torch.uint8
+    assert for_decoder.sizes == [(24, 32), (32, 16)]
+    assert for_backbone.pixels.shape == (2, 3, 16, 16)
     assert batch.original_sizes == [(12, 16), (20, 10)]
     assert [mask.sum((1, 2)).tolist() for mask in batch.masks] == [[1, 3], []]
     assert batch.masks[1].shape == (0, 20, 10)
@@ -199,39 +202,3 @@ def test_evaluation_may_ask_for_the_mask_of_something_absent(make_processor):
 def test_prompts_that_do_not_fit_are_errors(make_processor):
     with pytest.raises(UserError, match="limit is 45"):
         Collator(make_processor(), max_length=45)([sample_of(None)])
-
-
-def test_a_processor_is_saved_and_read_back(make_processor, tmp_path):
-    processor = make_processor(6)
-    processor.save_pretrained(tmp_path)
-
-    again = type(processor).from_pretrained(tmp_path)
-
-    assert again.settings == processor.settings
-    assert again.decode(again.tokenizer.encode("It is [SEG0] [SEG1] [SEG2] [SEG3] [SEG4] [SEG5].")) == "It is [SEG]."
-
-
-def test_a_directory_that_was_not_saved_here_is_refused(make_processor, tmp_path):
-    with pytest.raises(UserError, match=r"preprocessor_config\.json"):
-        type(make_processor()).from_pretrained(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "name, value",
-    [
-        *(("sam_image_size", value) for value in (-1, "64", 10**9, None)),
-        *(("clip_image_size", value) for value in (0, 1.5)),
-        *(
-            ("num_image_tokens", 10**9),
-            ("pad_clip_images", "false"),
-            ("conv_type", "other"),
-            ("conv_type", ["llava_v1"]),
-        ),
-    ],
-)
-def test_settings_of_a_processor_have_types_and_ranges(make_processor, tmp_path, name, value):
-    make_processor().save_pretrained(tmp_path)
-    path = tmp_path / "preprocessor_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
-    with pytest.raises(UserError, match=rf"preprocessor_config\.json: {name} should be"):
-        type(make_processor()).from_pretrained(tmp_path)

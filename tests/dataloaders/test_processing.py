@@ -5,19 +5,17 @@ import pytest
 import torch
 from PIL import Image
 
-from dataloaders.batching.processing import GroundingProcessor, ImageSettings, fitted_size
 from groundscore.annotations.images import check_image, read_image
 from groundscore.errors import UserError
+from model.backbones.llava import LlavaPreparation
+from model.decoders.sam import SamPreparation
+from model.images import fitted_size
 
 ORIENTATION = 0x0112
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def processor(*, pad: bool = False, sam: int = 64, clip: int = 32) -> GroundingProcessor:
-    return GroundingProcessor(ImageSettings(sam, clip, num_image_tokens=4, pad_clip_images=pad), tokenizer=None)
 
 
 @pytest.mark.parametrize("size", [(48, 64), (64, 48), (37, 91), (20, 20), (33, 500), (31, 40)])
@@ -29,18 +27,19 @@ def test_centre_cropped_images_equal_those_of_transformers(size):
     )
     rgb = picture(*size)
 
-    ours, part = processor().clip_image(rgb)
+    ours, geometry = LlavaPreparation(32, (2, 2))(rgb)
 
     expected = torch.as_tensor(np.asarray(theirs(rgb)["pixel_values"][0]))
     assert ours.dtype == torch.uint8
-    assert part == (32, 32)
+    assert geometry.size == (32, 32) and geometry.window[2] == geometry.window[3] == min(size)
     assert torch.equal(ours, expected.to(torch.uint8))
 
 
 @pytest.mark.parametrize("size", [(48, 64), (64, 48), (1, 64), (300, 200)])
 def test_the_longest_side_fills_the_square_of_sam(size):
-    ours, part = processor().sam_image(picture(*size))
+    ours, geometry = SamPreparation(64)(picture(*size))
 
+    part = geometry.size
     assert max(part) == 64
     assert ours.shape == (3, 64, 64)
     assert not ours[:, part[0] :].any()
@@ -56,9 +55,9 @@ def test_sides_are_rounded_half_up():
 def test_padded_clip_images_show_the_whole_picture():
     rgb = np.full((20, 40, 3), 200, np.uint8)
 
-    ours, part = processor(pad=True).clip_image(rgb)
+    ours, geometry = LlavaPreparation(32, (2, 2), padded=True)(rgb)
 
-    assert part == (16, 32)
+    assert (geometry.size, geometry.window) == ((16, 32), (0, 0, 40, 40))
     assert (ours[:, :16] == 200).all()
     assert not ours[:, 16:].any()
 
@@ -118,17 +117,3 @@ def test_arrays_that_are_no_pictures_are_refused():
     for array in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(UserError):
             check_image(array)
-
-
-def test_settings_follow_the_configuration():
-    from model.config import GroundingConfig
-
-    config = GroundingConfig(
-        vision_config={"image_size": 32, "patch_size": 8},
-        sam_config={"vision_config": {"image_size": 64}},
-        resize_vision_tower=True,
-        resize_vision_tower_size=48,
-        pad_train_clip_images=True,
-    )
-
-    assert GroundingProcessor(config, None).settings == ImageSettings(64, 48, 16, True)

@@ -45,9 +45,9 @@ def test_a_stream_adds_up_to_the_text_and_never_cuts_a_character(text):
 def test_a_stream_hands_out_a_target_of_several_tokens_as_one():
     tokenizer = tiny_tokenizer(3)
     ids = tokenizer.encode("Sure, [SEG0] [SEG1] [SEG2] and", bos=False)
-    from dataloaders.batching.processing import GroundingProcessor, ImageSettings
+    from dataloaders.batching.collate import Processor
 
-    stream = TextStream(GroundingProcessor(ImageSettings(32, 16, 4), tokenizer).decode)
+    stream = TextStream(Processor(tokenizer, None, None).decode)
 
     pieces = [stream.push(token_id) for token_id in ids]
 

@@ -5,11 +5,12 @@ import torch
 
 from dataloaders.batching.collate import Collator
 from groundscore.errors import UserError
-from model.backbones.llava import build_projector, flash_attention_rows, row_attention
+from model.backbones.base import row_attention
+from model.backbones.llava import build_projector, flash_attention_rows
 from tests.tiny import tiny_model, tiny_samples
 
 BRANCHES = torch.tensor([[0, 0, 0, 1, 1, 2, 2, -1]])
-PLACES = torch.tensor([[1, 2]])
+IMAGE = torch.tensor([1, 2])
 
 
 def seen_by(attention, token):
@@ -17,20 +18,20 @@ def seen_by(attention, token):
 
 
 def test_a_branch_sees_the_prefix_and_itself():
-    attention = row_attention(BRANCHES, PLACES, None)
+    attention = row_attention(BRANCHES, IMAGE, None)
     assert seen_by(attention, 2) == [0, 1, 2]
     assert seen_by(attention, 4) == [0, 1, 2, 3, 4]
     assert seen_by(attention, 6) == [0, 1, 2, 5, 6]
 
 
 def test_padding_sees_itself_and_nobody_else_sees_it():
-    attention = row_attention(BRANCHES, PLACES, None)
+    attention = row_attention(BRANCHES, IMAGE, None)
     assert 7 in seen_by(attention, 7)
     assert not attention[0, 0, :7, 7].any()
 
 
 def test_the_padded_part_of_an_image_is_seen_by_nobody():
-    attention = row_attention(BRANCHES, PLACES, torch.tensor([[True, False]]))
+    attention = row_attention(BRANCHES, IMAGE, torch.tensor([True, False]))
     assert seen_by(attention, 2) == [0, 1]
     assert seen_by(attention, 4) == [0, 1, 3, 4]
 
@@ -41,7 +42,7 @@ def test_flash_attention_takes_plain_rows_only():
     with pytest.raises(UserError, match="packed rows"):
         flash_attention_rows(BRANCHES, None, packed=True)
     with pytest.raises(UserError, match="padded CLIP"):
-        flash_attention_rows(plain, torch.ones(1, 2, dtype=torch.bool), packed=False)
+        flash_attention_rows(plain, torch.ones(2, dtype=torch.bool), packed=False)
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -55,7 +56,7 @@ def test_a_batch_knows_whether_its_rows_are_packed(packed):
 def test_attention_that_would_add_the_mask_to_the_scores_is_refused(attention):
     """It would let every token see every other."""
     model, processor = tiny_model()
-    model.language_model.set_attn_implementation(attention)
+    model.backbone.use_attention(attention)
     with pytest.raises(UserError, match=f'attention "{attention}" .*use sdpa or flash_attention_2'):
         model(Collator(processor)(tiny_samples()))
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from dataloaders.batching.collate import Collator
-from model.compiling import compile_encoders
 from tests.tiny import tiny_model, tiny_samples
 
 
@@ -24,7 +23,7 @@ def test_compiled_encoders_give_the_same_losses_and_keep_their_names(system):
     with torch.no_grad():
         torch.manual_seed(0)  # the policy draws more layers to compare
         plain = model(batch, layer_choice=choice).losses
-        assert compile_encoders(model)
+        assert model.compile_encoders()
         torch.manual_seed(0)
         compiled = model(batch, layer_choice=choice).losses
     assert list(model.state_dict()) == names

@@ -18,9 +18,9 @@ SYSTEMS_WITH_OTHER_ENCODERS = ("UGround", "PixelLM")  # with SAM; with CLIP stat
 
 def frozen_model(system="UGround", seed=0):
     model, processor = tiny_model(system, seed)
-    model.vision_tower.requires_grad_(False)
-    if model.system.uses_sam:
-        model.sam.vision_encoder.requires_grad_(False)
+    for part in (model.backbone, model.decoder):
+        if part.encoder is not None:
+            part.encoder.requires_grad_(False)
     return model, Collator(processor)
 
 
@@ -94,7 +94,7 @@ def test_an_encoder_that_learns_is_not_cached(tmp_path):
 
 
 def store(features, key, value):
-    return features.get([key], torch.zeros(1), lambda missing: torch.full((1, 8), float(value)))
+    return features.get([key], torch.zeros(1), lambda missing: [torch.full((1, 8), float(value))])[0]
 
 
 def features_in(directory, limit=10**9):

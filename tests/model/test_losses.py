@@ -5,10 +5,17 @@ import torch
 from torch import nn
 
 from dataloaders.batching.collate import Collator
-from model import batched_losses
-from model.batched_losses import losses_of_maps, losses_of_masks, map_targets
-from model.losses import map_losses, mask_bce, mask_dice, token_losses
-from model.similarity import gaussian_target
+from model import losses as all_losses
+from model.losses import (
+    gaussian_target,
+    losses_of_maps,
+    losses_of_masks,
+    map_losses,
+    map_targets,
+    mask_bce,
+    mask_dice,
+    token_losses,
+)
 from tests.tiny import text_only_sample, tiny_model, tiny_samples
 
 
@@ -64,8 +71,8 @@ SOME_IGNORED = [torch.rand(20, 30) > 0.8, None, None, None, torch.zeros(16, 16, 
 @pytest.mark.parametrize("ignore", [[None] * len(SIZES), SOME_IGNORED], ids=["all_count", "some_ignored"])
 @pytest.mark.parametrize("pixels", [1, 2**20], ids=["a_mask_at_a_time", "a_size_at_a_time"])
 def test_losses_of_stacked_masks_and_maps_are_those_of_each_image(ignore, pixels, monkeypatch):
-    monkeypatch.setattr(batched_losses, "PIXEL_CHUNK", pixels)
-    monkeypatch.setattr(batched_losses, "KEPT_PIXELS", 0)
+    monkeypatch.setattr(all_losses, "PIXEL_CHUNK", pixels)
+    monkeypatch.setattr(all_losses, "KEPT_PIXELS", 0)
     masks = masks_of(*SIZES)
     logits = [torch.randn(mask.shape, requires_grad=True) for mask in masks]
     targets = map_targets(masks, ignore)
@@ -101,8 +108,8 @@ def test_map_losses_weigh_the_positive_side_by_its_rarity_in_the_whole_image():
 
 
 def test_masks_of_one_size_take_one_pass_whatever_image_they_belong_to(monkeypatch):
-    monkeypatch.setattr(batched_losses, "PIXEL_CHUNK", 4 * 20 * 30)
-    monkeypatch.setattr(batched_losses, "KEPT_PIXELS", 0)
+    monkeypatch.setattr(all_losses, "PIXEL_CHUNK", 4 * 20 * 30)
+    monkeypatch.setattr(all_losses, "KEPT_PIXELS", 0)
     calls = []
 
     def at_original_size(image, logits):
@@ -116,7 +123,7 @@ def test_masks_of_one_size_take_one_pass_whatever_image_they_belong_to(monkeypat
 
 
 def test_what_the_losses_keep_of_a_pixel_of_many_is_its_logit_and_its_target(monkeypatch):
-    monkeypatch.setattr(batched_losses, "KEPT_PIXELS", 3 * 64 * 64 - 1)
+    monkeypatch.setattr(all_losses, "KEPT_PIXELS", 3 * 64 * 64 - 1)
     masks = masks_of((3, (64, 64)))
     small = [torch.randn(3, 8, 8, requires_grad=True)]
     maps = [torch.rand(3, 64, 64, requires_grad=True)]
@@ -150,7 +157,7 @@ def test_a_mask_is_blurred_once_however_many_layers_are_scored(monkeypatch):
     model, processor = tiny_model(estimator="expected", map_loss_layers="all")
     batch = Collator(processor)(tiny_samples())
     blurred = []
-    blur = batched_losses.gaussian_target
-    monkeypatch.setattr(batched_losses, "gaussian_target", lambda masks: blurred.append(len(masks)) or blur(masks))
+    blur = all_losses.gaussian_target
+    monkeypatch.setattr(all_losses, "gaussian_target", lambda masks: blurred.append(len(masks)) or blur(masks))
     model(batch).loss.backward()
     assert sum(blurred) == len(batch.seg_positions)

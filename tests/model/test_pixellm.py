@@ -43,7 +43,7 @@ def test_every_configuration_trains_segments_and_writes(fields):
     assert torch.isfinite(model.text_hidden_fcs[0].weight.grad).all()
     shapes = [tuple(result.mask_logits.shape) for result in model.eval().segment(batch)]
     assert shapes == [(3, 40, 60), (1, 70, 48), (0, 50, 50)]
-    assert (batch.input_ids[0] < 0).sum() == model.config.num_image_tokens
+    assert (batch.input_ids[0] < 0).sum() == model.config.image_grid**2
 
 
 def test_an_image_without_targets_only():
@@ -53,10 +53,10 @@ def test_an_image_without_targets_only():
 
 def test_without_sam_no_picture_is_made_for_it(tmp_path):
     model, processor = tiny_model("PixelLM")
-    assert Collator(processor)(tiny_samples()).sam_images.numel() == 0
+    assert Collator(processor)(tiny_samples()).decoder_images is None
     save_model(model, processor, tmp_path / "saved")
-    assert load_model(tmp_path / "saved")[1].settings.sam_image_size == 0
-    assert tiny_model("PixelLM", vision_tower_for_mask=False)[1].settings.sam_image_size == 64
+    assert load_model(tmp_path / "saved")[1].decoder_images is None
+    assert tiny_model("PixelLM", vision_tower_for_mask=False)[1].decoder_images.side == 64
 
 
 def prepared(train_fusion: bool):

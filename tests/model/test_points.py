@@ -4,11 +4,19 @@ import pytest
 import torch
 
 from checkpoints import load_model, save_model
+from dataloaders.batching.batch import Geometry
 from dataloaders.batching.collate import Collator
+from model.images import centre_window
 from model.points import INSIDE, NEITHER, OUTSIDE, PointRule, points_on_image, refine_in_pixels
 from tests.tiny import tiny_model, tiny_samples
 
 GRID = 8
+
+
+def geometry(size: tuple[int, int], *, cropped: bool, grid: tuple[int, int] = (GRID, GRID)) -> Geometry:
+    """A grid over the image's centre square, or over the image padded to a square."""
+    window = centre_window(size) if cropped else (0, 0, max(size), max(size))
+    return Geometry((1, 1), window, not cropped, grid)
 
 
 def peak(row: int, column: int) -> torch.Tensor:
@@ -21,7 +29,7 @@ def peak(row: int, column: int) -> torch.Tensor:
 @pytest.mark.parametrize("size", [(80, 80), (80, 200), (200, 80)])
 def test_a_peak_in_the_crop_lies_in_the_centre_square(size):
     """Cell (2, 5) of an 8 x 8 grid over the centre square of 80 pixels is 10 pixels wide."""
-    points, labels = points_on_image(peak(2, 5), size, PointRule(), cropped=True)
+    points, labels = points_on_image(peak(2, 5), geometry(size, cropped=True), size, PointRule())
     top, left = (size[0] - 80) // 2, (size[1] - 80) // 2
     assert labels[0, 0] == INSIDE
     assert torch.allclose(points[0, 0], torch.tensor([left + 55.0, top + 25.0]), atol=2)
@@ -30,7 +38,7 @@ def test_a_peak_in_the_crop_lies_in_the_centre_square(size):
 @pytest.mark.parametrize("size", [(160, 160), (80, 160), (160, 80)])
 def test_a_peak_on_the_padded_square_lies_on_the_whole_image(size):
     """The longer side of 160 pixels fills the grid: a cell is 20 pixels wide."""
-    points, labels = points_on_image(peak(2, 2), size, PointRule(), cropped=False)
+    points, labels = points_on_image(peak(2, 2), geometry(size, cropped=False), size, PointRule())
     assert labels[0, 0] == INSIDE
     assert torch.allclose(points[0, 0], torch.tensor([50.0, 50.0]), atol=4)
 
@@ -39,7 +47,7 @@ def test_a_peak_on_the_padded_square_lies_on_the_whole_image(size):
 @pytest.mark.parametrize("cropped", [True, False], ids=["cropped", "padded"])
 def test_every_point_lies_where_clip_looked(size, cropped):
     scores = torch.randn(3, GRID * GRID, generator=torch.Generator().manual_seed(0))
-    points, _ = points_on_image(scores, size, PointRule(count=1000), cropped=cropped)
+    points, _ = points_on_image(scores, geometry(size, cropped=cropped), size, PointRule(count=1000))
     low, high = points.amin(dim=(0, 1)), points.amax(dim=(0, 1))
     side = min(size)
     left, top = ((size[1] - side) / 2, (size[0] - side) / 2) if cropped else (0, 0)
@@ -52,10 +60,12 @@ def test_every_point_lies_where_clip_looked(size, cropped):
 
 def test_the_rule_decides_how_many_and_of_which_kind():
     scores = torch.arange(GRID * GRID, dtype=torch.float32).view(1, -1)
-    points, labels = points_on_image(scores, (80, 80), PointRule(count=20, positive=0.9, negative=0.1), cropped=True)
+    points, labels = points_on_image(
+        scores, geometry((80, 80), cropped=True), (80, 80), PointRule(count=20, positive=0.9, negative=0.1)
+    )
     assert points.shape == (1, 20, 2)
     assert labels[0].tolist() == [INSIDE] * 7 + [OUTSIDE] * 7 + [NEITHER] * 6
-    coarse, _ = points_on_image(scores, (80, 80), PointRule(down_sample=2), cropped=True)
+    coarse, _ = points_on_image(scores, geometry((80, 80), cropped=True), (80, 80), PointRule(down_sample=2))
     assert coarse.shape == (1, 16, 2)
 
 
@@ -67,7 +77,7 @@ def test_the_settings_are_saved_with_the_checkpoint_and_used(tmp_path):
     assert {name: getattr(again.config, name) for name in settings} == settings
     batch = Collator(processor)(tiny_samples())
     images = again.encode_images(batch)
-    states = again.target_states(batch, images, *again.read(batch, images))
+    states = again.target_states(batch, images, again.read(batch, images))
     sparse = again.system.prompt(again, states, batch, "last").sparse
     assert [tuple(each.shape) for each in sparse] == [(3, 5, 32), (1, 5, 32)]  # 3 points, one of padding, the text
 
@@ -78,7 +88,8 @@ def test_an_object_off_the_centre_gets_its_points():
     column, row = (205 - 80) // 20, 250 // 20  # cells of 20 pixels; the crop begins at x = 80
     scores[0, row - 1 : row + 1, column - 1 : column + 1] = 10.0
     rule = PointRule(count=30, down_sample=2, space="pixel")
-    points, labels = points_on_image(scores.flatten(1), (480, 640), rule, cropped=True)
+    place = geometry((480, 640), cropped=True, grid=(24, 24))
+    points, labels = points_on_image(scores.flatten(1), place, (480, 640), rule)
     inside = points[labels == INSIDE]
     assert len(inside) and (inside - torch.tensor([205.0, 250.0])).abs().max() <= 40
 

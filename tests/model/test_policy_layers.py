@@ -8,7 +8,7 @@ import torch
 from dataloaders.batching.collate import Collator
 from evaluation.layer_analysis import layer_analysis, layer_rewards
 from groundscore.errors import UserError
-from model import batched_losses
+from model import losses as all_losses
 from tests.tiny import text_only_sample, tiny_model, tiny_samples
 from training.arguments import parse_arguments
 
@@ -20,8 +20,7 @@ def model_and_batch(**settings):
 
 def states_of(model, batch):
     images = model.encode_images(batch)
-    unrolled, places = model.read(batch, images)
-    return model.target_states(batch, images, unrolled, places)
+    return model.target_states(batch, images, model.read(batch, images))
 
 
 def map_losses(model, states, batch, layer):
@@ -173,8 +172,8 @@ def test_the_chosen_layer_s_maps_are_scored_once(monkeypatch):
     """It is one of the 4 layers that are compared, and its losses are there already: the model learns from them."""
     model, processor = tiny_model()
     assert (model.policy.estimator, model.policy.samples) == ("leave_one_out", 4)
-    scored, losses = [], batched_losses.losses_of_maps
-    monkeypatch.setattr(batched_losses, "losses_of_maps", lambda *maps: scored.append(1) or losses(*maps))
+    scored, losses = [], all_losses.losses_of_maps
+    monkeypatch.setattr(all_losses, "losses_of_maps", lambda *maps: scored.append(1) or losses(*maps))
     model(Collator(processor)(tiny_samples()))
     assert len(scored) == 4
 

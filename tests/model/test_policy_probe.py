@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dataloaders.batching.batch import Geometry
 from model.states import TargetStates
 from tests.tiny import tiny_model
 
@@ -42,16 +43,18 @@ class Probe:
         rows = torch.arange(TARGETS).unsqueeze(1) * (tokens + 1)
         states = TargetStates(
             unrolled=tuple(unrolled),
-            seg_places=rows + tokens,
-            image_places=rows + torch.arange(tokens),
+            seg_positions=rows + tokens,
+            cell_positions=rows + torch.arange(tokens),
             image=torch.zeros(TARGETS, dtype=torch.int64),
             images=None,
             groups=[0],
             counts=[TARGETS],
+            geometries=[Geometry((SIDE, SIDE), (0, 0, SIDE, SIDE), False, (GRID, GRID), GRID * GRID)],
+            sizes=[(SIDE, SIDE)],
         )
         size = SIDE // GRID
         masks = cells.repeat_interleave(size, 1).repeat_interleave(size, 2)
-        return states, SimpleNamespace(masks=[masks], ignore=[None], original_sizes=[(SIDE, SIDE)])
+        return states, SimpleNamespace(masks=[masks], ignore=[None])
 
 
 def learn(gate: str, estimator: str, planted: int, seed: int) -> torch.Tensor:

@@ -11,8 +11,7 @@ from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
 from model.backbones import key_value_cache
 from model.backbones.key_value_cache import GrowingLayer, RowCache, SharedRows, WrittenCache, shared_rows_attention
-from model.generation import SHARE_OF_FREE
-from model.prompts import ends_of_prompts
+from model.generation import SHARE_OF_FREE, ends_of_prompts
 from model.systems import SYSTEMS
 from tests.tiny import picture, tiny_model
 
@@ -125,7 +124,7 @@ def generated(model, batch: Batch, tokens: int) -> tuple[list, int]:
             return [one for layer in self.layers for one in layer._written_to]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.generation.WrittenCache", Counting)
+        patch.setattr("model.backbones.llava.WrittenCache", Counting)
         answers = model.generate(batch, max_new_tokens=tokens)
     return answers, max(kept)
 

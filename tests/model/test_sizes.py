@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from checkpoints.processing import GroundingProcessor
 from dataloaders.batching.collate import Collator
-from dataloaders.batching.processing import GroundingProcessor
 from dataloaders.sample import Sample, Turn
 from model.config import GroundingConfig
 from model.grounding import GroundingModel

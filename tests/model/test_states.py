@@ -8,7 +8,6 @@ from dataloaders.batching.collate import Collator
 from model import states
 from model.states import select_states
 from tests.tiny import tiny_model, tiny_samples
-from training.engine import enable_gradient_checkpointing
 
 ROWS, LENGTH, WIDTH, TARGETS, PLACES = 2, 40, 8, 3, 12
 
@@ -86,7 +85,7 @@ def saved_bytes(layers: int) -> int:
 def model_gradients(checkpointed: bool) -> dict[str, torch.Tensor]:
     model, processor = tiny_model()
     if checkpointed:
-        enable_gradient_checkpointing(model)
+        model.backbone.checkpoint_gradients()
     torch.manual_seed(0)
     model(Collator(processor)(tiny_samples()), layer_choice=torch.tensor([0, 3, 1, 2])).loss.backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}

@@ -10,9 +10,7 @@ from model.systems import build_system
 from tests.tiny import tiny_config, tiny_model, tiny_samples
 from training import building
 from training.arguments import parse_arguments
-from training.engine import enable_gradient_checkpointing
 from training.trainable import set_trainable, trainable_prefixes
-from training.validation import packed_attention
 
 
 def check(*flags):
@@ -90,7 +88,7 @@ def test_the_real_model_learns_where_it_should(system):
 
 def test_gradient_checkpointing_reaches_the_llm():
     model, _ = tiny_model()
-    enable_gradient_checkpointing(model)
+    model.backbone.checkpoint_gradients()
     assert model.language_model.is_gradient_checkpointing
 
 
@@ -99,7 +97,7 @@ def test_evaluation_packs_rows_whatever_attention_training_has(monkeypatch):
     llm, batch = model.language_model, Collator(processor)(tiny_samples())
     monkeypatch.setattr(llm, "set_attn_implementation", lambda name: setattr(llm.config, "_attn_implementation", name))
     llm.set_attn_implementation("flash_attention_2")
-    with packed_attention(llm):
+    with model.backbone.packed_attention():
         assert len(model.eval().segment(batch)) == 2
     with pytest.raises(UserError, match="neither packed rows"):
         model.segment(batch)

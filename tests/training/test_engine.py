@@ -97,7 +97,7 @@ def _train(world, system: str, zero_stage: int) -> tuple[list[float], dict[str, 
     """The losses of four micro-batches, two to a step, and the gradients of the first step."""
     from deepspeed.utils import safe_get_full_grad
 
-    from training.engine import build_optimizer, enable_gradient_checkpointing, engine_config, start_engine
+    from training.engine import build_optimizer, engine_config, start_engine
 
     model, processor = tiny_model(system)
     torch.manual_seed(0)
@@ -105,7 +105,7 @@ def _train(world, system: str, zero_stage: int) -> tuple[list[float], dict[str, 
     set_trainable(
         model, trainable_prefixes(model, lora_r=2, train_mask_decoder=True, unfreeze=("mm_projector", "fusion"))
     )
-    enable_gradient_checkpointing(model)
+    model.backbone.checkpoint_gradients()
     config = engine_config(
         batch_size=1, accumulation=2, world_size=world.size, precision="fp32", zero_stage=zero_stage,
         lr=1e-3, warmup_min_lr=1e-3, warmup_num_steps=0, total_steps=10, overlap=False,

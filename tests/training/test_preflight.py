@@ -117,7 +117,7 @@ def test_what_a_worker_hands_over_is_counted():
     _, processor = tiny_model()
     batch = Collator(processor)(tiny_samples())
     masks = sum(mask.nbytes for mask in batch.masks) + batch.ignore[1].nbytes
-    images = batch.sam_images.nbytes + batch.clip_images.nbytes
+    images = sum(each.groups[0].pixels.nbytes for each in (batch.decoder_images, batch.backbone_images))
     assert masks + images < batch_bytes(batch) < masks + images + 50 * batch.input_ids.numel()
 
 

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from groundscore.errors import UserError
+from model.backbones.llava import LlavaBackbone
+from model.decoders.sam import SamDecoder
 from model.lora import add_lora, lora_module_names, merge_lora
 from model.systems import System
 from training.trainable import count_parameters, set_trainable, trainable_prefixes
@@ -29,6 +31,10 @@ def model() -> nn.Module:
     network = nn.ModuleDict(parts)
     network.config = SimpleNamespace(resize_vision_tower_size=224)
     network.system, network.system_modules = System(network.config), ("policy",)
+    network.backbone, network.decoder = (
+        SimpleNamespace(parts=LlavaBackbone.parts),
+        SimpleNamespace(parts=SamDecoder.parts),
+    )
     return network
 
 

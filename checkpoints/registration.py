@@ -1,6 +1,6 @@
 """`AutoConfig`, `AutoModel` and `AutoProcessor` of transformers know our models once this module is imported.
 
-    import model.registration
+    import checkpoints.registration
     from transformers import AutoModel, AutoProcessor
 
     model = AutoModel.from_pretrained("runs/quickstart/hf")
@@ -11,7 +11,7 @@ They read directories of ours; `checkpoints.load_model` also reads everybody els
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
-from dataloaders.batching.processing import GroundingProcessor
+from checkpoints.processing import GroundingProcessor
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
 

@@ -1,0 +1,215 @@
+"""Backbone: a multimodal LLM as everything above it sees it, images and text to the hidden states of every layer.
+
+A member is one file with a subclass of `Backbone` and one line in `backbones/__init__.py`; docs/adding_a_backbone.md
+shows one. Nothing outside that file knows how its model is built.
+
+Legend: I images, n images of one group, N image tokens of all images, M image tokens of all rows, R rows, T tokens of a
+row, D width of the LLM, L layers of the LLM, Q prompts that are answered.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from dataloaders.batching.batch import PADDING_BRANCH, PREFIX_BRANCH, Batch, ImageGroup, ImagePreparation
+from groundscore.errors import UserError
+from model.backbones.key_value_cache import RowCache
+
+
+@dataclass
+class EncodedImages:
+    """The images of a batch as the LLM reads them.
+
+    tokens [N, D]: of all images, ordered by group (`PreparedImages`).
+    visible: bool [N], False where a token shows padding alone, or None where none does.
+    features: what `Backbone.encode` gave for each group.
+    """
+
+    tokens: Tensor
+    visible: Tensor | None
+    features: list[list[Tensor]]
+
+
+@dataclass
+class Rows:
+    """Rows of tokens on their way into the LLM.
+
+    embeddings [R, T, D]: of text and images. attention: who sees whom, bool [R, 1, T, T] as `row_attention` makes it,
+    or what else the backbone's attention takes. position_ids int64 [R, T].
+    """
+
+    embeddings: Tensor
+    attention: Tensor
+    position_ids: Tensor
+
+
+# From token ids [Q] and position ids [Q, 1] to the L+1 hidden states [Q, D] of these tokens.
+Step = Callable[[Tensor, Tensor], list[Tensor]]
+
+
+class Backbone(nn.Module):
+    """Base of the backbones.
+
+    The names of its child modules are the first parts of the names in a checkpoint: the model that is built on it has
+    the same children. It has no parameters of its own beside them. One child is `lm_head`, a `model.losses.TokenHead`.
+
+    encoder_name: what its image encoder is called in messages. `config` is always the model's `GroundingConfig`.
+    llm: the child that is the LLM, whose linear layers LoRA may adapt.
+    parts: names of modules by what they are: "encoder", "projector", "llm", "embeddings" and "head".
+    """
+
+    encoder_name: ClassVar[str] = "image encoder"
+    llm: ClassVar[str] = "llm"
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {}
+    lm_head: nn.Module
+
+    def __init__(self, config: PreTrainedConfig, scales: int = 0):
+        """scales: feature maps that the mask decoder reads, see `feature_maps`."""
+        super().__init__()
+        self.config = config
+
+    @property
+    def added_modules(self) -> tuple[str, ...]:
+        """Names of the children that a base of this backbone may lack: they are newly initialised then."""
+        return ()
+
+    @classmethod
+    def preparation(cls, config: PreTrainedConfig) -> ImagePreparation:
+        """What prepares an image for `encode`; it can be pickled, since images are prepared in worker processes."""
+        raise NotImplementedError
+
+    # --- text
+
+    @property
+    def embed_tokens(self) -> nn.Embedding:
+        """The word embeddings [V, D]."""
+        raise NotImplementedError
+
+    @embed_tokens.setter
+    def embed_tokens(self, value: nn.Embedding) -> None:
+        raise NotImplementedError
+
+    @property
+    def end_of_answer(self) -> int:
+        """The id of the token that ends an answer."""
+        return self.config.text_config.eos_token_id
+
+    # --- images
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The module whose work `encode` is; while it is frozen its features may be cached."""
+        raise NotImplementedError
+
+    def encoder_settings(self) -> dict[str, Any]:
+        """What `encode` gives depends on, beside the encoder's weights and the image: values that JSON can hold."""
+        return {"encoder": self.encoder_name}
+
+    def encode(self, group: ImageGroup) -> list[Tensor]:
+        """Features of the images of a group, one or several tensors [n, …]."""
+        raise NotImplementedError
+
+    def project(self, features: list[Tensor], group: ImageGroup) -> tuple[Tensor, Tensor | None]:
+        """The LLM's image tokens [n, tokens, D], and which of them show more than padding, bool [n, tokens] or None.
+
+        features: from `encode` or from a cache; group: whose they are.
+        """
+        raise NotImplementedError
+
+    def feature_maps(self, images: EncodedImages) -> list[Tensor]:
+        """Maps [I, C, h, w] for a mask decoder that reads the backbone's features, one for each of its scales."""
+        raise UserError(f"{type(self).__name__} has no features to decode masks from; use a system that decodes by SAM")
+
+    # --- rows
+
+    def embed_rows(self, batch: Batch, images: EncodedImages) -> Rows:
+        """Text and images embedded, laid out as the batch says."""
+        embeddings = self.embed_tokens(batch.input_ids.clamp(min=0))  # [R, T, D]
+        positions, tokens = batch.image_positions, images.tokens[batch.image_tokens]  # [M], [M, D]
+        flat = embeddings.flatten(0, 1)
+        flat = flat.scatter(0, positions.unsqueeze(1).expand_as(tokens), tokens.to(flat.dtype))
+        visible = None if images.visible is None else images.visible[batch.image_tokens]
+        return Rows(flat.view_as(embeddings), self.attention(batch, visible), batch.position_ids)
+
+    def attention(self, batch: Batch, visible: Tensor | None) -> Tensor:
+        """Who sees whom, as `unroll` takes it; visible: bool [M], see `EncodedImages`."""
+        return row_attention(batch.branches, batch.image_positions, visible)
+
+    def unroll(self, rows: Rows, cache: RowCache | None = None) -> tuple[Tensor, ...]:
+        """The L+1 hidden states [R, T, D]: the embeddings, every layer, the last one after the final norm.
+
+        Each is the very tensor that the next layer reads and not a copy beside it: gradients of chosen states are added
+        on their way through (`states.py`). cache: takes the keys and values of every layer, for `stepping`.
+        """
+        raise NotImplementedError
+
+    @contextmanager
+    def stepping(
+        self, rows: Rows, cache: RowCache, row: list[int], seen: Tensor, *, whole_rows: bool
+    ) -> Iterator[Step]:
+        """Gives what reads the next token of Q prompts, after `unroll(rows, cache)`.
+
+        row: the row of each prompt; seen: bool [Q, T], what of its row a prompt sees; whole_rows: every row is one
+        prompt. This one reads everything again for every token; a member with a cache reads the new token alone.
+        """
+        embeddings, positions = rows.embeddings[row], rows.position_ids[row]
+        attention = rows.attention[row]
+
+        def step(ids: Tensor, position_ids: Tensor) -> list[Tensor]:
+            nonlocal embeddings, positions, attention, seen
+            seen = F.pad(seen, (0, 1), value=True)  # [Q, T+1]
+            attention = torch.cat([F.pad(attention, (0, 1)), seen[:, None, None]], dim=2)
+            embeddings = torch.cat([embeddings, self.embed_tokens(ids.unsqueeze(1))], dim=1)
+            positions = torch.cat([positions, position_ids], dim=1)
+            return [states[:, -1] for states in self.unroll(Rows(embeddings, attention, positions))]
+
+        yield step
+
+    # --- settings
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The L layers of the LLM."""
+        raise NotImplementedError
+
+    def use_attention(self, name: str) -> None:
+        """Use this implementation of attention in the LLM, "sdpa" or "flash_attention_2"."""
+        if name != "sdpa":
+            raise UserError(f'attention "{name}": {type(self).__name__} has sdpa alone')
+
+    @contextmanager
+    def packed_attention(self) -> Iterator[None]:
+        """Inside the `with` block attention takes packed rows, whatever implementation is in use."""
+        yield
+
+    def checkpoint_gradients(self) -> None:
+        """Run the LLM's layers again in the backward pass instead of keeping what they computed."""
+        raise UserError(f"{type(self).__name__} has no gradient checkpointing; pass --no_gradient_checkpointing")
+
+    def compiled_parts(self) -> dict[str, nn.Module]:
+        """Modules to compile, by name: those whose shapes change with the number of images alone."""
+        return {}
+
+
+def row_attention(branches: Tensor, image_positions: Tensor, visible: Tensor | None) -> Tensor:
+    """Who sees whom in rows of packed conversations.
+
+    branches [R, T] (see `Batch`), image_positions [M] flat indices into R·T, visible: bool [M] or None.
+    Returns bool [R, 1, T, T]: a token sees itself and earlier tokens of the prefix or of its own branch; nobody sees
+    padding or the padded part of an image, except that padding sees itself, so that no softmax is empty.
+    """
+    length = branches.shape[1]
+    seen = branches != PADDING_BRANCH
+    if visible is not None:
+        seen = seen.flatten().scatter(0, image_positions, visible).view_as(seen)
+    causal = torch.ones(length, length, dtype=torch.bool, device=branches.device).tril()
+    same = (branches[:, None, :] == PREFIX_BRANCH) | (branches[:, None, :] == branches[:, :, None])
+    allowed = causal & same & seen[:, None, :]
+    padding = torch.diag_embed(branches == PADDING_BRANCH)
+    return (allowed | padding).unsqueeze(1)

@@ -1,0 +1,108 @@
+"""MaskDecoder: prompts to masks, as everything above it sees it.
+
+A member is one file with a subclass of `MaskDecoder` and one line in `decoders/__init__.py`; docs/adding_a_decoder.md
+shows one. Nothing outside that file knows how its model is built.
+
+Legend: I images, S targets, m targets of one group (an image, or an answer), K prompt tokens, k points, C width of a
+prompt token, M side of a mask prompt, h w size of low-resolution masks, H W size of an original image.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from dataloaders.batching.batch import Geometry, ImageGroup, ImagePreparation
+from groundscore.errors import UserError
+
+INSIDE, OUTSIDE, NEITHER = 1, 0, -1  # labels of points
+
+
+class MaskDecoder(nn.Module):
+    """Base of the mask decoders.
+
+    The names of its child modules are the first parts of the names in a checkpoint: the model that is built on it has
+    the same children. It has no parameters of its own beside them.
+
+    encoder_name: what its image encoder is called in messages. `config` is always the model's `GroundingConfig`.
+    parts: names of modules by what they are: "encoder", "prompt" and "decoder".
+    """
+
+    encoder_name: ClassVar[str] = "image encoder"
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    @classmethod
+    def scales(cls, config: PreTrainedConfig) -> int:
+        """How many feature maps of the backbone it decodes from; 0 where it encodes images itself."""
+        return 0
+
+    @classmethod
+    def preparation(cls, config: PreTrainedConfig) -> ImagePreparation | None:
+        """What prepares an image for `encode`, always to one shape; None where it reads the backbone's features."""
+        raise NotImplementedError
+
+    # --- images
+
+    @property
+    def encoder(self) -> nn.Module | None:
+        """The module whose work `encode` is, or None; while it is frozen its features may be cached."""
+        return None
+
+    def encoder_settings(self) -> dict[str, Any]:
+        """What `encode` gives depends on, beside the encoder's weights and the image: values that JSON can hold."""
+        return {"encoder": self.encoder_name}
+
+    def encode(self, images: ImageGroup | list[Tensor]) -> list[Tensor]:
+        """Features of all images of a batch, one or several tensors [I, …].
+
+        images: prepared images, or as many maps [I, C, rows, columns] of the backbone as `scales` says.
+        """
+        raise NotImplementedError
+
+    # --- prompts
+
+    def mask_prompts(self, maps: Sequence[Tensor]) -> Tensor:
+        """Mask prompts [S, 1, M, M] of the similarity maps [m, H, W] in [0, 1] of all groups of targets."""
+        raise UserError(f"{type(self).__name__} takes no masks as prompts: set mask_prompt to false")
+
+    def embed_points(
+        self,
+        points: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        geometries: Sequence[Geometry],
+        sizes: Sequence[tuple[int, int]],
+    ) -> list[Tensor]:
+        """Prompt tokens [m, K, C] of the points of each group of targets.
+
+        points: [m, k, 2] (x, y) in pixels of the original image; labels: [m, k], one of `INSIDE`, `OUTSIDE` and
+        `NEITHER` (whose location says nothing); geometries, sizes: of each group's prepared and original image.
+        """
+        raise UserError(f"{type(self).__name__} takes no points as prompts")
+
+    # --- masks
+
+    def decode(
+        self, features: list[Tensor], image: Tensor, sparse: Tensor | list[Tensor], dense: Tensor | None
+    ) -> list[Tensor]:
+        """Low-resolution mask logits [S, h, w] of all targets, one tensor for each scale.
+
+        features: from `encode`; image int64 [S]: the image of each target; sparse: prompt tokens [S, K, C], or a list
+        of such tensors for consecutive targets; dense: mask prompts [S, 1, M, M], or None for "no mask given".
+        """
+        raise NotImplementedError
+
+    def fuse(self, low_res: list[Tensor]) -> Tensor:
+        """The logits [S, h, w] that are a target's mask, from those of `decode`."""
+        return low_res[-1]
+
+    def upscale(self, logits: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
+        """Mask logits float32 [m, H, W] at the original size, from fused ones [m, h, w].
+
+        geometry: of the prepared image, the backbone's where it reads its features; size: (H, W).
+        """
+        raise NotImplementedError
+
+    def compiled_parts(self) -> dict[str, nn.Module]:
+        """Modules to compile, by name: those whose shapes change with the number of images alone."""
+        return {}

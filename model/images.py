@@ -1,0 +1,109 @@
+"""Images on their way into an encoder: uint8 arrays are resized on the host, and normalised on the device.
+
+Constants and sizes go into device operations as numbers: a tensor made of them would be copied, and the device waited
+for.
+
+Legend: n images of one shape, H W original size, S side of a square, h w rows and columns of a grid.
+"""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dataloaders.batching.batch import Geometry
+from groundscore.annotations.images import check_image
+
+SAM_MEAN = (123.675, 116.28, 103.53)
+SAM_STD = (58.395, 57.12, 57.375)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+# --- on the host -----------------------------------------------------------------------------------------------------
+
+
+def fitted_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """(height, width) after scaling the longest side to `side`, rounded half up, at least one pixel."""
+    scale = side / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def fit_and_pad(rgb: np.ndarray, side: int, grid: tuple[int, int], tokens: int = 0) -> tuple[Tensor, Geometry]:
+    """The whole image in the top left of a square: bilinear to the longest side, zeros at the right and the bottom.
+
+    rgb uint8 [H, W, 3] → uint8 [3, S, S]; grid, tokens: of the square, see `Geometry`.
+    """
+    check_image(rgb)
+    size, longest = fitted_size(rgb.shape[0], rgb.shape[1], side), max(rgb.shape[:2])
+    square = torch.zeros(3, side, side, dtype=torch.uint8)
+    square[:, : size[0], : size[1]] = resized(rgb, size, Image.Resampling.BILINEAR)
+    return square, Geometry(size, (0, 0, longest, longest), True, grid, tokens)
+
+
+def fill_and_crop(rgb: np.ndarray, side: int, grid: tuple[int, int], tokens: int = 0) -> tuple[Tensor, Geometry]:
+    """The image's centre square: bicubic to the shortest side, the pixels of transformers' `CLIPImageProcessorPil`.
+
+    rgb uint8 [H, W, 3] → uint8 [3, S, S]; grid, tokens: of the square, see `Geometry`.
+    """
+    check_image(rgb)
+    height, width = rgb.shape[:2]
+    if width <= height:
+        size = int(side * height / width), side
+    else:
+        size = side, int(side * width / height)
+    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    pixels = resized(rgb, size, Image.Resampling.BICUBIC)[:, top : top + side, left : left + side].contiguous()
+    return pixels, Geometry((side, side), centre_window((height, width)), False, grid, tokens)
+
+
+def centre_window(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of the largest square in the centre of an image of (height, width)."""
+    side = min(size)
+    return (size[0] - side) // 2, (size[1] - side) // 2, side, side
+
+
+def resized(rgb: np.ndarray, size: tuple[int, int], resampling: Image.Resampling) -> Tensor:
+    """uint8 [H, W, 3] → uint8 [3, height, width] of `size`."""
+    image = Image.fromarray(rgb).resize((size[1], size[0]), resampling)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+# --- on the device ---------------------------------------------------------------------------------------------------
+
+
+def normalize_padded(images: Tensor, sizes: list[tuple[int, int]], dtype: torch.dtype) -> Tensor:
+    """SAM's normalisation of images that fill the top left corner of a square.
+
+    images [n, 3, S, S]: uint8 in 0..255, or floating point and normalised already (then only cast).
+    sizes: (height, width) of the part of each that shows the image; the rest becomes zero after normalising.
+    """
+    if images.is_floating_point():
+        return images.to(dtype)
+    pixels = _standardize(images.float(), SAM_MEAN, SAM_STD)
+    return (pixels * image_area(sizes, images.shape[-1], images.device).unsqueeze(1)).to(dtype)
+
+
+def normalize_cropped(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """CLIP's normalisation of centre-cropped images [n, 3, S, S], uint8 or normalised already."""
+    if images.is_floating_point():
+        return images.to(dtype)
+    return _standardize(images.float() / 255.0, CLIP_MEAN, CLIP_STD).to(dtype)
+
+
+def _standardize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Every channel of [n, 3, S, S] less its mean, over its deviation."""
+    channels = zip(images.unbind(1), mean, std, strict=True)
+    return torch.stack([(channel - center) / spread for channel, center, spread in channels], dim=1)
+
+
+def image_area(sizes: list[tuple[int, int]], side: int, device: torch.device) -> Tensor:
+    """bool [n, S, S], True where a square shows the image and not padding."""
+    line = torch.arange(side, device=device)
+    return torch.stack([(line < height)[:, None] & (line < width)[None, :] for height, width in sizes])
+
+
+def image_cells(sizes: list[tuple[int, int]], side: int, grid: tuple[int, int], device: torch.device) -> Tensor:
+    """bool [n, h · w], True where the top left pixel of a cell of the square is image (nearest resampling)."""
+    rows, columns = (torch.arange(cells, device=device) * side // cells for cells in grid)
+    return image_area(sizes, side, device)[:, rows][:, :, columns].flatten(1)
