@@ -91,7 +91,7 @@ def test_a_batch_equals_its_images_one_by_one(system):
         (alone,) = model.segment(collate([sample]), layer)
         assert one.mask_logits.shape[1:] == sample.image.shape[:2]
         torch.testing.assert_close(one.mask_logits, alone.mask_logits, atol=1e-5, rtol=1e-4)
-        if one.similarity_maps is not None:
+        if alone.similarity_maps is not None:
             torch.testing.assert_close(one.similarity_maps, alone.similarity_maps, atol=1e-5, rtol=1e-4)
 
 
