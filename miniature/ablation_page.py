@@ -69,7 +69,7 @@ luck.
 {image("layers", "gIoU of every layer")}
 ## Why one layer
 
-The shipped base decides much of this. It was pretrained in mode 2 with a policy of its own (`pretrain.sh`), which went
+The shipped base decides much of this. It was pretrained in mode 2 with a policy of its own, which went
 from uniform to the last layer within about 1000 of 1750 steps. Its similarity loss trained the chosen layer's map,
 which may have made a small lead a large one; that was not measured. What was measured: the base's last layer shows the
 targets and no other does. On `refcoco|unc|val` the mean reward of layers 0 to 6 is −1.69, −1.69, −1.69, −1.69, −1.69,
