@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.runs import BEST, LATEST, candidates_in
+from checkpoints.runs.finding import move_aside
 from checkpoints.runs.scores import SCORES
 from groundscore.errors import UserError
 from groundscore.schema import DamagedFile, optional, read_json, record, text, whole
@@ -228,7 +229,7 @@ def _starts_afresh(config: TrainingConfig) -> bool:
 
 
 def _move_aside(config: TrainingConfig) -> Path:
-    """Rename the run to the first free number; the new path."""
+    """Rename the run to the first free number; returns the new path."""
     place = config.run_dir.resolve()
     for name in READ:
         path = getattr(config, name)
@@ -236,11 +237,8 @@ def _move_aside(config: TrainingConfig) -> Path:
             raise UserError(
                 f"--{name} {path} lies in {config.run_dir}, which a new run moves aside; take another --exp_name"
             )
-    number = 1
-    while os.path.lexists(f"{place}.{number}"):
-        number += 1
     try:
-        os.rename(place, f"{place}.{number}")
+        moved = move_aside(place)
     except OSError as error:
         raise UserError(
             f"{config.run_dir} contains an earlier run and cannot be renamed ({error.strerror}); take another "
@@ -248,7 +246,7 @@ def _move_aside(config: TrainingConfig) -> Path:
         ) from error
     if config.run_dir.is_symlink():
         place.mkdir()  # or the link would lead nowhere
-    return Path(f"{place}.{number}")
+    return moved
 
 
 # --- the beginning ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ A setting's declaration says what another value means (`on_resume`, see `utils/s
 
 import hashlib
 import importlib.metadata
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,6 +26,7 @@ from checkpoints.runs import (
     resolve_checkpoint,
     verify_checkpoint,
 )
+from checkpoints.runs.finding import move_aside
 from groundscore.errors import UserError, shown
 from model.grounding import GroundingModel
 from model.policy import REFERENCE_GATE
@@ -207,10 +207,7 @@ def _keep_best_apart(directory: Path, new: Mapping[str, Any]) -> tuple[Path, str
     changed = _changed(old, new, RANKING)
     if not changed:
         return None
-    number = 1
-    while (target := directory.with_name(f"{directory.name}.{number}")).exists():
-        number += 1
-    os.rename(directory, target)
+    target = move_aside(directory)
     reasons = ", ".join(f"{name} {_shown(old[name])} → {_shown(new[name])}" for name in changed)
     return target, f"validation selects differently than before ({reasons}): the earlier best is kept in {target}"
 

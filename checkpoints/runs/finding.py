@@ -84,6 +84,15 @@ def random_state_file(rank: int) -> str:
     return f"random_state_rank_{rank}.pt"
 
 
+def move_aside(directory: Path) -> Path:
+    """Rename a directory to the first free of `<name>.1`, `<name>.2`, …; returns the new path."""
+    number = 1
+    while os.path.lexists(target := directory.with_name(f"{directory.name}.{number}")):
+        number += 1
+    os.rename(directory, target)
+    return target
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Make `target` the same file, or a copy where the disk knows no hard links."""
     try:

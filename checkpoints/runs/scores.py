@@ -4,13 +4,12 @@ Every checkpoint holds the same content as it was then. So a lost file is rebuil
 resumes from, and the best checkpoint always holds its own score.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from checkpoints.runs.finding import BEST, SCORES, candidates_in, find_checkpoint, read_position
+from checkpoints.runs.finding import BEST, SCORES, candidates_in, find_checkpoint, move_aside, read_position
 from groundscore.schema import (
     DamagedFile,
     Shape,
@@ -134,11 +133,9 @@ def _best_of(run_dir: Path, content: dict[str, Any], say: Say) -> dict[str, Any]
         return stored["best"]
     if best is not None and listed is not None and read_position(best).step == listed["step"]:
         return listed
-    number = 1
-    while os.path.lexists(f"{directory}.{number}"):
-        number += 1
-    os.rename(directory, f"{directory}.{number}")
-    say(f"{directory}: what it scored is not known; it is kept as {BEST}.{number}, and a new best is chosen")
+    say(
+        f"{directory}: what it scored is not known; it is kept as {move_aside(directory).name}, and a new best is chosen"
+    )
     return None
 
 
