@@ -133,9 +133,8 @@ def _best_of(run_dir: Path, content: dict[str, Any], say: Say) -> dict[str, Any]
         return stored["best"]
     if best is not None and listed is not None and read_position(best).step == listed["step"]:
         return listed
-    say(
-        f"{directory}: what it scored is not known; it is kept as {move_aside(directory).name}, and a new best is chosen"
-    )
+    kept = move_aside(directory)
+    say(f"{directory}: what it scored is not known; it is kept as {kept.name}, and a new best is chosen")
     return None
 
 
