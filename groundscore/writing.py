@@ -6,6 +6,7 @@ A reader sees the old content or the new, whatever happens in between; a failure
 import contextlib
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,7 +21,8 @@ def written_whole(path: Path, *, sync: bool = False) -> Iterator[Path]:
 
     sync: ask the system to write the content to disk before the file gets its name. Errors of the system name `path`.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    # A name of its own for every writer: threads share a process id, and so may machines that share a disk.
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.writing")
     try:
         with naming(path):
             yield beside
