@@ -109,6 +109,11 @@ class GroundingConfig(PreTrainedConfig):
         return self.llm_image_grid or self.vision_config.image_size // self.vision_config.patch_size
 
     @property
+    def width(self) -> int:
+        """D, width of the LLM's hidden states."""
+        return self.text_config.hidden_size
+
+    @property
     def context_length(self) -> int:
         """Tokens that the LLM may read."""
         return self.text_config.max_position_embeddings

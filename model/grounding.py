@@ -48,7 +48,7 @@ class GroundingModel(PreTrainedModel):
         super().__init__(config)
         self.system = build_system(config)
         decoder = self.system.decoder()
-        width = config.text_config.hidden_size
+        width = config.width
         self._decodes_from_backbone = decoder.scales(config) > 0
         self._adopt("backbone", backbone_of(config)(config, decoder.scales(config)))
         self.text_hidden_fcs = nn.Sequential(

@@ -8,14 +8,14 @@ r + W, …: W ranks see in a step the very micro-batches that one rank sees in W
 from collections.abc import Iterator
 from functools import partial
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from checkpoints.runs import Position
-from dataloaders.batching.collate import Collator
+from dataloaders.batching.collate import Collator, Processor
 from dataloaders.mixture import Mixture, build_mixture
 from dataloaders.settings import declared_data
-from model.config import GroundingConfig
 from training.config import TrainingConfig
 from training.loop import Schedule
 from training.stopping import WorkersEnd
@@ -42,11 +42,12 @@ def worker_count(workers: int | None, device: torch.device) -> int:
     return workers if workers is not None else (4 if device.type == "cuda" else 1)
 
 
-def expected_batch_bytes(config: TrainingConfig, model_config: GroundingConfig) -> int:
+def expected_batch_bytes(config: TrainingConfig, processor: Processor) -> int:
     """Bytes of a micro-batch: the images, and masks of a megapixel for the expressions drawn for each of them."""
-    sides = (model_config.sam_config.vision_config.image_size, model_config.clip_image_size)
+    image = np.zeros((1000, 1000, 3), dtype=np.uint8)
+    preparations = filter(None, (processor.backbone_images, processor.decoder_images))
     masks = MEGAPIXEL * config.num_classes_per_sample
-    return config.batch_size * (sum(3 * side**2 for side in sides) + masks)
+    return config.batch_size * (sum(prepare(image)[0].nbytes for prepare in preparations) + masks)
 
 
 def build_batches(

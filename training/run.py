@@ -127,7 +127,7 @@ def build(launch: Launch) -> Built:
     engine = engine_of(model, config, world, launch.precision)
 
     workers = data.worker_count(config.workers, world.device)
-    read_ahead = workers * data.PREFETCHED * data.expected_batch_bytes(config, model.config)
+    read_ahead = workers * data.PREFETCHED * data.expected_batch_bytes(config, processor)
     for line in shared_memory_warning(read_ahead, processes=world.size_of_machine):
         say(line)
     return Built(

@@ -1,1 +1,1 @@
-"""Sample -> Batch: templates, tokenization, packing, image preparation."""
+"""Sample -> Batch: templates, tokenization, packing. How images are prepared is the model's (`collate.Processor`)."""

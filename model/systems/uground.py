@@ -140,7 +140,7 @@ class UGround(System):
         try:
             policy = LayerPolicy(
                 config.num_layers,
-                config.text_config.hidden_size,
+                config.width,
                 gate=config.gate,
                 estimator=config.estimator,
                 samples=config.policy_samples,
