@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from checkpoints.processing import GroundingProcessor
 from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
 from dataloaders.questions import worded
@@ -91,7 +92,7 @@ class Batches(IterableDataset):
         self,
         items: Sequence[EvaluationItem],
         numbers: Sequence[int],
-        processor,
+        processor: GroundingProcessor,
         protocol: Protocol,
         *,
         root: Path,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from checkpoints.processing import GroundingProcessor
 from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
 from dataloaders.questions import worded
@@ -107,7 +108,7 @@ class SplitAnalysis:
 
 def analyse_split(
     model: GroundingModel,
-    processor,
+    processor: GroundingProcessor,
     items: Sequence[EvaluationItem],
     *,
     batch_size: int,
@@ -145,7 +146,8 @@ def _target_states(model: GroundingModel, batch: Batch) -> TargetStates:
     return model.target_states(batch, images, model.read(batch, images))
 
 
-def _probabilities(model: GroundingModel, states) -> Tensor:
+def _probabilities(model: GroundingModel, states: TargetStates) -> Tensor:
+    """The policy's probabilities of every target [S, L+1]; 1 for the last layer where no policy is asked."""
     if model.config.mode != 1:
         return model.policy(states.seg[:, 0]).exp()
     probabilities = torch.zeros((len(states.image), model.config.num_layers), device=states.image.device)
@@ -177,7 +179,12 @@ def _iou(masks: Tensor, truth: Tensor, ignore: Tensor | None) -> Tensor:
 
 @torch.no_grad()
 def layer_rewards(
-    model: GroundingModel, processor, items: Sequence[EvaluationItem], *, limit: int, batch_size: int = 16
+    model: GroundingModel,
+    processor: GroundingProcessor,
+    items: Sequence[EvaluationItem],
+    *,
+    limit: int,
+    batch_size: int = 16,
 ) -> tuple[Tensor, Tensor]:
     """States and rewards that the policy is trained from, for all targets of the first `limit` images, on the CPU.
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from checkpoints.processing import GroundingProcessor
 from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
@@ -39,7 +40,7 @@ _UNFINISHED = re.compile(r"(?:\s*\[(?:SEG|REJ)\d+\])*\s*\ufffd*$")
 
 
 class ChatSession:
-    """Asks a model, which is in evaluation mode; processor: its `GroundingProcessor`.
+    """Asks a model, which is in evaluation mode.
 
     too_long: what a user of this front end can do when the conversation is longer than the model reads.
     """
@@ -47,7 +48,7 @@ class ChatSession:
     def __init__(
         self,
         model: GroundingModel,
-        processor,
+        processor: GroundingProcessor,
         *,
         layer: LayerChoice = None,
         max_new_tokens: int = 128,
