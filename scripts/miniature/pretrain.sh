@@ -42,13 +42,13 @@ train() { # run, base models, arguments...
 
 ./build.sh
 .venv/bin/python -m miniature.data --out "$DATA" --seed 1 --scale 5
-[[ -d "$RUNS/untrained" ]] || .venv/bin/python -m miniature.base --out "$RUNS/untrained" --dataset_dir "$DATA"
+[[ -e "$RUNS/untrained/sam_miniature.pth" ]] || .venv/bin/python -m miniature.base --out "$RUNS/untrained" --dataset_dir "$DATA"
 .venv/bin/python -m miniature.vision clip --base "$RUNS/untrained" --steps 2000 &
 clip=$!
 .venv/bin/python -m miniature.vision sam --base "$RUNS/untrained" --steps 2000
 wait "$clip"
 train language "$RUNS/untrained" --dataset vqa --sample_rates 1 --unfreeze mm_projector,language_model \
-    --steps_per_epoch 200 --epochs 2 --lr 1.5e-3 "$@"
+    --steps_per_epoch 250 --epochs 6 --lr 1.5e-3 --warmup_num_steps 50 "$@"
 .venv/bin/python -m miniature.base --out "$RUNS/speaking" --from_run "$RUNS/language"
 train grounding "$RUNS/speaking" --sample_rates "3,12,3,3,4,4,2,3" --num_classes_per_sample 5 \
     --use_expand_question_list --unfreeze sam_encoder,mm_projector,language_model \
