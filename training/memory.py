@@ -124,8 +124,15 @@ def shared_memory_warning(read_ahead: int, *, processes: int) -> list[str]:
 
 def batch_bytes(batch: Batch) -> int:
     """Of all tensors of a batch, as a worker hands them over."""
-    values = [each for value in vars(batch).values() for each in (value if isinstance(value, list) else [value])]
-    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
+    total = 0
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal total
+        total += tensor.nbytes
+        return tensor
+
+    batch.changed(count)
+    return total
 
 
 def tensor_memory(device: torch.device) -> int:
