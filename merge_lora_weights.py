@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     flags = build_parser().parse(argv)
     target = Path(flags.save_path)
     if target.exists() and not flags.overwrite:
-        raise UserError(f"--save_path {target} exists already; choose another directory, or pass --overwrite")
+        raise UserError(f"--save_path {target} already exists; choose another directory, or pass --overwrite")
     if flags.push_to_hub and flags.export != OURS:
         raise UserError(f"--push_to_hub uploads a merged model; leave --export {flags.export} out")
     _check_weight(flags)

@@ -151,7 +151,7 @@ def written_beside(directory: Path, overwrite: bool, check: Callable[[Path], Non
     """
     directory = user_path(directory).resolve()
     if directory.exists() and not overwrite:
-        raise UserError(f"{directory} exists already; choose another directory, or pass --overwrite")
+        raise UserError(f"{directory} already exists; choose another directory, or pass --overwrite")
     if directory.exists():
         refuse_foreign(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
