@@ -189,7 +189,7 @@ def test_the_command_line_shows_compares_and_restores(project, run_dir, tmp_path
     main(["show", "1", *run])
     assert "lr" in capsys.readouterr().out
     main(["diff", "1", "2", *run])
-    assert capsys.readouterr().out == "launches 1 and 2 are alike\n"
+    assert capsys.readouterr().out == "launches 1 and 2 are identical\n"
     main(["restore", "2", *run, "--to", str(tmp_path / "back")])
     assert (tmp_path / "back" / "train.sh").exists()
     with pytest.raises(UserError, match="launch 7 was not recorded; recorded are: 1, 2"):
