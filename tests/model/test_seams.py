@@ -120,6 +120,7 @@ def test_a_target_that_is_written_gets_a_mask_and_a_map():
         model.mixers[-1].weight.zero_()
     answers = model.eval().generate(Collator(processor)(questions()), max_new_tokens=2)
     written = [one for one in answers if one.seg_indices]
+    assert written
     for answer in written:
         assert answer.mask_logits.shape == answer.similarity_maps.shape
         assert answer.mask_logits.isfinite().all()
