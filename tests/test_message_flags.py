@@ -45,7 +45,7 @@ RUN_BY = {
     "dataloaders/mixture.py": {"train_ds.py"},
     "dataloaders/settings.py": {"train_ds.py"},
     "dataloaders/families": {"train_ds.py"},
-    "model/backbones/llava.py": {"train_ds.py"},
+    "model/backbones": {"train_ds.py"},
     "model/lora.py": {"train_ds.py"},
     "model/systems/uground.py": {"train_ds.py"},
     "checkpoints/loading.py": {"train_ds.py"},

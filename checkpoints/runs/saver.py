@@ -242,7 +242,7 @@ def _fail(write: _Write, error: Exception, world: World) -> NoReturn:
         raise error
     raise UserError(
         f"{write.directory}: the checkpoint could not be written ({_reason(error)}; {free:.1f} GiB were free). The "
-        "checkpoints before it are as they were: make room, and start again to resume from the newest"
+        "checkpoints before it are as they were: free some space, and start again to resume from the newest"
     ) from error
 
 

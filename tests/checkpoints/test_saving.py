@@ -109,7 +109,7 @@ def test_what_this_program_did_not_write_is_never_replaced(tiny, tmp_path):
         save_model(*tiny, tmp_path / "saved", overwrite=True)
     save_model(*tiny, tmp_path / "model")
     (tmp_path / "model" / "notes.txt").write_text("notes")
-    with pytest.raises(UserError, match="holds notes.txt"):
+    with pytest.raises(UserError, match="contains notes.txt"):
         save_model(*tiny, tmp_path / "model", overwrite=True)
 
 
