@@ -1,4 +1,4 @@
-"""Draws docs/overview.png, the picture in the README: `.venv/bin/python docs/overview.py` (needs ./build.sh --dev)."""
+"""Draws docs/overview.png, README's image: `.venv/bin/python docs/overview.py` (needs ./build.sh --dev)."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def arrow(axes, points, *, color=SOFT, dashed=False, width=1.7):
 
 
 def scene(axes, x, y, side):
-    """A table with a mug and an apple: the picture that is asked about."""
+    """A table with a mug and an apple: the image that is asked about."""
 
     def add(patch):
         axes.add_patch(patch)

@@ -16,7 +16,7 @@ from groundscore.errors import UserError, run_main
 
 @dataclass(frozen=True)
 class MiniatureSizes:
-    """Widths and depths of the three models; pictures are squares of `clip_image` and `sam_image` pixels."""
+    """Widths and depths of the three models; images are squares of `clip_image` and `sam_image` pixels."""
 
     vocabulary: int = 1200
     llm_width: int = 128

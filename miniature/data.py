@@ -55,7 +55,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m miniature.data", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory to write, the later --dataset_dir")
     parser.add_argument("--seed", type=count, default=0, help="another seed is another world")
-    parser.add_argument("--scale", type=_scale, default=1.0, help="factor on the number of pictures")
+    parser.add_argument("--scale", type=_scale, default=1.0, help="factor on the number of images")
     parser.add_argument("--sets", type=_sets, default=tuple(COUNTS), help=f"which of {','.join(COUNTS)} (default: all)")
     parser.add_argument("--plain", action="store_true", help="refcoco: refer to things by colour and name only")
     parser.add_argument("--sheet", type=Path, help="also draw some scenes with what is said about them to this PNG")

@@ -1,4 +1,4 @@
-"""Scenes of the miniature's world: what stands where, drawn as a picture with a mask for every object.
+"""Scenes of the miniature's world: what stands where, drawn as an image with a mask for every object.
 
 Objects are polygons in a unit box, turned, stretched and shaded a little, drawn large and scaled down.
 """
@@ -46,7 +46,7 @@ class Drawing:
 
 @dataclass
 class Scene:
-    """A picture to be: its size in pixels, the grounds above and below the horizon, and the objects back to front."""
+    """What is drawn: size in pixels, the grounds above and below the horizon, and the objects from back to front."""
 
     width: int
     height: int
@@ -139,7 +139,7 @@ def _draw_ground(scene: Scene) -> np.ndarray:
 
 
 def _draw_object(thing: SceneObject, width: int, height: int) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
-    """The object alone: its place in the picture, its colours float32 [h, w, 3] there and coverage [h, w] in 0..1."""
+    """The object alone: its position in the image, its colours float32 [h, w, 3] there and coverage [h, w] in 0..1."""
     left, top, right, bottom = _reach(thing, width, height)
     size = (right - left, bottom - top)
     canvas = np.zeros((size[1] * OVERSAMPLING, size[0] * OVERSAMPLING, 3), dtype=np.float32)
