@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a clone to masks on a laptop CPU: environment, data, training, evaluation, merge, one answer, a picture.
+# From a clone to masks on a laptop CPU: environment, data, training, evaluation, merge, one answer, an image.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -7,11 +7,11 @@ if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
     cat <<'HELP'
 Usage: ./scripts/quickstart.sh [TRAIN_DS ARGUMENT...]
 
-Installs the environment, writes the miniature's pictures, fine-tunes the shipped miniature base with LoRA as the 7B
-recipes do, scores it on held-out pictures before and after, merges the adapters, asks one question, and draws a
+Installs the environment, writes the miniature's images, fine-tunes the shipped miniature base with LoRA as the 7B
+recipes do, scores it on held-out images before and after, merges the adapters, asks one question, and draws a
 contact sheet. Everything lands in runs/quickstart. Arguments go to train_ds.py.
 
-  DATA     pictures                (default dataset/miniature)
+  DATA     data set                (default dataset/miniature)
   BASE     base models             (default miniature/weights)
   DEVICE   cpu, cuda or auto       (default cpu)
 HELP
@@ -65,10 +65,10 @@ stage train .venv/bin/torchrun --standalone --nproc_per_node "$processes" train_
 stage evaluate .venv/bin/python eval.py --version "$RUN" "${SCORING[@]}" --output "$RUN/trained.json" \
     --sheet "$RUN/contact_sheet.png" --sheet_samples 9
 stage merge .venv/bin/python merge_lora_weights.py --weight "$RUN" --save_path "$RUN/hf"
-picture="$DATA/reason_seg/ReasonSeg/test/test_00001.jpg"
-question="$(.venv/bin/python -c 'import json, sys; print(json.load(open(sys.argv[1]))["text"][0])' "${picture%.jpg}.json")"
+image="$DATA/reason_seg/ReasonSeg/test/test_00001.jpg"
+question="$(.venv/bin/python -c 'import json, sys; print(json.load(open(sys.argv[1]))["text"][0])' "${image%.jpg}.json")"
 question="What is $question in this image? Please output segmentation mask."
-stage chat .venv/bin/python chat.py --version "$RUN/hf" --device "$DEVICE" --image "$picture" --prompt "$question" \
+stage chat .venv/bin/python chat.py --version "$RUN/hf" --device "$DEVICE" --image "$image" --prompt "$question" \
     --vis_save_path "$RUN/chat"
 
 echo
@@ -76,10 +76,10 @@ echo
     --seconds "${stages[@]}" --out "$RUN/report.json"
 cat <<NEXT
 
-[quickstart] look at      $RUN/contact_sheet.png   (picture, truth, similarity map, mask, answer)
+[quickstart] look at      $RUN/contact_sheet.png   (image, truth, similarity map, mask, answer)
 [quickstart] all numbers  $RUN/report.json
 [quickstart] next:
-  .venv/bin/python chat.py --version $RUN/hf --device $DEVICE --image $picture
+  .venv/bin/python chat.py --version $RUN/hf --device $DEVICE --image $image
   .venv/bin/tensorboard --logdir $RUN/tensorboard
   .venv/bin/python eval.py --version $RUN/hf --dataset_dir $DATA --val_dataset "refcoco|unc|testA" --device $DEVICE
 NEXT
