@@ -23,14 +23,16 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from groundscore.annotations.records import Tables, pack_tables, read_tables, write_tables
+from groundscore.annotations.bad_entries import BadSamples, settle
+from groundscore.annotations.records import PackedRecords, Tables, pack_tables, read_tables, write_tables
 from groundscore.errors import UserError
+from groundscore.names import require_some
 from groundscore.reading import check_regular, decode_json, read_bytes
 from groundscore.writing import write_json, written_whole
 
@@ -71,6 +73,27 @@ def open_index(dataset_dir: Path, name: str, sources: Sequence[Path], build: Bui
         logger.warning("%s: the index of %s cannot be saved (%s)", folder, name, error)
         tables = pack_tables(build())
     return tables
+
+
+def open_entries(
+    dataset_dir: Path,
+    name: str,
+    source: Path,
+    build: Build,
+    *,
+    excluded: Collection[int],
+    bad_samples: BadSamples | None,
+    label: str | None = None,
+) -> PackedRecords:
+    """Returns the good entries that `build` makes of a file (`entries_by_image`), except those of `excluded` images.
+
+    label: what messages about bad entries call the file, `name` by default. Raises `UserError` where none is left.
+    """
+    tables = open_index(dataset_dir, name, [source], build)
+    settle(label or name, list(tables["problems"]), len(tables["entries"]), bad_samples)
+    entries = tables["entries"].without(excluded)
+    require_some(entries, str(source))
+    return entries
 
 
 def cache_directory(dataset_dir: Path) -> Path | None:

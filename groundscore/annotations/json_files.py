@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from groundscore.annotations.bad_entries import BadEntry
+from groundscore.annotations.images import coco_number
+from groundscore.annotations.records import PackedRecords
 from groundscore.errors import UserError, shown
 
 NOT_OFFICIAL = "the file is not the official one, or of another version"  # what to say of downloaded annotations
@@ -161,6 +163,21 @@ def by_id(items: Sequence[Any], where: str, *, remedy: str = NOT_OFFICIAL) -> di
 
     read_each(items, read)
     return found
+
+
+def entries_by_image(
+    items: Iterable[Any], read: Callable[[Any, int], Any | None], image_of: Callable[[Any], str]
+) -> dict[str, Any]:
+    """Returns the tables of a list of entries about COCO images, as `open_entries` reads them.
+
+    entries: what `read` makes of each, as in `read_each`, by the number in the file name that `image_of` finds in it.
+    problems: what was wrong with the bad ones.
+    """
+    entries, problems = read_each(items, read)
+    return {
+        "entries": PackedRecords(entries, [coco_number(image_of(entry)) for entry in entries]),
+        "problems": problems,
+    }
 
 
 def read_each(items: Iterable[Any], read: Callable[[Any, int], Any | None]) -> tuple[list, list[str]]:

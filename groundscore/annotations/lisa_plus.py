@@ -7,27 +7,26 @@ tokens, in a question the words that they stand for.
 import re
 from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from groundscore.annotations.bad_entries import BadEntry, BadSamples, note_repair, settle
-from groundscore.annotations.images import coco_number
-from groundscore.annotations.index_cache import open_index
+from groundscore.annotations.bad_entries import BadEntry, BadSamples, note_repair
+from groundscore.annotations.index_cache import open_entries
 from groundscore.annotations.json_files import (
     NOT_OFFICIAL,
     are_numbers,
     check_text,
-    read_each,
+    entries_by_image,
     require,
     require_path,
     require_text,
 )
-from groundscore.annotations.records import PackedRecords
 from groundscore.annotations.segmentations import NO_PIXEL, decode_segmentation
 from groundscore.errors import UserError, shown
-from groundscore.names import look_up, require_some
+from groundscore.names import look_up
 from groundscore.reading import read_json
 from groundscore.targets import REJ, SEG, join_names
 
@@ -90,10 +89,10 @@ class PlusFile(Sequence[PlusEntry]):
         self.subset = look_up(name, SUBSETS, "reason_seg_plus data set")
         self.path = dataset_dir / "reason_seg_plus" / self.subset.file
         self._images = dataset_dir / "refer_seg" / "images" / "mscoco" / "images" / "train2017"
-        tables = open_index(dataset_dir, f"reason_seg_plus/{name}", [self.path], self._parse)
-        settle(f"reason_seg_plus/{name}", list(tables["problems"]), len(tables["entries"]), bad_samples)
-        self._records = tables["entries"].without(excluded)
-        require_some(self._records, str(self.path))
+        source = f"reason_seg_plus/{name}"
+        self._records = open_entries(
+            dataset_dir, source, self.path, self._parse, excluded=excluded, bad_samples=bad_samples
+        )
 
     def __len__(self) -> int:
         return len(self._records)
@@ -110,12 +109,7 @@ class PlusFile(Sequence[PlusEntry]):
         )
 
     def _parse(self) -> dict[str, Any]:
-        """entries: records by COCO number; problems: what is wrong with others."""
-        entries, problems = read_each(read_json(self.path, list), self._read_entry)
-        return {
-            "entries": PackedRecords(entries, [coco_number(entry["image"]) for entry in entries]),
-            "problems": problems,
-        }
+        return entries_by_image(read_json(self.path, list), self._read_entry, itemgetter("image"))
 
     def _read_entry(self, item: Any, number: int) -> dict:
         where = f"{self.path}: entry {number}"

@@ -1,16 +1,14 @@
 """LLaVA's instruction dialogues about COCO images, without targets."""
 
 from collections.abc import Collection, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from groundscore.annotations.bad_entries import BadSamples, settle
-from groundscore.annotations.images import coco_number
-from groundscore.annotations.index_cache import open_index
-from groundscore.annotations.json_files import NOT_OFFICIAL, read_each, require_list, require_path, require_text
-from groundscore.annotations.records import PackedRecords
+from groundscore.annotations.bad_entries import BadSamples
+from groundscore.annotations.index_cache import open_entries
+from groundscore.annotations.json_files import NOT_OFFICIAL, entries_by_image, require_list, require_path, require_text
 from groundscore.errors import UserError, shown
-from groundscore.names import require_some
 from groundscore.reading import read_json
 from groundscore.targets import IMAGE_PLACEHOLDER, refuse_targets
 
@@ -29,10 +27,10 @@ class LlavaDialogues(Sequence[Dialogue]):
         self.name = name
         self._images = dataset_dir / "coco" / "train2017"
         self._path = dataset_dir / "llava_dataset" / f"{name}.json"
-        tables = open_index(dataset_dir, f"vqa/{name}", [self._path], self._parse)
-        settle(f"vqa/{name}", list(tables["problems"]), len(tables["dialogues"]), bad_samples)
-        self._records = tables["dialogues"].without(excluded)
-        require_some(self._records, str(self._path))
+        source = f"vqa/{name}"
+        self._records = open_entries(
+            dataset_dir, source, self._path, self._parse, excluded=excluded, bad_samples=bad_samples
+        )
 
     def __len__(self) -> int:
         return len(self._records)
@@ -42,12 +40,7 @@ class LlavaDialogues(Sequence[Dialogue]):
         return self._images / image_name, turns
 
     def _parse(self) -> dict[str, Any]:
-        """dialogues: (image name, turns) by COCO number; problems: what is wrong with others."""
-        dialogues, problems = read_each(read_json(self._path, list), self._read)
-        return {
-            "dialogues": PackedRecords(dialogues, [coco_number(image) for image, _ in dialogues]),
-            "problems": problems,
-        }
+        return entries_by_image(read_json(self._path, list), self._read, itemgetter(0))
 
     def _read(self, item: Any, number: int) -> tuple[str, list[tuple[str, str]]] | None:
         """Returns the image name and (question, answer) of every turn; None for a dialogue without an image."""

@@ -2,29 +2,29 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from groundscore.annotations.bad_entries import BadEntry, BadSamples, settle
+from groundscore.annotations.bad_entries import BadEntry, BadSamples
 from groundscore.annotations.image_files import check_size
-from groundscore.annotations.images import coco_number
-from groundscore.annotations.index_cache import open_index
+from groundscore.annotations.index_cache import open_entries
 from groundscore.annotations.json_files import (
     NOT_OFFICIAL,
     check_text,
-    read_each,
+    entries_by_image,
     require_integer,
     require_list,
     require_path,
     require_segmentation,
     require_text,
 )
-from groundscore.annotations.records import Joined, PackedRecords
+from groundscore.annotations.records import Joined
 from groundscore.annotations.segmentations import NO_PIXEL, decode_segmentation
 from groundscore.errors import UserError, shown
-from groundscore.names import did_you_mean, require_some
+from groundscore.names import did_you_mean
 from groundscore.reading import read_json
 from groundscore.targets import refuse_targets
 
@@ -87,10 +87,15 @@ class MuseFile(Sequence):
     ):
         self._images = dataset_dir / "refer_seg" / "images" / "mscoco" / "images"
         self.path = dataset_dir / "multi_reason_seg" / name / f"MUSE_{split}.json"
-        tables = open_index(dataset_dir, f"multi_reason_seg/{name}_{split}", [self.path], self._parse)
-        settle(f"multi_reason_seg/{split}", list(tables["problems"]), len(tables["entries"]), bad_samples)
-        self._entries = tables["entries"].without(excluded)
-        require_some(self._entries, str(self.path))
+        self._entries = open_entries(
+            dataset_dir,
+            f"multi_reason_seg/{name}_{split}",
+            self.path,
+            self._parse,
+            excluded=excluded,
+            bad_samples=bad_samples,
+            label=f"multi_reason_seg/{split}",
+        )
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -113,11 +118,7 @@ class MuseFile(Sequence):
         )
 
     def _parse(self) -> dict[str, Any]:
-        entries, problems = read_each(read_json(self.path, list), self._read_entry)
-        return {
-            "entries": PackedRecords(entries, [coco_number(entry["image"]) for entry in entries]),
-            "problems": problems,
-        }
+        return entries_by_image(read_json(self.path, list), self._read_entry, itemgetter("image"))
 
     def _read_entry(self, item: Any, number: int) -> dict:
         where = f"{self.path}: entry {number}"
