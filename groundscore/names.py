@@ -1,7 +1,7 @@
 """Names that a user gives: lists joined by "||", and looking one up among those that there are."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import TypeVar
 
 from groundscore.errors import UserError
@@ -19,6 +19,12 @@ def look_up(name: str, known: Mapping[str, T], kind: str) -> T:
     if name not in known:
         raise UserError(f"unknown {kind} {name!r}; known are {', '.join(sorted(known))}{did_you_mean(name, known)}")
     return known[name]
+
+
+def add_new(known: MutableMapping[str, T], name: str, item: T, kind: str) -> None:
+    """Adds `item` of a plugin under `name`; raises `UserError` where another one has this name."""
+    if known.setdefault(name, item) is not item:
+        raise UserError(f"a {kind} {name!r} already exists; give the one in {item.__module__} another name")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ To add one: write its module and put it here, or `register` it in a plugin.
 
 from transformers import PreTrainedConfig
 
-from groundscore.errors import UserError
+from groundscore.names import add_new, look_up
 from model.backbones.base import Backbone
 from model.backbones.llava import LlavaBackbone
 
@@ -14,13 +14,10 @@ BACKBONES: dict[str, type[Backbone]] = {"llava": LlavaBackbone}
 
 def register(backbone: type[Backbone]) -> type[Backbone]:
     """Adds the backbone of a plugin under the name of its class; a decorator."""
-    if BACKBONES.setdefault(backbone.__name__, backbone) is not backbone:
-        raise UserError(f"a backbone {backbone.__name__} already exists; give the class another name")
+    add_new(BACKBONES, backbone.__name__, backbone, "backbone")
     return backbone
 
 
 def backbone_of(config: PreTrainedConfig) -> type[Backbone]:
     """The class of the backbone that a configuration names; `UserError` if there is none of that name."""
-    if config.backbone not in BACKBONES:
-        raise UserError(f'unknown backbone "{config.backbone}"; known: {", ".join(BACKBONES)}')
-    return BACKBONES[config.backbone]
+    return look_up(config.backbone, BACKBONES, "backbone")

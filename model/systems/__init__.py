@@ -6,6 +6,7 @@ Nothing heavy is imported by naming them, so that a mistyped flag answers at onc
 from typing import TYPE_CHECKING
 
 from groundscore.errors import UserError
+from groundscore.names import add_new, look_up
 from model.systems.base import System
 from model.systems.gsva import GSVA
 from model.systems.lisa import LISA
@@ -22,10 +23,7 @@ SYSTEMS: dict[str, type[System]] = {system.__name__: system for system in (LISA,
 
 def register(system: type[System]) -> type[System]:
     """Adds the system of a plugin under the name of its class; a decorator."""
-    if SYSTEMS.setdefault(system.__name__, system) is not system:
-        raise UserError(
-            f"a system {system.__name__} already exists; give the class of {system.__module__} another name"
-        )
+    add_new(SYSTEMS, system.__name__, system, "system")
     return system
 
 
@@ -45,6 +43,4 @@ def find_system(name: str) -> str:
 
 def build_system(config: "PreTrainedConfig") -> System:
     """The system that a model's configuration names; `UserError` if there is none of that name."""
-    if config.system not in SYSTEMS:
-        raise UserError(f'unknown system "{config.system}"; known: {", ".join(SYSTEMS)}')
-    return SYSTEMS[config.system](config)
+    return look_up(config.system, SYSTEMS, "system")(config)
