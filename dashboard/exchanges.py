@@ -19,6 +19,7 @@ from pycocotools import mask as coco_mask
 from dataloaders.sample import Turn
 from groundscore.annotations.images import read_image
 from groundscore.drawing import colour_of, heat_map, overlay
+from groundscore.scoring.predictions import encode_mask
 from inference.reply import LayerChoice, Reply
 
 MAP_SIDE = 336  # maps come from a grid of at most 24 × 24 or so: nothing is lost
@@ -26,7 +27,8 @@ MAP_SIDE = 336  # maps come from a grid of at most 24 × 24 or so: nothing is lo
 
 @dataclass(frozen=True)
 class Target:
-    """One `[SEG]` of an answer. rle: COCO RLE; map: uint8 similarity, longest side `MAP_SIDE`, or None."""
+    """One `[SEG]` of an answer. rle: as `encode_mask` returns it; map: uint8 similarity, longest side `MAP_SIDE`, or
+    None."""
 
     rle: dict
     pixels: int
@@ -150,7 +152,7 @@ def _exchange(
 ) -> Exchange:
     maps = [None] * len(reply.masks) if reply.maps is None else [_small(similarity) for similarity in reply.maps]
     targets = [
-        Target(_encode(mask), int(mask.sum()), score, chosen, similarity)
+        Target(encode_mask(mask), int(mask.sum()), score, chosen, similarity)
         for mask, score, chosen, similarity in zip(reply.masks, reply.scores, reply.layers, maps, strict=True)
     ]
     return Exchange(
@@ -166,10 +168,6 @@ def _exchange(
         earlier=earlier,
         targets=targets,
     )
-
-
-def _encode(mask: np.ndarray) -> dict:
-    return coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
 
 
 def _small(similarity: np.ndarray) -> np.ndarray:
@@ -229,7 +227,7 @@ def write_record(exchange: Exchange) -> Path:
     path = _new_file(exchange, "answer.json")
     targets = [
         {
-            "segmentation": {"size": list(exchange.size), "counts": target.rle["counts"].decode("ascii")},
+            "segmentation": target.rle,
             "pixels": target.pixels,
             "score": round(target.score, 4),
             "layer": target.layer,

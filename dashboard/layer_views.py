@@ -9,7 +9,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from checkpoints.processing import GroundingProcessor
 from dashboard import markup
@@ -185,7 +184,7 @@ COLUMNS = ("layer", "IoU", "loss", "probability")
 class LayerTable:
     """Means over a split's targets.
 
-    iou, loss, probability: a value per layer, as in `evaluation.layer_analysis.LayerAnalysis`; greedy: the IoU with the
+    iou, loss, probability: a value per layer, as in `evaluation.layer_analysis.LayerScores`; greedy: the IoU with the
     layer that the policy finds likeliest; oracle: with each target's best layer.
     """
 
@@ -227,15 +226,14 @@ def measure_split(
     targets = len(found.iou)
     if not targets:
         raise UserError(f"{split}: none of these images has a target.")
-    likeliest = found.probabilities.argmax(1)
     return LayerTable(
         split=split,
         targets=targets,
         iou=found.iou.mean(0).tolist(),
         loss=found.loss.mean(0).tolist(),
         probability=found.probabilities.mean(0).tolist(),
-        greedy=float(found.iou[torch.arange(targets), likeliest].mean()),
-        oracle=float(found.iou.max(1).values.mean()),
+        greedy=found.mean_iou(found.greedy),
+        oracle=found.mean_iou(found.oracle),
     )
 
 

@@ -18,6 +18,7 @@ from dataloaders.mixture import Mixture, build_mixture
 from dataloaders.sample import Sample
 from groundscore.drawing import colour_of, overlay
 from groundscore.errors import UserError
+from groundscore.targets import SEG
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +194,7 @@ def _conversations(sample: Sample) -> str:
             answer = turn.answer or ""
             lines.append(f'<p class="question">{markup.escape(turn.question)}</p>')
             lines.append(f"<p>{markup.numbered(answer, first=number)}</p>")
-            number += answer.count("[SEG]")
+            number += answer.count(SEG)
         pieces.append(f'<div class="answer conversation">{"".join(lines)}</div>')
     return "".join(pieces) or markup.hint("This sample has no conversation.")
 

@@ -26,22 +26,19 @@ from model.states import TargetStates
 
 
 @dataclass
-class LayerAnalysis:
-    """Layers side by side, for the `[SEG]` of a batch's given answers.
+class LayerScores:
+    """Layers side by side, for the `[SEG]` of given answers.
 
     iou float32 [S, L+1]: of the mask that each layer prompts with the true one, over the pixels that count; 1 where
         both are empty.
     loss float32 [S, L+1]: the mask loss of training with that layer: BCE and Dice of the mask, and of the similarity
         map where the checkpoint trains its maps, by training's weights.
     probabilities float32 [S, L+1]: the policy's; 1 for the last layer where the checkpoint has no policy to ask.
-    maps: for every image the similarity maps [m, L+1, H, W] in [0, 1]; masks: bool [m, L+1, H, W].
     """
 
     iou: Tensor
     loss: Tensor
     probabilities: Tensor
-    maps: list[Tensor]
-    masks: list[Tensor]
 
     @property
     def greedy(self) -> Tensor:
@@ -52,6 +49,21 @@ class LayerAnalysis:
     def oracle(self) -> Tensor:
         """int64 [S]: the layer whose mask is best by the truth, which no policy can exceed."""
         return self.iou.argmax(dim=1)
+
+    def mean_iou(self, layers: Tensor) -> float:
+        """The mean over targets of the IoU with each target's own layer; layers: int64 [S]."""
+        return self.iou.gather(1, layers.unsqueeze(1)).mean().item()
+
+
+@dataclass
+class LayerAnalysis(LayerScores):
+    """The scores of a batch's `[SEG]`, and what was scored.
+
+    maps: for every image the similarity maps [m, L+1, H, W] in [0, 1]; masks: bool [m, L+1, H, W].
+    """
+
+    maps: list[Tensor]
+    masks: list[Tensor]
 
 
 @torch.no_grad()
@@ -97,15 +109,6 @@ def layer_analysis(model: GroundingModel, batch: Batch, *, layers_at_once: int =
     )
 
 
-@dataclass
-class SplitAnalysis:
-    """All targets of a split, on the CPU: iou, loss, probabilities [S, L+1] as in `LayerAnalysis`."""
-
-    iou: Tensor
-    loss: Tensor
-    probabilities: Tensor
-
-
 def analyse_split(
     model: GroundingModel,
     processor: GroundingProcessor,
@@ -114,8 +117,8 @@ def analyse_split(
     batch_size: int,
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> SplitAnalysis:
-    """IoU, loss and probabilities of all targets of a split's first `limit` images.
+) -> LayerScores:
+    """Scores of all targets of a split's first `limit` images, on the CPU.
 
     progress(done, total) is called after every batch, with numbers of images.
     """
@@ -129,7 +132,7 @@ def analyse_split(
         found.append([each.cpu() for each in (analysis.iou, analysis.loss, analysis.probabilities)])
         if progress:
             progress(stop, total)
-    return SplitAnalysis(*(torch.cat(batches) for batches in zip(*found, strict=True)))
+    return LayerScores(*(torch.cat(batches) for batches in zip(*found, strict=True)))
 
 
 def _sample(item: EvaluationItem) -> Sample:

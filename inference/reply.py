@@ -17,6 +17,7 @@ from PIL import Image
 from dataloaders.sample import Turn
 from groundscore.drawing import colour_of, overlay
 from groundscore.errors import UserError
+from groundscore.targets import REJ
 from groundscore.writing import make_directory
 
 LayerChoice = int | str | None
@@ -52,7 +53,7 @@ class Reply:
     def remark(self) -> str | None:
         """What the user should be told when something, or everything, was not found, else None."""
         if len(self.masks) == 0:
-            if "[REJ]" in self.text:
+            if REJ in self.text:
                 return "Nothing was found: the answer says that it is not in the image."
             return "Nothing was segmented: the answer names no target."
         found = self.masks.any(axis=(1, 2))

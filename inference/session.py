@@ -21,6 +21,7 @@ from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
+from groundscore.targets import TARGET
 from inference.reply import LayerChoice, Reply
 from model.generation import mask_scores
 from model.grounding import GroundingModel
@@ -32,7 +33,6 @@ logger = logging.getLogger(__name__)
 NO_MEMORY = (
     "out of memory: a smaller image or a shorter answer (--max_new_tokens) needs less, and so does --precision bf16"
 )
-_TARGET = re.compile(r"\[(?:SEG|REJ)\]")
 # A multi-token target of which the model wrote a part only.
 _BROKEN_TARGET = re.compile(r"\s*\[(?:SEG|REJ)\d+\]")
 # What may still change when more tokens arrive: bytes of a character, the first tokens of a multi-token target.
@@ -166,7 +166,7 @@ class ChatSession:
 
     def _batch(self, image: np.ndarray, conversations: Sequence[Sequence[Turn]]) -> Batch:
         answers = [turn.answer for turns in conversations for turn in turns if turn.answer]
-        targets = sum(len(_TARGET.findall(answer)) for answer in answers)
+        targets = sum(len(TARGET.findall(answer)) for answer in answers)
         unknown = np.zeros((targets, *image.shape[:2]), np.uint8)
         conversations = [tuple(turns) for turns in conversations]
         sample = Sample(Path("the image"), image, conversations, unknown, None, family="chat", dataset="chat")

@@ -141,16 +141,15 @@ def layers_of(run: Path, options: argparse.Namespace) -> dict[str, dict]:
     for kind in ANALYSED:
         items = evaluation_set(SPLITS[kind], options.dataset_dir)
         split = analyse_split(model, processor, items, batch_size=16, limit=options.limit)
-        iou, probabilities = split.iou, split.probabilities
-        greedy, number = probabilities.argmax(dim=1), iou.shape[1]
+        targets, layers = split.iou.shape
         found[kind] = {
-            "targets": len(iou),
-            "iou": iou.mean(dim=0).tolist(),
-            "greedy": iou.gather(1, greedy.unsqueeze(1)).mean().item(),
-            "oracle": iou.amax(dim=1).mean().item(),
-            "probabilities": probabilities.mean(dim=0).tolist(),
-            "chosen": greedy.bincount(minlength=number).tolist(),
-            "best": iou.argmax(dim=1).bincount(minlength=number).tolist(),
+            "targets": targets,
+            "iou": split.iou.mean(dim=0).tolist(),
+            "greedy": split.mean_iou(split.greedy),
+            "oracle": split.mean_iou(split.oracle),
+            "probabilities": split.probabilities.mean(dim=0).tolist(),
+            "chosen": split.greedy.bincount(minlength=layers).tolist(),
+            "best": split.oracle.bincount(minlength=layers).tolist(),
         }
     return found
 

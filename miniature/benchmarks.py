@@ -14,10 +14,11 @@ from evaluation.menu import BENCHMARKS
 from groundscore.errors import UserError, run_main
 from groundscore.reading import read_json
 from groundscore.scoring.metrics import kind_of
+from groundscore.scoring.tables import markdown_table
 from miniature.programs import chosen_systems, scoring_command
 from model.systems import SYSTEMS
 
-# What the table shows of each kind of benchmark.
+# What the page shows of each kind of split: the scores that papers compare, fewer than `table_columns` has.
 SHOWN = {
     "plain": ("gIoU", "cIoU"),
     "gres": ("gIoU", "cIoU", "N_acc", "T_acc"),
@@ -118,18 +119,15 @@ def table(reports: dict[str, dict], answer: str, *, nested: bool) -> str:
         entries = {system: splits[split] for system, splits in columns.items()}
         for position, name in enumerate(SHOWN[kind_of(split)]):
             cells = [_cell(one, name) for one in entries.values()]
-            rows.append([split.replace("|", "\\|") if position == 0 else "", name, *cells])
+            rows.append([split if position == 0 else "", name, *cells])
         notes += [f"- {system} on {split}: {one['error']}" for system, one in entries.items() if "error" in one]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join([*lines, *(["", *notes] if notes else [])])
+    return "\n".join([markdown_table(rows), *(["", *notes] if notes else [])])
 
 
 def _cell(scores: dict, name: str) -> str:
     if "error" in scores:
         return "see below"
-    value = scores.get(name)
+    value = scores[name]
     return "none" if value is None else f"{100 * value:.1f}"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from groundscore.errors import UserError, run_main
 from groundscore.reading import parse_json, read_json, read_lines
+from groundscore.scoring.tables import markdown_table
 from miniature.programs import chosen_systems, scoring_command, start, training_command
 from model.systems import SYSTEMS
 
@@ -117,9 +118,7 @@ def _add_training(report: Path, run: Path, seconds: float, options: argparse.Nam
 def table(results: dict[str, dict]) -> str:
     """One line per system, aligned Markdown."""
     splits = list(next(iter(results.values()))["splits"])
-    named = [split.replace("|", "\\|") for split in splits]
-    header = ["system", *(f"{split} gIoU / cIoU" for split in named), "without [SEG]", "loss", "s"]
-    rows = [header]
+    rows = [["system", *(f"{split} gIoU / cIoU" for split in splits), "without [SEG]", "loss", "s"]]
     for system, result in results.items():
         scores = [result["splits"][split] for split in splits]
         silent, asked = (sum(one[name] for one in scores) for name in ("silent", "expressions"))
@@ -133,9 +132,7 @@ def table(results: dict[str, dict]) -> str:
                 str(training["seconds"]),
             ]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    return markdown_table(rows)
 
 
 def _shown(number: float | None) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
+from groundscore.scoring.predictions import encode_mask
 from miniature.scenes import Scene
 from miniature.vocabulary import CATEGORIES
 
@@ -27,7 +27,7 @@ def write_image(path: Path, scene: Scene) -> None:
 
 
 def write_json(path: Path, value: Any, *, encoding: str = "utf-8") -> None:
-    """Writes `content` as JSON."""
+    """Writes `value` as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, ensure_ascii=encoding == "utf-8"), encoding=encoding)
 
@@ -129,12 +129,6 @@ def overlapping_polygons(mask: np.ndarray) -> list[list[float]]:
     return edge_polygons(left) + edge_polygons(right)
 
 
-def compressed_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """COCO run lengths as text."""
-    encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
-
-
 def plain_lengths(mask: np.ndarray) -> dict[str, Any]:
     """COCO run lengths as numbers: column by column, first those of the background."""
     values = np.concatenate([[False], mask.T.ravel()])
@@ -145,12 +139,12 @@ def plain_lengths(mask: np.ndarray) -> dict[str, Any]:
 
 def lengths_in_a_list(mask: np.ndarray) -> list[dict[str, Any]]:
     """As refclef has them."""
-    return [compressed_lengths(mask)]
+    return [encode_mask(mask)]
 
 
 Form = Callable[[np.ndarray], Any]
 POLYGONS: tuple[Form, ...] = (edge_polygons, overlapping_polygons)
-ALL_FORMS: tuple[Form, ...] = (edge_polygons, overlapping_polygons, plain_lengths, compressed_lengths)
+ALL_FORMS: tuple[Form, ...] = (edge_polygons, overlapping_polygons, plain_lengths, encode_mask)
 
 
 def large_enough(polygons: list) -> list:

@@ -1,9 +1,10 @@
-"""The comparison of the six systems: what it starts, what it skips, and its table."""
+"""The comparison of the six systems: what it starts, what it skips, and its table; and the table of all benchmarks."""
 
 import pytest
 
 from groundscore.errors import UserError
-from miniature import compare
+from groundscore.scoring.metrics import KINDS, table_columns
+from miniature import benchmarks, compare
 from model.systems import SYSTEMS
 from tests.fake_programs import replace_programs
 from training.arguments import parse_arguments
@@ -56,3 +57,32 @@ def test_mistakes_are_said(started, tmp_path):
         started("--batch_size", "3", "--processes", "2")
     with pytest.raises(UserError, match="--base"):
         started("--base", str(tmp_path / "elsewhere"))
+
+
+# --- all benchmarks --------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_all_benchmarks_shows_scores_that_every_kind_of_split_has():
+    assert benchmarks.SHOWN.keys() == KINDS.keys()
+    assert all(set(names) <= table_columns(kind).keys() for kind, names in benchmarks.SHOWN.items())
+
+
+def test_the_table_of_all_benchmarks_has_a_line_per_score_and_the_reason_for_a_split_that_failed():
+    scores = {"gIoU": 0.5, "cIoU": 0.25, "N_acc": None, "T_acc": 1.0}
+    failed = {"error": "out of memory"}
+    reports = {
+        "LISA": {"splits": {"ReasonSeg|val": {"given": scores}, "grefcoco|unc|val": {"given": scores}}},
+        "GSVA": {"splits": {"ReasonSeg|val": {"given": scores}, "grefcoco|unc|val": {"given": failed}}},
+    }
+    header, _, *lines = benchmarks.table(reports, "given", nested=True).splitlines()
+    assert header.split() == ["|", "benchmark", "|", "score", "|", "LISA", "|", "GSVA", "|"]
+    assert [line.replace(" ", "") for line in lines] == [
+        "|ReasonSeg\\|val|gIoU|50.0|50.0|",
+        "||cIoU|25.0|25.0|",
+        "|grefcoco\\|unc\\|val|gIoU|50.0|seebelow|",
+        "||cIoU|25.0|seebelow|",
+        "||N_acc|none|seebelow|",
+        "||T_acc|100.0|seebelow|",
+        "",
+        "-GSVAongrefcoco|unc|val:outofmemory",
+    ]

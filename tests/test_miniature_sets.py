@@ -10,9 +10,10 @@ from dataloaders.data_checks import check_data
 from dataloaders.mixture import build_mixture
 from dataloaders.settings import ALL_FAMILIES
 from groundscore.annotations.segmentations import decode_segmentation
+from groundscore.scoring.predictions import encode_mask
 from groundscore.splits import evaluation_set
 from miniature import data
-from miniature.files import ORIENTATION, compressed_lengths, overlapping_polygons, plain_lengths
+from miniature.files import ORIENTATION, overlapping_polygons, plain_lengths
 from miniature.scenes import part_masks, random_scene
 
 SPLITS = [
@@ -125,7 +126,7 @@ def test_all_forms_of_a_segmentation_mean_the_same(seed):
     mask = scene.mask(0)
     size = mask.shape
     assert (decode_segmentation(plain_lengths(mask), *size, "plain") == mask).all()
-    assert (decode_segmentation(compressed_lengths(mask), *size, "compressed") == mask).all()
+    assert (decode_segmentation(encode_mask(mask), *size, "compressed") == mask).all()
     drawn = decode_segmentation(overlapping_polygons(mask), *size, "polygons") != 0
     assert (drawn & mask).sum() > 0.9 * (drawn | mask).sum()
 
