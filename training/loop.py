@@ -185,7 +185,8 @@ def train(
             if saving and not writing:
                 saving.finish()  # every process has written what was begun at an earlier step
             last = step == schedule.total_steps
-            if saving and (stopping or due or last or schedule.saves_after(step)):
+            saved = stopping or due or last or schedule.saves_after(step)
+            if saving and saved:
                 watchdog.rest(f"step {step}, saving")
                 with preserved_random_state():
                     saving.ends(position) if last and not stopping else saving.save(position)
@@ -201,6 +202,9 @@ def train(
                 if progress:
                     progress.start(step)
                 if stop is not None and world.any(stop.asked):
+                    if saving and not saved:
+                        watchdog.rest(f"step {step}, saving")
+                        saving.save(position)
                     break
         if saving:
             watchdog.rest(f"step {position.step}, waiting until the checkpoint is written")

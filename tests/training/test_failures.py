@@ -24,6 +24,18 @@ def test_a_signal_to_one_process_saves_after_the_step_and_ends_all(tmp_path, pro
     assert rest == whole
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_while_training_pauses_saves_what_was_not_saved_yet(tmp_path, processes):
+    options = {"processes": processes, "save_interval": 100}
+    whole = toy_run(tmp_path / "whole", **options)
+    codes, outputs = start_toy(tmp_path / "cut", **options, trouble=[processes - 1, 2, "SIGTERM in the pause"]).finish()
+    assert set(codes) == {0}, outputs
+    assert result_of(outputs[0])["step"] == last_step(tmp_path / "cut") == 2
+    rest = toy_run(tmp_path / "cut", **options, resume=True)
+    assert whole.pop("seen")[0][-8:] == rest.pop("seen")[0]
+    assert rest == whole
+
+
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [

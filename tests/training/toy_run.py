@@ -39,7 +39,7 @@ class Options:
 
     bad: [number, "loss" or "gradient"], the sample whose numbers are not finite. skip: such steps that are left out.
     trouble: [rank, step, what], what being one of "die", "hang", "no space", "worker dies", "SIGTERM", "SIGINT",
-        "SIGSTOP".
+        "SIGSTOP", "SIGTERM in the pause".
     """
 
     epochs: int = 2
@@ -204,6 +204,8 @@ def run(run_dir: Path, options: Options, world: World) -> dict:
 
     def pause(position) -> None:
         torch.rand(3)  # as a validation might
+        if position.step == at and ours == "SIGTERM in the pause":
+            os.kill(os.getpid(), signal.SIGTERM)
 
     position = None
     with StopRequest() as stop, saver:
