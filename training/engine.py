@@ -130,7 +130,7 @@ def start_engine(model: nn.Module, optimizer: torch.optim.Optimizer, config: dic
         if name.split(".")[-1] in KEEP_FLOAT32 and buffer.dtype == torch.float32
     }
     if config["zero_optimization"]["stage"] == 3:
-        share_weights(model, config, world.device)
+        _share_weights(model, config, world.device)
     else:
         model.to(world.device)
     engine, *_ = deepspeed.initialize(
@@ -170,15 +170,7 @@ def engine_of(model: nn.Module, config: TrainingConfig, world: World, precision:
     )
 
 
-def schedule_value(step: int, *, lr: float, warmup_min_lr: float, warmup_num_steps: int, total_steps: int) -> float:
-    """The learning rate of optimizer step `step`, counted from 0, as WarmupDecayLR (linear) computes it."""
-    warmup = max(warmup_num_steps, 2)
-    if step < warmup:
-        return warmup_min_lr + (lr - warmup_min_lr) * step / warmup
-    return warmup_min_lr + (lr - warmup_min_lr) * max(0.0, (total_steps - step) / max(1.0, total_steps - warmup))
-
-
-def share_weights(model: nn.Module, config: dict[str, Any], device: torch.device) -> None:
+def _share_weights(model: nn.Module, config: dict[str, Any], device: torch.device) -> None:
     """Move the model to the device, each process its share of the weights: there is never room needed for all of them.
 
     config: DeepSpeed's. Every process has the same model on the CPU.

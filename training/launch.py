@@ -12,6 +12,7 @@ taken over when its owner is gone: killed, or from before the machine was restar
 import atexit
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ from training.config import TrainingConfig
 from training.config_files import settings_text
 from training.records import METRICS_FILE
 from training.resuming import resumed_from
-from training.summaries import describe_command, describe_flags
+from training.summaries import describe_flags
 from utils.distributed import World
 from utils.logging import OutputLog, add_memo, keep_log
 from utils.processes import SHAPE, ProcessId
@@ -259,7 +260,7 @@ def begin_launch(config: TrainingConfig, output: OutputLog, world: World) -> Run
     lock = RunLock(run_dir)
     lock.acquire(world)
     move_earlier_run(config, world)
-    command = describe_command([Path(sys.executable).name, *sys.orig_argv[1:]])
+    command = shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
     number = keep_log(output, run_dir, world, command=command)
     if not world.is_main:
         return lock

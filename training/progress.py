@@ -21,7 +21,6 @@ LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "mask_loss", "po
 POLICY_STATISTICS = ("policy/entropy", "policy/reward", "policy/baseline", "policy/advantage")
 LAYERS = "policy/layers"
 FAMILY_LOSSES = ("ce_loss", "mask_bce_loss", "mask_dice_loss")
-STYLES = ("line", "block")
 IN_LINE = {"loss": "loss", "ce_loss": "ce", "mask_loss": "mask", "policy/reward": "reward"}
 IN_BLOCK = (
     "loss",

@@ -270,8 +270,7 @@ class RunSettings:
         15.0,
         "run",
         "minutes between latest checkpoints, written while training continues; a kill loses at most about that much "
-        "(0: "
-        "only every --save_interval steps, when asked to stop, and at the end)",
+        "(0: only every --save_interval steps, when asked to stop, and at the end)",
         on_resume=FREE,
         check=at_least(0),
     )
@@ -313,7 +312,7 @@ class RunSettings:
     )
     start_epoch: int = option(0, "run", "first epoch if nothing is resumed", on_resume=FREE, check=at_least(0))
     device: str = option("auto", "run", "device to run on", choices=("auto", "cpu", "cuda"))
-    local_rank: int = option(0, "run", "set by launchers", aliases=(), on_resume=FREE)
+    local_rank: int = option(0, "run", "set by launchers", on_resume=FREE)
     debug: bool = option(False, "run", "show tracebacks", names=("debug",), on_resume=FREE)
 
     def check(self: Any) -> None:

@@ -3,7 +3,6 @@
 Every function returns lines of text; nothing is printed here.
 """
 
-import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -49,11 +48,6 @@ def pairs(values: Mapping[str, object]) -> list[str]:
         lines.append(f"  {name.ljust(width)}  {first}".rstrip())
         lines += [" " * (width + 4) + other for other in others]
     return lines
-
-
-def describe_command(argv: Sequence[str]) -> str:
-    """The command line, as a shell takes it."""
-    return shlex.join(argv)
 
 
 def describe_flags(config: TrainingConfig) -> list[str]:

@@ -15,7 +15,7 @@ from model.lora import add_lora
 from tests.tiny import text_only_sample, tiny_model, tiny_samples
 from tests.training.test_processes import on_processes, only_rejections
 from tests.training.test_train_ds import ROOT, TRAINING, run_train_ds, write_reason_seg
-from training.engine import WHOLE_MODULES, engine_config, schedule_value, whole_weights
+from training.engine import WHOLE_MODULES, engine_config, whole_weights
 from training.trainable import set_trainable, trainable_prefixes
 from utils.seeding import use_deterministic_algorithms
 
@@ -32,6 +32,13 @@ def config(**changes):
         "overlap": True,
     }
     return engine_config(**{**values, **NUMBERS, **changes})
+
+
+def schedule_value(step: int, *, lr: float, warmup_min_lr: float, warmup_num_steps: int, total_steps: int) -> float:
+    """The learning rate of optimizer step `step`, counted from 0: linear warm-up, then linear decay."""
+    if step < warmup_num_steps:
+        return warmup_min_lr + (lr - warmup_min_lr) * step / warmup_num_steps
+    return warmup_min_lr + (lr - warmup_min_lr) * max(0.0, (total_steps - step) / (total_steps - warmup_num_steps))
 
 
 def test_learning_rates_warm_up_and_decay_linearly():
