@@ -23,10 +23,15 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # --- on the host -----------------------------------------------------------------------------------------------------
 
 
+def round_half_up(value: float) -> int:
+    """The nearest whole number to one that is not negative, the upper of two (Python's `round` takes the even one)."""
+    return int(value + 0.5)
+
+
 def fitted_size(height: int, width: int, side: int) -> tuple[int, int]:
     """(height, width) after scaling the longest side to `side`, rounded half up, at least one pixel."""
     scale = side / max(height, width)
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    return max(1, round_half_up(height * scale)), max(1, round_half_up(width * scale))
 
 
 def fit_and_pad(rgb: np.ndarray, side: int, grid: tuple[int, int], tokens: int = 0) -> tuple[Tensor, Geometry]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dataloaders.batching.batch import Geometry
 from model.decoders.base import INSIDE, NEITHER, OUTSIDE
-from model.similarity import map_on_image, normalize_scores, round_half_up
+from model.images import round_half_up
+from model.similarity import map_on_image, normalize_scores
 
 REACH = 5  # exp(-5²) is below float32's precision beside 1
 

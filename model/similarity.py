@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dataloaders.batching.batch import Geometry
+from model.images import fitted_size, round_half_up
 
 REFERENCE_SIDE = 336  # the square through which the reference implementation resamples, whatever the CLIP size
 
@@ -37,16 +38,6 @@ def normalize_scores(scores: Tensor) -> Tensor:
     return (scores - low) / torch.where(span > 0, span, torch.ones_like(span))
 
 
-def round_half_up(value: float) -> int:
-    return int(value + 0.5)
-
-
-def fit_longest(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """(height, width) scaled so that the longer one becomes `side`, neither below 1."""
-    scale = side / max(size)
-    return max(1, round_half_up(size[0] * scale)), max(1, round_half_up(size[1] * scale))
-
-
 def map_on_image(scores: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
     """The map [m, H, W] of scores [m, P] on an image of `size`; 0 where the grid does not reach."""
     cells = scores[:, : geometry.cells].unflatten(1, (1, *geometry.grid))  # [m, 1, h, w]
@@ -54,7 +45,7 @@ def map_on_image(scores: Tensor, geometry: Geometry, size: tuple[int, int]) -> T
     if not geometry.padded:
         window = _resized(cells, (height, width)).squeeze(1)
         return F.pad(window, (left, size[1] - width - left, top, size[0] - height - top))
-    square = _resized(cells, fit_longest((height, width), REFERENCE_SIDE))
+    square = _resized(cells, fitted_size(height, width, REFERENCE_SIDE))
     rows, columns = (max(1, round_half_up(side * (REFERENCE_SIDE / max(height, width)))) for side in size)
     return F.interpolate(square[..., :rows, :columns], size, mode="bilinear", align_corners=False).squeeze(1)
 

@@ -31,8 +31,7 @@ from transformers.models.sam.modeling_sam import (
 
 from dataloaders.batching.batch import Geometry, ImageGroup
 from model.decoders.base import NEITHER, MaskDecoder
-from model.images import fit_and_pad, normalize_padded
-from model.similarity import fit_longest
+from model.images import fit_and_pad, fitted_size, normalize_padded
 
 # The original's two-way transformer has PyTorch's default; transformers' configuration defaults to 1e-6, which moves
 # logits by some 1e-3. Whoever builds a SamConfig for published weights sets it.
@@ -156,7 +155,7 @@ class SamDecoder(MaskDecoder):
 
 def mask_prompt(maps: Tensor, side: int) -> Tensor:
     """Mask prompts [m, 1, M, M] of maps [m, H, W]: longest side M, antialiased, zero-padded right and bottom."""
-    height, width = fit_longest(tuple(maps.shape[-2:]), side)
+    height, width = fitted_size(*maps.shape[-2:], side)
     if maps.shape[0] == 0:
         return maps.new_zeros((0, 1, side, side))
     prompt = F.interpolate(maps.unsqueeze(1), (height, width), mode="bilinear", align_corners=False, antialias=True)
