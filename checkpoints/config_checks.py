@@ -110,10 +110,9 @@ LLAMA_RULES = {
     "eos_token_id": Rule("an id or a list of ids, or null", _is_end),
     "pad_token_id": optional(TOKEN_ID),
 }
-CLIP_RULES = {
+# Of the image encoders of CLIP and SAM alike.
+IMAGE_ENCODER_RULES = {
     "hidden_size": WIDTH,
-    "intermediate_size": whole(1, 2**20),
-    "projection_dim": WIDTH,
     "num_hidden_layers": DEPTH,
     "num_attention_heads": HEADS,
     "num_channels": one_of(3),
@@ -123,6 +122,10 @@ CLIP_RULES = {
     "layer_norm_eps": EPSILON,
     "attention_dropout": SHARE,
     "initializer_range": SPREAD,
+}
+CLIP_RULES = IMAGE_ENCODER_RULES | {
+    "intermediate_size": whole(1, 2**20),
+    "projection_dim": WIDTH,
     "initializer_factor": SPREAD,
 }
 

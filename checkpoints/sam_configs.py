@@ -12,13 +12,11 @@ from transformers import SamConfig
 
 from checkpoints.config_checks import (
     ACTIVATION,
-    DEPTH,
     EPSILON,
     FLAG,
     HEADS,
-    SHARE,
+    IMAGE_ENCODER_RULES,
     SIDE,
-    SPREAD,
     WIDTH,
     built,
     check_multiple,
@@ -37,18 +35,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 SAM_DECODER_HEADS = 8
 SAM_WINDOW = 14
 SAM_RULES = {
-    "vision_config": {
-        "hidden_size": WIDTH,
+    "vision_config": IMAGE_ENCODER_RULES
+    | {
         "output_channels": WIDTH,
-        "num_hidden_layers": DEPTH,
-        "num_attention_heads": HEADS,
-        "num_channels": one_of(3),
-        "image_size": SIDE,
-        "patch_size": whole(1, 2**10),
-        "hidden_act": ACTIVATION,
-        "layer_norm_eps": EPSILON,
-        "attention_dropout": SHARE,
-        "initializer_range": SPREAD,
         "qkv_bias": FLAG,
         "mlp_ratio": number(0, 100),
         "use_abs_pos": one_of(True),
