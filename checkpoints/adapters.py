@@ -29,6 +29,7 @@ from checkpoints.files import (
     read_config,
     read_json_object,
 )
+from checkpoints.names import PEFT_PREFIX
 from checkpoints.own_configs import own_config
 from checkpoints.processing import GroundingProcessor
 from checkpoints.vocabulary import EMBEDDINGS
@@ -42,7 +43,6 @@ from model.grounding import GroundingModel
 from utils.settings import Rule, number, one_of
 
 BASE_FIELDS = ("version", "vision_tower", "vision_pretrained")
-_PEFT_PREFIX = "base_model.model."
 # What peft can add to a plain LoRA and is not merged here.
 _UNSUPPORTED = (
     *("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "lora_bias", "layer_replication", "fan_in_fan_out"),
@@ -71,7 +71,7 @@ def save_adapter(
     """
     state = model.state_dict()
     adapters = {
-        _PEFT_PREFIX + name.replace(".default.weight", ".weight"): tensor
+        PEFT_PREFIX + name.replace(".default.weight", ".weight"): tensor
         for name, tensor in state.items()
         if ".lora_" in name
     }
@@ -150,4 +150,4 @@ class Adapter:
 
 def _name_of_lora(name: str) -> str:
     """Our name for a tensor that peft wrote."""
-    return name.removeprefix(_PEFT_PREFIX).removesuffix(".weight") + ".default.weight"
+    return name.removeprefix(PEFT_PREFIX).removesuffix(".weight") + ".default.weight"

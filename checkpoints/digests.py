@@ -19,16 +19,27 @@ from checkpoints.files import (
     CONFIG_FILE,
     SAFETENSORS_FILE,
     SAFETENSORS_INDEX,
+    SETTINGS_FILE,
     TORCH_FILE,
     TORCH_INDEX,
     TRAINED_FILE,
     read_json_object,
 )
+from dataloaders.batching.tokenization import TOKENIZER_FILES
 from groundscore.errors import UserError
 from groundscore.writing import write_json
 from model.config import GroundingConfig
 
-BLOCK = 1 << 22
+BLOCK = 1 << 22  # bytes
+DIGESTS_FILE = "digests.json"
+FORMAT = 1
+LARGEST = 10**9  # bytes of a file that is checked whenever it is loaded
+NAMES = {
+    *(CARD_FILE, CONFIG_FILE, DIGESTS_FILE, SAFETENSORS_FILE, SAFETENSORS_INDEX, TORCH_FILE, TORCH_INDEX),
+    *(ADAPTER_CONFIG, ADAPTER_FILE, BASE_FILE, TRAINED_FILE),
+    *(SETTINGS_FILE, *TOKENIZER_FILES),
+}
+SHARD = re.compile(r"(model-\d{5}-of-\d{5}\.safetensors|pytorch_model-\d{5}-of-\d{5}\.bin)")
 
 
 def digest_of(path: Path) -> str:
@@ -48,18 +59,6 @@ def digest_of_text(text: str) -> str:
 def file_record(path: Path) -> dict[str, Any]:
     """Size and digest of a file, as our markers and lists of digests hold them."""
     return {"bytes": path.stat().st_size, "blake2b": digest_of(path)}
-
-
-DIGESTS_FILE = "digests.json"
-FORMAT = 1
-LARGEST = 10**9  # bytes of a file that is checked whenever it is loaded
-NAMES = {
-    *(CARD_FILE, CONFIG_FILE, DIGESTS_FILE, SAFETENSORS_FILE, SAFETENSORS_INDEX, TORCH_FILE, TORCH_INDEX),
-    *(ADAPTER_CONFIG, ADAPTER_FILE, BASE_FILE, TRAINED_FILE),
-    *("preprocessor_config.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json"),
-    "special_tokens_map.json",
-}
-SHARD = re.compile(r"(model-\d{5}-of-\d{5}\.safetensors|pytorch_model-\d{5}-of-\d{5}\.bin)")
 
 
 def write_digests(directory: Path) -> None:
@@ -134,8 +133,7 @@ def _read_digests(directory: Path) -> dict[str, Any] | None:
     if content.get("format") != FORMAT or not isinstance(files, dict) or not all(map(_is_record, files.items())):
         raise UserError(
             f"{path} is damaged: it is not a list of files with sizes and digests. Merge or download the model "
-            "again, or "
-            "remove it to load the model unchecked"
+            "again, or remove it to load the model unchecked"
         )
     return content
 

@@ -158,7 +158,7 @@ _WITHOUT_CONTENT = re.compile(
     r"(.*\.rotary_emb\.inv_freq|.*\bposition_ids|(.*\.)?decoder_modules_initialized|(.*\.)?image_newline)$"
 )
 MARK_OF_THE_PORT = "decoder_modules_initialized"  # a buffer that the reference adds to the five other systems
-_ADAPTER_PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."  # that peft writes before every name
 _TOWER = re.compile(r"model\.vision_tower\.(vision_tower\.)?(vision_model\.)?")
 
 # Tensors of ours that the reference has as constants or as plain numbers.
@@ -168,7 +168,7 @@ _WITHOUT_REFERENCE = re.compile(r"policy\.reward_mean$|fusion\.")
 def from_reference(name: str) -> tuple[str, ...]:
     """Our names for a tensor of a reference checkpoint or of an original LLaVA: none where it carries nothing, two for
     SAM's matrix of frequencies. Tolerates `base_model.model.` before it and a tower whose name is not doubled."""
-    name = name.removeprefix(_ADAPTER_PREFIX)
+    name = name.removeprefix(PEFT_PREFIX)
     if _WITHOUT_CONTENT.match(name):
         return ()
     ours = REFERENCE.to_ours(_TOWER.sub("model.vision_tower.vision_tower.vision_model.", name, count=1))

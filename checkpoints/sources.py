@@ -146,8 +146,7 @@ def _read_base(path: Path, config: dict[str, Any], tokenizer: GroundingTokenizer
     else:
         raise UserError(
             f"{path} contains a model of type {shown(config.get('model_type'))}; expected a LLaVA (original or "
-            "llava-hf), "
-            "a merged directory of this program, or a checkpoint of the reference implementation"
+            "llava-hf), a merged directory of this program, or a checkpoint of the reference implementation"
         )
     model_config = build_grounding({"system": system, **fields}, str(path / CONFIG_FILE))
     return Source(BASE, path, model_config, tokenizer, weights, "vision_config" in fields)

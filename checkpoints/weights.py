@@ -1,4 +1,4 @@
-"""Tensors under our names from several targets, read one at a time, and copied strictly into a model."""
+"""Tensors under our names from several files, read one at a time, and copied strictly into a model."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass

@@ -242,9 +242,9 @@ def _write(
     seg_ids = list(model.config.seg_token_ids)
     rows = [WrittenRow() for _ in prompts.row[chosen]]
     positions, last = prompts.positions[chosen], [states[chosen] for states in prompts.last]
-    row = prompts.row[chosen]
-    whole_rows = row == prompts.row == list(range(len(prompts.rows.embeddings)))
-    stepping = model.backbone.stepping(prompts.rows, prompts.cache, row, prompts.seen[chosen], whole_rows=whole_rows)
+    read, seen = prompts.row[chosen], prompts.seen[chosen]
+    whole_rows = read == prompts.row == list(range(len(prompts.rows.embeddings)))
+    stepping = model.backbone.stepping(prompts.rows, prompts.cache, read, seen, whole_rows=whole_rows)
     with stepping as step:
         for written in range(1, max_new_tokens + 1):
             ids = model.lm_head(last[-1]).argmax(dim=-1)

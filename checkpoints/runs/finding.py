@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.digests import digest_of, digest_of_text
+from checkpoints.files import CONFIG_FILE
 from groundscore.errors import UserError
 from groundscore.schema import (
     DamagedFile,
@@ -156,7 +157,7 @@ def _read_marker_file(path: Path) -> dict[str, Any]:
         raise Incomplete(f"{path} cannot be read ({error.strerror})") from error
     named = path.parent.name.removeprefix(REPLACED)
     if content.get("blake2b") not in (None, _digest_of_marker(content)) or (
-        _NAME.fullmatch(named) and named != f"global_step{content['step']}"
+        _NAME.fullmatch(named) and named != tag_of(content["step"])
     ):
         raise Incomplete(f"{path} is damaged: its content is not what was written")
     return content
@@ -247,7 +248,7 @@ def is_run(path: Path) -> bool:
     """Whether this is a run of ours, or checkpoints of one, and not a model's directory."""
     names = (MARKER, LATEST_FILE, LATEST, BEST)
     held = any((path / name).exists() for name in names) or any(path.glob(f"global_step*/{SETTINGS}"))
-    return held and not (path / "config.json").exists()
+    return held and not (path / CONFIG_FILE).exists()
 
 
 def verify_checkpoint(checkpoint: Path) -> None:

@@ -5,8 +5,7 @@ adds to the loss. `docs/adding_a_system.md` adds a seventh. A system's file impo
 its settings are known to `--help` at once; its methods import what they compute with.
 
 Legend: S targets, m targets of one group, n tokens per target, K prompt tokens, C prompt width, M side of a mask
-prompt, L+1 hidden states, P cells of the largest
-grid, H W original size of an image.
+prompt, L+1 hidden states, P cells of the largest grid, H W original size of an image.
 """
 
 from __future__ import annotations

@@ -100,8 +100,8 @@ class READ(System):
         config = self.config
         if config.read_down_sample > config.image_grid:
             raise UserError(
-                f"--read_down_sample {config.read_down_sample}: the LLM has {config.image_grid} image tokens along a "
-                "side"
+                f"--read_down_sample {config.read_down_sample}: the LLM has {config.image_grid} image tokens along "
+                "a side"
             )
         if config.read_t_neg >= config.read_t_pos:
             raise UserError(
