@@ -42,6 +42,7 @@ def build_parser() -> FlagParser:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Serves the dashboard until it is interrupted."""
     import_plugins(argv)
     flags = build_parser().parse(argv)
     from dashboard.serving import serve

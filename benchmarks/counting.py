@@ -39,6 +39,7 @@ class StepCount:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Prints what a step costs, its forward pass by part."""
     parser = benchmark_parser("counting", __doc__)
     parser.add_argument("--size", choices=tuple(SIZES), default="bench")
     parser.add_argument(

@@ -60,6 +60,7 @@ class Cost:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Prints a line per family."""
     parser = benchmark_parser("data", __doc__)
     add_source_flags(parser)
     parser.add_argument("--draws", type=int, default=100, metavar="N", help="samples per family (default: 100)")

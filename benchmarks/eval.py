@@ -24,6 +24,7 @@ from model.grounding import GroundingModel
 
 
 def main(argv: Sequence[str]) -> None:
+    """Prints a table for each protocol; with --out also writes the numbers."""
     parser = benchmark_parser("eval", __doc__)
     parser.add_argument("--images", type=int, default=1, help="images in the batch (1)")
     parser.add_argument("--conversations", type=int, default=3, help="expressions of every image (3)")

@@ -32,6 +32,7 @@ class Epoch:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Prints a line per epoch."""
     parser = benchmark_parser("features", __doc__)
     parser.add_argument("--images", "--pictures", type=int, default=REASONSEG_TRAIN, metavar="N", help="(default: 239)")
     parser.add_argument("--size", choices=("tiny", "bench"), default="bench")

@@ -39,6 +39,7 @@ class Seconds:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Prints a line per number of answers, or with --launches per model."""
     parser = benchmark_parser("generation", __doc__)
     parser.add_argument("--size", choices=("tiny", "bench", "7b", "13b"), default="bench")
     parser.add_argument("--device", default="cpu")

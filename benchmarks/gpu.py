@@ -19,7 +19,7 @@ failed.
     sam          SAM's encoder in bf16 against float32
     workers      whether 4 workers keep up
     gate         the policy's entropy over 100 steps
-    memory       peak of the README recipe, 12-megapixel images with 9 masks, on cards of 24, 40 and 80 GiB
+    memory       peak of the published recipe, 12-megapixel images with 9 masks, on cards of 24, 40 and 80 GiB
     throughput   samples/s and MFU, packed and plain, eager and compiled
 
 MFU is FLOPs over seconds over the peak of the GPU (--tflops; 989 is an H100, 312 an A100, both bf16). Recomputed
@@ -31,17 +31,23 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import benchmark_parser
 from groundscore.errors import UserError, run_main
+
+if TYPE_CHECKING:
+    from benchmarks.gpu_checks import Finding
+    from benchmarks.gpu_training import Bench
 
 BUDGET = 600.0  # seconds
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs the checks; returns 1 if one failed, else 0."""
     parser = benchmark_parser("gpu", __doc__)
     parser.add_argument("--size", choices=("tiny", "bench", "7b", "13b"), default="7b")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -106,8 +112,8 @@ def run_checks(flags: argparse.Namespace) -> int:
     return int(any(result["status"] == "failed" for result in results.values()))
 
 
-def run_check(check, bench) -> dict:
-    """What one check found, whatever becomes of it."""
+def run_check(check: Callable[[Bench], Finding], bench: Bench) -> dict[str, Any]:
+    """Returns status, text and numbers of one check; an exception of it is a failure, not the end."""
     from benchmarks.gpu_checks import NeedsCuda
 
     began = time.monotonic()

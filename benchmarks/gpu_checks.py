@@ -128,7 +128,7 @@ def lengths(bench: Bench) -> Finding:
 
 
 def memory(bench: Bench) -> Finding:
-    """Peak of the README recipe's largest batch, where the card has less memory than it has."""
+    """Peak memory of the published recipe with large images and nine masks, on cards of several sizes."""
     trainer = bench.trainer()
     shape = replace(bench.shape, **NINE_MASKS)
     if not bench.on_gpu:

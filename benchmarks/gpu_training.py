@@ -48,7 +48,7 @@ class Trainer:
         return output
 
     def trained(self) -> dict[str, Tensor]:
-        """Copies of what learns."""
+        """Returns float32 copies of the trainable parameters, by name."""
         named = self.model.named_parameters()
         return {name: value.detach().float().clone() for name, value in named if value.requires_grad}
 

@@ -32,6 +32,7 @@ class Rate:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Prints a line per number of workers."""
     parser = benchmark_parser("loader", __doc__)
     add_source_flags(parser)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], metavar="N", help="processes (default: 1 2)")

@@ -63,6 +63,7 @@ ESTIMATORS = (
 
 
 def main(argv: Sequence[str]) -> None:
+    """Prints a line per estimator, or with --gate per case."""
     parser = benchmark_parser("policy", __doc__)
     parser.add_argument("--version", type=Path, help="a run or a merged checkpoint (default: the base of --base)")
     parser.add_argument("--base", type=Path, default=Path("miniature/weights"), help="base models (miniature/weights)")

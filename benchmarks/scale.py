@@ -86,6 +86,7 @@ def predict(count: StepCount, machine: Machine, *, gpus: int, zero_stage: int, i
 
 
 def main(argv: Sequence[str]) -> None:
+    """Prints a line per model, number of GPUs and ZeRO stage."""
     parser = benchmark_parser("scale", __doc__)
     parser.add_argument("--sizes", nargs="+", choices=("7b", "13b"), default=["7b", "13b"])
     parser.add_argument("--gpus", nargs="+", type=int, default=[1, 8, 64], metavar="N")

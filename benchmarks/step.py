@@ -52,6 +52,7 @@ REFERENCE = {
 
 
 def main(argv: Sequence[str]) -> None:
+    """Prints the lines of each kind of work."""
     parser = benchmark_parser("step", __doc__)
     parser.add_argument("--work", choices=[*REFERENCE, "all"], default="all")
     parser.add_argument("--system", choices=SYSTEMS, default="UGround")

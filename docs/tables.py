@@ -68,7 +68,7 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {"quickstart": quickstart, "s
 
 
 def fill(text: str) -> str:
-    """Returns `text` with every marked table made anew. Raises KeyError for a name without a table."""
+    """Returns `text` with every marked table filled again. Raises KeyError for a name without a table."""
 
     def table(match: re.Match) -> str:
         header, *rows = TABLES[match[2]]()

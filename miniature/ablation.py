@@ -24,6 +24,7 @@ LIMIT, QUICK_LIMIT = 40, 10
 
 
 def main(argv: Sequence[str]) -> None:
+    """Trains and scores the rows that have no result yet, and writes the page."""
     options = build_parser().parse_args(argv)
     if options.steps is None:
         options.steps = QUICK_STEPS if options.quick else STEPS

@@ -10,8 +10,12 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from groundscore.errors import UserError, run_main
+
+if TYPE_CHECKING:
+    from transformers import CLIPVisionConfig, LlamaConfig, SamConfig
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class MiniatureSizes:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Writes the base models."""
     parser = argparse.ArgumentParser(prog="python -m miniature.base", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     source = parser.add_mutually_exclusive_group(required=True)
@@ -125,7 +130,7 @@ def train_tokenizer(text: Iterator[str], vocabulary: int) -> bytes:
     return model.getvalue()
 
 
-def sam_config(sizes: MiniatureSizes):
+def sam_config(sizes: MiniatureSizes) -> "SamConfig":
     """The configuration of the miniature SAM."""
     from transformers import SamConfig
 
@@ -160,7 +165,7 @@ def sam_config(sizes: MiniatureSizes):
     )
 
 
-def vision_config(sizes: MiniatureSizes):
+def vision_config(sizes: MiniatureSizes) -> "CLIPVisionConfig":
     """The configuration of the miniature CLIP tower."""
     from transformers import CLIPVisionConfig
 
@@ -176,7 +181,7 @@ def vision_config(sizes: MiniatureSizes):
     )
 
 
-def text_config(sizes: MiniatureSizes, vocabulary: int):
+def text_config(sizes: MiniatureSizes, vocabulary: int) -> "LlamaConfig":
     """The configuration of the miniature LLaMA."""
     from transformers import LlamaConfig
 

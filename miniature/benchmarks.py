@@ -29,6 +29,7 @@ SHOWN = {
 
 
 def main(argv: Sequence[str]) -> None:
+    """Scores the systems that have no report yet, and writes the page."""
     parser = argparse.ArgumentParser(
         prog="python -m miniature.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

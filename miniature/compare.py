@@ -26,6 +26,7 @@ SHOWN_LOSSES = 5
 
 
 def main(argv: Sequence[str]) -> None:
+    """Trains and scores the systems that have no report yet, and writes the page."""
     parser = argparse.ArgumentParser(
         prog="python -m miniature.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -15,7 +15,7 @@ from utils.progress import ProgressBar
 
 MARKER = "miniature.json"
 
-# Pictures per set and split at scale 1. A new set goes to the end: what is drawn for the others depends on their place.
+# Images per set and split at scale 1. A new set goes to the end: what is drawn for a set depends on its index here.
 COUNTS = {
     "ade20k": {"train": 500},
     "refcoco": {"train": 1600, "val": 80, "testA": 60, "testB": 60},
@@ -42,6 +42,7 @@ COUNTS = {
 
 
 def main(argv: Sequence[str]) -> None:
+    """Writes the data set."""
     arguments = parse(argv)
     write(arguments.out, seed=arguments.seed, scale=arguments.scale, sets=arguments.sets, plain=arguments.plain)
     if arguments.sheet:
@@ -52,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Returns the flags of `python -m miniature.data`."""
     parser = argparse.ArgumentParser(prog="python -m miniature.data", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory to write, the later --dataset_dir")
     parser.add_argument("--seed", type=count, default=0, help="another seed is another world")

@@ -12,6 +12,7 @@ PROTOCOLS = ("generated", "given")
 
 
 def main(argv: Sequence[str]) -> None:
+    """Writes the report and prints its scores."""
     parser = argparse.ArgumentParser(prog="python -m miniature.report", description=__doc__)
     parser.add_argument("--trained", type=Path, required=True, help="report of eval.py after training")
     parser.add_argument("--untrained", type=Path, required=True, help="report of eval.py before training")

@@ -58,6 +58,7 @@ class Scene:
 
     @cached_property
     def drawing(self) -> Drawing:
+        """What the scene looks like, drawn once."""
         return draw(self)
 
     @property

@@ -249,6 +249,7 @@ def test_every_name_of_code_exists(page):
                 "pth",
                 "p",
                 "bin",
+                "toml",
                 "txt",
                 "yaml",
             ):
@@ -271,7 +272,7 @@ def test_every_file_of_ours_that_is_named_exists(page):
         path = code.removeprefix("./")
         if " " in code or not re.fullmatch(r"[\w./+-]+", path) or USERS.match(path):
             continue
-        if re.search(r"\w\.(py|sh|md)$", path) or (path.endswith("/") and len(path) > 1):
+        if re.search(r"\w\.(py|sh|md|toml)$", path) or (path.endswith("/") and len(path) > 1):
             places = [ROOT / path, (ROOT / page).parent / path]
             inside = [each for each in tracked("*") if "/" not in path and each.name == path]
             if not inside and not any(place.exists() for place in places):

@@ -23,6 +23,7 @@ ATTACKS: tuple[Attack, ...] = data_files.ATTACKS + models_and_runs.ATTACKS
 
 
 def main(argv: Sequence[str]) -> int:
+    """Prints a line per attack; returns 0 if all were withstood, else 1."""
     parser = benchmark_parser("hostile", __doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the attacks")
     parser.add_argument("--only", metavar="TEXT", help="attacks whose name holds this")
