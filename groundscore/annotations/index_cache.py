@@ -33,7 +33,7 @@ from groundscore.annotations.bad_entries import BadSamples, settle
 from groundscore.annotations.records import PackedRecords, Tables, pack_tables, read_tables, write_tables
 from groundscore.errors import UserError
 from groundscore.names import require_some
-from groundscore.reading import check_regular, decode_json, read_bytes
+from groundscore.reading import MISSING, check_regular, decode_json, read_bytes
 from groundscore.writing import write_json, written_whole
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def open_index(dataset_dir: Path, name: str, sources: Sequence[Path], build: Bui
     build: parses the sources. Its module's text is part of what the index depends on.
     """
     for source in sources:
-        check_regular(source, missing="see dataloaders/README.md for where files go")
+        check_regular(source, missing=MISSING)
     folder, key = cache_directory(dataset_dir), _user_key()
     if folder is None or key is None:
         return pack_tables(build())
@@ -99,9 +99,12 @@ def open_entries(
 def cache_directory(dataset_dir: Path) -> Path | None:
     """Returns the folder of a data folder's indices; None where nothing can be written."""
     chosen = os.environ.get(ENVIRONMENT)
-    owner = _digest_of(str(dataset_dir.resolve()).encode())[:16]
-    folders = [dataset_dir / ".uground_cache", Path.home() / ".cache" / "uground" / owner]
-    for folder in [Path(chosen)] if chosen else folders:
+    folders = [Path(chosen) if chosen else dataset_dir / ".uground_cache"]
+    if not chosen:
+        owner = _digest_of(str(dataset_dir.resolve()).encode())[:16]
+        with contextlib.suppress(RuntimeError):  # nobody knows where home is
+            folders.append(Path.home() / ".cache" / "uground" / owner)
+    for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileExistsError), (folder / ".gitignore").open("x") as file:

@@ -201,6 +201,15 @@ def test_a_folder_that_cannot_be_written_is_not_needed(tmp_path, open_counted, m
     assert open_counted()["by_id"][3] == [2]
 
 
+def test_a_user_without_a_home_needs_no_index(open_counted, monkeypatch):
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+
+    assert list(open_counted()["texts"]) == ["one", "two"]
+
+
 def test_records_without_some_keys_are_the_others(open_counted):
     texts = open_counted()["texts"]
 
