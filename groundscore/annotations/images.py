@@ -10,6 +10,8 @@ from PIL import Image
 from groundscore.annotations.bad_entries import BadEntry
 from groundscore.annotations.image_files import WHERE, check_size, open_image, upright, usual_top
 from groundscore.errors import UserError
+from groundscore.names import require_some
+from groundscore.reading import MISSING
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 
@@ -47,8 +49,7 @@ def coco_number(file_name: str) -> int:
 def list_stems(folder: Path, suffix: str) -> np.ndarray:
     """Returns the names without suffix of a folder's files, sorted; raises `UserError` where there are none."""
     stems = sorted(name.removesuffix(suffix) for name in list_names(folder) if name.endswith(suffix))
-    if not stems:
-        raise UserError(f"{folder}/*{suffix}: no files found; see dataloaders/README.md for where files go")
+    require_some(stems, f"{folder}/*{suffix}")
     return np.array(stems)
 
 
@@ -69,7 +70,7 @@ def list_names(folder: Path) -> list[str]:
     try:
         return [name for name in os.listdir(folder) if not name.startswith(".")]
     except OSError as error:
-        raise UserError(f"{folder} is missing; see dataloaders/README.md for where files go") from error
+        raise UserError(f"{folder} is missing; {MISSING}") from error
 
 
 def check_image(rgb: np.ndarray, source: str = "the image") -> None:

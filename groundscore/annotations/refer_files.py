@@ -33,7 +33,7 @@ from groundscore.annotations.records import NO_KEY, KeyedRecords, PackedRecords
 from groundscore.annotations.restricted_pickle import restricted_unpickle
 from groundscore.errors import UserError, shown
 from groundscore.names import look_up
-from groundscore.reading import read_json
+from groundscore.reading import MISSING, read_json
 from groundscore.targets import refuse_targets
 
 
@@ -176,7 +176,7 @@ def _first_existing(paths: list[Path]) -> Path:
         if path.exists():
             return path
     names = " or ".join(map(str, paths))
-    raise UserError(f"annotation file {names} is missing; see dataloaders/README.md for where files go")
+    raise UserError(f"annotation file {names} is missing; {MISSING}")
 
 
 def _read_refs(path: Path, no_target: bool, corrected: bool) -> tuple[list[dict], list[tuple[str | None, str]]]:
