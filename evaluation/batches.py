@@ -163,7 +163,7 @@ class Batches(IterableDataset):
             image=item.path_below(self.root),
             index=item.index,
             questions=questions,
-            refs=[item.ref_ids[each] if item.ref_ids else -1 for each in chosen],
+            refs=[item.ref_ids[each] for each in chosen],
             exists=[bool(item.exists[each]) for each in chosen],
             truth=torch.from_numpy(truth != 0),
             targets=targets,

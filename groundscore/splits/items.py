@@ -35,16 +35,16 @@ class EvaluationItem:
     masks: uint8 [N, H, W] in {0, 1}; ignore: bool [H, W] or None, pixels that do not count.
     exists: whether the target of each expression is in the image.
     dataset, split: where the item is from; number: its index in the split.
-    is_sentence: of each expression, whether it is a whole question and not a phrase; empty where all are alike.
+    is_sentence: of each expression, whether it is a whole question and not a phrase; needed for reasoning only.
     answers: the data's own answer to each expression, with `[SEG]` or `[REJ]` for every target, None where it has
         none; empty where the data have no answers.
     may_be_absent: the set has no-target expressions, so that a given answer does not decide whether one is.
     together: the set is about asking for all expressions at once.
-    ref_ids: of the ref of each expression; -1 for an expression without one.
+    ref_ids: of the ref of each expression; -1 for an expression without one, and for all where none are given.
     target_masks: where an expression has several targets with a mask each, uint8 [n, H, W] for every expression, in
         the order of the `[SEG]` in its answer; `masks` are their unions. None elsewhere.
     target_names: of these targets, for every expression; empty where the data have no names.
-    index: the entry's place in its file, where an image may occur more than once; None elsewhere.
+    index: that of the entry in its file, where an image may occur more than once; None elsewhere.
     repairs: what was repaired to make it, see `read_item`.
     """
 
@@ -67,6 +67,9 @@ class EvaluationItem:
     target_names: list[list[str]] = field(default_factory=list)
     index: int | None = None
     repairs: tuple[Repair, ...] = ()
+
+    def __post_init__(self):
+        self.ref_ids = self.ref_ids or [-1] * len(self.expressions)
 
     @property
     def has_joint_question(self) -> bool:
@@ -119,12 +122,11 @@ class LeftOut:
     index: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns content for JSON."""
         return asdict(self)
 
 
-def read_item(
-    items: Sequence[EvaluationItem], number: int, tolerance: Tolerance, root: Path
-) -> EvaluationItem | LeftOut:
+def read_item(items: EvaluationSet, number: int, tolerance: Tolerance, root: Path) -> EvaluationItem | LeftOut:
     """Returns an item with its repairs, or what is left out where it is bad and `tolerance` permits; else raises.
 
     root: the data root, from which images are named.
@@ -141,7 +143,7 @@ def read_item(
     return item
 
 
-def spread_items(items: Sequence[EvaluationItem], count: int, tolerance: Tolerance) -> list[EvaluationItem]:
+def spread_items(items: EvaluationSet, count: int, tolerance: Tolerance) -> list[EvaluationItem]:
     """Returns `count` items spread evenly over a split, at most all; where one is bad, the next good one."""
     count = min(count, len(items))
     chosen = []

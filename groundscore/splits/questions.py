@@ -43,7 +43,6 @@ class MuseEvaluation(EvaluationSet):
             split=self.split,
             number=index,
             answers=[question.answer and question.answer.replace(PLACEHOLDER, SEG) for question in entry.questions],
-            ref_ids=[-1] * len(targets),
             target_masks=targets,
             target_names=[
                 [target.rephrased or target.category for target in question.targets] for question in entry.questions
@@ -93,7 +92,6 @@ class CustomEvaluation(EvaluationSet):
             split=self.split,
             number=index,
             answers=[answer for _, answer in turns],
-            ref_ids=[-1] * len(turns),
             target_masks=targets,
             index=self._rows[index],
             may_be_absent=True,

@@ -74,5 +74,4 @@ class ReasonSegEvaluation(EvaluationSet):
             number=index,
             is_sentence=[is_sentence for _, is_sentence in asked],
             may_be_absent=self._false_premises,
-            ref_ids=[-1] * len(asked),
         )

@@ -9,7 +9,7 @@ from groundscore.errors import UserError
 from groundscore.scoring.counts import ExpressionCounts, QuestionCounts, expression_counts, question_counts
 from groundscore.scoring.metrics import kind_of, score_split
 from groundscore.scoring.predictions import count_predictions, decode_mask, encode_mask, write_predictions
-from groundscore.splits import evaluation_set, evaluation_sets
+from groundscore.splits import EvaluationItem, evaluation_set, evaluation_sets
 from tests.test_miniature_sets import SPLITS
 
 
@@ -260,6 +260,26 @@ def test_own_data_may_show_a_image_twice_if_predictions_tell_entries_apart(tmp_p
     write_predictions(tmp_path / "p.jsonl", lines[:1])
     with pytest.raises(UserError, match=r"custom/a.png occurs more than once .* need 'index'"):
         scored(tmp_path / "p.jsonl", tmp_path, "custom|mine")
+
+
+def test_a_set_without_refs_is_counted(tmp_path):
+    masks = np.eye(8, dtype=np.uint8)[None]
+    item = EvaluationItem(
+        image_path=tmp_path / "a.jpg",
+        image=np.zeros((8, 8, 3), np.uint8),
+        expressions=["it"],
+        kind="referring",
+        masks=masks,
+        ignore=None,
+        exists=[True],
+        dataset="boxes",
+        split="val",
+    )
+    write_predictions(tmp_path / "p.jsonl", [line_for("boxes|val", item, 0, tmp_path, masks)])
+
+    (row,) = count_predictions(tmp_path / "p.jsonl", tmp_path, {"boxes|val": [item]})["boxes|val"].rows
+
+    assert (row.ref, row.intersection, row.union) == (None, 8, 8)
 
 
 def test_progress_counts_images(world, saved):
