@@ -81,10 +81,11 @@ def compare_reports(a: Path, b: Path, *, samples: int = SAMPLES, seed: int = 0) 
 
 def differences_between(a: Path, b: Path, *, samples: int = SAMPLES, seed: int = 0) -> list[Difference]:
     """The metrics of all splits that two reports share; see `compare_reports`."""
-    gres_reference = [bool(_protocol(read_report(path)).get("gres_reference")) for path in (a, b)]
+    reports = [read_report(path) for path in (a, b)]
+    gres_reference = [bool(report.get("protocol", {}).get("gres_reference")) for report in reports]
     if gres_reference[0] != gres_reference[1]:
         raise UserError(f"{a} and {b} were counted differently: only one of them was made with --gres_reference")
-    rows = [_rows_of_report(path) for path in (a, b)]
+    rows = [_rows_of_report(path, report) for path, report in zip((a, b), reports, strict=True)]
     found = []
     for key_a, key_b in _shared(*rows):
         some = rows[0][key_a], rows[1][key_b]
@@ -101,7 +102,7 @@ def _differences(
     split: str, answer: str, a: list[Row], b: list[Row], *, gres_reference: bool, samples: int, seed: int
 ) -> list[Difference]:
     metrics = metrics_of(split, gres_reference=gres_reference)
-    columns = [columns_of(split, _ordered(rows), gres_reference=gres_reference) for rows in (a, b)]
+    columns = [columns_of(split, rows, gres_reference=gres_reference) for rows in (a, b)]
     images = columns[0].images
     sums = [
         np.concatenate([metric.terms(each).by_image(images) for each in columns], axis=1)  # [I, 6]
@@ -121,9 +122,9 @@ def _differences(
     return found
 
 
-def _rows_of_report(path: Path) -> dict[tuple[str, str], list[Row]]:
+def _rows_of_report(path: Path, report: dict[str, Any]) -> dict[tuple[str, str], list[Row]]:
     """The rows beside a report, if they are those that its scores were computed from."""
-    report, rows = read_report(path), read_rows(path)
+    rows = read_rows(path)
     for (split, answer), some in rows.items():
         scores = report["splits"].get(split, {})
         scores = scores.get(answer, scores)  # by answer where a report has several
@@ -175,16 +176,6 @@ def _left_out_notes(scores: Any) -> list[str]:
     return list(dict.fromkeys(note for note in map(left_out_note, each) if note))
 
 
-def _ordered(rows: list[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: (row.item, row.expression))
-
-
-def _protocol(report: dict[str, Any]) -> dict[str, Any]:
-    protocol = report.get("protocol")
-    return protocol if isinstance(protocol, dict) else {}
-
-
 def _source(report: dict[str, Any]) -> str:
-    checkpoint = report.get("checkpoint") or {}
-    source = checkpoint.get("version") or report.get("predictions", {}).get("file") or "unknown source"
-    return printable(f"{source}, answer {_protocol(report).get('answer', 'unknown')}")
+    source = report.get("checkpoint", {}).get("version") or report.get("predictions", {}).get("file")
+    return printable(f"{source or 'unknown source'}, answer {report.get('protocol', {}).get('answer', 'unknown')}")

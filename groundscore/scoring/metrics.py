@@ -299,7 +299,8 @@ RESERVED = (*COUNTS, "protocol", "layers", "seconds", "error", "left_out_entries
 
 
 def columns_of(spec: str, rows: Sequence[Row], *, gres_reference: bool = False) -> Expressions | Pairs:
-    """The columns that the split's metrics are computed from."""
+    """The columns that the split's metrics are computed from, whatever the order of its rows."""
+    rows = sorted(rows, key=lambda row: (row.item, row.expression))
     if kind_of(spec) == "muse":
         return Pairs.of(rows)
     drawn = Expressions.of(rows)
@@ -325,7 +326,6 @@ def score_split(
     """
     if not rows:
         raise UserError(f"{spec}: there is nothing to score")
-    rows = sorted(rows, key=lambda row: (row.item, row.expression))
     columns = columns_of(spec, rows, gres_reference=gres_reference)
     metrics = metrics_of(spec, gres_reference=gres_reference)
     terms = [metric.terms(columns) for metric in metrics]
