@@ -67,7 +67,7 @@ class Findings(BadSamples):
             return
         with path.open("rb") as file:
             begin = file.read(64)
-        other = what_it_is(begin) if begin else "is empty"
+        other = what_it_is(begin)
         if other is None and not begin.startswith(starts):
             other = "is no PNG file; masks and label maps are PNG, since JPEG and its like change their numbers"
         if other is not None:

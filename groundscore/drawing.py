@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from groundscore.targets import SEG
+
 Colour = tuple[int, int, int]
 
 # Bright enough for a photo, dark enough for white text, and told apart by most colour-blind readers.
@@ -25,8 +27,6 @@ COLOURS: tuple[Colour, ...] = (
 )
 IGNORE_COLOUR: Colour = (150, 150, 150)
 
-_TARGET = re.compile(r"\[SEG\]")
-
 
 def colour_of(target: int) -> Colour:
     """The colour of the target of this index, of its mask and of its `[SEG]` alike."""
@@ -36,7 +36,7 @@ def colour_of(target: int) -> Colour:
 def split_targets(text: str) -> list[tuple[str, int | None]]:
     """An answer cut at its targets: pieces of text with None, and every `[SEG]` with its index from 0."""
     pieces, end = [], 0
-    for number, match in enumerate(_TARGET.finditer(text)):
+    for number, match in enumerate(re.finditer(re.escape(SEG), text)):
         if match.start() > end:
             pieces.append((text[end : match.start()], None))
         pieces.append((match.group(), number))

@@ -15,7 +15,7 @@ import pytest
 
 from dataloaders.batching.collate import Collator, Processor
 from dataloaders.batching.conversation import SYSTEM_TEXT, collapse_targets, conversation_text, expand_targets
-from dataloaders.batching.tokenization import IGNORE_INDEX, GroundingTokenizer
+from dataloaders.batching.tokenization import GroundingTokenizer
 from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
 from model.backbones.llava import LlavaPreparation
@@ -65,7 +65,7 @@ def test_ids_and_labels_are_those_of_the_reference(number):
 
     batch = Collator(processor, packed=number % 2 == 0, max_length=None)([sample_of(turns_of(case))])
 
-    labels = [IGNORE_INDEX] * batch.input_ids.numel()
+    labels = [-100] * batch.input_ids.numel()
     for position, label in zip(batch.label_positions.tolist(), batch.label_ids.tolist()):
         labels[position + 1] = label
     assert batch.input_ids[0].tolist() == case["input_ids"]

@@ -19,7 +19,6 @@ from groundscore.reading import read_bytes, read_json
 from groundscore.targets import REJ, SEG
 
 IMAGE_TOKEN_INDEX = -200
-IGNORE_INDEX = -100
 
 MODEL_FILE = "tokenizer.model"
 CONFIG_FILE = "tokenizer_config.json"
@@ -235,10 +234,12 @@ class GroundingTokenizer:
 
     @property
     def im_start_id(self) -> int | None:
+        """Id of `<im_start>`, None where it is not added yet."""
         return self.added_tokens.get(IM_START)
 
     @property
     def im_end_id(self) -> int | None:
+        """Id of `<im_end>`, None where it is not added yet."""
         return self.added_tokens.get(IM_END)
 
     def __len__(self) -> int:
@@ -264,7 +265,7 @@ class GroundingTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, without `<s>`, `</s>`, `<unk>` and image places.
+        """The text of `ids`, without `<s>`, `</s>`, `<unk>` and image tokens.
 
         A space stands between an added token and its neighbours, except before punctuation: encoding loses it.
         """

@@ -44,9 +44,8 @@ def restricted_unpickle(path: str | Path) -> Any:
         return unpickle_plain(data)
     except Refused as error:
         raise UserError(
-            f"{path} is refused: {error}. Annotations contain lists, dictionaries, text and numbers only; fetch the "
-            "file "
-            "from its official source."
+            f"{path} is refused: {error}. Annotations contain lists, dictionaries, text and numbers only; fetch "
+            "the file from its official source."
         ) from error
     except (ValueError, LookupError, TypeError, struct.error) as error:  # operations that do not fit together
         raise UserError(

@@ -152,7 +152,7 @@ def _read_prediction(content: dict[str, Any], split: str, where: str) -> Predict
 
 def _index(content: dict, key: str, where: str) -> int:
     value = require_integer(content, key, where, remedy=_REMEDY)
-    if value < 0 or isinstance(content[key], bool) or value != content[key]:
+    if value < 0:
         raise UserError(f"{where}: {key!r} should be a number from 0, it is {shown(content[key])}")
     return value
 

@@ -18,19 +18,18 @@ from groundscore.splits.items import (
     too_many,
     unnumbered_entries,
 )
-from groundscore.splits.opening import READERS, Spec, SplitReader, evaluation_set, evaluation_sets
+from groundscore.splits.opening import READERS, SplitReader, evaluation_set, evaluation_sets
 
 __all__ = [
     "READERS",
     "EvaluationItem",
     "EvaluationSet",
     "LeftOut",
-    "Spec",
     "SplitReader",
     "evaluation_set",
     "evaluation_sets",
-    "unnumbered_entries",
     "read_item",
     "spread_items",
     "too_many",
+    "unnumbered_entries",
 ]
