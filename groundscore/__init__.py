@@ -1,1 +1,1 @@
-"""The ground: data sets as they lie on disk, and scores. numpy only, never torch; imports nothing else of ours."""
+"""The ground: data sets as they lie on disk, and scores. On numpy, never torch; imports nothing else of ours."""

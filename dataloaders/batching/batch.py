@@ -151,7 +151,7 @@ class Batch:
     label_positions [K] int64: flat indices into R·T of the positions that predict a labelled token.
     label_ids [K] int64: the token that each of them should predict.
     seg_positions [S, c] int64: flat indices into R·T of the positions that predict the tokens of each `[SEG]` target,
-        ordered by image, conversation and place in the answer.
+        ordered by image, conversation and position in the answer.
     seg_image [S] int64: the image of each.
     rej_positions [J, c] int64, rej_image [J] int64: the same for `[REJ]`.
     target_is_seg: for every image the kinds of its targets in the order in which they are written, True for `[SEG]`.

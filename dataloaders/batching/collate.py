@@ -149,6 +149,10 @@ class Collator:
         return int(self._dropped)
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Returns the batch of the samples.
+
+        Raises `UserError` where the masks of one do not fit its answers, or no conversation fits into `max_length`.
+        """
         layout = _Layout()
         kept: list[Sample] = []
         prepared = []

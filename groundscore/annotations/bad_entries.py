@@ -37,6 +37,7 @@ class Repair:
         return ": ".join(filter(None, (self.file, self.entry, self.reason)))
 
     def to_dict(self) -> dict[str, str]:
+        """Returns content for JSON."""
         return {"file": self.file, "id": self.entry, "reason": self.reason}
 
 
@@ -52,6 +53,7 @@ class BadEntry(UserError):
         self.entry = entry
 
     def to_dict(self) -> dict[str, str]:
+        """Returns content for JSON, in the form of `Repair`."""
         return {"file": self.file, "id": self.entry, "reason": str(self)}
 
     @classmethod

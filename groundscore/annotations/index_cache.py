@@ -130,6 +130,7 @@ class _Index:
         self.is_damaged = False
 
     def build(self, build: Build) -> Tables:
+        """Returns the tables that `build` makes, as they were written."""
         # Times and digests are taken before the sources are parsed: a change in between makes the index stale, not
         # wrong.
         made_of = {str(path): _record(path) for path in self.sources}

@@ -43,6 +43,7 @@ class TypeString:
         self._order = "<"
 
     def set_state(self, _version: Any, order: Any, *_rest: Any) -> None:
+        """Take the byte order of numpy's state of a type; the rest of it is not needed."""
         if order not in ("<", ">", "|", "="):
             raise ValueError(f"the byte order {shown(order)}")
         self._order = ">" if order == ">" else "<"
@@ -63,6 +64,7 @@ class ArrayValues(list):
     """The values of a numpy array, in lists; empty until the state is set."""
 
     def set_state(self, _version: Any, shape: Any, kind: Any, by_columns: Any, raw: Any) -> None:
+        """Take the values of numpy's state of an array: one or two sizes, the `TypeString`, the order and the bytes."""
         if self:
             raise Refused("it sets the state of an array twice")
         self.extend(_nested_lists(raw, kind, shape, "F" if by_columns else "C"))
