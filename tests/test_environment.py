@@ -24,7 +24,7 @@ def tracked_files() -> list[str]:
 
 
 def shell_scripts() -> list[str]:
-    """All but the recipes, which `test_recipes.py` looks at."""
+    """All but the recipes, which `test_scripts.py` looks at."""
     names = [name for name in tracked_files() if name.endswith(".sh") or name == ".ci/run"]
     return [name for name in names if "common.sh" not in name + (ROOT / name).read_text(encoding="utf-8")]
 
