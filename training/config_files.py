@@ -81,8 +81,12 @@ def file_settings(path: Path, parser: FlagParser) -> dict[str, FileSetting]:
     return settings
 
 
-def settings_text(config: TrainingConfig, launch: int) -> str:
-    """A YAML file with every setting of a launch that has a value, by group; `--config` reads it."""
+def settings_text(config: TrainingConfig, launch: int, processes: int) -> str:
+    """A YAML file with every setting of a launch that has a value, by group; `--config` reads it.
+
+    processes: how many the launch has. It is no setting, but the global batch depends on it: the head of the file says
+    it.
+    """
     groups: dict[str, list[str]] = {}
     for name, setting in settings_of(type(config)).items():
         value = getattr(config, name)
@@ -91,7 +95,11 @@ def settings_text(config: TrainingConfig, launch: int) -> str:
             line = yaml.safe_dump({name: value}, allow_unicode=True, width=float("inf"))
             groups.setdefault(setting.group, []).append(line)
     plugin = f" --plugin {config.plugin}" if config.plugin else ""
-    title = f"# Settings of launch {launch}. `train_ds.py --config FILE{plugin}` repeats it; flags beside it win.\n"
+    started = "one process" if processes == 1 else f"{processes} processes"
+    title = (
+        f"# Settings of launch {launch}, on {started}. Started on as many, `train_ds.py --config FILE{plugin}`\n"
+        "# repeats it; flags beside it win.\n"
+    )
     return title + "".join(f"\n# {group}\n{''.join(lines)}" for group, lines in groups.items())
 
 

@@ -264,7 +264,7 @@ def begin_launch(config: TrainingConfig, output: OutputLog, world: World) -> Run
     number = keep_log(output, run_dir, world, command=command)
     if not world.is_main:
         return lock
-    write_text(run_dir / "config.yaml", settings_text(config, number))
+    write_text(run_dir / "config.yaml", settings_text(config, number, world.size))
     if config.memo:
         add_memo(run_dir, number, config.memo)
     for problem in damaged_launches(run_dir):

@@ -60,7 +60,7 @@ def test_the_written_file_repeats_every_setting(file):
     odd += ["--cache_features= ~", "--memo=x"]
     for argv in ([], ["--recipe", RECIPE], ["--recipe", "13b/pixellm"], [*shlex.split(flags), *odd]):
         config = parse_arguments(argv)
-        again = parse_arguments(["--config", file(settings_text(config, launch=1))])
+        again = parse_arguments(["--config", file(settings_text(config, launch=1, processes=2))])
         assert settings_of(again) == settings_of(config)
         assert again.memo == ""  # a note on one launch
 
@@ -151,7 +151,8 @@ def test_a_recipe_that_is_not_there_is_answered_with_near_names(name, near):
 
 
 def test_every_setting_can_stand_in_a_file():
-    text = settings_text(parse_arguments([]), launch=1)
+    text = settings_text(parse_arguments([]), launch=1, processes=2)
+    assert text.startswith("# Settings of launch 1, on 2 processes.")
     written = {line.partition(":")[0] for line in text.splitlines()}
     for name, value in settings_of(parse_arguments([])).items():
         assert (name in written) == (value not in (None, "")), name
