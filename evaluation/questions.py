@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from dataloaders.questions import worded
 from dataloaders.sample import Turn
 from groundscore.errors import UserError
+from groundscore.scoring.metrics import kind_of
 from groundscore.splits import EvaluationItem
 from groundscore.targets import REJ, SEG, TARGET
 
@@ -111,7 +112,7 @@ def ask(item: EvaluationItem, protocol: Protocol, expressions: list[int]) -> Que
     Raises `UserError` where a given answer has not one target for each expression, for MUSE one for each true mask.
     """
     joint = protocol.asks_together(item)
-    separate = item.target_masks is not None and item.dataset.startswith("MultiReasonSeg")
+    separate = item.target_masks is not None and kind_of(f"{item.dataset}|{item.split}") == "muse"
     words = worded(item)
     if joint:
         texts = [(words.joint_prompt, words.joint_answer)]
