@@ -57,14 +57,15 @@ def test_chat_answers_one_question(checkpoint, data, tmp_path, capsys):
 @pytest.mark.parametrize(
     "command",
     [
-        ["eval.py", "--version", "no/such/model", "--dataset_dir", "{data}"],
-        ["eval.py", "--version", "{data}", "--dataset_dir", "{data}"],
+        ["eval.py", "--version", "no/such/model", "--dataset_dir", "{data}", "--log_base_dir", "{tmp}"],
+        ["eval.py", "--version", "{data}", "--dataset_dir", "{data}", "--log_base_dir", "{tmp}"],
         ["chat.py", "--version", "no/such/model"],
         ["chat.py", "--version", "no/such/model", "--image", "{data}/reason_seg/ReasonSeg/val/0.json"],
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(data, tmp_path, command):
-    command = [part.replace("{data}", str(data)) for part in command] + ["--vis_save_path", str(tmp_path)]
+    command = [part.replace("{data}", str(data)).replace("{tmp}", str(tmp_path)) for part in command]
+    command += ["--vis_save_path", str(tmp_path)]
 
     result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=100)
 

@@ -250,9 +250,10 @@ def test_a_sheet_and_images_are_written(loaded, tmp_path):
         (["--val-datsaet", "x"], "did you mean --val_dataset"),
     ],
 )
-def test_wrong_flags_are_explained_before_anything_is_loaded(data, flags, message):
+def test_wrong_flags_are_explained_before_anything_is_loaded(data, tmp_path, flags, message):
+    runs = ["--log_base_dir", str(tmp_path)]
     with pytest.raises(UserError, match=message):
-        eval_script.main(["--version", "x", "--dataset_dir", str(data), *flags])
+        eval_script.main(["--version", "x", "--dataset_dir", str(data), *runs, *flags])
 
 
 def test_a_checkpoint_is_asked_for():
