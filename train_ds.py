@@ -26,15 +26,18 @@ def main(argv: Sequence[str]) -> None:
         return
     with EndAtOnce() as at_once:
         started_by = launchers()
-        from training import run  # torch and DeepSpeed only now, so that --help and a mistyped flag answer at once
+        # torch and DeepSpeed only now, so that --help and a mistyped flag answer at once
+        from training import run
+        from training.building import build
+        from training.preflight import preflight
 
         with run.begun(config, at_once) as launch:
             if config.eval_only:
                 run.evaluate_only(launch)
                 return
-            built = run.build(launch)
+            built = build(launch)
             if config.dry_run:
-                run.try_out(launch, built)
+                preflight(launch, built)
             else:
                 run.train_to_end(launch, built, started_by)
 

@@ -1,7 +1,10 @@
-"""Flags -> model and data, each problem found before training starts."""
+"""Flags -> data, model and engine: `build`, each problem found before training starts."""
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,6 +12,10 @@ from checkpoints import LoadReport, architecture, open_model
 from checkpoints.files import read_config
 from checkpoints.hub import find_model
 from checkpoints.processing import GroundingProcessor
+from checkpoints.runs import Position, read_settings
+from dataloaders.batching.batch import Batch
+from dataloaders.batching.collate import Collator
+from dataloaders.mixture import Mixture
 from groundscore.annotations.bad_entries import Tolerance
 from groundscore.errors import UserError
 from groundscore.reading import read_json, user_path
@@ -19,12 +26,56 @@ from model.lora import add_lora
 from model.outputs import LossWeights
 from model.settings import model_overrides
 from training.config import TrainingConfig
-from training.data import worker_count
+from training.data import PREFETCHED, build_batches, build_data, expected_batch_bytes, worker_count
+from training.engine import engine_of
 from training.loop import Schedule
+from training.memory import shared_memory_warning
+from training.progress import StepMeter
+from training.resuming import checkpoint_to_resume, describe_changes, describe_run, keep_gate
 from training.settings import FLASH_ATTENTION
-from training.trainable import set_trainable, trainable_prefixes
+from training.summaries import describe_data, describe_parameters, describe_training
+from training.trainable import count_parameters, set_trainable, trainable_prefixes
 from training.validation import Validation
 from utils.distributed import World
+from utils.logging import OutputLog
+
+
+@dataclass
+class Launch:
+    """What a launch has before anything is built.
+
+    precision: fp32, bf16 or fp16. output: the captured output; None with `--dry_run`. say: prints on the main rank.
+    """
+
+    config: TrainingConfig
+    world: World
+    precision: str
+    output: OutputLog | None
+    say: Callable[[str], None]
+
+
+@dataclass
+class Built:
+    """All parts of a training.
+
+    checkpoint: the one that is resumed, or None. settings: what checkpoints record of the run, see `describe_run`.
+    workers: data-loading processes of a rank. engine: DeepSpeed's, around the model.
+    """
+
+    engine: Any
+    processor: GroundingProcessor
+    mixture: Mixture
+    collator: Collator
+    schedule: Schedule
+    validation: Validation | None
+    meter: StepMeter
+    settings: dict[str, Any]
+    checkpoint: Path | None
+    workers: int
+
+    def batches_from(self, start: Position, world: World) -> Iterable[Batch]:
+        """The micro-batches of this rank from `start` to the end of training."""
+        return build_batches(self.mixture, self.collator, self.schedule, start, world, self.workers)
 
 
 def check_paths(config: TrainingConfig) -> None:
@@ -189,4 +240,52 @@ def build_validation(config: TrainingConfig, device: torch.device) -> Validation
         workers=worker_count(config.workers, device),
         tolerance=Tolerance(config.skip_bad_samples),
         bad_samples_file=None if config.dry_run else config.bad_samples_file,
+    )
+
+
+def build(launch: Launch) -> Built:
+    """Read the data, then build the model and the engine around it, and print what will be trained and how."""
+    config, world, say = launch.config, launch.world, launch.say
+    schedule = schedule_of(config, world)
+    checkpoint = None if config.dry_run else checkpoint_to_resume(config, config.run_dir, world)
+    if checkpoint is not None:
+        config = launch.config = keep_gate(config, checkpoint)
+
+    # Data first: its errors come sooner.
+    say(f"\nreading {config.dataset_dir}, then {config.version}")
+    validation = None if config.no_eval else build_validation(config, world.device)
+    mixture = build_data(config, schedule)
+    model, processor, report = build_model(config, precision=launch.precision)
+    say(report.whole() if config.debug else report)
+    add_adapters_and_freeze(model, config)
+    settings = describe_run(config, model, launch.precision, world)
+    changes = describe_changes(checkpoint, read_settings(checkpoint), settings) if checkpoint is not None else []
+    for lines in (
+        describe_data(mixture, schedule.samples_per_epoch, validation.sizes() if validation else {}),
+        describe_parameters(count_parameters(model)),
+        describe_training(config, schedule, world, launch.precision),
+        changes,
+        cache_features(model, config),
+    ):
+        if lines:
+            say("\n".join(lines))
+    if config.compile:
+        model.compile_encoders()
+    engine = engine_of(model, config, world, launch.precision)
+
+    workers = worker_count(config.workers, world.device)
+    read_ahead = workers * PREFETCHED * expected_batch_bytes(config, processor)
+    for line in shared_memory_warning(read_ahead, processes=world.size_of_machine):
+        say(line)
+    return Built(
+        engine=engine,
+        processor=processor,
+        mixture=mixture,
+        collator=Collator(processor, packed=config.pack, max_length=config.model_max_length),
+        schedule=schedule,
+        validation=validation,
+        meter=StepMeter(model.config.num_layers, world.device, [family.name for family in mixture.families]),
+        settings=settings,
+        checkpoint=checkpoint,
+        workers=workers,
     )

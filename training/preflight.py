@@ -8,7 +8,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -19,6 +18,7 @@ from dataloaders.batching.collate import Collator
 from dataloaders.mixture import Mixture
 from groundscore.errors import UserError
 from model.grounding import GroundingModel
+from training.building import Built, Launch
 from training.data import PREFETCHED
 from training.engine import BUCKET, whole_weights
 from training.loop import Schedule, train
@@ -33,7 +33,6 @@ from training.memory import (
     shared_memory_warning,
     tensor_memory,
 )
-from training.progress import StepMeter
 from training.summaries import heading, pairs, table
 from training.trainable import count_parameters
 from training.validation import Validation
@@ -179,51 +178,35 @@ def _nothing(position: Position) -> None:
     """Pauses of a dry run leave nothing behind."""
 
 
-def preflight(
-    engine: Any,
-    processor: GroundingProcessor,
-    *,
-    mixture: Mixture,
-    collator: Collator,
-    batches: Iterable[Batch],
-    schedule: Schedule,
-    validation: Validation | None,
-    meter: StepMeter,
-    precision: str,
-    zero_stage: int,
-    workers: int,
-    world: World,
-    say: Callable[[str], None],
-) -> None:
-    """Try everything out and print what memory and time it takes; all ranks take part.
-
-    batches: the micro-batches of training. validation: None without. say: prints on the main process.
-    """
+def preflight(launch: Launch, built: Built) -> None:
+    """Try everything out and print what memory and time it takes; all ranks take part."""
+    world, say, engine, schedule = launch.world, launch.say, built.engine, built.schedule
+    on_gpu = world.device.type == "cuda"
 
     def run(batches: Iterable[Batch], schedule: Schedule, pause: Pause) -> None:
         start, never = schedule.position_at(0), schedule.total_steps
         end = train(
             engine, batches, schedule, start,
-            world=world, meter=meter, print_freq=never, progress=None, records=None, pause=pause,
+            world=world, meter=built.meter, print_freq=never, progress=None, records=None, pause=pause,
         )  # fmt: skip
         if end.step < schedule.total_steps:
             raise UserError("dry run: stopped before its end, as requested")
 
-    largest = find_largest_batch(mixture, collator, schedule.batch_size)
+    largest = find_largest_batch(built.mixture, built.collator, schedule.batch_size)
     say("\n".join(describe_batch(largest)))
     counts = count_parameters(engine.module)
     trainable = sum(count.trainable for count in counts)
     estimate = estimate_memory(
         total=sum(count.total for count in counts),
         trainable=trainable,
-        precision=precision,
-        zero_stage=zero_stage,
+        precision=launch.precision,
+        zero_stage=launch.config.zero_stage,
         world_size=world.size,
         accumulation=schedule.accumulation,
         bucket=min(BUCKET, trainable),
-        overlap=world.device.type == "cuda",
+        overlap=on_gpu,
     )
-    if world.device.type == "cuda":
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats(world.device)
     try:
         run_largest_batch(largest, schedule, run)
@@ -235,14 +218,15 @@ def preflight(
             "share more with --zero_stage and more processes"
         ) from error
     held, peak = tensor_memory(world.device), peak_memory(world.device)
-    read_ahead = workers * PREFETCHED * batch_bytes(largest.batch)
+    read_ahead = built.workers * PREFETCHED * batch_bytes(largest.batch)
     say("\n".join(describe_memory(estimate, held=held, peak=peak, device=world.device, read_ahead=read_ahead)))
     for line in shared_memory_warning(read_ahead, processes=world.size_of_machine):
         say(line)
-    seconds = time_steps(batches, schedule, run)
+    seconds = time_steps(built.batches_from(schedule.position_at(0), world), schedule, run)
     validation_seconds = None
-    if validation:
+    if built.validation:
         with whole_weights(engine):
-            validation_seconds = time_validation(validation, engine.module, processor, world)
+            validation_seconds = time_validation(built.validation, engine.module, built.processor, world)
     say("\n".join(describe_time(schedule, seconds, validation_seconds)))
     say("\ndry run: nothing was written")
+    engine.destroy()

@@ -1,78 +1,26 @@
-"""One launch of `train_ds.py` from its flags to its end: begin, build, then train, try out or evaluate."""
+"""One launch of `train_ds.py`: how it begins, then training from the first step to the last, or evaluation alone."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from checkpoints.processing import GroundingProcessor
-from checkpoints.runs import BEST, Position, Saver, Scores, open_scores, read_settings, resume
+from checkpoints.runs import BEST, Position, Saver, Scores, open_scores, resume
 from checkpoints.runs.restoring import load_trained
-from dataloaders.batching.batch import Batch
-from dataloaders.batching.collate import Collator
-from dataloaders.mixture import Mixture
 from groundscore.annotations.bad_entries import describe_bad_samples
-from training import building, data
+from training import building
+from training.building import Built, Launch
 from training.config import TrainingConfig
-from training.engine import engine_of
 from training.keeper import Keeper, describe_scores, new_progress
 from training.launch import RunLock, begin_launch
-from training.loop import Schedule, train
-from training.memory import shared_memory_warning
-from training.preflight import preflight
-from training.progress import StepMeter
+from training.loop import train
 from training.records import Records
-from training.resuming import (
-    checkpoint_to_resume,
-    describe_changes,
-    describe_global_batch,
-    describe_run,
-    keep_best_apart,
-    keep_gate,
-)
+from training.resuming import describe_global_batch, keep_best_apart
 from training.stopping import EndAtOnce, StopRequest
-from training.summaries import describe_data, describe_parameters, describe_training
-from training.trainable import count_parameters
-from training.validation import Validation
-from utils.distributed import World, join_world, naming_lost_processes
+from utils.distributed import join_world, naming_lost_processes
 from utils.logging import OutputLog
 from utils.processes import ProcessId
 from utils.seeding import preserved_random_state, seed_everything, use_deterministic_algorithms
-
-
-@dataclass
-class Launch:
-    """What a launch has before anything is built.
-
-    precision: fp32, bf16 or fp16. output: the captured output; None with `--dry_run`. say: prints on the main rank.
-    """
-
-    config: TrainingConfig
-    world: World
-    precision: str
-    output: OutputLog | None
-    say: Callable[[str], None]
-
-
-@dataclass
-class Built:
-    """All parts of a training.
-
-    checkpoint: the one that is resumed, or None. settings: what checkpoints record of the run, see `describe_run`.
-    workers: data-loading processes of a rank. engine: DeepSpeed's, around the model.
-    """
-
-    engine: Any
-    processor: GroundingProcessor
-    mixture: Mixture
-    collator: Collator
-    schedule: Schedule
-    validation: Validation | None
-    meter: StepMeter
-    settings: dict[str, Any]
-    checkpoint: Path | None
-    workers: int
 
 
 @contextmanager
@@ -94,79 +42,6 @@ def begun(config: TrainingConfig, at_once: EndAtOnce) -> Iterator[Launch]:
             at_once.at_end.append(begin_launch(config, output, world).release)
         yield Launch(config, world, precision, output, print if world.is_main else lambda text: None)
         world.close()
-
-
-def build(launch: Launch) -> Built:
-    """Read the data, then build the model and the engine around it, and print what will be trained and how."""
-    config, world, say = launch.config, launch.world, launch.say
-    schedule = building.schedule_of(config, world)
-    checkpoint = None if config.dry_run else checkpoint_to_resume(config, config.run_dir, world)
-    if checkpoint is not None:
-        config = launch.config = keep_gate(config, checkpoint)
-
-    # Data first: its errors come sooner.
-    say(f"\nreading {config.dataset_dir}, then {config.version}")
-    validation = None if config.no_eval else building.build_validation(config, world.device)
-    mixture = data.build_data(config, schedule)
-    model, processor, report = building.build_model(config, precision=launch.precision)
-    say(report.whole() if config.debug else report)
-    building.add_adapters_and_freeze(model, config)
-    settings = describe_run(config, model, launch.precision, world)
-    changes = describe_changes(checkpoint, read_settings(checkpoint), settings) if checkpoint is not None else []
-    for lines in (
-        describe_data(mixture, schedule.samples_per_epoch, validation.sizes() if validation else {}),
-        describe_parameters(count_parameters(model)),
-        describe_training(config, schedule, world, launch.precision),
-        changes,
-        building.cache_features(model, config),
-    ):
-        if lines:
-            say("\n".join(lines))
-    if config.compile:
-        model.compile_encoders()
-    engine = engine_of(model, config, world, launch.precision)
-
-    workers = data.worker_count(config.workers, world.device)
-    read_ahead = workers * data.PREFETCHED * data.expected_batch_bytes(config, processor)
-    for line in shared_memory_warning(read_ahead, processes=world.size_of_machine):
-        say(line)
-    return Built(
-        engine=engine,
-        processor=processor,
-        mixture=mixture,
-        collator=Collator(processor, packed=config.pack, max_length=config.model_max_length),
-        schedule=schedule,
-        validation=validation,
-        meter=StepMeter(model.config.num_layers, world.device, [family.name for family in mixture.families]),
-        settings=settings,
-        checkpoint=checkpoint,
-        workers=workers,
-    )
-
-
-def batches_from(start: Position, launch: Launch, built: Built) -> Iterable[Batch]:
-    """The micro-batches of this rank from `start` to the end of training."""
-    return data.build_batches(built.mixture, built.collator, built.schedule, start, launch.world, built.workers)
-
-
-def try_out(launch: Launch, built: Built) -> None:
-    """`--dry_run`: print what memory and time the run needs; see `preflight.py`."""
-    preflight(
-        built.engine,
-        built.processor,
-        mixture=built.mixture,
-        collator=built.collator,
-        batches=batches_from(built.schedule.position_at(0), launch, built),
-        schedule=built.schedule,
-        validation=built.validation,
-        meter=built.meter,
-        precision=launch.precision,
-        zero_stage=launch.config.zero_stage,
-        workers=built.workers,
-        world=launch.world,
-        say=launch.say,
-    )
-    built.engine.destroy()
 
 
 def train_to_end(launch: Launch, built: Built, launchers: Sequence[ProcessId]) -> None:
@@ -207,7 +82,7 @@ def train_to_end(launch: Launch, built: Built, launchers: Sequence[ProcessId]) -
                 keeper.validate(start, checkpoint)
         position = train(
             built.engine,
-            batches_from(start, launch, built),
+            built.batches_from(start, world),
             schedule,
             start,
             world=world,

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from groundscore.errors import UserError, printable, run_main
-from utils.tracking.history import META, describe, difference, earlier_manifests, launches, read_manifest, restore
+from utils.logging import META
+from utils.tracking.history import describe, difference, earlier_manifests, launches, read_manifest, restore
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -26,6 +26,7 @@ from groundscore.schema import (
     text,
     whole,
 )
+from utils.logging import META
 
 _FILE = record({"sha256": text, "bytes": whole(0), "launch": whole(1), "stored_as": text})
 _GIT = record({"commit": text, "branch": text, "uncommitted": list_of(text)})
@@ -52,7 +53,6 @@ _MANIFEST = record(
         "files": mapping(_FILE),
     }
 )
-META = "meta"
 MANIFEST = "manifest.json"
 FILES = "files"
 
