@@ -1,90 +1,115 @@
 """A remedy names a flag that the program has which says it."""
 
 import ast
+import functools
 import re
-from pathlib import Path
 
 import app
 import chat
 import eval as eval_script
 import merge_lora_weights
+from tests.test_floors import MODULES, ROOT, imported
 from training.arguments import build_parser as training_parser
 
-ROOT = Path(__file__).parents[1]
 PARSERS = {
-    "train_ds.py": training_parser(),
-    "eval.py": eval_script.build_parser(),
-    "chat.py": chat.build_parser(),
-    "app.py": app.build_parser(),
-    "merge_lora_weights.py": merge_lora_weights.build_parser(),
+    "train_ds": training_parser(),
+    "eval": eval_script.build_parser(),
+    "chat": chat.build_parser(),
+    "app": app.build_parser(),
+    "merge_lora_weights": merge_lora_weights.build_parser(),
 }
 FLAGS = {
     name: {flag for action in parser._actions for flag in action.option_strings} for name, parser in PARSERS.items()
 }
-ASKING = {"eval.py", "chat.py", "app.py"}
+FILES = {module: path.relative_to(ROOT).as_posix() for module, path in MODULES.items()}
+ASKING = {"eval", "chat", "app"}
 
-# Which programs run the code of a file; the longest beginning of its path counts.
-RUN_BY = {
-    "dataloaders": set(FLAGS) - {"merge_lora_weights.py"},
-    "dashboard": {"app.py"},
-    "groundscore": set(FLAGS) - {"merge_lora_weights.py"},
-    "checkpoints": set(FLAGS),
-    "checkpoints/runs": {"train_ds.py"},
-    "inference": ASKING,
-    "model": set(FLAGS),
-    "utils": set(FLAGS),
-    "inference/session.py": ASKING,
-    "inference/many_questions.py": {"chat.py"},
-    "inference/terminal.py": {"chat.py"},
-    "inference/prompt_files.py": {"chat.py"},
-    "evaluation": {"eval.py"},
-    "evaluation/running.py": {"eval.py", "train_ds.py"},
-    "groundscore/scoring": {"eval.py"},
-    # Only training has families of data, packs rows and builds a model of parts.
-    "groundscore/annotations/bad_entries.py": {"train_ds.py", "eval.py"},
-    "dataloaders/mixture.py": {"train_ds.py"},
-    "dataloaders/settings.py": {"train_ds.py"},
-    "dataloaders/families": {"train_ds.py"},
-    "model/backbones": {"train_ds.py"},
-    "model/lora.py": {"train_ds.py"},
-    "model/systems/uground.py": {"train_ds.py"},
-    "checkpoints/loading.py": {"train_ds.py"},
+# Of the programs that import a file, those that can come to its errors that name flags; by the beginning of its path.
+ONLY = {
+    "checkpoints/loading.py": {"train_ds"},
+    "checkpoints/merging.py": {"merge_lora_weights"},
     "checkpoints/quantizing.py": ASKING,
-    "checkpoints/writing.py": {"merge_lora_weights.py"},
-    "utils/distributed.py": {"train_ds.py", *ASKING},
-    "model/feature_cache.py": {"train_ds.py"},
-    "training": {"train_ds.py"},
+    "checkpoints/runs": {"train_ds"},
+    "checkpoints/writing.py": {"merge_lora_weights"},
+    "dataloaders/families": {"train_ds"},  # app.py draws only from the sets that it has found
+    "dataloaders/settings.py": {"train_ds"},
+    "evaluation/batches.py": {"eval"},
+    "evaluation/records.py": {"eval"},
+    "groundscore/annotations/bad_entries.py": {"train_ds", "eval"},
+    "model/backbones": {"train_ds"},
+    "model/feature_cache.py": {"train_ds"},
+    "model/lora.py": {"train_ds"},
+    "model/systems/uground.py": {"train_ds"},
+    "utils/distributed.py": {"train_ds", *ASKING},
 }
-OTHERS = ("dataloaders/inspect.py", "utils/tracking", "checkpoints/merging.py", "checkpoints/merging.py")
+# Programs with flags of their own.
+OTHER_PROGRAMS = ("benchmarks/", "miniature/", "dataloaders/inspect.py", "utils/tracking/")
 # Phrased by the caller: the default is what training says.
 PHRASED_BY_THE_CALLER = {("dataloaders/batching/collate.py", "--model_max_length")}
 
 
 def named_flags() -> list[tuple[str, int, str]]:
-    """File, line and name of every flag in the texts of errors."""
+    """Module, line and name of every flag in the texts of errors."""
     found = []
-    for folder in sorted({place.partition("/")[0] for place in RUN_BY}):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            name = path.relative_to(ROOT).as_posix()
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Raise) and not name.startswith(OTHERS):
-                    texts = [each for each in ast.walk(node) if isinstance(each, ast.Constant)]
-                    found += [
-                        (name, text.lineno, flag)
-                        for text in texts
-                        if isinstance(text.value, str)
-                        for flag in re.findall(r"(?<!build\.sh )--[a-z]\w+", text.value)
-                    ]
+    for module, path in MODULES.items():
+        if FILES[module].startswith(OTHER_PROGRAMS):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise):
+                texts = [each for each in ast.walk(node) if isinstance(each, ast.Constant)]
+                found += [
+                    (module, text.lineno, flag)
+                    for text in texts
+                    if isinstance(text.value, str)
+                    for flag in re.findall(r"(?<!build\.sh )--[a-z]\w+", text.value)
+                ]
     return found
+
+
+@functools.cache
+def imported_by(program: str) -> set[str]:
+    """The modules of ours that a program imports, itself or through others."""
+    found, waiting = set(), [program]
+    if program == "app":  # imports its tabs by name
+        waiting += [module for module in MODULES if module.startswith("dashboard.")]
+    while waiting:
+        module = waiting.pop()
+        if module in MODULES and module not in found:
+            found.add(module)
+            waiting += [*imported(MODULES[module]), module.rpartition(".")[0]]
+    return found
+
+
+def importing(module: str) -> set[str]:
+    """The programs that import a module."""
+    return {program for program in FLAGS if module in imported_by(program)}
+
+
+def exception_of(module: str) -> str | None:
+    """The key of `ONLY` that a module falls under."""
+    return next((place for place in ONLY if FILES[module].startswith(place)), None)
 
 
 def test_every_flag_in_a_message_exists_where_the_message_is_said():
     found = named_flags()
-    assert len(found) > 40
+    assert len(found) > 90
     wrong = []
-    for name, line, flag in found:
-        programs = RUN_BY[max((place for place in RUN_BY if name.startswith(place)), key=len)]
+    for module, line, flag in found:
+        exception = exception_of(module)
+        programs = importing(module) if exception is None else ONLY[exception]
+        assert programs, f"no program imports {FILES[module]}"
         missing = sorted(program for program in programs if flag not in FLAGS[program])
-        if missing and (name, flag) not in PHRASED_BY_THE_CALLER:
-            wrong.append(f"{name}:{line} says {flag}, which {', '.join(missing)} has not")
+        if missing and (FILES[module], flag) not in PHRASED_BY_THE_CALLER:
+            wrong.append(f"{FILES[module]}:{line} says {flag}, which {', '.join(missing)} has not")
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_exception_is_needed():
+    """It leaves out programs that import the file and lack a flag that it names."""
+    needed = {
+        exception_of(module)
+        for module, _, flag in named_flags()
+        for program in importing(module)
+        if flag not in FLAGS[program]
+    }
+    assert needed >= set(ONLY)
