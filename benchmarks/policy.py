@@ -225,7 +225,7 @@ def learn(case: GateCase, *, steps: int, advantage: float, seed: int) -> Learned
         case.layers, case.width, gate=case.gate, estimator=case.estimator, samples=4, reward="target", baseline="ema",
         beta=1.0, critic_width=1,
     )  # fmt: skip
-    optimizer = torch.optim.AdamW([policy.gate], betas=(0.9, 0.95), weight_decay=0.0, eps=GATE_EPSILON)
+    optimizer = torch.optim.AdamW(policy.parameters(), betas=(0.9, 0.95), weight_decay=0.0, eps=GATE_EPSILON)
     for step in range(1, steps + 1):
         optimizer.param_groups[0]["lr"] = case.lr * min(1.0, step / WARM_UP)
         chosen = torch.randint(KNOWN_TARGETS, (TARGETS,))

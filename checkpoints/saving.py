@@ -27,6 +27,7 @@ from checkpoints.writing import (
 from groundscore.errors import UserError
 from groundscore.writing import write_json
 from model.grounding import GroundingModel
+from model.policy import CONTEXT_GATE
 
 SHARD_BYTES = 5 * 10**9
 
@@ -88,6 +89,8 @@ def export_reference(
     vision_tower: where the reference shall find CLIP. What the reference keeps outside its checkpoints (the running
     reward) is lost. tensors, progress, check: as in `save_model`.
     """
+    if model.system.uses_policy and model.config.gate == CONTEXT_GATE:
+        raise UserError(f"the reference has no --gate {CONTEXT_GATE}; export this checkpoint in our own layout")
     ours = in_memory(model.state_dict()) if tensors is None else tensors
     _check_merged(ours)
     state = {to_reference(name): tensor for name, tensor in ours.items()}

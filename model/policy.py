@@ -1,7 +1,7 @@
 """The stochastic skip connection: a policy that picks, for every `[SEG]` token, which hidden state is used.
 
-Legend: S targets, L+1 hidden states, D width, K layers of each target that are scored. The gate starts at zero, so
-training starts from a uniform choice.
+Legend: S targets, L+1 hidden states, D width, K layers of each target that are scored, H width of a context gate. The
+gate starts at zero, so training starts from a uniform choice.
 
 The policy's loss has the gradient of minus the expected reward, the mean over targets of Σ_l π(l) r(l), or an unbiased
 estimate of it. A reward is minus the loss of a layer's similarity map, and that map is one dot product away, so that
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
-REFERENCE_GATE, NORMALIZED_GATE = GATES = ("reference", "normalized")
+REFERENCE_GATE, NORMALIZED_GATE, CONTEXT_GATE = GATES = ("reference", "normalized", "context")
 ESTIMATORS = ("sample", "leave_one_out", "expected")
 BASELINES = ("ema", "critic", "none")
 REWARD_DECAY = 0.9
@@ -50,6 +50,33 @@ def draw_layers(probabilities: Tensor, number: int) -> Tensor:
     return (probabilities.unsqueeze(1) / probabilities.new_empty(shape).exponential_()).argmax(dim=2)
 
 
+def normalized(states: Tensor) -> Tensor:
+    """h / ‖h‖₁ of states [..., D], float32."""
+    return F.normalize(states.float(), p=1, dim=-1)
+
+
+class ContextGate(nn.Module):
+    """Logits of the layers from all states of a target together: W tanh(V x + b) / H.
+
+    x [(L+1) · D]: the states h[l] / ‖h[l]‖₁ side by side, divided by L+1, so that ‖x‖₁ = 1. A step of Adam at rate lr
+    then moves the input of a hidden unit by at most lr through V and lr through b, and a logit by at most lr through W,
+    whatever the width, the depth and the size of the states. V is drawn so large that the hidden units differ from the
+    start; W is zero.
+    """
+
+    def __init__(self, num_layers: int, width: int, hidden: int):
+        super().__init__()
+        inputs = num_layers * width
+        self.inward = nn.Parameter(torch.randn(hidden, inputs) * inputs**0.5)
+        self.bias = nn.Parameter(torch.zeros(hidden))
+        self.outward = nn.Parameter(torch.zeros(num_layers, hidden))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Logits float32 [S, L+1] of states [S, L+1, D]."""
+        hidden = F.linear(normalized(states).flatten(1) / states.shape[1], self.inward.float(), self.bias.float())
+        return F.linear(hidden.tanh(), self.outward.float()) / len(self.bias)
+
+
 class LayerPolicy(nn.Module):
     """π(l) = softmax over l of ⟨x[l], W[l]⟩, with what its loss needs.
 
@@ -57,7 +84,8 @@ class LayerPolicy(nn.Module):
         entry of W by about the learning rate, in the direction that the gradient's sign says, so that one step moves a
         logit by up to lr · ‖x‖₁. For h itself that is lr times width times mean size of the entries: 1,200 at lr 3e-4,
         width 4096 and size 1 turn noise into certainty within a few steps. With ‖x‖₁ = 1 it is lr, whatever the width
-        and the size of the states: `--policy_lr` is the most that a step changes a logit.
+        and the size of the states: `--policy_lr` is the most that a step changes a logit. "context": the logit of every
+        layer depends on the states of all of them, see `ContextGate`, whose width is `gate_width`.
     estimator: see the head of this file; samples: K of leave_one_out, at least 2.
     reward: "target", every target has its own, or "batch", one for all targets of a micro-batch together.
     baseline: of the estimator `sample` alone. "ema" is a running mean of the reward, "critic" predicts the reward from
@@ -78,6 +106,7 @@ class LayerPolicy(nn.Module):
         baseline: str,
         beta: float,
         critic_width: int,
+        gate_width: int = 64,
     ):
         super().__init__()
         for name, value, known in (
@@ -95,13 +124,16 @@ class LayerPolicy(nn.Module):
                 f'reward: "batch" needs the estimator "sample"; {estimator} scores every target separately'
             )
         self.num_layers = num_layers
-        self.normalized = gate == NORMALIZED_GATE
+        self.form = gate
         self.estimator = estimator
         self.samples = samples
         self.reward = reward
         self.baseline = baseline
         self.beta = beta
-        self.gate = nn.Parameter(torch.zeros(num_layers, width))
+        if gate == CONTEXT_GATE:
+            self.gate = ContextGate(num_layers, width, gate_width)
+        else:
+            self.gate = nn.Parameter(torch.zeros(num_layers, width))
         if baseline == "critic":
             self.critic = nn.Sequential(nn.Linear(num_layers, critic_width), nn.ReLU(), nn.Linear(critic_width, 1))
         # 0 also says that no reward was seen yet: rewards are negative.
@@ -110,8 +142,10 @@ class LayerPolicy(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """The logarithms of π, float32 [S, L+1], from states [S, L+1, D], which get no gradient."""
         states = states.detach()
-        if self.normalized:
-            logits = torch.einsum("sld,ld->sl", F.normalize(states.float(), p=1, dim=2), self.gate.float())
+        if self.form == CONTEXT_GATE:
+            logits = self.gate(states)
+        elif self.form == NORMALIZED_GATE:
+            logits = torch.einsum("sld,ld->sl", normalized(states), self.gate.float())
         else:
             logits = torch.einsum("sld,ld->sl", states, self.gate.to(states.dtype))
         return logits.float().log_softmax(dim=1)

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from checkpoints.runs.resharding import GATE
+from checkpoints.runs.resharding import is_gate
 from groundscore.errors import UserError
+from model.policy import REFERENCE_GATE
 from training.config import TrainingConfig
 from utils.distributed import World
 
@@ -102,7 +103,7 @@ def gate_learning_rate(model: nn.Module, policy_lr: float | None) -> float | Non
             what = model.config.system if not model.system.uses_policy else "--mode 1"
             raise UserError(f"--policy_lr {policy_lr}: {what} trains no policy; leave it out")
         return None
-    return POLICY_LR if policy_lr is None and model.config.gate == "normalized" else policy_lr
+    return POLICY_LR if policy_lr is None and model.config.gate != REFERENCE_GATE else policy_lr
 
 
 def build_optimizer(
@@ -115,8 +116,8 @@ def build_optimizer(
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     groups = [{"params": list(trained.values())}]
     if policy_lr is not None:
-        gate = trained.pop(GATE)
-        groups = [{"params": list(trained.values())}, {"params": [gate], "lr": policy_lr, "eps": GATE_EPSILON}]
+        gate = [trained.pop(name) for name in list(trained) if is_gate(name)]
+        groups = [{"params": list(trained.values())}, {"params": gate, "lr": policy_lr, "eps": GATE_EPSILON}]
     return TrainingOptimizer(groups, lr=lr, betas=betas, weight_decay=0.0, fused=fused)
 
 

@@ -83,7 +83,12 @@ def optimizer_of(engine: Any) -> torch.optim.Optimizer:
 
 def _in_groups(names: Iterable[str], groups: int) -> list[str]:
     """The names of the trained parameters in the order of the optimizer's groups; see `GATE`."""
-    return sorted(names, key=lambda name: groups > 1 and name == GATE)
+    return sorted(names, key=lambda name: groups > 1 and is_gate(name))
+
+
+def is_gate(name: str) -> bool:
+    """Whether a parameter is of the policy's gate: one tensor, or those of a context gate."""
+    return name == GATE or name.startswith(f"{GATE}.")
 
 
 def _rank_of(file: Path) -> int:

@@ -39,11 +39,14 @@ class UGroundSettings:
     gate: str = option(
         "reference",
         "policy",
-        "what the policy sees: normalized states, or the reference's raw ones, with which it learns faster the "
-        "wider the LLM is",
+        "what the policy sees of a layer: its normalized state, the normalized states of all layers (context), or the "
+        "reference's raw one, with which it learns faster the wider the LLM is",
         default_text="normalized for a policy that starts here, otherwise the checkpoint's",
-        choices=("normalized", "reference"),
+        choices=("normalized", "context", "reference"),
         stored=True,
+    )
+    gate_hidden_dim: int = option(
+        64, "policy", "width of the context gate's hidden layer", check=whole(1, 2**17), on_resume=FIXED, stored=True
     )
     estimator: str = option(
         "leave_one_out",
@@ -93,8 +96,8 @@ class UGroundSettings:
     policy_lr: float | None = option(
         None,
         "policy",
-        "highest learning rate of the policy's gate: with --gate normalized the most by which a step changes a layer's "
-        "logit",
+        "highest learning rate of the policy's gate: with --gate normalized and context the most by which a step "
+        "changes a layer's logit",
         default_text="0.1; with --gate reference that of --lr",
         check=above(0),
     )
@@ -148,6 +151,7 @@ class UGround(System):
                 baseline=config.baseline_type,
                 beta=config.baseline_beta,
                 critic_width=config.critic_hidden_dim,
+                gate_width=config.gate_hidden_dim,
             )
         except ValueError as error:
             raise UserError(str(error)) from None
