@@ -8,6 +8,7 @@ Legend: n images of one shape, H W original size, S side of a square, h w rows a
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -112,3 +113,51 @@ def image_cells(sizes: list[tuple[int, int]], side: int, grid: tuple[int, int], 
     """bool [n, h · w], True where the top left pixel of a cell of the square is image (nearest resampling)."""
     rows, columns = (torch.arange(cells, device=device) * side // cells for cells in grid)
     return image_area(sizes, side, device)[:, rows][:, :, columns].flatten(1)
+
+
+# --- grids on images -------------------------------------------------------------------------------------------------
+
+
+def spread_cells(values: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
+    """[m, H, W]: values [m, a, b] of equal parts of a grid on its image, bilinear between the centres of these parts.
+
+    geometry: with centres of its cells; a, b: rows and columns of the grid, or any other numbers of parts of it.
+    Beyond the outermost centres the image has their values.
+    """
+    rows, columns = (
+        _line_weights(part_centres(centres, parts), length).to(values.dtype)
+        for centres, parts, length in zip(
+            (geometry.row_centres, geometry.column_centres), values.shape[1:], size, strict=True
+        )
+    )
+    return rows @ values @ columns.T
+
+
+def part_centres(centres: Tensor, parts: int) -> Tensor:
+    """Centres [parts] of so many equal parts of a line of cells whose own centres [n] are given."""
+    cells = len(centres)
+    if parts == cells:
+        return centres
+    along = (torch.arange(parts, device=centres.device) + 0.5) * (cells / parts)
+    return centres_at(centres, along)
+
+
+def centres_at(centres: Tensor, along: Tensor) -> Tensor:
+    """Pixels that lie so many cells along a line of cells, whose centres [n] lie at 0.5, 1.5, … cells.
+
+    Beyond the outermost centres the line goes on as between the last two; a single cell has no extent.
+    """
+    if len(centres) == 1:
+        return centres.expand_as(along)
+    before = (along - 0.5).floor().long().clamp(0, len(centres) - 2)
+    return torch.lerp(centres[before], centres[before + 1], along - 0.5 - before)
+
+
+def _line_weights(centres: Tensor, length: int) -> Tensor:
+    """float32 [length, n]: by how much each of n points on a line of pixels counts for each pixel."""
+    pixels = (torch.arange(length, device=centres.device) + 0.5).unsqueeze(1)  # [length, 1]
+    if len(centres) == 1:
+        return torch.ones_like(pixels)
+    share = (pixels - centres[:-1]) / centres.diff()  # [length, n - 1], of the way from a point to the next
+    share = share.clamp(0, 1)
+    return F.pad(share, (1, 0), value=1.0) - F.pad(share, (0, 1), value=0.0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dataloaders.batching.batch import Geometry
 from model.decoders.base import INSIDE, NEITHER, OUTSIDE
-from model.images import round_half_up
+from model.images import centres_at, part_centres, round_half_up
 from model.similarity import map_on_image, normalize_scores
 
 REACH = 5  # exp(-5²) is below float32's precision beside 1
@@ -61,6 +61,9 @@ def points_on_image(
 
     def on_image(cells: Tensor) -> Tensor:
         x, y = cells.unbind(-1)
+        if geometry.row_centres is not None:
+            lines = (part_centres(geometry.column_centres, columns), part_centres(geometry.row_centres, rows))
+            return torch.stack([centres_at(lines[0], x), centres_at(lines[1], y)], dim=-1)
         return torch.stack([x * (width / columns) + left, y * (height / rows) + top], dim=-1)
 
     if rule.space == "grid":

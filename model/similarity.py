@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dataloaders.batching.batch import Geometry
-from model.images import fitted_size, round_half_up
+from model.images import fitted_size, round_half_up, spread_cells
 
 REFERENCE_SIDE = 336  # the square through which the reference implementation resamples, whatever the CLIP size
 
@@ -39,8 +39,10 @@ def normalize_scores(scores: Tensor) -> Tensor:
 
 
 def map_on_image(scores: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
-    """The map [m, H, W] of scores [m, P] on an image of `size`; 0 where the grid does not reach."""
+    """The map [m, H, W] of scores [m, P] on an image of `size`; 0 where the pixels that were encoded do not reach."""
     cells = scores[:, : geometry.cells].unflatten(1, (1, *geometry.grid))  # [m, 1, h, w]
+    if geometry.row_centres is not None:
+        return spread_cells(cells.squeeze(1), geometry, size)
     top, left, height, width = geometry.window
     if not geometry.padded:
         window = _resized(cells, (height, width)).squeeze(1)

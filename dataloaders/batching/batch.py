@@ -30,8 +30,12 @@ class Geometry:
     window: (top, left, height, width) of what the prepared pixels cover, in pixels of the original image.
     padded: the window is the image and padding right of it and below; otherwise it lies on the image.
     grid: (rows, columns) of the cells that the pixels are encoded to.
-    tokens: image tokens that the LLM reads, of which the first rows · columns are the cells in raster order; 0 for
-        the images of a mask decoder.
+    tokens: image tokens that the LLM reads, of which the first rows · columns are the cells in raster order unless
+        `cell_tokens` says otherwise; 0 for the images of a mask decoder.
+    tiles: (rows, columns) of the squares that the pixels are cut into, for an encoder of tiles.
+    cell_tokens: int64 [rows · columns], which of the tokens each cell is, in raster order; None for the first ones.
+    row_centres, column_centres: float32 [rows] and [columns], where the centres of the cells lie, in pixels of the
+        original image; None where the cells fill the window evenly.
     """
 
     size: tuple[int, int]
@@ -39,6 +43,10 @@ class Geometry:
     padded: bool
     grid: tuple[int, int]
     tokens: int = 0
+    tiles: tuple[int, int] = (1, 1)
+    cell_tokens: Tensor | None = None
+    row_centres: Tensor | None = None
+    column_centres: Tensor | None = None
 
     @property
     def cells(self) -> int:
@@ -47,7 +55,8 @@ class Geometry:
 
     def as_padded(self, size: tuple[int, int]) -> "Geometry":
         """The same where the pixels are taken for those of an image of `size`, (H, W), padded to a square."""
-        return replace(self, window=(0, 0, max(size), max(size)), padded=True)
+        window = (0, 0, max(size), max(size))
+        return replace(self, window=window, padded=True, row_centres=None, column_centres=None)
 
 
 # From an image uint8 [H, W, 3] to what an encoder takes, a tensor of any shape, and its geometry.
@@ -126,9 +135,8 @@ def place_images(
         geometry, begin = images.geometries[image], row * length + start
         positions.append(torch.arange(begin, begin + geometry.tokens))
         tokens.append(torch.arange(first[image], first[image] + geometry.tokens))
-        own = torch.arange(begin, begin + most)
-        own[geometry.cells :] = begin
-        cells.append(own)
+        own = begin + (torch.arange(geometry.cells) if geometry.cell_tokens is None else geometry.cell_tokens)
+        cells.append(torch.cat([own, own[:1].expand(most - len(own))]))
     return {
         "image_positions": torch.cat(positions),
         "image_tokens": torch.cat(tokens),

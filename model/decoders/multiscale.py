@@ -21,6 +21,7 @@ from transformers.models.sam.modeling_sam import (
 from dataloaders.batching.batch import Geometry
 from model.decoders.base import MaskDecoder
 from model.decoders.sam import DECODER_LAYER_NORM_EPS, grid_positions, no_mask
+from model.images import spread_cells
 
 MASK_TOKENS = 4
 FUSED_SIDE = 128  # masks of all scales are fused at this side, whatever their own (a constant of the reference)
@@ -73,6 +74,8 @@ class MultiScaleDecoder(MaskDecoder):
         masks = logits.float().unsqueeze(1)
         if len(masks) == 0:
             return masks.new_zeros((0, *size))
+        if geometry.row_centres is not None:
+            return spread_cells(masks.squeeze(1), geometry, size)
         if geometry.padded:
             side = max(geometry.size)
             masks = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)
