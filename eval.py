@@ -2,7 +2,7 @@
 
     python eval.py --version runs/quickstart/hf --dataset_dir dataset --val_dataset "ReasonSeg|val||refcoco|unc|val"
     python eval.py --predictions FILE.jsonl --dataset_dir dataset --val_dataset "ReasonSeg|val"
-    python eval.py --compare A.json B.json
+    python eval.py --compare A.json B.json [C.json …]
 
 Without `--val_dataset` a terminal shows a menu. Several processes share the images: start it with
 `torchrun --nproc_per_node N eval.py …`. docs/evaluation.md defines protocols and scores.
@@ -74,6 +74,12 @@ def build_parser() -> FlagParser:
         help="expressions at a time; an image with more is split",
     )
     group.add_argument("--workers", type=count, metavar="N", help="processes that load images (GPU: 4, CPU: 0)")
+    group.add_argument(
+        "--selected_on",
+        metavar="SPLITS",
+        help="splits joined by || by whose scores this model or a setting was chosen: recorded, and shown in the table "
+        "(default: what a run records of its best checkpoint)",
+    )
     group = parser.add_argument_group("results")
     group.add_argument("--log_base_dir", type=Path, default="./runs", metavar="DIR", help="directory of all runs")
     group.add_argument("--exp_name", metavar="RUN", help="run that the report belongs to (default: from --version)")
@@ -96,7 +102,9 @@ def build_parser() -> FlagParser:
     )
     group = parser.add_argument_group("without a model")
     group.add_argument("--predictions", type=Path, metavar="FILE", help="score these saved predictions (.jsonl)")
-    group.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="compare two reports, image by image")
+    group.add_argument(
+        "--compare", type=Path, nargs="+", metavar="REPORT", help="compare two or more reports, image by image"
+    )
     return parser
 
 

@@ -83,7 +83,10 @@ class _Task:
             "command": ["eval.py", *self.argv],
             "versions": {name: metadata.version(name) for name in PACKAGES},
         }
-        return Report(header | beside, flags.answer == "both", flags.gres_reference, flags.bootstrap)
+        selected_on = flags.selected_on or (_selected_on(flags.version) if flags.version else None)
+        return Report(
+            header | beside, flags.answer == "both", flags.gres_reference, flags.bootstrap, selected_on=selected_on
+        )
 
     def write(self, report: Report, step: int) -> None:
         """Writes and prints everything but answered samples; step: of the TensorBoard points."""
@@ -199,6 +202,13 @@ def _describe_checkpoint(flags: Namespace, model: GroundingModel, weights: str |
         "device": model.device.type,
         "sha256": weights,
     }
+
+
+def _selected_on(version: str) -> str | None:
+    """The split that a run chose its best checkpoint by, where that is what is scored; None for anything else."""
+    from checkpoints.runs import is_run, resolve_checkpoint, selected_on
+
+    return selected_on(resolve_checkpoint(Path(version))) if is_run(Path(version)) else None
 
 
 def _trained_steps(version: str) -> int:

@@ -35,7 +35,7 @@ from checkpoints.runs.finding import (
 )
 from checkpoints.runs.resuming import load_trained_weights, resume, trained_weights
 from checkpoints.runs.saver import Saver, copy_checkpoint, save_checkpoint
-from checkpoints.runs.scores import Scores, open_scores, scores_at
+from checkpoints.runs.scores import Scores, open_scores, scores_at, selected_on
 
 __all__ = [
     "BEST",
@@ -61,6 +61,7 @@ __all__ = [
     "resume",
     "save_checkpoint",
     "scores_at",
+    "selected_on",
     "trained_weights",
     "verify_checkpoint",
 ]

@@ -155,6 +155,14 @@ def scores_at(checkpoint: Path) -> dict[str, dict[str, float | None]] | None:
     return None
 
 
+def selected_on(checkpoint: Path) -> str | None:
+    """The split by whose scores a run chose this checkpoint; None where it is not the best of a run, or not known."""
+    if checkpoint.parent.name != BEST:
+        return None
+    stored = _read_stored(checkpoint)
+    return stored["best"]["split"] if stored is not None and stored["best"] is not None else None
+
+
 def _rank(scores: dict[str, float | None]) -> tuple[float, ...]:
     """By cIoU, then gIoU; a score that nothing was there for is the worst."""
     return tuple(-1.0 if scores[name] is None else scores[name] for name in RANKED)

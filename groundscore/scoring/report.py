@@ -61,12 +61,14 @@ class Report:
 
     header: what the report says besides. nested: every split has an object for each answer (`--answer both`).
     gres_reference, bootstrap: see `score_split`. failed: a split could not be scored.
+    selected_on: the splits, joined by "||", by whose scores the model was chosen; None where nobody has said.
     """
 
     header: dict[str, Any]
     nested: bool = False
     gres_reference: bool = False
     bootstrap: int = 1000
+    selected_on: str | None = None
     splits: dict[str, dict] = field(default_factory=dict)
     failed: bool = False
     _counted: list[tuple[str, str, SplitCounts]] = field(default_factory=list)
@@ -77,6 +79,8 @@ class Report:
         left_out = [one.to_dict() for one in counts.left_out]
         scores |= {"left_out": len(left_out), "repaired": len(counts.repaired)}
         scores |= {"left_out_entries": left_out, "repaired_entries": counts.repaired}
+        if self.selected_on:
+            protocol = protocol | {"selected_on": self.selected_on}
         self._put(spec, scores | {"protocol": protocol} | beside)
         self._counted.append((spec, protocol["answer"], counts))
 
@@ -235,7 +239,15 @@ def _finite(value: Any, where: str) -> None:
         number(value, where)
 
 
-_PROTOCOL = _known({"answer": text, "expressions": optional(text), "layer": text, "gres_reference": flag})
+_PROTOCOL = _known(
+    {
+        "answer": text,
+        "expressions": optional(text),
+        "layer": text,
+        "gres_reference": flag,
+        "selected_on": optional(text),
+    }
+)
 _BESIDE: dict[str, Shape] = {name: whole(0) for name in COUNTS} | {
     "protocol": _PROTOCOL,
     "layers": mapping(whole(0)),

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from groundscore.errors import printable
+from groundscore.names import split_names
 from groundscore.scoring.metrics import INTERVAL, KINDS, Metric, kind_of, table_columns
+from groundscore.splits import shares_images
 
 Scores = Mapping[str, Any]  # of a split under one protocol, as in a report
 SHOWN = 3  # left-out entries that a note names
@@ -24,7 +26,8 @@ def scores_table(splits: Mapping[str, Scores], *, nested: bool = False, explain:
     parts += [
         f"**{split} ({scores['protocol']['answer']}): {note}**"
         for split, scores in entries
-        if (note := left_out_note(scores))
+        for note in (left_out_note(scores), selection_note(split, scores))
+        if note
     ]
     used = dict.fromkeys(
         str(scores["protocol"].get(name)) for _, scores in entries for name in ("answer", "expressions")
@@ -73,17 +76,37 @@ def left_out_note(scores: Scores) -> str:
     )
 
 
+def selection_note(split: str, scores: Scores) -> str:
+    """A sentence where the model or a setting of it was chosen by scores of the images that are scored; else empty."""
+    chosen = [one for one in split_names(_selected_on(scores)) if shares_images(one, split)]
+    if not chosen:
+        return ""
+    return printable(
+        f"SELECTED ON THE SCORED SPLIT: the checkpoint or a setting was chosen by scores of {', '.join(chosen)}; these "
+        "scores are too high for a comparison with systems that were selected elsewhere"
+    )
+
+
+def _selected_on(scores: Scores) -> str:
+    """The splits that the model was selected on, joined by "||"; empty where that is not recorded."""
+    return scores["protocol"].get("selected_on") or ""
+
+
 def _table_of(entries: Sequence[tuple[str, Scores]], columns: Mapping[str, Metric]) -> str:
     counts = [name for name in ("images", "expressions", "silent") if any(name in scores for _, scores in entries)]
     counts += [name for name in ("left_out", "repaired") if any(scores.get(name) for _, scores in entries)]
     layers = any(scores.get("layers") for _, scores in entries)
+    selected = any(_selected_on(scores) for _, scores in entries)
     headings = [metric.heading for metric in columns.values()]
-    rows = [["split", "answer", "asked", *headings, *counts, *(["layers"] if layers else [])]]
+    more = [*(["selected on"] if selected else []), *(["layers"] if layers else [])]
+    rows = [["split", "answer", "asked", *headings, *counts, *more]]
     for split, scores in entries:
         protocol = scores["protocol"]
         row = [split, protocol["answer"], protocol.get("expressions") or "-"]
         row += [_percent(scores, name) for name in columns]
         row += [str(scores.get(name, "-")) for name in counts]
+        if selected:
+            row.append(_selected_on(scores) or "-")
         if layers:
             row.append(" ".join(f"{layer}:{times}" for layer, times in scores.get("layers", {}).items()) or "-")
         rows.append(row)

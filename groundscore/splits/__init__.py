@@ -18,7 +18,7 @@ from groundscore.splits.items import (
     too_many,
     unnumbered_entries,
 )
-from groundscore.splits.opening import READERS, SplitReader, evaluation_set, evaluation_sets
+from groundscore.splits.opening import READERS, SplitReader, evaluation_set, evaluation_sets, shares_images
 
 __all__ = [
     "READERS",
@@ -29,6 +29,7 @@ __all__ = [
     "evaluation_set",
     "evaluation_sets",
     "read_item",
+    "shares_images",
     "spread_items",
     "too_many",
     "unnumbered_entries",

@@ -127,3 +127,19 @@ def evaluation_sets(specs: str, dataset_dir: str | Path, tolerance: Tolerance = 
     if not names:
         raise UserError("no evaluation set is named; for example: ReasonSeg|val")
     return {name: evaluation_set(name, dataset_dir, tolerance) for name in names}
+
+
+def shares_images(spec: str, other: str) -> bool:
+    """Whether two specs are about (partly) the same images: the same split of one data set, in any of its versions.
+
+    "refcoco|unc|val" shares its images with "multirefcoco|unc|val" and "fprefcoco|val", "ReasonSeg|test" with
+    "ReasonSeg|test_shortquery".
+    """
+    return _images_of(spec) == _images_of(other)
+
+
+def _images_of(spec: str) -> tuple[str, str]:
+    name, *_, split = (part.strip() for part in spec.split("|"))
+    for prefix in ("multi", "fp", "R-"):
+        name = name.removeprefix(prefix)
+    return name, split if name == "custom" else split.partition("_")[0]
