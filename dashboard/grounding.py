@@ -58,7 +58,7 @@ class Grounding:
             last=model.config.num_layers - 1,
             policy=model.system.uses_policy,
             trained=model.config.mode != 1,
-            default=model.layer_rule(session.layer),
+            default=model.system.layer_rule(session.layer),
         )
 
     def layer(self, wish: LayerChoice) -> LayerChoice:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from groundscore.errors import UserError
-from model.settings import LAYER_RULES, check_overrides, inference_settings
+from model.settings import check_overrides, inference_settings
 from model.systems import find_system
+from model.systems.base import LAYER_RULES
 from utils.settings import add_setting
 
 
@@ -126,5 +127,5 @@ def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[
         print(report.whole() if flags.debug else report, file=sys.stderr)
     check_overrides(overrides, model.config.system)
     if flags.layer is not None:
-        model.layer_rule(flags.layer)  # raises for a layer that this model does not have
+        model.system.layer_rule(flags.layer)  # raises for a layer that this model does not have
     return model.eval(), processor

@@ -131,7 +131,7 @@ class Chat:
             layer = layer_choice(argument)
         except Exception as error:
             raise UserError(str(error)) from None
-        self.session.model.layer_rule(layer)
+        self.session.model.system.layer_rule(layer)
         self.session.layer = layer
         print(f"layer: {layer}")
 

@@ -164,7 +164,7 @@ class GroundingModel(PreTrainedModel):
     def force(self, batch: Batch, decided: Tensor, layer: str | int | None = None) -> ForcedMasks:
         """Masks for the `[SEG]` of given answers, and the tokens that the model would write at flat positions
         `decided` int64 [Q]; all results stay on the device."""
-        layer = self.layer_rule(layer)
+        layer = self.system.layer_rule(layer)
         images = self.encode_images(batch)
         unrolled = self.read(batch, images)
         written = self.lm_head(unrolled[-1].flatten(0, 1)[decided]).argmax(dim=-1)
@@ -187,27 +187,7 @@ class GroundingModel(PreTrainedModel):
 
         on_token(number of the answer, token id) is called as tokens are written.
         """
-        return generate_answers(self, batch, max_new_tokens, self.layer_rule(layer), on_token)
-
-    def layer_rule(self, layer: str | int | None) -> str | int:
-        """The layer rule to use outside training, checked: None is the checkpoint's own."""
-        if layer is None:
-            return self.system.default_layer()
-        if layer in ("last", "greedy", "mixture", "sample"):
-            if layer != "last" and not self.system.uses_policy:
-                raise UserError(f'layer "{layer}": {self.config.system} has no policy; use "last"')
-            if layer != "last" and self.config.mode == 1:
-                raise UserError(f'layer "{layer}": mode 1 trains no policy; use "last" or an index')
-            return layer
-        last = self.config.num_layers - 1
-        if not str(layer).lstrip("-").isdecimal():
-            raise UserError(f'layer "{layer}": use last, greedy, mixture, sample or one of 0..{last}')
-        index = int(layer)
-        if not 0 <= index <= last:
-            raise UserError(f"layer {index} is outside 0..{last}")
-        if not self.system.uses_policy:
-            raise UserError(f"layer {index}: {self.config.system} always uses the last layer")
-        return index
+        return generate_answers(self, batch, max_new_tokens, self.system.layer_rule(layer), on_token)
 
     # --- images
 

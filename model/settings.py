@@ -12,8 +12,6 @@ from groundscore.errors import UserError
 from model.systems import SYSTEMS
 from utils.settings import FIXED, FRACTION, Setting, at_least, option, settings_of, whole
 
-LAYER_RULES = ("last", "greedy", "mixture", "sample")  # how a layer is chosen, beside an index
-
 
 @dataclass
 class ModelSettings:

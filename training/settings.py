@@ -9,8 +9,8 @@ from pathlib import PurePath
 from typing import Any
 
 from groundscore.errors import UserError
-from model.settings import LAYER_RULES
 from model.systems import SYSTEMS
+from model.systems.base import LAYER_RULES
 from training.trainable import unfreezable
 from utils.settings import FIXED, FRACTION, FREE, RANKING, Rule, above, at_least, option
 

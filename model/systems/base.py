@@ -14,6 +14,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from groundscore.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from model.decoders.base import MaskDecoder
     from model.policy import PolicySample
     from model.states import TargetStates
+
+LAYER_RULES = ("last", "greedy", "mixture", "sample")  # how a layer is chosen, beside an index
 
 
 @dataclass
@@ -106,6 +110,27 @@ class System:
     def default_layer(self) -> str:
         """Returns the layer rule outside training where the caller asks for none: "last" or "greedy"."""
         return "last"
+
+    def layer_rule(self, layer: str | int | None) -> str | int:
+        """Returns the layer rule to use outside training, one of `LAYER_RULES` or an index.
+
+        layer: what is asked for, None for the checkpoint's own. Raises `UserError` for one that the model does not have.
+        """
+        if layer is None:
+            return self.default_layer()
+        if layer in LAYER_RULES:
+            if layer != "last" and not self.uses_policy:
+                raise UserError(f'layer "{layer}": {self.config.system} has no policy; use "last"')
+            return layer
+        last = self.config.num_layers - 1
+        if not str(layer).lstrip("-").isdecimal():
+            raise UserError(f'layer "{layer}": use {", ".join(LAYER_RULES)} or one of 0..{last}')
+        index = int(layer)
+        if not 0 <= index <= last:
+            raise UserError(f"layer {index} is outside 0..{last}")
+        if not self.uses_policy:
+            raise UserError(f"layer {index}: {self.config.system} always uses the last layer")
+        return index
 
     # --- how it prompts the decoder -----------------------------------------------------------------------------------
 

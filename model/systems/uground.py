@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from groundscore.errors import UserError
-from model.systems.base import OwnLosses, Prompt, System
+from model.systems.base import LAYER_RULES, OwnLosses, Prompt, System
 from utils.settings import FIXED, RANKING, above, at_least, number, option, whole
 
 if TYPE_CHECKING:
@@ -134,6 +134,12 @@ class UGround(System):
     def default_layer(self) -> str:
         """Returns "greedy", or "last" for a model without a policy or with `eval_legacy`."""
         return "last" if self.config.eval_legacy or self.config.mode == 1 else "greedy"
+
+    def layer_rule(self, layer: str | int | None) -> str | int:
+        """Returns the layer rule to use outside training; `UserError` also for a policy's where `mode` trains none."""
+        if self.config.mode == 1 and layer in LAYER_RULES and layer != "last":
+            raise UserError(f'layer "{layer}": mode 1 trains no policy; use "last" or an index')
+        return super().layer_rule(layer)
 
     def modules(self) -> dict[str, nn.Module]:
         """Builds the layer policy; `UserError` for settings that exclude each other."""

@@ -181,15 +181,15 @@ def test_the_chosen_layer_s_maps_are_scored_once(monkeypatch):
 def test_a_layer_that_is_no_rule_is_named_with_those_that_are():
     model, _ = model_and_batch()
     with pytest.raises(UserError, match=r'layer "gready": use last, greedy, mixture, sample or one of 0\.\.3'):
-        model.layer_rule("gready")
+        model.system.layer_rule("gready")
     for layer in (-1, 4, "4"):
         with pytest.raises(UserError, match=rf"layer {layer} is outside 0\.\.3"):
-            model.layer_rule(layer)
+            model.system.layer_rule(layer)
 
 
 def test_a_rule_of_the_policy_needs_a_policy_that_was_trained():
     model, _ = model_and_batch(mode=1)
-    assert model.layer_rule(None) == "last" and model.layer_rule(2) == 2
+    assert model.system.layer_rule(None) == "last" and model.system.layer_rule(2) == 2
     for rule in ("greedy", "sample", "mixture"):
         with pytest.raises(UserError, match=f'layer "{rule}": mode 1 trains no policy'):
-            model.layer_rule(rule)
+            model.system.layer_rule(rule)
