@@ -32,7 +32,7 @@ from checkpoints.files import (
 from checkpoints.names import PEFT_PREFIX
 from checkpoints.own_configs import own_config
 from checkpoints.processing import GroundingProcessor
-from checkpoints.vocabulary import EMBEDDINGS
+from checkpoints.vocabulary import tables_of
 from checkpoints.weights import Weights
 from checkpoints.writing import config_values, save_safetensors, written_beside
 from dataloaders.batching.tokenization import GroundingTokenizer
@@ -79,11 +79,12 @@ def save_adapter(
         raise UserError("the model was trained without LoRA: there is no adapter to save, only a merged model")
     learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     # What no base has is kept as it was initialised, whether it was trained or not.
+    tables = tables_of(model.config)
     new = tuple(f"{name}." for name in model.added_modules)
     trained = {
         name.replace(".base_layer.", "."): tensor
         for name, tensor in state.items()
-        if ".lora_" not in name and (name in learned or name in EMBEDDINGS or name.startswith(new))
+        if ".lora_" not in name and (name in learned or name in tables or name.startswith(new))
     }
     with written_beside(Path(directory), overwrite, check) as beside:
         config = model.lora_config

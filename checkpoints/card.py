@@ -63,7 +63,7 @@ def model_card(config: GroundingConfig, name: str, *, base: str | None = None, s
     is_hub_id = (
         base is not None and base.count("/") == 1 and not base.startswith((".", "~")) and not Path(base).exists()
     )
-    text = config.text_config
+    text, decoder = config.text_config, build_system(config).decoder()
     return _CARD.format(
         base_model=f"base_model: {base}\n" if is_hub_id else "",
         title=Path(name).name,
@@ -76,7 +76,7 @@ def model_card(config: GroundingConfig, name: str, *, base: str | None = None, s
         clip=config.clip_image_size,
         fit="the whole image, padded" if config.pad_train_clip_images else "its centre",
         tokens=config.image_grid**2,
-        decoder="SAM" if build_system(config).uses_sam else "CLIP's features (a decoder of its own)",
+        decoder="CLIP's features (a decoder of its own)" if decoder.scales(config) else decoder.encoder_name,
         scores=_score_table(scores) if scores else "No scores were recorded with it.",
         paper=PAPER,
     )

@@ -24,10 +24,11 @@ from checkpoints.names import to_reference
 from checkpoints.processing import GroundingProcessor
 from checkpoints.quantizing import quantize
 from checkpoints.sources import BASE, REFERENCE, Source, add_clip, add_sam, find_weight, read_source
-from checkpoints.vocabulary import EMBEDDINGS, complete_vocabulary
+from checkpoints.vocabulary import complete_vocabulary, tables_of
 from checkpoints.weights import Weights, check_names, check_shapes, fill
 from groundscore.errors import UserError
 from model.config import GroundingConfig
+from model.decoders.sam import SamDecoder
 from model.grounding import GroundingModel
 from model.systems import build_system, plugin_of
 
@@ -69,15 +70,6 @@ class LoadReport:
         lines += [f"  left out: {name}" for name in self.dropped]
         return "\n".join([str(self), *lines])
 
-    def after_training(self, trained: Collection[str], checkpoint: Path) -> "LoadReport":
-        """The report with the weights of a training run laid over: `trained` names its parameters and buffers."""
-        return replace(
-            self,
-            new=[name for name in self.new if name not in trained],
-            new_tokens=0 if set(EMBEDDINGS) <= set(trained) else self.new_tokens,
-            notes=[*self.notes, f"{len(trained)} tensors of {checkpoint} laid over"],
-        )
-
 
 def _tensors(names: list[str]) -> str:
     """How many tensors of which modules."""
@@ -104,6 +96,16 @@ class OpenedModel:
     def fill(self) -> None:
         """Read the values into the model."""
         fill(self.model, self.weights, str(self.report.path))
+
+    def report_after_training(self, trained: Collection[str], checkpoint: Path) -> LoadReport:
+        """The report with the weights of a training run laid over: `trained` names its parameters and buffers."""
+        report = self.report
+        return replace(
+            report,
+            new=[name for name in report.new if name not in trained],
+            new_tokens=0 if set(tables_of(self.model.config)) <= set(trained) else report.new_tokens,
+            notes=[*report.notes, f"{len(trained)} tensors of {checkpoint} laid over"],
+        )
 
 
 def load_model(
@@ -172,7 +174,7 @@ def open_model(
     _override(config, overrides or {})
     add_clip(source, vision_tower)
     built.check()
-    if built.uses_sam:
+    if issubclass(built.decoder(), SamDecoder):
         add_sam(source, vision_pretrained)
         _check_prompt_width(config, overrides or {})
     elif vision_pretrained:

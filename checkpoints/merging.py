@@ -86,7 +86,7 @@ def merge_of_run(
     tensors = merged_tensors(
         opened, trained, alpha=pick(LoraSettings, settings["flags"]).lora_alpha, precision=precision
     )
-    opened.report = opened.report.after_training(trained, checkpoint)
+    opened.report = opened.report_after_training(trained, checkpoint)
     return Merge(opened, tensors, precision, base, scores_at(checkpoint), load_unmerged)
 
 

@@ -1,7 +1,7 @@
 """The LLM in 8 or 4 bit through bitsandbytes (`pip install -r requirements-quantize.txt`).
 
-Only the linear layers inside LLaMA's blocks are quantised. Word embeddings and output head, CLIP, SAM and every mask
-decoder, the policy and all projections keep full precision: they are small, and masks depend on their details.
+Only the linear layers inside the LLM's layers are quantised. Word embeddings and output head, image encoders, mask
+decoders, the policy and all projections keep full precision: they are small, and masks depend on their details.
 """
 
 import logging
@@ -14,7 +14,6 @@ from model.grounding import GroundingModel
 
 log = logging.getLogger(__name__)
 
-QUANTISED = "language_model.layers."
 BLOCK, PACKED_ROWS = 64, 32  # 4-bit weights share a scale by blocks along a row, and CPUs read so many rows at once
 
 
@@ -26,11 +25,8 @@ def quantize(model: GroundingModel, bits: int) -> GroundingModel:
     """
     build = {8: _eight_bit, 4: _four_bit}[bits]
     bitsandbytes = _import()
-    linears = {
-        name: module
-        for name, module in model.named_modules()
-        if name.startswith(QUANTISED) and type(module) is nn.Linear
-    }
+    inside = {module for layer in model.backbone.layers for module in layer.modules()}
+    linears = {name: each for name, each in model.named_modules() if each in inside and type(each) is nn.Linear}
     fitting = {name: module for name, module in linears.items() if bits == 8 or _fits_four_bit(module)}
     rule = f"4 bit needs rows of a multiple of {BLOCK} weights, and a multiple of {PACKED_ROWS} rows"
     if not fitting:

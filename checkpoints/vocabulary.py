@@ -8,16 +8,24 @@ from torch import Tensor
 
 from checkpoints.files import CONFIG_FILE
 from checkpoints.sources import BASE, OWN, Source
-from checkpoints.weights import Weights, check_names
+from checkpoints.weights import check_names
 from groundscore.errors import UserError, shown
+from model.backbones import backbone_of
+from model.config import GroundingConfig
 
-EMBEDDINGS = ("language_model.embed_tokens.weight", "lm_head.weight")
 SPARE_TOKENS = 1000  # that the tokenizer of a base may have beyond its tables
+
+
+def tables_of(config: GroundingConfig) -> tuple[str, str]:
+    """The names of the two tables with a row for every token: word embeddings and output head."""
+    parts = backbone_of(config).parts
+    (embeddings,), (head,) = parts["embeddings"], parts["head"]
+    return f"{embeddings}.weight", f"{head}.weight"
 
 
 def complete_vocabulary(source: Source, seed: int) -> int:
     """Complete the vocabulary, write its ids into the configuration, and make the tables fit; rows that are new."""
-    config, tokenizer, weights = source.config, source.tokenizer, source.weights
+    config, tokenizer = source.config, source.tokenizer
     _check_tables(source)
     _check_vocabulary(source)
     added = tokenizer.add_grounding_tokens(config.tokens_per_target)
@@ -27,17 +35,22 @@ def complete_vocabulary(source: Source, seed: int) -> int:
     text = config.text_config
     text.bos_token_id, text.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     text.pad_token_id = tokenizer.pad_token_id
-    stored = weights.shape("lm_head.weight")[0]
+    stored = _rows(source)
     if source.kind == BASE:
         # A base may have more rows than tokens (llava-hf rounds up); none of them was trained.
         text.vocab_size, new_ids = len(tokenizer), {tokenizer.added_tokens[token] for token in added}
     else:
         text.vocab_size, new_ids = max(stored, len(tokenizer)), set()
-    return resize_vocabulary(weights, text.vocab_size, new_ids, std=text.initializer_range, seed=seed)
+    return _resize_tables(source, text.vocab_size, new_ids, std=text.initializer_range, seed=seed)
+
+
+def _rows(source: Source) -> int:
+    """How many rows the stored tables have."""
+    return source.weights.shape(tables_of(source.config)[0])[0]
 
 
 def _check_tables(source: Source) -> None:
-    tables = ("language_model.embed_tokens.weight", "lm_head.weight")
+    tables = tables_of(source.config)
     check_names([name for name in tables if name not in source.weights], [], str(source.path))
     for name in tables:
         if len(source.weights.shape(name)) != 2:
@@ -50,7 +63,7 @@ def _check_tables(source: Source) -> None:
 
 def _check_vocabulary(source: Source) -> None:
     """Raise `UserError` for a tokenizer whose ids are not those of the weights."""
-    tokenizer, rows = source.tokenizer, source.weights.shape("lm_head.weight")[0]
+    tokenizer, rows = source.tokenizer, _rows(source)
     spare = SPARE_TOKENS if source.kind == BASE else 0
     if len(tokenizer) > rows + spare:
         raise UserError(
@@ -65,11 +78,12 @@ def _check_vocabulary(source: Source) -> None:
         )
 
 
-def resize_vocabulary(weights: Weights, rows: int, new_ids: set[int], *, std: float, seed: int) -> int:
+def _resize_tables(source: Source, rows: int, new_ids: set[int], *, std: float, seed: int) -> int:
     """Give the word embeddings and the output head `rows` rows; those of `new_ids`, and those beyond the stored ones,
     are drawn from N(0, std²). Returns how many were drawn."""
-    drawn = sorted(new_ids | set(range(weights.shape(EMBEDDINGS[0])[0], rows)))
-    for offset, name in enumerate(EMBEDDINGS):
+    weights = source.weights
+    drawn = sorted(new_ids | set(range(_rows(source), rows)))
+    for offset, name in enumerate(tables_of(source.config)):
         stored, width = weights.shape(name)
         if drawn or rows != stored:
             table = partial(_table, weights.reader(name), rows, drawn, std=std, seed=seed + offset)

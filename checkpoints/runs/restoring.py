@@ -75,5 +75,5 @@ def load_trained(
     loaded = load_trained_weights(model, checkpoint)
     if merge:
         merge_lora(model)
-    report = opened.report.after_training(loaded, checkpoint)
+    report = opened.report_after_training(loaded, checkpoint)
     return model.eval(), opened.processor, settings | {"scores": scores_at(checkpoint), "report": report}

@@ -61,7 +61,8 @@ class Backbone(nn.Module):
 
     encoder_name: what its image encoder is called in messages. `config` is always the model's `GroundingConfig`.
     llm: the child that is the LLM, whose linear layers LoRA may adapt.
-    parts: names of modules by what they are: "encoder", "projector", "llm", "embeddings" and "head".
+    parts: names of modules by what they are: "encoder", "projector", "llm", and one each as "embeddings" and
+        "head", whose tables grow with the vocabulary.
     """
 
     encoder_name: ClassVar[str] = "image encoder"

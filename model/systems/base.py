@@ -82,7 +82,6 @@ class System:
     when_new: values of settings for a model whose modules of this system are newly initialised, where these differ from
         the defaults, which are those of a stored configuration that does not name the setting.
     uses_policy: whether a policy chooses the hidden state; the model then has a module `policy`.
-    uses_sam: whether the mask decoder encodes images itself, and is not one on the backbone's features.
     uses_points: whether `Prompt.points` is set.
     """
 
@@ -90,7 +89,6 @@ class System:
     frozen: ClassVar[tuple[str, ...]] = ()
     when_new: ClassVar[Mapping[str, Any]] = {}
     uses_policy = False
-    uses_sam = True
     uses_points = False
 
     def __init__(self, config: PreTrainedConfig):
@@ -114,7 +112,7 @@ class System:
     def layer_rule(self, layer: str | int | None) -> str | int:
         """Returns the layer rule to use outside training, one of `LAYER_RULES` or an index.
 
-        layer: what is asked for, None for the checkpoint's own. Raises `UserError` for one that the model does not have.
+        layer: what is asked for, None for the checkpoint's own. Raises `UserError` for one that the model has not.
         """
         if layer is None:
             return self.default_layer()

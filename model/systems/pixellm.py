@@ -51,11 +51,6 @@ class PixelLM(System):
         """Whether masks come from CLIP features, not from SAM."""
         return self.config.vision_tower_for_mask
 
-    @property
-    def uses_sam(self) -> bool:
-        """Whether the model has a SAM, which it needs for masks only."""
-        return not self.decodes_from_clip
-
     def decoder(self) -> type[MaskDecoder]:
         """Returns PixelLM's own decoder, or the one that the configuration names."""
         from model.decoders.multiscale import MultiScaleDecoder

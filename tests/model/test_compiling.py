@@ -15,7 +15,7 @@ from tests.tiny import tiny_model, tiny_samples
 def test_compiled_encoders_give_the_same_losses_and_keep_their_names(system):
     model, processor = tiny_model(system)
     model.vision_tower.requires_grad_(False)
-    if model.system.uses_sam:
+    if model.decoder.encoder is not None:
         model.sam.vision_encoder.requires_grad_(False)
     batch = Collator(processor)(tiny_samples())
     choice = torch.tensor([0, 1, 2, 3])

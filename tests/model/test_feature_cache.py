@@ -28,7 +28,7 @@ def encoder_calls(model) -> list[str]:
     """A list that grows with every call of an encoder."""
     calls = []
     model.vision_tower.encoder.layers[0].register_forward_hook(lambda *_: calls.append("clip"))
-    if model.system.uses_sam:
+    if model.decoder.encoder is not None:
         model.sam.vision_encoder.register_forward_hook(lambda *_: calls.append("sam"))
     return calls
 

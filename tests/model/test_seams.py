@@ -9,6 +9,7 @@ from importlib import import_module
 import pytest
 import torch
 
+from checkpoints import load_model, save_model
 from checkpoints.processing import GroundingProcessor
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import Turn
@@ -137,6 +138,19 @@ def test_the_layers_can_be_analysed_and_features_cached(tmp_path):
     for _ in range(2):
         for one, other in zip(plain, model.segment(batch, 2), strict=True):
             torch.testing.assert_close(one.mask_logits, other.mask_logits, atol=0.05, rtol=0.05)  # kept in bfloat16
+
+
+def test_the_saved_model_loads_and_segments_as_before(tmp_path):
+    model, processor = toy()
+    save_model(model, processor, tmp_path / "saved")
+    again, its_processor, report = load_model(tmp_path / "saved")
+    assert not report.new and not report.dropped
+    results = [
+        one.eval().segment(Collator(prepare)(samples()), 2)
+        for one, prepare in ((model, processor), (again, its_processor))
+    ]
+    for one, other in zip(*results, strict=True):
+        assert one.mask_logits.equal(other.mask_logits)
 
 
 @pytest.mark.parametrize("size", [(40, 60), (70, 48), (20, 80), (80, 20), (31, 53)])
