@@ -18,11 +18,20 @@ from utils.plugins import import_plugins
 
 ROOT = Path(__file__).parents[1]
 PLUGIN = ["--plugin", "layer_mix"]
-# One process for several commands: starting one costs more than what they do here.
+# One process for several commands: starting one costs more than what they do here. The dashboard ends after one visit.
 RUN_ALL = """
 import importlib, json, sys
+from urllib.request import ProxyHandler, build_opener
+
+def visit(server):
+    server.context.model.wait()
+    server.context.model.get()  # raises where it could not be loaded
+    print("page:", build_opener(ProxyHandler({})).open(server.url).status)
+
 for program, *arguments in json.loads(sys.argv[1]):
     print("$", program)
+    if program == "app":
+        importlib.import_module("dashboard.serving").Server.wait = visit
     importlib.import_module(program).main(arguments)
 """
 
@@ -69,9 +78,11 @@ def test_a_seventh_system_trains_resumes_merges_is_scored_and_talks(folder, monk
         ["eval", *model, "--dataset_dir", "dataset", "--val_dataset", "ReasonSeg|val", "--answer", "given"],
         ["chat", *model, *question, "--mix_temperature", "2", "--max_new_tokens", "4"],
         ["chat", *PLUGIN, "--version", "runs/LayerMix", *question, "--max_new_tokens", "4"],
+        ["app", *model, "--tab", "ground"],
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "step 2/2" in done.stdout and "answers as the run does" in done.stdout and "gIoU" in done.stdout
+    assert "page: 200" in done.stdout
     config = json.loads((folder / "runs/LayerMix/merged/config.json").read_text())
     assert (config["system"], config["plugin"], config["mix_spread"]) == ("LayerMix", "layer_mix", 0.5)
     assert "estimator" not in config and "read_t_pos" not in config
