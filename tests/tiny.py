@@ -116,7 +116,7 @@ def tiny_model(system: str = "UGround", seed: int = 0, **overrides) -> tuple[Gro
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray:
-    """A uint8 picture [height, width, 3] of random blocks."""
+    """A uint8 image [height, width, 3] of random blocks."""
     blocks = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     rows = np.arange(height) * 6 // height
     columns = np.arange(width) * 6 // width

@@ -11,6 +11,7 @@ from transformers import CLIPConfig, CLIPModel, LlavaConfig, LlavaForConditional
 
 from checkpoints.names import sam_state_dict_to_original
 from dataloaders.batching.tokenization import GroundingTokenizer
+from tests.checkpoints.trained_run import write_run
 from tests.tiny import tiny_model, tokenizer_bytes
 
 
@@ -159,3 +160,9 @@ def write_hf_4(published):
         return directory
 
     return write
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A finished training run of UGround, and its base beside it."""
+    return write_run(tmp_path, *tiny_model())

@@ -82,7 +82,7 @@ def test_a_lost_file_does_not_make_the_next_validation_the_best(run):
 
 
 @pytest.mark.parametrize("content", DAMAGES)
-def test_a_damaged_file_is_moved_aside_and_made_anew_from_the_checkpoint(run, content):
+def test_a_damaged_file_is_moved_aside_and_rebuilt_from_the_checkpoint(run, content):
     (run / "scores.json").write_bytes(content)
     said = []
     scores = opened(run, said)

@@ -1,4 +1,5 @@
-"""A training run on disk without the training: a base, and a checkpoint of what would have been learned on it."""
+"""A training run on disk without the training: a base, and a checkpoint of what would have been learned on it; and
+its merge."""
 
 import json
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import Any
 
 import torch
 
+import merge_lora_weights
 from checkpoints import save_model
 from checkpoints.digests import file_record
 from checkpoints.runs import LATEST, MARKER, Position, save_checkpoint
@@ -73,3 +75,10 @@ def rewrite_marker(checkpoint: Path) -> None:
     files = {name: file_record(checkpoint / name) for name in marker["files"]}
     position = Position(**{name: marker[name] for name in ("step", "samples", "world_size", "skipped")})
     (checkpoint / MARKER).write_text(Marker(marker["save"], position, files).to_text())
+
+
+def merge(run: Path, *arguments: str) -> Path:
+    """Merge beside the run; the new directory."""
+    target = run.parent / "merged"
+    merge_lora_weights.main(["--weight", str(run), "--save-path", str(target), *arguments])
+    return target

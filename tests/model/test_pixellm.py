@@ -51,7 +51,7 @@ def test_an_image_without_targets_only():
     assert torch.isfinite(model(Collator(processor)([text_only_sample()])).loss)
 
 
-def test_without_sam_no_picture_is_made_for_it(tmp_path):
+def test_without_sam_no_image_is_prepared_for_it(tmp_path):
     model, processor = tiny_model("PixelLM")
     assert Collator(processor)(tiny_samples()).decoder_images is None
     save_model(model, processor, tmp_path / "saved")

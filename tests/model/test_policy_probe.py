@@ -16,7 +16,7 @@ LEARNING_RATES = {"reference": 0.02, "normalized": 0.1}
 
 
 class Probe:
-    """Targets of a picture whose image tokens resemble `[SEG]` inside the true mask, at the planted layer only."""
+    """Targets of an image whose image tokens resemble `[SEG]` inside the true mask, at the planted layer only."""
 
     def __init__(self, model, planted: int, seed: int):
         self.planted, self.width = planted, model.config.text_config.hidden_size

@@ -9,7 +9,7 @@ from model import states
 from model.states import select_states
 from tests.tiny import tiny_model, tiny_samples
 
-ROWS, LENGTH, WIDTH, TARGETS, PLACES = 2, 40, 8, 3, 12
+ROWS, LENGTH, WIDTH, TARGETS, POSITIONS = 2, 40, 8, 3, 12
 
 
 def unrolled_states(layers: int, checkpointed: bool = False) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
@@ -24,28 +24,28 @@ def unrolled_states(layers: int, checkpointed: bool = False) -> tuple[nn.Module,
 
 
 def selection() -> torch.Tensor:
-    return torch.randint(0, ROWS * LENGTH, (TARGETS, PLACES), generator=torch.Generator().manual_seed(1))
+    return torch.randint(0, ROWS * LENGTH, (TARGETS, POSITIONS), generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("layers", [[0, 2, 4], [4, 4, 4], [1, 1, 0]])
 def test_selected_states_and_their_gradients_are_those_of_indexing_a_stack_of_all_layers(layers, checkpointed):
-    places, layers = selection(), torch.tensor(layers)
+    positions, layers = selection(), torch.tensor(layers)
     results = []
     for select in (select_states, indexed_stack):
         chain, unrolled = unrolled_states(4, checkpointed)
-        selected = select(unrolled, layers, places)
+        selected = select(unrolled, layers, positions)
         (selected.square().sum() + unrolled[-1].sum() + unrolled[1].square().sum()).backward()
         results.append([selected, unrolled[0].grad, *(parameter.grad for parameter in chain.parameters())])
     for ours, plain in zip(*results, strict=True):
         torch.testing.assert_close(ours, plain)
 
 
-def indexed_stack(unrolled, layers, places):
+def indexed_stack(unrolled, layers, positions):
     if isinstance(layers, int):
-        return unrolled[layers].flatten(0, 1)[places]
+        return unrolled[layers].flatten(0, 1)[positions]
     stack = torch.stack([hidden.flatten(0, 1) for hidden in unrolled])
-    return stack[layers.unsqueeze(1), places]
+    return stack[layers.unsqueeze(1), positions]
 
 
 def test_a_loss_without_the_selected_states_is_not_given_their_gradient():
