@@ -1,0 +1,58 @@
+"""Images are prepared as the models saw them in training."""
+
+import numpy as np
+import pytest
+import torch
+
+from model.backbones.llava import LlavaPreparation
+from model.decoders.sam import SamPreparation
+from model.images import fitted_size
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    """uint8 RGB [height, width, 3]."""
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (37, 91), (20, 20), (33, 500), (31, 40)])
+def test_centre_cropped_images_equal_those_of_transformers(size):
+    from transformers import CLIPImageProcessorPil
+
+    theirs = CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, do_rescale=False, do_normalize=False
+    )
+    rgb = noise(*size)
+
+    ours, geometry = LlavaPreparation(32, (2, 2))(rgb)
+
+    expected = torch.as_tensor(np.asarray(theirs(rgb)["pixel_values"][0]))
+    assert ours.dtype == torch.uint8
+    assert geometry.size == (32, 32) and geometry.window[2] == geometry.window[3] == min(size)
+    assert torch.equal(ours, expected.to(torch.uint8))
+
+
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (1, 64), (300, 200)])
+def test_the_longest_side_fills_the_square_of_sam(size):
+    ours, geometry = SamPreparation(64)(noise(*size))
+
+    part = geometry.size
+    assert max(part) == 64
+    assert ours.shape == (3, 64, 64)
+    assert not ours[:, part[0] :].any()
+    assert not ours[:, :, part[1] :].any()
+
+
+def test_sides_are_rounded_half_up():
+    assert fitted_size(480, 640, 1024) == (768, 1024)
+    assert fitted_size(427, 640, 336) == (224, 336)
+    assert fitted_size(1, 50, 20) == (1, 20)
+
+
+def test_padded_clip_images_show_the_whole_image():
+    rgb = np.full((20, 40, 3), 200, np.uint8)
+
+    ours, geometry = LlavaPreparation(32, (2, 2), padded=True)(rgb)
+
+    assert (geometry.size, geometry.window) == ((16, 32), (0, 0, 40, 40))
+    assert (ours[:, :16] == 200).all()
+    assert not ours[:, 16:].any()
