@@ -26,7 +26,7 @@ OTHER = [16, 8, 28, 8, 28, 20, 16, 20]
 
 @pytest.fixture
 def data_root(tmp_path, picture):
-    """A folder with a few pictures of every data set in its official layout."""
+    """A folder with a few images of every data set in its official layout."""
     write_ade20k(tmp_path, picture(HEIGHT, WIDTH))
     write_reason_seg(tmp_path, picture(HEIGHT, WIDTH))
     write_llava(tmp_path, picture(HEIGHT, WIDTH))
@@ -51,7 +51,7 @@ def write_json(path: Path, value) -> None:
 
 
 def write_ade20k(root: Path, image: np.ndarray) -> None:
-    """Two pictures with classes 1 (wall), 3 (sky) and 150 (flag); the rest is unlabelled."""
+    """Two images with classes 1 (wall), 3 (sky) and 150 (flag); the rest is unlabelled."""
     labels = np.zeros((HEIGHT, WIDTH), np.uint8)
     labels[:8], labels[8:10], labels[10:12], labels[12] = 1, 3, 150, 255
     for stem in ("ADE_train_00000001", "ADE_train_00000002"):
@@ -95,12 +95,12 @@ REFS_FILES = {"refcocog": "refs(umd).p", "grefcoco": "grefs(unc).p", "refzom": "
 
 
 def refs_of(name: str) -> list[dict]:
-    """For the splits train, val and testA: an image with two refs, and for grefcoco one more that means nothing."""
+    """For the splits train, val and testA: an image with two refs, and for grefcoco a no-target expression besides."""
     refs = []
     for number, split in enumerate(("train", "val", "testA")):
         image = 10 + number
-        for place, (text, annotation) in enumerate([("The Left one.", 1), ("right one", 2)]):
-            ref_id = 10 * number + place
+        for index, (text, annotation) in enumerate([("The Left one.", 1), ("right one", 2)]):
+            ref_id = 10 * number + index
             sentence = {"sent_id": ref_id, "sent": text, "tokens": text.split()}
             ann_id = 100 * image + annotation
             ref = {"ref_id": ref_id, "ann_id": ann_id, "image_id": image, "category_id": 1, "split": split}
@@ -215,7 +215,7 @@ def write_lisa_plus(root: Path, image: np.ndarray) -> None:
 
 
 def write_muse(root: Path, image: np.ndarray) -> None:
-    """Pictures in all three folders; the first entry has a text answer and the second has none."""
+    """Images in all three folders; the first entry has a text answer and the second has none."""
     run_lengths = {"size": [HEIGHT, WIDTH], "counts": [0, 2 * HEIGHT, (WIDTH - 2) * HEIGHT]}
     cup = {"category_name": "cup", "rephrased_name": "The blue Cup", "segmentation": [SQUARE], "bbox": [4, 4, 8, 8]}
     plate = {"category_name": "plate", "segmentation": run_lengths, "bbox": [0, 0, 2, 24], "category_id": 2}
@@ -238,7 +238,7 @@ def write_muse(root: Path, image: np.ndarray) -> None:
 
 
 def write_custom(root: Path, image: np.ndarray) -> None:
-    """Masks as polygons, as a PNG and as run lengths; a picture with a dialogue only."""
+    """Masks as polygons, as a PNG and as RLE; an image with a dialogue only."""
     folder = root / "custom"
     save(folder / "images/one.jpg", image)
     stripe = np.zeros((HEIGHT, WIDTH), np.uint8)

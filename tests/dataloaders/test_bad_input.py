@@ -48,7 +48,7 @@ def huge_png() -> bytes:
         ("custom", {"custom_data": "mine"}, "custom/images/one.jpg"),
     ],
 )
-def test_a_bad_picture_is_named(data_root, family, data, image, content):
+def test_a_bad_image_is_named(data_root, family, data, image, content):
     path = data_root / image
     if content is None:
         path.unlink()

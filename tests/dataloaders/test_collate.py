@@ -39,11 +39,11 @@ def by_context(batch):
 
 
 def visible(batch, row: int, token: int):
-    ids, branches, places = batch.input_ids[row], batch.branches[row], batch.position_ids[row]
+    ids, branches, positions = batch.input_ids[row], batch.branches[row], batch.position_ids[row]
     own = (branches == 0) | ((branches == branches[token]) & (torch.arange(len(ids)) <= token))
     if branches[token] == 0:
         own = (branches == 0) & (torch.arange(len(ids)) <= token)
-    return tuple(ids[own].tolist()), tuple(places[own].tolist())
+    return tuple(ids[own].tolist()), tuple(positions[own].tolist())
 
 
 @pytest.mark.parametrize("count", [1, 6])
@@ -96,9 +96,9 @@ def test_image_tokens_padding_and_positions(make_processor, packed, side):
         assert (batch.input_ids[row, padding] == processor.tokenizer.pad_token_id).all()
         prefix = int((batch.branches[row] == 0).sum())
         for branch in batch.branches[row].unique().tolist():
-            places = batch.position_ids[row, batch.branches[row] == branch].tolist()
+            positions = batch.position_ids[row, batch.branches[row] == branch].tolist()
             first = {PADDING_BRANCH: None, 0: 0}.get(branch, prefix)
-            assert first is None or places == list(range(first, first + len(places)))
+            assert first is None or positions == list(range(first, first + len(positions)))
     shortest = int((batch.branches != PADDING_BRANCH).sum(1).argmin())
     end = 0 if side == "left" else -1
     assert batch.branches[shortest, end] == PADDING_BRANCH

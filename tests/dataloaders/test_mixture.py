@@ -96,11 +96,11 @@ def test_the_mixture_can_leave_out_what_is_tested_on(data_root):
     path = data_root / "refer_seg/refcoco/instances.json"
     instances = json.loads(path.read_text())
     for image in instances["images"]:
-        if image["id"] == 12:  # a picture of testA
+        if image["id"] == 12:  # an image of testA
             image["file_name"] = "COCO_train2014_000000000040.jpg"
     path.write_text(json.dumps(instances))
 
-    pictures = [
+    images = [
         {
             sample.image_path.name
             for sample in build_mixture(data_root, **settings, exclude_val=held, samples_per_epoch=40)
@@ -108,7 +108,7 @@ def test_the_mixture_can_leave_out_what_is_tested_on(data_root):
         for held in (False, True)
     ]
 
-    assert pictures[0] - pictures[1] == {"COCO_train2014_000000000040.jpg"}
+    assert images[0] - images[1] == {"COCO_train2014_000000000040.jpg"}
 
 
 def test_a_set_that_is_left_out_whole_is_an_error(data_root):
@@ -121,7 +121,7 @@ def test_a_set_that_is_left_out_whole_is_an_error(data_root):
 
 
 def test_bad_draws_are_skipped_and_recorded_until_they_are_too_many(tmp_path, data_root):
-    (data_root / "ade20k/images/training/ADE_train_00000001.jpg").write_bytes(b"not a picture")
+    (data_root / "ade20k/images/training/ADE_train_00000001.jpg").write_bytes(b"not an image")
     settings = {"dataset": "sem_seg", "sample_rates": "1", "sem_seg_data": "ade20k", "samples_per_epoch": 40}
     record = tmp_path / "runs/bad_samples.jsonl"
 

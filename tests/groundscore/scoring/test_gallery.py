@@ -59,7 +59,7 @@ def test_best_worst_and_random_cases_are_all_different():
 
     assert chosen["Best"] == [49, 48, 47]
     assert chosen["Worst"] == [0, 1, 2]
-    assert len({place for places in chosen.values() for place in places}) == 9
+    assert len({index for indices in chosen.values() for index in indices}) == 9
     assert chosen == choose_cases(rows, 3, seed=0)
     assert chosen["Random"] != choose_cases(rows, 3, seed=1)["Random"]
 
@@ -73,7 +73,7 @@ def test_an_empty_target_that_was_rejected_is_no_best_case():
     assert chosen["Worst"] == [2]  # the most wrong pixels
 
 
-def test_a_image_comes_once_before_any_comes_twice():
+def test_an_image_comes_once_before_any_comes_twice():
     rows = [row(50 - n, 50, 50, item=n // 5, expression=n % 5) for n in range(20)]
 
     assert choose_cases(rows, 3, seed=0)["Best"] == [0, 5, 10]
@@ -82,7 +82,7 @@ def test_a_image_comes_once_before_any_comes_twice():
 def test_few_rows_are_shared_out():
     rows = [row(n, 50, 50, item=n) for n in range(4)]
 
-    assert {name: len(places) for name, places in choose_cases(rows, 6, seed=0).items()} == {
+    assert {name: len(indices) for name, indices in choose_cases(rows, 6, seed=0).items()} == {
         "Best": 2,
         "Worst": 1,
         "Random": 1,

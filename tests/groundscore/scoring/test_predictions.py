@@ -241,7 +241,7 @@ def test_an_unknown_muse_entry_is_an_error(world, tmp_path):
         scored(tmp_path / "p.jsonl", world, "MultiReasonSeg|val")
 
 
-def test_own_data_may_show_a_image_twice_if_predictions_tell_entries_apart(tmp_path):
+def test_own_data_may_show_an_image_twice_if_predictions_tell_entries_apart(tmp_path):
     from PIL import Image
 
     (tmp_path / "custom").mkdir()

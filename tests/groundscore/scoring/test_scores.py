@@ -108,7 +108,7 @@ def test_intervals_are_the_middle_of_what_other_images_would_have_given():
     assert scores["cIoU_ci95"] == [0.2, 0.6]
 
 
-def test_intervals_take_a_image_with_all_its_expressions():
+def test_intervals_take_an_image_with_all_its_expressions():
     rows = [row(value, 10, 10, item=item, expression=n) for item, value in enumerate((0, 10)) for n in range(50)]
 
     low, high = score_split("refcoco|unc|val", rows)["gIoU_ci95"]

@@ -80,7 +80,7 @@ def test_false_premises_have_no_mask_though_their_ref_has_one(data_root, spec):
     ("spec", "may_be"),
     [("refcoco|unc|val", False), ("grefcoco|unc|val", True), ("fprefcoco|val", True), ("custom|mine", True)],
 )
-def test_sets_say_whether_expressions_may_mean_nothing(data_root, spec, may_be):
+def test_sets_say_whether_they_have_no_target_expressions(data_root, spec, may_be):
     assert evaluation_set(spec, data_root)[0].may_be_absent is may_be
 
 
