@@ -6,7 +6,7 @@ each layer.
 Legend: S targets, m targets of one image, L+1 hidden states, H W size of an image.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -122,17 +122,24 @@ def analyse_split(
 
     progress(done, total) is called after every batch, with numbers of images.
     """
-    collate = Collator(processor, packed=True, max_length=None, check_masks=False)
     total = min(len(items), limit or len(items))
     found = []
-    for start in range(0, total, batch_size):
-        stop = min(start + batch_size, total)
-        samples = [_sample(items[index]) for index in range(start, stop)]
-        analysis = layer_analysis(model, collate(samples).to(model.device))
+    for done, batch in _batches(processor, items, total, batch_size):
+        analysis = layer_analysis(model, batch.to(model.device))
         found.append([each.cpu() for each in (analysis.iou, analysis.loss, analysis.probabilities)])
         if progress:
-            progress(stop, total)
+            progress(done, total)
     return LayerScores(*(torch.cat(batches) for batches in zip(*found, strict=True)))
+
+
+def _batches(
+    processor: GroundingProcessor, items: Sequence[EvaluationItem], total: int, batch_size: int
+) -> Iterator[tuple[int, Batch]]:
+    """The first `total` images with their given answers, `batch_size` at a time: images so far, and a batch."""
+    collate = Collator(processor, packed=True, max_length=None, check_masks=False)
+    for start in range(0, total, batch_size):
+        stop = min(start + batch_size, total)
+        yield stop, collate([_sample(items[index]) for index in range(start, stop)])
 
 
 def _sample(item: EvaluationItem) -> Sample:
@@ -193,11 +200,9 @@ def layer_rewards(
 
     Returns the targets' states [S, L+1, D] and the reward of each layer [S, L+1], minus its map loss.
     """
-    collate = Collator(processor, packed=True, max_length=None, check_masks=False)
     seen, rewards = [], []
-    for start in range(0, min(limit, len(items)), batch_size):
-        samples = [_sample(items[index]) for index in range(start, min(start + batch_size, limit, len(items)))]
-        batch = collate(samples).to(model.device)
+    for _, batch in _batches(processor, items, min(limit, len(items)), batch_size):
+        batch = batch.to(model.device)
         states = _target_states(model, batch)
         seen.append(states.seg[:, 0].float().cpu())
         targets = map_targets(batch.masks, batch.ignore)

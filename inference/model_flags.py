@@ -16,12 +16,12 @@ from utils.settings import add_setting
 
 
 def layer_choice(text: str) -> int | str:
-    """`last`, `greedy`, `mixture`, `sample` or the index of a hidden state (0 for the embeddings)."""
+    """Returns one of `LAYER_RULES`, or the index of a hidden state (0 for the embeddings)."""
     if text in LAYER_RULES:
         return text
     if text.isdecimal():
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not last, greedy, mixture, sample or an index")
+    raise argparse.ArgumentTypeError(f"{text!r} is not {', '.join(LAYER_RULES)} or an index")
 
 
 def add_model_flags(parser: argparse.ArgumentParser, *, version_required: bool = True) -> None:
@@ -56,7 +56,7 @@ def add_model_flags(parser: argparse.ArgumentParser, *, version_required: bool =
     group.add_argument(
         "--layer",
         type=layer_choice,
-        metavar="last|greedy|mixture|sample|N",
+        metavar="|".join((*LAYER_RULES, "N")),
         help="hidden state that prompts the masks (default: the checkpoint's own choice)",
     )
     group.add_argument(

@@ -1,5 +1,6 @@
 """A conversation in a terminal: commands, streaming, colours; the answers come from a `ChatSession`."""
 
+import argparse
 import os
 import sys
 from collections.abc import Iterator
@@ -17,13 +18,15 @@ from groundscore.reading import user_path
 from inference.model_flags import layer_choice
 from inference.reply import save_conversation, save_reply
 from inference.session import ChatSession
+from model.settings import LAYER_RULES
 
 _HISTORY_LINES = 1000
 
-HELP = """\
+HELP = f"""\
 Ask anything about the image; each [SEG] of the answer becomes a mask, saved with an overlay and a record.
   /image PATH               look at another image (starts a new conversation)
-  /layer N|greedy|last      hidden state that prompts the masks; alone: the checkpoint's own choice
+  /layer LAYER              hidden state that prompts the masks ({", ".join(LAYER_RULES)} or an index);
+                            alone: the checkpoint's own choice
   /save [FILE]              keep the conversation so far as JSON
   /reset                    forget the conversation, keep the image
   /help                     this text
@@ -129,7 +132,7 @@ class Chat:
             return
         try:
             layer = layer_choice(argument)
-        except Exception as error:
+        except argparse.ArgumentTypeError as error:
             raise UserError(str(error)) from None
         self.session.model.system.layer_rule(layer)
         self.session.layer = layer

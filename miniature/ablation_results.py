@@ -10,7 +10,6 @@ from statistics import mean, stdev
 from groundscore.errors import UserError
 from groundscore.reading import read_json
 
-DEFAULT_ESTIMATOR = "leave_one_out"
 LAST, LEARNED = "mode1", "mode3_leave_one_out"  # the fixed last layer, and the policy that it is compared with
 
 # Held-out splits by what they ask for. In the last one a quarter of the expressions have no target; of the others two

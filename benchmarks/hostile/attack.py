@@ -203,7 +203,7 @@ def _execute(
     arguments: list[str], seconds: float, *, path: Path | None = None, folder: Path | None = None
 ) -> tuple[int | None, str, int, float]:
     """(exit code or None, output, peak megabytes, seconds) of `python ARGUMENTS`."""
-    log = (folder or Path(os.devnull).parent) / "output" if folder else Path(os.devnull)
+    log = folder / "output" if folder else Path(os.devnull)
     start = time.monotonic()
     with open(log, "w+b") as output:
         process = subprocess.Popen(

@@ -117,11 +117,7 @@ def _merged(damage: Damage) -> Prepare:
     return prepare
 
 
-def _markers(run: Path) -> list[Path]:
-    return sorted(run.glob("*ckpt_model/*/complete.json"))
-
-
-def _each_marker(change: Callable[[bytes], bytes]) -> Damage:
+def _newest_marker(change: Callable[[bytes], bytes]) -> Damage:
     """Rewrite the newest marker of the latest checkpoints."""
 
     def damage(run: Path) -> None:
@@ -178,12 +174,12 @@ RUNS = (
     Attack("run: lora_alpha of its settings, merged", _merged(_alpha_changed)),
     Attack("run: merged over documents", _into_documents(), quick=True),
     Attack("run: merged over itself", _into_documents("itself")),
-    Attack("run: a marker cut off", _continued(_each_marker(lambda data: data[: len(data) // 2])), codes=(0,),
+    Attack("run: a marker cut off", _continued(_newest_marker(lambda data: data[: len(data) // 2])), codes=(0,),
            says=("done",)),
-    Attack("run: a marker that is a list", _continued(_each_marker(lambda data: b"[]")), codes=(0,), says=("done",)),
-    Attack("run: a marker a million deep", _continued(_each_marker(lambda data: b"[" * 10**6)), codes=(0,),
+    Attack("run: a marker that is a list", _continued(_newest_marker(lambda data: b"[]")), codes=(0,), says=("done",)),
+    Attack("run: a marker a million deep", _continued(_newest_marker(lambda data: b"[" * 10**6)), codes=(0,),
            says=("done",)),
-    Attack("run: another step in the marker", _continued(_each_marker(_step_changed)), codes=(0,), says=("done",)),
+    Attack("run: another step in the marker", _continued(_newest_marker(_step_changed)), codes=(0,), says=("done",)),
     Attack("run: scores.json torn", _continued(_record("scores.json", b'{"best": {"st')), codes=(0,), says=("done",)),
     Attack("run: scores.json of another shape", _continued(_record("scores.json", b'[1, 2, {"best": NaN}]')),
            codes=(0,), says=("done",)),

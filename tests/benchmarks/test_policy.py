@@ -3,7 +3,6 @@
 import pytest
 
 from benchmarks import policy
-from evaluation import layer_analysis
 from evaluation.layer_analysis import layer_rewards
 from miniature import data
 
@@ -16,12 +15,16 @@ def root(tmp_path_factory):
 
 
 def test_estimators_are_measured_on_pictures_prepared_as_the_model_takes_them(root, capsys, monkeypatch):
+    checked_models = []
+
     def checked(model, processor, *arguments, **options):
+        checked_models.append(model)
         assert processor.backbone_images.padded is model.config.pad_train_clip_images is True
         return layer_rewards(model, processor, *arguments, **options)
 
-    monkeypatch.setattr(layer_analysis, "layer_rewards", checked)
+    monkeypatch.setattr(policy, "layer_rewards", checked)
     policy.main(["--dataset_dir", str(root), "--images", "2", "--draws", "20"])
+    assert len(checked_models) == 1
     targets, rewards, best, _, header, _, *rows = capsys.readouterr().out.splitlines()
     number, layers = (int(word) for word in targets.split() if word.isdecimal() and word != "20")
     means = [float(value) for value in rewards.split(": ")[1].split()]

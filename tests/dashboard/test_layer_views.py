@@ -81,6 +81,7 @@ def test_a_split_is_measured_layer_by_layer(tmp_path):
     )
     assert seen[-1] == (3, 3)
     assert len(table.iou) == model.config.num_layers
+    assert min(table.iou) <= table.greedy <= table.oracle
     assert max(table.iou) <= table.oracle and sum(table.probability) == pytest.approx(1)
     rows = list(csv.DictReader(table.write_csv(tmp_path / "layers.csv").open()))
     assert [float(row["IoU"]) for row in rows] == table.iou
