@@ -7,7 +7,8 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.patches import Circle, Ellipse, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
+from matplotlib.axes import Axes
+from matplotlib.patches import Circle, Ellipse, FancyArrowPatch, FancyBboxPatch, Patch, Polygon, Rectangle
 
 INK, SOFT, LINE = "#1f2933", "#616e7c", "#9aa5b1"
 IMAGE, TEXT, SEG, POLICY = "#3b82c4", "#b8c2cc", "#e8590c", "#7048a8"
@@ -16,7 +17,19 @@ LAYERS, CHOSEN = 7, 4
 WIDTH, HEIGHT = 16.2, 6.7
 
 
-def box(axes, x, y, width, height, label, *, color=FROZEN, edge=LINE, size=11):
+def box(
+    axes: Axes,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    label: str,
+    *,
+    color: str = FROZEN,
+    edge: str = LINE,
+    size: float = 11,
+) -> None:
+    """A rounded box with its label in the middle; x, y: its lower left corner."""
     patch = FancyBboxPatch(
         (x, y), width, height, boxstyle="round,pad=0,rounding_size=0.12", facecolor=color, edgecolor=edge, linewidth=1.3
     )
@@ -24,7 +37,9 @@ def box(axes, x, y, width, height, label, *, color=FROZEN, edge=LINE, size=11):
     axes.text(x + width / 2, y + height / 2, label, ha="center", va="center", fontsize=size, color=INK)
 
 
-def arrow(axes, points, *, color=SOFT, dashed=False, width=1.7):
+def arrow(
+    axes: Axes, points: list[tuple[float, float]], *, color: str = SOFT, dashed: bool = False, width: float = 1.7
+) -> None:
     """A polyline through `points` with a head at its end."""
     style = (0, (4, 3)) if dashed else "solid"
     for (x0, y0), (x1, y1) in zip(points[:-2], points[1:-1], strict=True):
@@ -44,10 +59,10 @@ def arrow(axes, points, *, color=SOFT, dashed=False, width=1.7):
     )
 
 
-def scene(axes, x, y, side):
+def scene(axes: Axes, x: float, y: float, side: float) -> None:
     """A table with a mug and an apple: the image that is asked about."""
 
-    def add(patch):
+    def add(patch: Patch) -> None:
         axes.add_patch(patch)
         patch.set_clip_path(frame)
 
@@ -63,7 +78,8 @@ def scene(axes, x, y, side):
     axes.add_patch(Rectangle((x, y), side, side, facecolor="none", edgecolor=INK, linewidth=1.2, zorder=5))
 
 
-def mug(axes, x, y, side, face, edge, frame):
+def mug(axes: Axes, x: float, y: float, side: float, face: str, edge: str, frame: Rectangle) -> None:
+    """The mug of `scene`, clipped to its frame."""
     ring = Ellipse((x + 0.85 * side, y + 0.5 * side), 0.2 * side, 0.24 * side, fill=False, edgecolor=edge, linewidth=4)
     body = Rectangle((x + 0.52 * side, y + 0.27 * side), 0.32 * side, 0.44 * side, facecolor=face, edgecolor=edge)
     rim = Ellipse((x + 0.68 * side, y + 0.71 * side), 0.32 * side, 0.09 * side, facecolor=edge, edgecolor=edge)
@@ -72,7 +88,8 @@ def mug(axes, x, y, side, face, edge, frame):
         patch.set_clip_path(frame)
 
 
-def similarity_map(axes, x, y, side, cells=12):
+def similarity_map(axes: Axes, x: float, y: float, side: float, cells: int = 12) -> None:
+    """A map that is high where the mug is, and a little where the apple is."""
     row, column = np.mgrid[0:cells, 0:cells] / (cells - 1)
     values = np.exp(-(((column - 0.7) / 0.2) ** 2 + ((row - 0.5) / 0.24) ** 2))
     values = values + 0.12 * np.exp(-(((column - 0.25) / 0.2) ** 2 + ((row - 0.64) / 0.2) ** 2))
@@ -80,13 +97,14 @@ def similarity_map(axes, x, y, side, cells=12):
     axes.add_patch(Rectangle((x, y), side, side, facecolor="none", edgecolor=INK, linewidth=1.2, zorder=3))
 
 
-def masked_scene(axes, x, y, side):
+def masked_scene(axes: Axes, x: float, y: float, side: float) -> None:
+    """The mask of the mug."""
     frame = Rectangle((x, y), side, side, facecolor="#20262d", edgecolor=INK, linewidth=1.2)
     axes.add_patch(frame)
     mug(axes, x, y, side, "white", "white", frame)
 
 
-def unrolled_layers(axes, x, y, spacing):
+def unrolled_layers(axes: Axes, x: float, y: float, spacing: float) -> tuple[list[float], dict[str, float], float]:
     """One column of token states per layer, from `y` upwards in the order of the sequence.
 
     Returns the x of each column's centre, the middles of the token groups in y, and the top.
@@ -115,6 +133,7 @@ def unrolled_layers(axes, x, y, spacing):
 
 
 def draw() -> plt.Figure:
+    """The whole image."""
     figure = plt.figure(figsize=(WIDTH, HEIGHT), dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(0, HEIGHT))
@@ -123,9 +142,9 @@ def draw() -> plt.Figure:
     # Title and legend.
     axes.text(0.3, 6.25, "UGround", fontsize=19, weight="bold", color=INK, va="center")
     axes.text(0.3, 5.85, "policy-prompted masking", fontsize=12.5, color=SOFT, va="center")
-    for place, (color, name) in enumerate(((FROZEN, "frozen"), (TRAINED, "trained"))):
-        box(axes, 0.3 + 1.45 * place, 5.22, 0.34, 0.24, "", color=color)
-        axes.text(0.73 + 1.45 * place, 5.34, name, fontsize=11, color=SOFT, va="center")
+    for index, (color, name) in enumerate(((FROZEN, "frozen"), (TRAINED, "trained"))):
+        box(axes, 0.3 + 1.45 * index, 5.22, 0.34, 0.24, "", color=color)
+        axes.text(0.73 + 1.45 * index, 5.34, name, fontsize=11, color=SOFT, va="center")
 
     # What goes in.
     image_y = 2.45
