@@ -18,7 +18,7 @@ from groundscore.reading import user_path
 from inference.model_flags import layer_choice
 from inference.reply import save_conversation, save_reply
 from inference.session import ChatSession
-from model.settings import LAYER_RULES
+from model.systems.base import LAYER_RULES
 
 _HISTORY_LINES = 1000
 
