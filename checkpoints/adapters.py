@@ -38,6 +38,7 @@ from checkpoints.writing import config_values, save_safetensors, written_beside
 from dataloaders.batching.tokenization import GroundingTokenizer
 from groundscore.errors import UserError
 from groundscore.writing import write_json
+from model.backbones import backbone_of
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
 from utils.settings import Rule, number, one_of
@@ -52,7 +53,7 @@ _TEXT = Rule("a text", lambda value: isinstance(value, str) and value != "")
 _BASE_RULES = {"version": _TEXT, "vision_tower": optional(_TEXT), "vision_pretrained": optional(_TEXT)}
 _LORA_RULES = {"peft_type": one_of("LORA"), "lora_alpha": number(-1e6, 1e6), "bias": one_of("none")}
 # Fields of the configuration that are the base's own.
-_OF_THE_BASE = ("text_config", "vision_config", "sam_config")
+_OF_THE_BASE = ("text_config", "vision_config", "sam_config", "base_values")
 
 
 def save_adapter(
@@ -133,7 +134,7 @@ class Adapter:
     @property
     def tokenizer(self) -> GroundingTokenizer:
         """The tokenizer of the trained model, which has more tokens than the base's."""
-        return GroundingTokenizer.from_directory(self.path)
+        return backbone_of(self.config).tokenizer.from_directory(self.path)
 
     def fields(self) -> dict[str, Any]:
         """What the configuration says beyond the base's own."""

@@ -4,14 +4,14 @@ Every field that is used has a type and a range here; what is not used is not ha
 Whether the sizes are those of the tensors that are there is checked afterwards (`loading.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPVisionConfig, LlamaConfig
+from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
 from groundscore.errors import UserError, shown
-from model.backbones.llava import ATTENTIONS
+from model.backbones.language_model import ATTENTIONS
 from utils.settings import Rule, number, one_of, whole
 
 # What a configuration may not name, wherever it stands in it, and what to do about it.
@@ -23,7 +23,7 @@ _REFUSED = {
 }
 _ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _ACTIVATIONS = ("silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu")
-_ROPE_KINDS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+_ROPE_KINDS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "mrope", "axial")
 _DEEPEST = 20
 
 
@@ -75,6 +75,11 @@ def _is_rope(value: Any) -> bool:
     return all(
         key in ("rope_type", "type") or isinstance(each, bool) or _is_positive(each) for key, each in value.items()
     )
+
+
+def _is_size(value: Any) -> bool:
+    sides = value if isinstance(value, list | tuple) else [value]
+    return 1 <= len(sides) <= 2 and all(map(SIDE.holds, sides))
 
 
 def _is_positive(value: Any) -> bool:
@@ -129,6 +134,34 @@ CLIP_RULES = IMAGE_ENCODER_RULES | {
     "initializer_factor": SPREAD,
 }
 
+# Of the LLMs and image encoders of all other backbones: what configurations of these names hold in transformers.
+_INDICES = list_of(whole(0, 1000), 1000)
+PART_RULES = (
+    LLAMA_RULES
+    | CLIP_RULES
+    | {
+        "tie_word_embeddings": FLAG,
+        "use_sliding_window": FLAG,
+        "sliding_window": optional(whole(1, 10**8)),
+        "max_window_layers": whole(0, 1000),
+        "layer_types": optional(list_of(one_of("full_attention", "sliding_attention"), 1000)),
+        "attention_dropout": SHARE,
+        "depth": DEPTH,
+        "num_heads": HEADS,
+        "in_channels": one_of(3),
+        "spatial_merge_size": whole(1, 16),
+        "temporal_patch_size": whole(1, 16),
+        "tokens_per_second": number(0, 1000),
+        "window_size": whole(1, 2**13),
+        "out_hidden_size": WIDTH,
+        "fullatt_block_indexes": _INDICES,
+        "num_position_embeddings": whole(1, 2**20),
+        "deepstack_visual_indexes": _INDICES,
+        "patch_size": Rule("a whole number, or two", _is_size),
+        "image_size": Rule("a whole number, or two", _is_size),
+    }
+)
+
 
 def check_values(rules: Mapping[str, Rule], values: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Those of `values` that have a rule, checked; `UserError` names the first that breaks its rule."""
@@ -159,6 +192,27 @@ def build_clip(values: Mapping[str, Any], source: str) -> CLIPVisionConfig:
     return config
 
 
+def build_part(values: Mapping[str, Any], types: Sequence[str], source: str) -> PreTrainedConfig:
+    """The configuration of an LLM or of an image encoder, of one of these `model_type`s of transformers; the first is
+    that of values that do not name one."""
+    kind = values.get("model_type", types[0])
+    if kind not in types:
+        raise UserError(f"{source} is of type {shown(kind)}, not {' or '.join(types)}")
+    if kind == "llama":
+        return build_llama(values, source)
+    if kind == "clip_vision_model":
+        return build_clip(values, source)
+    given = {name: value for name, value in values.items() if value is not None}
+    config = built(
+        lambda **fields: AutoConfig.for_model(kind, **fields), check_values(PART_RULES, given, source), source
+    )
+    heads = config.num_attention_heads
+    check_multiple(heads, getattr(config, "num_key_value_heads", None) or heads, "num_attention_heads", source)
+    if "head_dim" not in given:
+        check_multiple(config.hidden_size, heads, "hidden_size", source)
+    return config
+
+
 def dictionary(value: Any, where: str) -> Mapping[str, Any]:
     """The value, which must be a dictionary."""
     if not isinstance(value, dict):
@@ -172,7 +226,7 @@ def check_multiple(value: int, divisor: int, name: str, source: str) -> None:
         raise UserError(f"{source}: {name} {value} is not a multiple of {divisor}")
 
 
-def built(kind: type, values: Mapping[str, Any], source: str) -> Any:
+def built(kind: Callable[..., Any], values: Mapping[str, Any], source: str) -> Any:
     """A configuration of transformers, which checks more than we do and complains in many ways."""
     try:
         return kind(**values)

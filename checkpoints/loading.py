@@ -27,10 +27,13 @@ from checkpoints.sources import BASE, REFERENCE, Source, add_clip, add_sam, find
 from checkpoints.vocabulary import complete_vocabulary, tables_of
 from checkpoints.weights import Weights, check_names, check_shapes, fill
 from groundscore.errors import UserError
+from model.backbones import BACKBONES, backbone_of
 from model.config import GroundingConfig
 from model.decoders.sam import SamDecoder
 from model.grounding import GroundingModel
+from model.settings import ImageSettings
 from model.systems import build_system, plugin_of
+from utils.settings import settings_of
 
 
 @dataclass
@@ -173,6 +176,7 @@ def open_model(
         _override(config, built.when_new)
     _override(config, overrides or {})
     add_clip(source, vision_tower)
+    _check_backbone(config)
     built.check()
     if issubclass(built.decoder(), SamDecoder):
         add_sam(source, vision_pretrained)
@@ -229,6 +233,22 @@ def _override(config: GroundingConfig, fields: Mapping[str, Any]) -> None:
         setattr(config, name, value)
 
 
+def _check_backbone(config: GroundingConfig) -> None:
+    """Raise `UserError` for settings that the backbone does not have or does not understand."""
+    backbone = backbone_of(config)
+    for name, setting in settings_of(ImageSettings).items():
+        if name not in backbone.settings and getattr(config, name) != setting.default:
+            owners = [other for other, kind in BACKBONES.items() if name in kind.settings]
+            raise UserError(
+                f"--{name}: {config.backbone} has no such setting, only {', '.join(owners)}; leave the flag out"
+            )
+    if config.conv_type not in backbone.conv_types:
+        raise UserError(
+            f"--conv_type {config.conv_type}: {config.backbone} understands {', '.join(backbone.conv_types)}"
+        )
+    backbone.check(config)
+
+
 def _check_prompt_width(config: GroundingConfig, overrides: Mapping[str, Any]) -> None:
     """SAM decides how wide its prompts are; a flag can only agree."""
     width = config.sam_config.prompt_encoder_config.hidden_size
@@ -252,9 +272,9 @@ def _check_sizes(source: Source) -> None:
 def _check_depths(source: Source) -> None:
     """Raise `UserError` for numbers of layers that are not those of the tensors, before so many layers are built."""
     config = source.config
+    stacks = backbone_of(config).stacks
     depths = {
-        "language_model.layers": config.text_config.num_hidden_layers,
-        "vision_tower.encoder.layers": config.vision_config.num_hidden_layers,
+        **{module: getattr(config, part).num_hidden_layers for module, part in stacks.items()},
         "sam.vision_encoder.layers": config.sam_config.vision_config.num_hidden_layers,
         "sam.mask_decoder.transformer.layers": config.sam_config.mask_decoder_config.num_hidden_layers,
     }

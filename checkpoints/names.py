@@ -6,6 +6,7 @@ list it as unexpected.
 
     reference      `model.layers…`, `model.visual_model…`, `ppm…`; also original LLaVA, which is its first part
     llava-hf       transformers 4.x (`language_model.model…`) and 5.x (`model.language_model…`)
+    a base         of another backbone, in the layout of transformers: the backbone's own `names`
     CLIP           a directory of transformers, with or without `vision_model.`
     SAM            the original `.pth`; its names are also those below `model.visual_model.` of the reference
 """
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from torch import Tensor
 
 from checkpoints.weights import Weights, check_names, fill
+from model.backbones.base import Backbone
 from model.grounding import GroundingModel
 
 Rule = tuple[str, str]
@@ -147,6 +149,12 @@ LLAVA_HF = Layout(
     ]
 )
 
+
+def layout_of(backbone: type[Backbone]) -> Layout:
+    """The layout of the bases of a backbone that names it."""
+    return Layout(backbone.names)
+
+
 # --- one name --------------------------------------------------------------------------------------------------------
 
 # The original SAM has one matrix of random frequencies, the transformers port has two that are equal.
@@ -185,6 +193,12 @@ def to_reference(name: str) -> str | None:
 def from_llava_hf(name: str) -> tuple[str, ...]:
     """Our name for a tensor of a llava-hf directory, of either generation of transformers."""
     return () if _WITHOUT_CONTENT.match(name) else (LLAVA_HF.to_ours(name),)
+
+
+def from_base(backbone: type[Backbone]) -> Callable[[str], tuple[str, ...]]:
+    """The function from the name of a tensor of a base of this backbone to ours."""
+    layout = layout_of(backbone)
+    return lambda name: () if _WITHOUT_CONTENT.match(name) else (layout.to_ours(name),)
 
 
 def clip_from_llava_hf(name: str) -> tuple[str, ...]:

@@ -10,8 +10,7 @@ from transformers import PreTrainedConfig
 from checkpoints.config_checks import (
     FLAG,
     TOKEN_ID,
-    build_clip,
-    build_llama,
+    build_part,
     check_multiple,
     check_values,
     dictionary,
@@ -20,7 +19,7 @@ from checkpoints.config_checks import (
 )
 from checkpoints.sam_configs import build_sam
 from groundscore.errors import UserError, shown
-from model.backbones import BACKBONES
+from model.backbones import BACKBONES, backbone_named, backbone_of
 from model.config import GroundingConfig
 from model.decoders import DECODERS
 from model.settings import model_settings
@@ -34,7 +33,7 @@ def _is_module(value: Any) -> bool:
 
 
 _TEXT = Rule("a text of at most 1000 characters", lambda value: isinstance(value, str) and len(value) <= 1000)
-_KINDS = {"text_config": "llama", "vision_config": "clip_vision_model", "sam_config": "sam"}
+_PARTS = ("text_config", "vision_config", "sam_config")
 # Ranges of our own fields that are no settings of training (`model/settings.py` declares those).
 _OWN_RANGES = {
     "plugin": optional(Rule("the name of a module", _is_module)),
@@ -65,10 +64,14 @@ def own_rules() -> dict[str, Rule]:
 
 def build_grounding(values: Mapping[str, Any], source: str) -> GroundingConfig:
     """A `GroundingConfig` of checked fields. text_config, vision_config, sam_config: configurations, or left out."""
-    parts = {name: values[name] for name in _KINDS if name in values}
-    config = GroundingConfig(**check_values(own_rules(), values, source), **parts)
-    if "vision_config" not in parts:
-        return config  # CLIP comes from elsewhere
+    parts = {name: values[name] for name in _PARTS if name in values}
+    fields = check_values(own_rules(), values, source)
+    kept = {name: value.rule for name, value in backbone_named(fields.get("backbone", "llava")).base_values.items()}
+    base_values = check_values(kept, dictionary(values.get("base_values") or {}, f"{source}: base_values"), source)
+    config = GroundingConfig(**fields, **parts, base_values=base_values)
+    if "vision_config" not in parts or config.backbone != "llava":
+        backbone_of(config).check(config)
+        return config  # CLIP comes from elsewhere, or there is none
     depth = config.vision_config.num_hidden_layers
     if not -depth - 1 <= config.mm_vision_select_layer <= depth:
         raise UserError(
@@ -87,14 +90,17 @@ def own_config(values: Mapping[str, Any], source: Path) -> GroundingConfig:
     unknown = sorted(set(values) - known)
     if unknown:
         raise UserError(f"{source}: unknown key {shown(unknown[0])}; is it of a newer version of this program?")
-    builders = {"text_config": build_llama, "vision_config": build_clip, "sam_config": build_sam}
-    parts = {}
-    for name, kind in _KINDS.items():
-        where = f"{source}: {name}"
-        part = dictionary(values.get(name), where)
-        if part.get("model_type", kind) != kind:
-            raise UserError(f"{where} is of type {shown(part['model_type'])}, not {kind}")
-        parts[name] = builders[name](part, where)
+    check_values({"backbone": one_of(*BACKBONES)}, values, str(source))
+    backbone = backbone_named(values.get("backbone", "llava"))
+    where = {name: f"{source}: {name}" for name in _PARTS}
+    text, vision, sam = (dictionary(values.get(name), where[name]) for name in _PARTS)
+    if sam.get("model_type", "sam") != "sam":
+        raise UserError(f"{where['sam_config']} is of type {shown(sam['model_type'])}, not sam")
+    parts = {
+        "text_config": build_part(text, backbone.text_types, where["text_config"]),
+        "vision_config": build_part(vision, backbone.vision_types, where["vision_config"]),
+        "sam_config": build_sam(sam, where["sam_config"]),
+    }
     return build_grounding({**values, **parts}, str(source))
 
 

@@ -33,7 +33,7 @@ class GroundingProcessor(Processor):
         if not (directory / SETTINGS_FILE).is_file():
             raise UserError(f"{directory} has no {SETTINGS_FILE}; it is not a directory that this program saved")
         config = own_config(read_config(directory), directory / CONFIG_FILE)
-        return cls(config, GroundingTokenizer.from_directory(directory))
+        return cls(config, backbone_of(config).tokenizer.from_directory(directory))
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the tokenizer's files, and `preprocessor_config.json` for `AutoProcessor`.

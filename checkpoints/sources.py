@@ -1,24 +1,28 @@
-"""What a directory or file holds: our own model, a reference checkpoint, or a LLaVA base, described alike.
+"""What a directory or file holds: our own model, a reference checkpoint, or a base of a backbone, described alike.
 
 `--weight` names the tensors of a training of the reference, put together by DeepSpeed's `zero_to_fp32`: one file or,
 from today's `zero_to_fp32`, a directory named like a file (`pytorch_model.bin/`) with shards and an index.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from checkpoints import architecture, names, sam_configs
 from checkpoints.adapting import merge_lora
+from checkpoints.config_checks import build_part, dictionary
 from checkpoints.files import (
     ADAPTER_CONFIG,
     CONFIG_FILE,
+    SETTINGS_FILE,
     TORCH_FILE,
     WEIGHT_LAYOUTS,
     TensorFiles,
     open_tensors,
     read_config,
+    read_json_object,
     shards_of_index,
 )
 from checkpoints.hub import HubName, find_model
@@ -30,9 +34,11 @@ from dataloaders.batching.tokenization import GroundingTokenizer
 from groundscore.errors import UserError, shown
 from groundscore.reading import user_path
 from groundscore.targets import REJ, SEG
+from model.backbones import BACKBONES, backbone_of, backbone_of_base
 from model.config import GroundingConfig
 
 OWN, REFERENCE, BASE = "merged directory", "reference checkpoint", "LLaVA base"
+PROCESSOR_FILE = "processor_config.json"  # where transformers 5 writes what `preprocessor_config.json` held
 HUB_CLIP = "openai/clip-vit-large-patch14-336"
 OPENAI_CLIPS = ("clip-vit-large-patch14-336", "clip-vit-large-patch14")
 
@@ -62,19 +68,85 @@ def read_source(path: Path, *, system: str | None, weight: Path | None = None, l
     """
     _refuse_training_runs(path)
     config = read_config(path)
-    tokenizer = GroundingTokenizer.from_directory(path)
-    if weight is not None:
-        return _read_reference(path, config, open_tensors(weight), tokenizer, system, lora_alpha, consolidated=True)
-    if config.get("model_type") == GroundingConfig.model_type:
+    if weight is None and config.get("model_type") == GroundingConfig.model_type:
+        model_config = own_config(config, path / CONFIG_FILE)
         weights = Weights()
         weights.add(open_tensors(path), lambda name: (name,), str(path))
         _complete_frequencies(weights)
-        return Source(OWN, path, own_config(config, path / CONFIG_FILE), tokenizer, weights, describes_clip=True)
+        tokenizer = backbone_of(model_config).tokenizer.from_directory(path)
+        return Source(OWN, path, model_config, tokenizer, weights, describes_clip=True)
+    member = backbone_of_base(config.get("model_type"))
+    if weight is None and member is not None and BACKBONES[member].names:
+        return _read_named_base(path, config, member, system)
+    tokenizer = GroundingTokenizer.from_directory(path)
+    if weight is not None:
+        return _read_reference(path, config, open_tensors(weight), tokenizer, system, lora_alpha, consolidated=True)
     if architecture.is_reference(config):
         return _read_reference(path, config, open_tensors(path), tokenizer, system, lora_alpha)
     if system is None:
         raise UserError(f"{path} is a plain LLaVA, which any system can start from: choose one with --model_key")
     return _read_base(path, config, tokenizer, system)
+
+
+def _unsupported(path: Path, config: Mapping[str, Any]) -> UserError:
+    """The error about a directory that holds none of the models that are read here."""
+    bases = [f"{', '.join(kind.base_types)} ({name})" for name, kind in BACKBONES.items() if kind.base_types]
+    return UserError(
+        f"{path} contains a model of type {shown(config.get('model_type'))}; expected a base whose type is "
+        f"{'; '.join(bases)}, a merged directory of this program, or a checkpoint of the reference implementation"
+    )
+
+
+def _read_named_base(path: Path, config: dict[str, Any], member: str, system: str | None) -> Source:
+    """A base in the layout of transformers, of a backbone that names its tensors."""
+    backbone, where = BACKBONES[member], path / CONFIG_FILE
+    if system is None:
+        raise UserError(f"{path} is a plain {member}, which any system can start from: choose one with --model_key")
+    weights = Weights()
+    weights.add(open_tensors(path), names.from_base(backbone), str(path))
+    text, vision = (
+        dictionary(config.get(name) or default, f"{where}: {name}")
+        for name, default in (("text_config", config), ("vision_config", {}))
+    )
+    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+    values = backbone.read_base_values(config, _image_settings(path))
+    fields = {
+        "system": system,
+        "backbone": member,
+        "conv_type": backbone.conv_types[0],
+        "text_config": build_part(
+            {**text, "model_type": _known_type(text, backbone.text_types, member), "tie_word_embeddings": tied},
+            backbone.text_types,
+            f"{where}: text_config",
+        ),
+        "vision_config": build_part(
+            {**vision, "model_type": _known_type(vision, backbone.vision_types, member)},
+            backbone.vision_types,
+            f"{where}: vision_config",
+        ),
+        "base_values": values,
+    }
+    model_config = build_grounding(fields, str(where))
+    (words,), (head,) = (tuple(f"{module}.weight" for module in backbone.parts[of]) for of in ("embeddings", "head"))
+    if tied and head not in weights and words in weights:
+        weights.put(head, weights.shape(words), weights.reader(words))
+    return Source(BASE, path, model_config, backbone.tokenizer.from_directory(path), weights, describes_clip=True)
+
+
+def _known_type(part: Mapping[str, Any], types: Sequence[str], member: str) -> Any:
+    """The `model_type` of a part of a configuration; older ones do not say, or say the type of the whole."""
+    stated = part.get("model_type", types[0])
+    return types[0] if stated in BACKBONES[member].base_types else stated
+
+
+def _image_settings(path: Path) -> Mapping[str, Any]:
+    """What a base's directory says of its image processor, in either generation of transformers."""
+    if (path / SETTINGS_FILE).is_file():
+        return read_json_object(path / SETTINGS_FILE)
+    if (path / PROCESSOR_FILE).is_file():
+        found = read_json_object(path / PROCESSOR_FILE).get("image_processor") or {}
+        return dictionary(found, f"{path / PROCESSOR_FILE}: image_processor")
+    return {}
 
 
 def _complete_frequencies(weights: Weights) -> None:
@@ -137,6 +209,8 @@ def _read_reference(
 def _read_base(path: Path, config: dict[str, Any], tokenizer: GroundingTokenizer, system: str) -> Source:
     weights = Weights()
     files = open_tensors(path)
+    if "model_type" in config and backbone_of_base(config["model_type"]) is None:
+        raise _unsupported(path, config)
     if architecture.is_llava_hf(config):
         fields = architecture.llava_hf_fields(config, path)
         weights.add(files, names.from_llava_hf, str(path))
@@ -144,10 +218,7 @@ def _read_base(path: Path, config: dict[str, Any], tokenizer: GroundingTokenizer
         fields = architecture.original_llava_fields(config, path)
         weights.add(files, names.from_reference, str(path))
     else:
-        raise UserError(
-            f"{path} contains a model of type {shown(config.get('model_type'))}; expected a LLaVA (original or "
-            "llava-hf), a merged directory of this program, or a checkpoint of the reference implementation"
-        )
+        raise _unsupported(path, config)
     model_config = build_grounding({"system": system, **fields}, str(path / CONFIG_FILE))
     return Source(BASE, path, model_config, tokenizer, weights, "vision_config" in fields)
 
@@ -177,7 +248,9 @@ def add_clip(source: Source, vision_tower: str | None) -> None:
 
     The CLIP of a checkpoint, which may have been trained, is kept.
     """
-    if source.kind == OWN:
+    if source.config.backbone != "llava" and vision_tower:
+        raise UserError(f"--vision_tower {vision_tower}: {source.config.backbone} has an image encoder of its own")
+    if source.kind == OWN or source.config.backbone != "llava":
         if vision_tower:
             source.notes.append(f"--vision_tower {vision_tower} ignored: the directory has its own CLIP")
         return

@@ -36,11 +36,12 @@ def complete_vocabulary(source: Source, seed: int) -> int:
     text.bos_token_id, text.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     text.pad_token_id = tokenizer.pad_token_id
     stored = _rows(source)
+    text.vocab_size, new_ids = max(stored, len(tokenizer)), set()
     if source.kind == BASE:
-        # A base may have more rows than tokens (llava-hf rounds up); none of them was trained.
-        text.vocab_size, new_ids = len(tokenizer), {tokenizer.added_tokens[token] for token in added}
-    else:
-        text.vocab_size, new_ids = max(stored, len(tokenizer)), set()
+        # A base may have more rows than tokens (llava-hf rounds up); none of them was trained. LLaVA's are cut off, as
+        # the reference does; the others keep the layout of their base.
+        text.vocab_size = len(tokenizer) if config.backbone == "llava" else text.vocab_size
+        new_ids = {tokenizer.added_tokens[token] for token in added}
     return _resize_tables(source, text.vocab_size, new_ids, std=text.initializer_range, seed=seed)
 
 
@@ -80,13 +81,13 @@ def _check_vocabulary(source: Source) -> None:
 
 def _resize_tables(source: Source, rows: int, new_ids: set[int], *, std: float, seed: int) -> int:
     """Give the word embeddings and the output head `rows` rows; those of `new_ids`, and those beyond the stored ones,
-    are drawn from N(0, std²). Returns how many were drawn."""
-    weights = source.weights
+    are drawn from N(0, std²), the same for both where they are tied. Returns how many were drawn."""
+    weights, tied = source.weights, getattr(source.config.text_config, "tie_word_embeddings", False)
     drawn = sorted(new_ids | set(range(_rows(source), rows)))
     for offset, name in enumerate(tables_of(source.config)):
         stored, width = weights.shape(name)
         if drawn or rows != stored:
-            table = partial(_table, weights.reader(name), rows, drawn, std=std, seed=seed + offset)
+            table = partial(_table, weights.reader(name), rows, drawn, std=std, seed=seed if tied else seed + offset)
             weights.put(name, (rows, width), table)
     return len(drawn)
 

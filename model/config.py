@@ -2,21 +2,25 @@
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig, SamConfig
+from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig, SamConfig
 
-from model.settings import model_settings, settings_of_system
+from model.backbones import backbone_named
+from model.settings import ImageSettings, model_settings, settings_of_system
 from model.systems import SYSTEMS
+from utils.settings import settings_of
 
 
 class GroundingConfig(PreTrainedConfig):
     """Everything that is needed to build a model and its processor, saved as `config.json` beside the weights.
 
-    text_config, vision_config, sam_config: the LLaMA, the CLIP tower and SAM (configuration objects or dictionaries).
+    text_config, vision_config, sam_config: the LLM, the image encoder and SAM (configuration objects or dictionaries);
+        which kinds the first two may be is the backbone's to say.
     system: one of `model.systems.SYSTEMS`; plugin: the module that it comes from, if that is a user's own.
     backbone, mask_decoder: one of `model.backbones.BACKBONES` and one of `model.decoders.DECODERS`.
+    base_values: what else the backbone keeps of its base (`Backbone.base_values`).
     mm_projector_type: "linear", "mlpNx_gelu" or "identity", between CLIP and LLaMA (LLaVA's names).
     mm_vision_select_layer: index into CLIP's hidden states (embeddings first); -2 is the last but one layer.
     seg_token_ids, rej_token_ids, im_start_id, im_end_id: token ids, set when the tokenizer is known.
@@ -30,8 +34,8 @@ class GroundingConfig(PreTrainedConfig):
 
     def __init__(
         self,
-        text_config: LlamaConfig | dict[str, Any] | None = None,
-        vision_config: CLIPVisionConfig | dict[str, Any] | None = None,
+        text_config: PreTrainedConfig | dict[str, Any] | None = None,
+        vision_config: PreTrainedConfig | dict[str, Any] | None = None,
         sam_config: SamConfig | dict[str, Any] | None = None,
         system: str = "UGround",
         plugin: str | None = None,
@@ -45,11 +49,13 @@ class GroundingConfig(PreTrainedConfig):
         mm_projector_out_dim: int = 1,
         backbone: str = "llava",
         mask_decoder: str = "sam",
+        base_values: Mapping[str, Any] | None = None,
         **values: Any,
     ):
         """values: settings, and fields of transformers."""
-        self.text_config = _as_config(LlamaConfig, text_config)
-        self.vision_config = _as_config(CLIPVisionConfig, vision_config)
+        member = backbone_named(backbone)
+        self.text_config = _of_types(member.text_types, text_config)
+        self.vision_config = _of_types(member.vision_types, vision_config)
         self.sam_config = _as_config(SamConfig, sam_config)
         self.system = system
         self.plugin = plugin
@@ -63,6 +69,7 @@ class GroundingConfig(PreTrainedConfig):
         self.mm_projector_out_dim = mm_projector_out_dim
         self.backbone = backbone
         self.mask_decoder = mask_decoder
+        self.base_values = {name: value.default for name, value in member.base_values.items()} | dict(base_values or {})
         for name, setting in model_settings().items():
             setattr(self, name, values.pop(name, setting.default))
         super().__init__(**values)
@@ -73,13 +80,12 @@ class GroundingConfig(PreTrainedConfig):
         return {*inspect.signature(cls).parameters, *model_settings()} - {"values"}
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON can hold them, without the settings of other systems."""
+        """All fields as JSON can hold them, without the settings of other systems and backbones."""
         own = settings_of_system(self.system) if self.system in SYSTEMS else {}
         left_out = set(model_settings()) - set(own)
-        values = {name: value for name, value in super().to_dict().items() if name not in left_out}
-        if self.plugin is None:
-            values.pop("plugin", None)
-        return values
+        left_out |= set(settings_of(ImageSettings)) - set(backbone_named(self.backbone).settings)
+        left_out |= {name for name in ("plugin", "base_values") if not getattr(self, name)}
+        return {name: value for name, value in super().to_dict().items() if name not in left_out}
 
     @property
     def num_layers(self) -> int:
@@ -104,8 +110,11 @@ class GroundingConfig(PreTrainedConfig):
         return self.resize_vision_tower_size if self.resize_vision_tower else self.vision_config.image_size
 
     @property
-    def image_grid(self) -> int:
-        """Image tokens of the LLM along one side; resizing the tower does not change it."""
+    def image_grid(self) -> int | None:
+        """Image tokens of the LLM along one side (resizing the tower does not change it); None where it depends on the
+        image."""
+        if "llm_image_grid" not in backbone_named(self.backbone).settings:
+            return None
         return self.llm_image_grid or self.vision_config.image_size // self.vision_config.patch_size
 
     @property
@@ -117,6 +126,14 @@ class GroundingConfig(PreTrainedConfig):
     def context_length(self) -> int:
         """Tokens that the LLM may read."""
         return self.text_config.max_position_embeddings
+
+
+def _of_types(types: Sequence[str], value: Any) -> PreTrainedConfig:
+    """Returns a configuration object of one of these `model_type`s; the first is that of a dictionary without one."""
+    if isinstance(value, PreTrainedConfig):
+        return copy.deepcopy(value)
+    values = {**(value or {})}
+    return AutoConfig.for_model(values.pop("model_type", types[0]), **values)
 
 
 def _as_config(kind: type, value: Any) -> Any:

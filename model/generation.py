@@ -116,7 +116,8 @@ class ReadPrompts:
     """R prompts, ordered by row and branch, ready to be answered.
 
     rows: as they were read; cache: their keys and values. row: the row of each prompt. seen: bool [R, T], what its next
-    token sees of it. positions [R, 1]: the position id of its last token. last: L+1 states [R, D] of its last token.
+    token sees of it. positions [R, 1] or [3, R, 1]: the position ids of its last token. last: L+1 states [R, D] of
+    that token.
     unrolled: L+1 states [B, T, D] of the rows.
     image [R]: what it is about. cell_positions [R, P]: flat indices into B·T of the cells of that image's grid.
     """
@@ -143,7 +144,7 @@ def read_prompts(model: PreTrainedModel, batch: Batch, images: EncodedImages) ->
         cache=cache,
         row=row_of_prompt,
         seen=rows.attention[row, 0, end] if rows.attention.dim() == 4 else rows.attention[row],
-        positions=batch.position_ids[row, end].unsqueeze(1),
+        positions=batch.position_ids[..., row, end].unsqueeze(-1),
         last=[states[row, end] for states in unrolled],
         unrolled=unrolled,
         image=batch.image_index[row],
@@ -241,7 +242,7 @@ def _write(
     """
     seg_ids = list(model.config.seg_token_ids)
     rows = [WrittenRow() for _ in prompts.row[chosen]]
-    positions, last = prompts.positions[chosen], [states[chosen] for states in prompts.last]
+    positions, last = prompts.positions[..., chosen, :], [states[chosen] for states in prompts.last]
     read, seen = prompts.row[chosen], prompts.seen[chosen]
     whole_rows = read == prompts.row == list(range(len(prompts.rows.embeddings)))
     stepping = model.backbone.stepping(prompts.rows, prompts.cache, read, seen, whole_rows=whole_rows)

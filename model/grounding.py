@@ -193,15 +193,16 @@ class GroundingModel(PreTrainedModel):
 
     def encode_images(self, batch: Batch) -> EncodedImages:
         """Returns the images as the LLM reads them, each encoded once, unless the features are cached."""
-        tokens, visible, features = [], [], []
+        tokens, visible, features, injected = [], [], [], []
         for group in batch.backbone_images.groups:
             features.append(self._features("backbone", group, batch.image_keys))
             of_group, seen = self.backbone.project(features[-1], group)
             tokens.append(of_group.flatten(0, 1))  # [n · tokens, D]
             visible.append(None if seen is None else seen.flatten())
-        if all(each is None for each in visible):
-            return EncodedImages(_joined(tokens), None, features)
-        return EncodedImages(_joined(tokens), _joined(_all_visible(visible, tokens)), features)
+            injected.append([each.flatten(0, 1) for each in self.backbone.injections(features[-1], group)])
+        seen = None if all(each is None for each in visible) else _joined(_all_visible(visible, tokens))
+        of_layers = [_joined(list(of_groups)) for of_groups in zip(*injected, strict=True)]
+        return EncodedImages(_joined(tokens), seen, features, of_layers)
 
     def decoder_features(self, batch: Batch, images: EncodedImages) -> list[Tensor]:
         """Returns the mask decoder's features of all images, one or several tensors [I, …]."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dataloaders.batching.conversation import TEMPLATES
 from groundscore.errors import UserError
 from model.systems import SYSTEMS
 from utils.settings import FIXED, FRACTION, Setting, at_least, option, settings_of, whole
@@ -20,8 +21,9 @@ class ModelSettings:
     conv_type: str = option(
         "llava_v1",
         "model",
-        "conversation template; its system text names a human (llava_v1) or a user (vicuna_v1)",
-        choices=("llava_v1", "vicuna_v1"),
+        "conversation template; LLaVA's system text names a human (llava_v1) or a user (vicuna_v1)",
+        choices=tuple(TEMPLATES),
+        default_text="the backbone's own, llava_v1 for LLaVA",
         stored=True,
         inference=True,
     )
@@ -40,6 +42,20 @@ class ModelSettings:
     image_feature_scale_num: int = option(
         1, "model", "image feature scales (PixelLM)", check=whole(1, 64), on_resume=FIXED, stored=True
     )
+    map_geometry: str = option(
+        "fit",
+        "policy",
+        "placement of the similarity map: fit follows CLIP's crop, reference always assumes padded CLIP input",
+        choices=("fit", "reference"),
+        stored=True,
+        inference=True,
+    )
+
+
+@dataclass
+class ImageSettings:
+    """How a backbone sees images; each setting belongs to the backbones that name it in `settings`."""
+
     separate_mm_projector: bool = option(
         False, "model", "a second projector for the mask path", on_resume=FIXED, stored=True
     )
@@ -65,11 +81,21 @@ class ModelSettings:
         check=whole(1, 256),
         stored=True,
     )
-    map_geometry: str = option(
-        "fit",
-        "policy",
-        "placement of the similarity map: fit follows CLIP's crop, reference always assumes padded CLIP input",
-        choices=("fit", "reference"),
+    min_pixels: int | None = option(
+        None,
+        "model",
+        "pixels that an image is enlarged to (Qwen-VL)",
+        default_text="the base's",
+        check=whole(1, 2**28),
+        stored=True,
+        inference=True,
+    )
+    max_pixels: int | None = option(
+        None,
+        "model",
+        "pixels that an image is reduced to, which bounds its tokens (Qwen-VL)",
+        default_text="the base's",
+        check=whole(1, 2**28),
         stored=True,
         inference=True,
     )
@@ -94,12 +120,12 @@ class LoraSettings:
 
 def declared() -> tuple[type, ...]:
     """The dataclasses of settings of all models, those of plugins' systems among them: call it after their import."""
-    return tuple(dict.fromkeys((ModelSettings, *(system.settings for system in SYSTEMS.values()))))
+    return tuple(dict.fromkeys((ModelSettings, ImageSettings, *(system.settings for system in SYSTEMS.values()))))
 
 
 def settings_of_system(system: str) -> dict[str, Setting]:
-    """The settings that models of a system have, by name."""
-    return settings_of(*dict.fromkeys((ModelSettings, SYSTEMS[system].settings)))
+    """The settings that models of a system have, by name; those of images only with some backbones."""
+    return settings_of(*dict.fromkeys((ModelSettings, ImageSettings, SYSTEMS[system].settings)))
 
 
 def model_settings() -> dict[str, Setting]:

@@ -36,6 +36,8 @@ class Geometry:
     cell_tokens: int64 [rows · columns], which of the tokens each cell is, in raster order; None for the first ones.
     row_centres, column_centres: float32 [rows] and [columns], where the centres of the cells lie, in pixels of the
         original image; None where the cells fill the window evenly.
+    axes: of the position ids of its tokens: 1 where they are numbered like text, 3 for the multimodal rotary positions
+        of Qwen-VL: time, row, column.
     """
 
     size: tuple[int, int]
@@ -47,11 +49,24 @@ class Geometry:
     cell_tokens: Tensor | None = None
     row_centres: Tensor | None = None
     column_centres: Tensor | None = None
+    axes: int = 1
 
     @property
     def cells(self) -> int:
         """How many cells the grid has."""
         return self.grid[0] * self.grid[1]
+
+    def token_positions(self, start: int) -> tuple[Tensor, int]:
+        """Position ids int64 [axes, tokens] of its tokens, the first at `start`, and the position that follows them.
+
+        With three axes the first token is at (start, start, start) and the others as many rows and columns further;
+        text goes on after the largest (Qwen2-VL, https://arxiv.org/abs/2409.12191, section 2.1).
+        """
+        if self.axes == 1:
+            return torch.arange(start, start + self.tokens).unsqueeze(0), start + self.tokens
+        rows, columns = torch.meshgrid(*map(torch.arange, self.grid), indexing="ij")
+        cells = torch.stack([torch.zeros_like(rows), rows, columns]).flatten(1)
+        return cells + start, start + max(self.grid)
 
     def as_padded(self, size: tuple[int, int]) -> "Geometry":
         """The same where the pixels are taken for those of an image of `size`, (H, W), padded to a square."""
@@ -150,7 +165,8 @@ class Batch:
 
     input_ids [R, T] int64: token ids; image tokens are `IMAGE_TOKEN_INDEX` (-200), padding is the pad id.
     branches [R, T] int64: 0 for the prefix, 1, 2, … for the branch of a token, -1 for padding.
-    position_ids [R, T] int64: rotary positions; after the prefix they restart for every branch.
+    position_ids [R, T] int64: rotary positions; after the prefix they restart for every branch. [3, R, T] where the
+        image tokens have three (`Geometry.axes`); text then has the same number three times.
     image_index [R] int64: which image a row is about.
     image_positions [M] int64: flat indices into R·T of the image tokens of all rows.
     image_tokens [M] int64: which of the N image tokens of all images stands at each.

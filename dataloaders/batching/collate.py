@@ -18,6 +18,7 @@ from dataloaders.batching.batch import (
     PADDING_BRANCH,
     PREFIX_BRANCH,
     Batch,
+    Geometry,
     ImagePreparation,
     PreparedImages,
     image_key,
@@ -37,7 +38,7 @@ class Processor:
 
     backbone_images, decoder_images: what prepares images for the two encoders; the second is None for a mask decoder
         that reads the backbone's features.
-    conv_type: conversation template, a key of `dataloaders.batching.conversation.SYSTEM_TEXTS`.
+    conv_type: conversation template, a key of `dataloaders.batching.conversation.TEMPLATES`.
     """
 
     def __init__(
@@ -59,20 +60,29 @@ class Processor:
 
 @dataclass
 class _Row:
-    """One row before padding; the lists have an entry per token. image_start: the first image token."""
+    """One row before padding; the lists have an entry per token.
+
+    image_start: the first image token; prefix_positions [axes, prefix_length]: position ids of the prefix;
+    positions: those of the branches; first_position: that of every branch's first token.
+    """
 
     image: int
     image_start: int
     prefix_length: int
+    prefix_positions: Tensor
+    first_position: int
     ids: list[int]
     branches: list[int]
     positions: list[int]
 
     @classmethod
-    def of_prefix(cls, image: int, prefix: Sequence[int]) -> "_Row":
-        """A row that holds the prefix of a conversation alone."""
+    def of_prefix(cls, image: int, prefix: Sequence[int], geometry: Geometry) -> "_Row":
+        """A row that holds the prefix of a conversation alone, which ends with the image."""
         start, length = prefix.index(IMAGE_TOKEN_INDEX), len(prefix)
-        return cls(image, start, length, list(prefix), [PREFIX_BRANCH] * length, list(range(length)))
+        of_image, following = geometry.token_positions(start)
+        before = torch.arange(start).expand(geometry.axes, -1)
+        positions = torch.cat([before, of_image], dim=1)
+        return cls(image, start, length, positions, following, list(prefix), [PREFIX_BRANCH] * length, [])
 
     def add_branch(self, branch: Sequence[int]) -> int:
         """Append a conversation and return where it begins."""
@@ -80,8 +90,14 @@ class _Row:
         number = self.branches[-1] + 1
         self.ids += branch
         self.branches += [number] * len(branch)
-        self.positions += range(self.prefix_length, self.prefix_length + len(branch))
+        self.positions += range(self.first_position, self.first_position + len(branch))
         return start
+
+    @property
+    def position_ids(self) -> Tensor:
+        """Position ids [axes, T] of all its tokens."""
+        of_branches = torch.tensor(self.positions, dtype=torch.int64).expand(len(self.prefix_positions), -1)
+        return torch.cat([self.prefix_positions, of_branches], dim=1)
 
 
 @dataclass
@@ -163,7 +179,7 @@ class Collator:
             conversations, sample_masks, sample_kinds = self._encode(sample, image[1].tokens)
             if not conversations:
                 continue
-            self._lay_out(layout, len(kept), conversations)
+            self._lay_out(layout, len(kept), conversations, image[1])
             kept.append(sample)
             prepared.append(image)
             masks.append(sample_masks)
@@ -240,7 +256,9 @@ class Collator:
             )
         return cut
 
-    def _lay_out(self, layout: _Layout, image: int, conversations: Sequence[EncodedConversation]) -> None:
+    def _lay_out(
+        self, layout: _Layout, image: int, conversations: Sequence[EncodedConversation], geometry: Geometry
+    ) -> None:
         """Give every conversation a row, or a branch of the row that has its prefix."""
         tokens_per_target = self.processor.tokenizer.tokens_per_target
         row_of_prefix: dict[tuple[int, ...], int] = {}
@@ -248,7 +266,7 @@ class Collator:
             row = row_of_prefix.get(conversation.prefix) if self.packed else None
             if row is None:
                 row = row_of_prefix[conversation.prefix] = len(layout.rows)
-                layout.rows.append(_Row.of_prefix(image, conversation.prefix))
+                layout.rows.append(_Row.of_prefix(image, conversation.prefix, geometry))
             layout.add(image, row, conversation, tokens_per_target)
 
     def _token_tensors(self, layout: _Layout, images: PreparedImages) -> dict[str, Tensor]:
@@ -258,13 +276,13 @@ class Collator:
         shape = (len(rows), length)
         input_ids = torch.full(shape, self.processor.tokenizer.pad_token_id)
         branches = torch.full(shape, PADDING_BRANCH)
-        position_ids = torch.zeros(shape, dtype=torch.int64)
+        position_ids = torch.zeros((images.geometries[0].axes, *shape), dtype=torch.int64)
         shifts = [length - len(row.ids) if self.padding_side == "left" else 0 for row in rows]
         for index, (row, shift) in enumerate(zip(rows, shifts)):
             own = slice(shift, shift + len(row.ids))
             input_ids[index, own] = torch.tensor(row.ids)
             branches[index, own] = torch.tensor(row.branches)
-            position_ids[index, own] = torch.tensor(row.positions)
+            position_ids[:, index, own] = row.position_ids
 
         def flat(row: int, token: int) -> int:
             return row * length + shifts[row] + token
@@ -277,7 +295,7 @@ class Collator:
         return {
             "input_ids": input_ids,
             "branches": branches,
-            "position_ids": position_ids,
+            "position_ids": position_ids.squeeze(0) if len(position_ids) == 1 else position_ids,
             "image_index": torch.tensor([row.image for row in rows]),
             **place_images(images, image_starts, [row.image for row in rows], length),
             "label_positions": torch.tensor([flat(row, token) for row, token, _ in layout.labels], dtype=torch.int64),

@@ -1,11 +1,14 @@
-"""The prompt text of a conversation: LLaVA's "v1" chat format, the one the six systems were trained with.
+"""The prompt text of a conversation: a chat template, and where the image and the answers stand in it.
 
-SESAME's and READ's authors train with the system text of `llava_v1` ("a curious human") and evaluate false premises
-with that of `vicuna_v1` ("a curious user"); everything else is the same.
+LLaVA's "v1" format is the one that the six systems were trained with:
 
     {system} USER: <im_start><image><im_end>\\n{question} ASSISTANT: {answer}</s>USER: {question} ASSISTANT: …
 
-The image stands before the first question. An answer of None leaves the text at `ASSISTANT:`, for the model to go on.
+SESAME's and READ's authors train with the system text of `llava_v1` ("a curious human") and evaluate false premises
+with that of `vicuna_v1` ("a curious user"); everything else is the same. Other backbones have the templates that their
+own checkpoints were trained with.
+
+The image stands before the first question. An answer of None leaves the text at its beginning, for the model to go on.
 The text comes in pieces, because everything up to the image is the same for all conversations about it.
 
 A target is one token in data sets (`[SEG]`, `[REJ]`), and one or several tokens for the model (PixelLM).
@@ -22,17 +25,56 @@ _SYSTEM = (
     "A chat between a curious {who} and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the {who}'s questions."
 )
-# Conversation templates by name; they differ in the system text only.
-SYSTEM_TEXTS = {"llava_v1": _SYSTEM.format(who="human"), "vicuna_v1": _SYSTEM.format(who="user")}
-SYSTEM_TEXT = SYSTEM_TEXTS["llava_v1"]
+SYSTEM_TEXT = _SYSTEM.format(who="human")
 IM_START = "<im_start>"
 IM_END = "<im_end>"
 END_OF_ANSWER = "</s>"
 
 
 @dataclass(frozen=True)
+class ChatTemplate:
+    """How a model writes a conversation about one image.
+
+    before_image: all that precedes the image; after_image: between it and the first question.
+    next_question: between an answer and the question after it. answer: between a question and its answer.
+    space: what an answer itself begins with. end: ends an answer, one token.
+    wraps_image: write LLaVA's `<im_start>` and `<im_end>` around the image, where the tokenizer has them.
+    """
+
+    before_image: str
+    after_image: str
+    next_question: str
+    answer: str
+    end: str
+    space: str = ""
+    wraps_image: bool = False
+
+
+def _llava(who: str) -> ChatTemplate:
+    before = f"{_SYSTEM.format(who=who)} USER: "
+    return ChatTemplate(before, "\n", "USER: ", " ASSISTANT:", END_OF_ANSWER, space=" ", wraps_image=True)
+
+
+def _chatml(system: str, before_image: str, after_image: str) -> ChatTemplate:
+    """The format of Qwen's models; system: the whole turn of the system, or nothing."""
+    end = "<|im_end|>"
+    user, answer = "<|im_start|>user\n", f"{end}\n<|im_start|>assistant\n"
+    return ChatTemplate(f"{system}{user}{before_image}", after_image, f"\n{user}", answer, end)
+
+
+_QWEN_SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+# Conversation templates by name (`--conv_type`), as the `chat_template` of each model's checkpoints writes them.
+TEMPLATES = {
+    "llava_v1": _llava("human"),
+    "vicuna_v1": _llava("user"),
+    "qwen2_5_vl": _chatml(_QWEN_SYSTEM, "<|vision_start|>", "<|vision_end|>"),
+    "qwen3_vl": _chatml("", "<|vision_start|>", "<|vision_end|>"),
+}
+
+
+@dataclass(frozen=True)
 class TurnText:
-    """One turn as text: `asked` ends in "ASSISTANT:"; `answered` is the answer up to its `</s>`, empty for None."""
+    """One turn as text: `asked` ends where the answer begins; `answered` is the answer and its end, empty for None."""
 
     asked: str
     answered: str
@@ -51,8 +93,8 @@ def conversation_text(
 ) -> ConversationText:
     """The text of a conversation about one image.
 
-    conv_type: a key of `SYSTEM_TEXTS`.
-    wrap_image: write `<im_start>` and `<im_end>` around the image (all systems here do).
+    conv_type: a key of `TEMPLATES`.
+    wrap_image: write `<im_start>` and `<im_end>` around the image where the template has them (all LLaVAs here do).
 
     A placeholder inside a question is taken out: a conversation shows its image once, and it is put there.
     """
@@ -60,14 +102,15 @@ def conversation_text(
         raise ValueError("a conversation has at least one turn")
     if any(not turn.answer for turn in turns[:-1]):
         raise ValueError("only the last answer of a conversation may be left open")
-    before, after = (IM_START, IM_END) if wrap_image else ("", "")
+    template = TEMPLATES[conv_type]
+    before, after = (IM_START, IM_END) if wrap_image and template.wraps_image else ("", "")
     texts = []
     for index, turn in enumerate(turns):
-        opening = f"{after}\n" if index == 0 else "USER: "
+        opening = f"{after}{template.after_image}" if index == 0 else template.next_question
         question = turn.question.replace(IMAGE_PLACEHOLDER, "")
-        answered = f" {turn.answer}{END_OF_ANSWER}" if turn.answer else ""
-        texts.append(TurnText(f"{opening}{question} ASSISTANT:", answered))
-    return ConversationText(f"{SYSTEM_TEXTS[conv_type]} USER: {before}", tuple(texts))
+        answered = f"{template.space}{turn.answer}{template.end}" if turn.answer else ""
+        texts.append(TurnText(f"{opening}{question}{template.answer}", answered))
+    return ConversationText(f"{template.before_image}{before}", tuple(texts))
 
 
 def target_tokens(target: str, tokens_per_target: int) -> list[str]:

@@ -23,7 +23,7 @@ class Target:
 
 @dataclass(frozen=True)
 class EncodedConversation:
-    """prefix: `<s>`, the system's text, `<im_start>`, and `IMAGE_TOKEN_INDEX` for every image token.
+    """prefix: all that precedes the image (`<s>`, the system's text, …), and `IMAGE_TOKEN_INDEX` for every image token.
     branch: the tokens after the image.
     labelled: indices into the branch of the tokens to be learned.
     targets: in the order in which they are written.
@@ -55,8 +55,7 @@ def encode_conversation(
 ) -> EncodedConversation:
     """Ids, labels and targets of a conversation about one image; `conv_type` as in `conversation_text`.
 
-    Every turn is encoded by itself: `</s>` ends it, and text is cut there in any case. Where the answer begins is the
-    number of tokens of the turn up to "ASSISTANT:", since a word never reaches across the space that follows.
+    Every turn is encoded by itself: the token that ends an answer ends it, and text is cut there in any case.
     """
     count = tokenizer.tokens_per_target
     text = conversation_text(turns, wrap_image=tokenizer.im_start_id is not None, conv_type=conv_type)
@@ -65,9 +64,9 @@ def encode_conversation(
     labelled: list[int] = []
     targets: list[Target] = []
     for turn in text.turns:
-        asked = expand_targets(turn.asked, count)
-        answer_start = len(branch) + len(tokenizer.encode(asked, bos=False))
-        branch += tokenizer.encode(asked + expand_targets(turn.answered, count), bos=False)
+        ids, asked = tokenizer.encode_turn(expand_targets(turn.asked, count), expand_targets(turn.answered, count))
+        answer_start = len(branch) + asked
+        branch += ids
         labelled += range(answer_start, len(branch))
         targets += _find_targets(branch, answer_start, tokenizer)
     is_open = not text.turns[-1].answered

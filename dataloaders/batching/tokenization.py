@@ -24,7 +24,8 @@ MODEL_FILE = "tokenizer.model"
 CONFIG_FILE = "tokenizer_config.json"
 ADDED_FILE = "added_tokens.json"
 SPECIAL_FILE = "special_tokens_map.json"
-TOKENIZER_FILES = (MODEL_FILE, CONFIG_FILE, ADDED_FILE, SPECIAL_FILE)
+JSON_FILE = "tokenizer.json"
+TOKENIZER_FILES = (MODEL_FILE, JSON_FILE, CONFIG_FILE, ADDED_FILE, SPECIAL_FILE)
 LARGEST_ID = 10**7
 _MAX_MEGABYTES = 64  # of a SentencePiece model; LLaMA's has half a megabyte
 # Names of the LLaMA tokenizer in transformers 4 and 5.
@@ -263,6 +264,13 @@ class GroundingTokenizer:
             if part:
                 ids.extend(self._pieces.encode(part))
         return ids
+
+    def encode_turn(self, asked: str, answered: str) -> tuple[list[int], int]:
+        """Ids of a question and its answer, without `<s>`, and how many of them are the question's.
+
+        The two are encoded as one text: a word never reaches across the space that an answer of LLaVA begins with.
+        """
+        return self.encode(asked + answered, bos=False), len(self.encode(asked, bos=False))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, without `<s>`, `</s>`, `<unk>` and image tokens.

@@ -18,6 +18,16 @@ def register(backbone: type[Backbone]) -> type[Backbone]:
     return backbone
 
 
+def backbone_named(name: str) -> type[Backbone]:
+    """The class of the backbone of a name; `UserError` if there is none."""
+    return look_up(name, BACKBONES, "backbone")
+
+
 def backbone_of(config: PreTrainedConfig) -> type[Backbone]:
     """The class of the backbone that a configuration names; `UserError` if there is none of that name."""
-    return look_up(config.backbone, BACKBONES, "backbone")
+    return backbone_named(config.backbone)
+
+
+def backbone_of_base(model_type: object) -> str | None:
+    """The name of the backbone whose bases have this `model_type`, or None."""
+    return next((name for name, backbone in BACKBONES.items() if model_type in backbone.base_types), None)

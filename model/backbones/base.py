@@ -7,9 +7,9 @@ Legend: I images, n images of one group, N image tokens of all images, M image t
 row, D width of the LLM, L layers of the LLM, Q prompts that are answered.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from dataloaders.batching.batch import PADDING_BRANCH, PREFIX_BRANCH, Batch, ImageGroup, ImagePreparation
+from dataloaders.batching.tokenization import GroundingTokenizer
 from groundscore.errors import UserError
 from model.backbones.key_value_cache import RowCache
+from utils.settings import Rule
 
 
 @dataclass
@@ -29,11 +31,13 @@ class EncodedImages:
     tokens [N, D]: of all images, ordered by group (`PreparedImages`).
     visible: bool [N], False where a token shows padding alone, or None where none does.
     features: what `Backbone.encode` gave for each group.
+    injected: [N, D] each, added to the tokens' states after the first layers (`Backbone.injections`).
     """
 
     tokens: Tensor
     visible: Tensor | None
     features: list[list[Tensor]]
+    injected: list[Tensor] = field(default_factory=list)
 
 
 @dataclass
@@ -41,15 +45,37 @@ class Rows:
     """Rows of tokens on their way into the LLM.
 
     embeddings [R, T, D]: of text and images. attention: who sees whom, bool [R, 1, T, T] as `row_attention` makes it,
-    or what else the backbone's attention takes. position_ids int64 [R, T].
+    or what else the backbone's attention takes. position_ids int64 [R, T], or [3, R, T] (see `Batch`).
+    injected: [M, D] each, added to the image tokens' states after the first layers; image_positions int64 [M]: their
+    flat indices into R·T.
     """
 
     embeddings: Tensor
     attention: Tensor
     position_ids: Tensor
+    injected: list[Tensor] = field(default_factory=list)
+    image_positions: Tensor | None = None
+
+    def with_injection(self, states: Tensor, layer: int) -> Tensor:
+        """The output [R, T, D] of a layer as the next one reads it: with what is injected after this layer."""
+        if layer >= len(self.injected):
+            return states
+        added = self.injected[layer].to(states.dtype)
+        return states.flatten(0, 1).index_add(0, self.image_positions, added).view_as(states)
 
 
-# From token ids [Q] and position ids [Q, 1] to the L+1 hidden states [Q, D] of these tokens.
+@dataclass(frozen=True)
+class BaseValue:
+    """A value that a backbone keeps of its base, beside the configurations of LLM and image encoder.
+
+    rule: what it must be; default: where the base does not name it.
+    """
+
+    rule: Rule
+    default: Any = None
+
+
+# From token ids [Q] and position ids [Q, 1] (or [3, Q, 1]) to the L+1 hidden states [Q, D] of these tokens.
 Step = Callable[[Tensor, Tensor], list[Tensor]]
 
 
@@ -63,12 +89,35 @@ class Backbone(nn.Module):
     llm: the child that is the LLM, whose linear layers LoRA may adapt.
     parts: names of modules by what they are: "encoder", "projector", "llm", and one each as "embeddings" and
         "head", whose tables grow with the vocabulary.
+
+    What a checkpoint of it is on disk:
+
+    base_types: `model_type` of the checkpoints of transformers that are bases of it.
+    text_types, vision_types: `model_type` of the configurations of its LLM and of its image encoder; the first is that
+        of a configuration that does not say.
+    stacks: modules that are lists of layers, and which of the two configurations says how many there are.
+    names: beginnings of the names of a base's tensors and of ours (see `checkpoints.names.Layout`); () for a backbone
+        whose bases `checkpoints.sources` reads in ways of their own.
+    base_values: what else it keeps of a base, by name, in the configuration's `base_values`.
+    tokenizer: the class of its tokenizer.
+    conv_types: the conversation templates that it understands; the first is that of a new model.
+    settings: names of `model.settings.ImageSettings` that it has.
     """
 
     encoder_name: ClassVar[str] = "image encoder"
     llm: ClassVar[str] = "llm"
     parts: ClassVar[dict[str, tuple[str, ...]]] = {}
     lm_head: nn.Module
+
+    base_types: ClassVar[tuple[str, ...]] = ()
+    text_types: ClassVar[tuple[str, ...]] = ("llama",)
+    vision_types: ClassVar[tuple[str, ...]] = ("clip_vision_model",)
+    stacks: ClassVar[dict[str, str]] = {}
+    names: ClassVar[tuple[tuple[str, str], ...]] = ()
+    base_values: ClassVar[dict[str, BaseValue]] = {}
+    tokenizer: ClassVar[type[GroundingTokenizer]] = GroundingTokenizer
+    conv_types: ClassVar[tuple[str, ...]] = ("llava_v1", "vicuna_v1")
+    settings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: PreTrainedConfig, scales: int = 0):
         """scales: feature maps that the mask decoder reads, see `feature_maps`."""
@@ -84,6 +133,17 @@ class Backbone(nn.Module):
     def preparation(cls, config: PreTrainedConfig) -> ImagePreparation:
         """What prepares an image for `encode`; it can be pickled, since images are prepared in worker processes."""
         raise NotImplementedError
+
+    @classmethod
+    def read_base_values(cls, config: Mapping[str, Any], images: Mapping[str, Any]) -> dict[str, Any]:
+        """The `base_values` of a base, from its `config.json` and from the settings of its image processor."""
+        found = {**config, **images}
+        values = {name: found.get(name) for name in cls.base_values}
+        return {name: cls.base_values[name].default if value is None else value for name, value in values.items()}
+
+    @classmethod
+    def check(cls, config: PreTrainedConfig) -> None:
+        """Raises `UserError` for settings of a model that this backbone cannot have, or that exclude each other."""
 
     # --- text
 
@@ -123,6 +183,13 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
+    def injections(self, features: list[Tensor], group: ImageGroup) -> list[Tensor]:
+        """What is added to the image tokens' states [n, tokens, D] after the first layers, a tensor for each of them.
+
+        features, group: as in `project`.
+        """
+        return []
+
     def feature_maps(self, images: EncodedImages) -> list[Tensor]:
         """Maps [I, C, h, w] for a mask decoder that reads the backbone's features, one for each of its scales."""
         raise UserError(f"{type(self).__name__} has no features to decode masks from; use a system that decodes by SAM")
@@ -136,7 +203,9 @@ class Backbone(nn.Module):
         flat = embeddings.flatten(0, 1)
         flat = flat.scatter(0, positions.unsqueeze(1).expand_as(tokens), tokens.to(flat.dtype))
         visible = None if images.visible is None else images.visible[batch.image_tokens]
-        return Rows(flat.view_as(embeddings), self.attention(batch, visible), batch.position_ids)
+        attention = self.attention(batch, visible)
+        injected = [each[batch.image_tokens] for each in images.injected]
+        return Rows(flat.view_as(embeddings), attention, batch.position_ids, injected, positions)
 
     def attention(self, batch: Batch, visible: Tensor | None) -> Tensor:
         """Who sees whom, as `unroll` takes it; visible: bool [M], see `EncodedImages`."""
@@ -159,7 +228,7 @@ class Backbone(nn.Module):
         row: the row of each prompt; seen: bool [Q, T], what of its row a prompt sees; whole_rows: every row is one
         prompt. This one reads everything again for every token; a member with a cache reads the new token alone.
         """
-        embeddings, positions = rows.embeddings[row], rows.position_ids[row]
+        embeddings, positions = rows.embeddings[row], rows.position_ids[..., row, :]
         attention = rows.attention[row]
 
         def step(ids: Tensor, position_ids: Tensor) -> list[Tensor]:
@@ -167,7 +236,7 @@ class Backbone(nn.Module):
             seen = F.pad(seen, (0, 1), value=True)  # [Q, T+1]
             attention = torch.cat([F.pad(attention, (0, 1)), seen[:, None, None]], dim=2)
             embeddings = torch.cat([embeddings, self.embed_tokens(ids.unsqueeze(1))], dim=1)
-            positions = torch.cat([positions, position_ids], dim=1)
+            positions = torch.cat([positions, position_ids], dim=-1)
             return [states[:, -1] for states in self.unroll(Rows(embeddings, attention, positions))]
 
         yield step

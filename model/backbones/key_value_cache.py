@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface, LlamaModel
+from transformers import AttentionInterface, PreTrainedModel
 
 ROOM = 64  # tokens; the rest is copied once for every so many
 SHARED_ROWS = "shared_rows"  # the name of `shared_rows_attention` among transformers' attentions
@@ -152,7 +152,7 @@ AttentionInterface.register(SHARED_ROWS, shared_rows_attention)
 
 
 @contextmanager
-def attending_to_shared_rows(language_model: LlamaModel) -> Iterator[None]:
+def attending_to_shared_rows(language_model: PreTrainedModel) -> Iterator[None]:
     """Inside the `with` block the model's layers take `shared=SharedRows` and attend to them."""
     config = language_model.config
     before = config._attn_implementation

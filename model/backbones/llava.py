@@ -6,8 +6,6 @@ R rows, T tokens, D width of the LLM, V width of CLIP, L layers of the LLM, C wi
 
 import copy
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,19 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, LlamaModel, PreTrainedConfig
 
-from dataloaders.batching.batch import PADDING_BRANCH, Batch, Geometry, ImageGroup
+from dataloaders.batching.batch import Geometry, ImageGroup
 from groundscore.errors import UserError
-from model.backbones.base import Backbone, EncodedImages, Rows, Step
-from model.backbones.key_value_cache import (
-    RowCache,
-    SharedRows,
-    WrittenCache,
-    attending_to_shared_rows,
-)
+from model.backbones.base import EncodedImages
+from model.backbones.language_model import LanguageModelBackbone
 from model.images import fill_and_crop, fit_and_pad, image_cells, normalize_cropped, normalize_padded
 from model.losses import TokenHead
-
-SDPA, FLASH_ATTENTION = ATTENTIONS = ("sdpa", "flash_attention_2")  # others add a mask to the scores, ours is bool
 
 
 @dataclass(frozen=True)
@@ -49,7 +40,7 @@ class LlavaPreparation:
         return prepare(rgb, self.side, self.grid, self.grid[0] * self.grid[1])
 
 
-class LlavaBackbone(Backbone):
+class LlavaBackbone(LanguageModelBackbone):
     """CLIP, projector and LLaMA.
 
     scales: feature maps that a mask decoder reads; their projector is the LLM's, or one of its own where the
@@ -57,14 +48,17 @@ class LlavaBackbone(Backbone):
     """
 
     encoder_name = "CLIP"
-    llm = "language_model"
     parts = {
         "encoder": ("vision_tower",),
         "projector": ("mm_projector", "out_mm_projector"),
-        "llm": ("language_model",),
-        "embeddings": ("language_model.embed_tokens",),
-        "head": ("lm_head",),
+        **LanguageModelBackbone.parts,
     }
+    base_types = ("llava", "llava_llama")
+    settings = (
+        *("separate_mm_projector", "pad_train_clip_images"),
+        *("resize_vision_tower", "resize_vision_tower_size", "llm_image_grid"),
+    )
+    stacks = {"language_model.layers": "text_config", "vision_tower.encoder.layers": "vision_config"}
 
     def __init__(self, config: PreTrainedConfig, scales: int = 0):
         super().__init__(config, scales)
@@ -92,16 +86,6 @@ class LlavaBackbone(Backbone):
     @classmethod
     def preparation(cls, config: PreTrainedConfig) -> LlavaPreparation:
         return LlavaPreparation(config.clip_image_size, (config.image_grid,) * 2, config.pad_train_clip_images)
-
-    # --- text
-
-    @property
-    def embed_tokens(self) -> nn.Embedding:
-        return self.language_model.embed_tokens
-
-    @embed_tokens.setter
-    def embed_tokens(self, value: nn.Embedding) -> None:
-        self.language_model.embed_tokens = value
 
     # --- images
 
@@ -152,86 +136,7 @@ class LlavaBackbone(Backbone):
         """Rows and columns of CLIP's patches on a square of so many pixels."""
         return (side // self.vision_tower.config.patch_size,) * 2
 
-    # --- rows
-
-    def attention(self, batch: Batch, visible: Tensor | None) -> Tensor:
-        """Who sees whom, bool [R, 1, T, T]; for flash-attn bool [R, T], False for padding."""
-        if self._attention == FLASH_ATTENTION:
-            return flash_attention_rows(batch.branches, visible, packed=batch.packed)
-        if self._attention != SDPA:
-            raise UserError(
-                f'attention "{self._attention}" does not support attention masks of packed rows; use '
-                f"{' or '.join(ATTENTIONS)}"
-            )
-        return super().attention(batch, visible)
-
-    def unroll(self, rows: Rows, cache: RowCache | WrittenCache | None = None, **context: Any) -> tuple[Tensor, ...]:
-        """The L+1 hidden states [R, T, D]; not by hooks on the model's output, which would see copies (ZeRO 3).
-
-        context: what the attention in use needs besides.
-        """
-        llm, position_ids = self.language_model, rows.position_ids
-        positions = llm.rotary_emb(rows.embeddings, position_ids=position_ids)
-        states = [rows.embeddings]
-        for layer in llm.layers:
-            # Without names: the cache's is `past_key_values` in older versions of transformers and `cache` in newer.
-            output = layer(states[-1], rows.attention, position_ids, cache, position_embeddings=positions, **context)
-            states.append(output[0] if isinstance(output, tuple) else output)
-        return *states[:-1], llm.norm(states[-1])
-
-    @contextmanager
-    def stepping(
-        self, rows: Rows, cache: RowCache, row: list[int], seen: Tensor, *, whole_rows: bool
-    ) -> Iterator[Step]:
-        """Reads a token alone: rows of one prompt each grow where they are, prompts of a row share it."""
-
-        def read(ids: Tensor, attention: Tensor | None, position_ids: Tensor, *caches: Any, **context) -> list[Tensor]:
-            token = Rows(self.embed_tokens(ids.unsqueeze(1)), attention, position_ids)
-            return [states[:, -1] for states in self.unroll(token, *caches, **context)]
-
-        if whole_rows:
-            growing = WrittenCache.continuing(cache)
-
-            def step(ids: Tensor, position_ids: Tensor) -> list[Tensor]:
-                nonlocal seen
-                seen = F.pad(seen, (0, 1), value=True)
-                attention = seen if self._attention == FLASH_ATTENTION else seen[:, None, None]
-                return read(ids, attention, position_ids, growing)
-
-            yield step
-            return
-        written, shared = WrittenCache.beside(cache, len(row)), SharedRows(cache, row, seen)
-        with attending_to_shared_rows(self.language_model):
-            yield lambda ids, position_ids: read(ids, None, position_ids, written, shared=shared)
-
     # --- settings
-
-    @property
-    def layers(self) -> list[nn.Module]:
-        return list(self.language_model.layers)
-
-    @property
-    def _attention(self) -> str:
-        return self.language_model.config._attn_implementation
-
-    def use_attention(self, name: str) -> None:
-        self.language_model.set_attn_implementation(name)
-
-    @contextmanager
-    def packed_attention(self) -> Iterator[None]:
-        usual = self._attention
-        self.use_attention(SDPA)
-        try:
-            yield
-        finally:
-            self.use_attention(usual)
-
-    def checkpoint_gradients(self) -> None:
-        llm, options = self.language_model, {"use_reentrant": False}
-        if hasattr(llm, "activation_checkpointing_enable"):  # the newer name
-            llm.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
-        else:
-            llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
     def compiled_parts(self) -> dict[str, nn.Module]:
         layers = enumerate(self.vision_tower.encoder.layers)
@@ -295,17 +200,3 @@ def padded_clip_states(
     side, dtype = images.shape[-1], tower.embeddings.patch_embedding.weight.dtype
     visible = image_cells(sizes, side, (side // tower.config.patch_size,) * 2, images.device)
     return clip_states(tower, normalize_padded(images, sizes, dtype), depths, visible)
-
-
-def flash_attention_rows(branches: Tensor, visible: Tensor | None, *, packed: bool) -> Tensor:
-    """What flash-attn takes for a mask: bool [R, T], False for padding; causal order is its own.
-
-    packed: whether a row has several branches. Raises `UserError` for rows that flash-attn cannot express: packed
-    conversations, and images with a padded part.
-    """
-    if visible is not None or packed:
-        raise UserError(
-            "flash-attn supports neither packed rows nor padded CLIP images; pass --attn_implementation sdpa, or "
-            "--plain_rows without --pad_train_clip_images"
-        )
-    return branches != PADDING_BRANCH

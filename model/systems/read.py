@@ -98,7 +98,7 @@ class READ(System):
     def check(self) -> None:
         """Raises `UserError` for points that exclude each other or do not fit the grid of image tokens."""
         config = self.config
-        if config.read_down_sample > config.image_grid:
+        if config.image_grid is not None and config.read_down_sample > config.image_grid:
             raise UserError(
                 f"--read_down_sample {config.read_down_sample}: the LLM has {config.image_grid} image tokens along "
                 "a side"

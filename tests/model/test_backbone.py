@@ -6,7 +6,8 @@ import torch
 from dataloaders.batching.collate import Collator
 from groundscore.errors import UserError
 from model.backbones.base import row_attention
-from model.backbones.llava import build_projector, flash_attention_rows
+from model.backbones.language_model import flash_attention_rows
+from model.backbones.llava import build_projector
 from tests.tiny import tiny_model, tiny_samples
 
 BRANCHES = torch.tensor([[0, 0, 0, 1, 1, 2, 2, -1]])

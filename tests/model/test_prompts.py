@@ -124,7 +124,7 @@ def generated(model, batch: Batch, tokens: int) -> tuple[list, int]:
             return [one for layer in self.layers for one in layer._written_to]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.backbones.llava.WrittenCache", Counting)
+        patch.setattr("model.backbones.language_model.WrittenCache", Counting)
         answers = model.generate(batch, max_new_tokens=tokens)
     return answers, max(kept)
 

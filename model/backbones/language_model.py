@@ -1,0 +1,144 @@
+"""What the backbones share whose LLM is a decoder-only model of transformers: rows of tokens through its layers.
+
+A member builds `language_model` (`embed_tokens`, `layers`, `norm`, `rotary_emb`) and `lm_head`, and says how images
+become its tokens. `python -m model.backbones.check` compares all of it with the model of transformers itself.
+
+Legend: R rows, T tokens of a row, D width, L layers, Q prompts that are answered.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dataloaders.batching.batch import PADDING_BRANCH, Batch
+from groundscore.errors import UserError
+from model.backbones.base import Backbone, Rows, Step
+from model.backbones.key_value_cache import RowCache, SharedRows, WrittenCache, attending_to_shared_rows
+
+SDPA, FLASH_ATTENTION = ATTENTIONS = ("sdpa", "flash_attention_2")  # others add a mask to the scores, ours is bool
+
+
+class LanguageModelBackbone(Backbone):
+    """A backbone whose child `language_model` is a decoder-only LLM of transformers, without its head."""
+
+    llm = "language_model"
+    parts = {
+        "llm": ("language_model",),
+        "embeddings": ("language_model.embed_tokens",),
+        "head": ("lm_head",),
+    }
+    language_model: nn.Module
+
+    # --- text
+
+    @property
+    def embed_tokens(self) -> nn.Embedding:
+        return self.language_model.embed_tokens
+
+    @embed_tokens.setter
+    def embed_tokens(self, value: nn.Embedding) -> None:
+        self.language_model.embed_tokens = value
+
+    # --- rows
+
+    def attention(self, batch: Batch, visible: Tensor | None) -> Tensor:
+        """Who sees whom, bool [R, 1, T, T]; for flash-attn bool [R, T], False for padding."""
+        if self._attention == FLASH_ATTENTION:
+            return flash_attention_rows(batch.branches, visible, packed=batch.packed)
+        if self._attention != SDPA:
+            raise UserError(
+                f'attention "{self._attention}" does not support attention masks of packed rows; use '
+                f"{' or '.join(ATTENTIONS)}"
+            )
+        return super().attention(batch, visible)
+
+    def unroll(self, rows: Rows, cache: RowCache | WrittenCache | None = None, **context: Any) -> tuple[Tensor, ...]:
+        """The L+1 hidden states [R, T, D]; not by hooks on the model's output, which would see copies (ZeRO 3).
+
+        context: what the attention in use needs besides.
+        """
+        llm = self.language_model
+        positions = llm.rotary_emb(rows.embeddings, position_ids=rows.position_ids)
+        states = [rows.embeddings]
+        for layer in llm.layers:
+            output = self.run_layer(layer, states[-1], rows, positions, cache, **context)
+            states.append(rows.with_injection(output[0] if isinstance(output, tuple) else output, len(states) - 1))
+        return *states[:-1], llm.norm(states[-1])
+
+    def run_layer(
+        self, layer: nn.Module, states: Tensor, rows: Rows, positions: tuple[Tensor, Tensor], cache: Any, **context: Any
+    ) -> Any:
+        """The output of a layer; positions: the rotary embeddings of the rows."""
+        # Without names: the cache's is `past_key_values` in older versions of transformers and `cache` in newer.
+        return layer(states, rows.attention, rows.position_ids, cache, position_embeddings=positions, **context)
+
+    @contextmanager
+    def stepping(
+        self, rows: Rows, cache: RowCache, row: list[int], seen: Tensor, *, whole_rows: bool
+    ) -> Iterator[Step]:
+        """Reads a token alone: rows of one prompt each grow where they are, prompts of a row share it."""
+
+        def read(ids: Tensor, attention: Tensor | None, position_ids: Tensor, *caches: Any, **context) -> list[Tensor]:
+            token = Rows(self.embed_tokens(ids.unsqueeze(1)), attention, position_ids)
+            return [states[:, -1] for states in self.unroll(token, *caches, **context)]
+
+        if whole_rows:
+            growing = WrittenCache.continuing(cache)
+
+            def step(ids: Tensor, position_ids: Tensor) -> list[Tensor]:
+                nonlocal seen
+                seen = F.pad(seen, (0, 1), value=True)
+                attention = seen if self._attention == FLASH_ATTENTION else seen[:, None, None]
+                return read(ids, attention, position_ids, growing)
+
+            yield step
+            return
+        written, shared = WrittenCache.beside(cache, len(row)), SharedRows(cache, row, seen)
+        with attending_to_shared_rows(self.language_model):
+            yield lambda ids, position_ids: read(ids, None, position_ids, written, shared=shared)
+
+    # --- settings
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return list(self.language_model.layers)
+
+    @property
+    def _attention(self) -> str:
+        return self.language_model.config._attn_implementation
+
+    def use_attention(self, name: str) -> None:
+        self.language_model.set_attn_implementation(name)
+
+    @contextmanager
+    def packed_attention(self) -> Iterator[None]:
+        usual = self._attention
+        self.use_attention(SDPA)
+        try:
+            yield
+        finally:
+            self.use_attention(usual)
+
+    def checkpoint_gradients(self) -> None:
+        llm, options = self.language_model, {"use_reentrant": False}
+        if hasattr(llm, "activation_checkpointing_enable"):  # the newer name
+            llm.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+        else:
+            llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+def flash_attention_rows(branches: Tensor, visible: Tensor | None, *, packed: bool) -> Tensor:
+    """What flash-attn takes for a mask: bool [R, T], False for padding; causal order is its own.
+
+    packed: whether a row has several branches. Raises `UserError` for rows that flash-attn cannot express: packed
+    conversations, and images with a padded part.
+    """
+    if visible is not None or packed:
+        raise UserError(
+            "flash-attn supports neither packed rows nor padded CLIP images; pass --attn_implementation sdpa, or "
+            "--plain_rows without --pad_train_clip_images"
+        )
+    return branches != PADDING_BRANCH
