@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 from dataloaders.sample import Turn
 from groundscore.annotations.images import read_image
 from groundscore.drawing import colour_of, heat_map, overlay
-from groundscore.scoring.predictions import encode_mask
+from groundscore.scoring.masks import encode_mask
 from inference.reply import LayerChoice, Reply
 
 MAP_SIDE = 336  # maps come from a grid of at most 24 × 24 or so: nothing is lost

@@ -23,11 +23,12 @@ from evaluation.report_path import report_path
 from evaluation.running import Effort, Outcome, evaluate
 from groundscore.annotations.bad_entries import Tolerance, describe_bad_samples
 from groundscore.errors import UserError
+from groundscore.exchange.counting import count_predictions
+from groundscore.exchange.jsonl import write_predictions
 from groundscore.scoring.counts import mask_iou
-from groundscore.scoring.predictions import count_predictions, write_predictions
 from groundscore.scoring.report import Report, ReportFiles, refuse_foreign_report
 from groundscore.scoring.tables import entries_of
-from groundscore.splits import EvaluationItem, evaluation_sets, spread_items
+from groundscore.splits import EvaluationItem, OpenSplit, evaluation_sets, spread_items
 from groundscore.writing import make_directory
 from inference.model_flags import load_flagged_model
 from inference.session import ChatSession
@@ -257,12 +258,11 @@ def evaluate_predictions(flags: Namespace, argv: Sequence[str]) -> int:
     task = _Task.of(flags, argv)
     with lock_report(task.files.report, World.joined(torch.device("cpu"))):
         bars = {spec: ScoreBar(spec) for spec in task.sets}
-        counted = count_predictions(
+        root = Path(flags.dataset_dir)
+        scorers = count_predictions(
             flags.predictions,
-            flags.dataset_dir,
-            task.sets,
-            limit=flags.limit,
-            tolerance=task.tolerance,
+            {spec: OpenSplit(spec, root, items, task.tolerance, flags.limit) for spec, items in task.sets.items()},
+            keep_masks=flags.gallery,
             progress=lambda spec, done, total: bars[spec](done, total, None, None),
         )
         protocol = {"answer": "predicted", "expressions": None}
@@ -271,8 +271,8 @@ def evaluate_predictions(flags: Namespace, argv: Sequence[str]) -> int:
             predictions={"file": str(flags.predictions)},
         )
         report.nested = False
-        for spec, counts in counted.items():
-            report.add(spec, protocol, counts)
+        for spec, scorer in scorers.items():
+            report.add(spec, protocol, scorer.counts())
         task.write(report, 0)
     return 0
 

@@ -17,7 +17,7 @@ from evaluation.batches import Part, Work
 from evaluation.questions import TARGET, GivenTarget, Protocol
 from groundscore.errors import UserError
 from groundscore.scoring.counts import ExpressionCounts, QuestionCounts, Row
-from groundscore.scoring.predictions import encode_mask
+from groundscore.scoring.masks import encode_mask
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
 from model.outputs import Answer

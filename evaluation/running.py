@@ -21,8 +21,8 @@ from evaluation.questions import Protocol
 from evaluation.records import ImageResult, PartialFile, PartialResults
 from groundscore.annotations.bad_entries import STRICT, Tolerance
 from groundscore.errors import UserError, message_of
+from groundscore.exchange.jsonl import masks_of
 from groundscore.scoring.counts import Row, SplitCounts
-from groundscore.scoring.predictions import masks_of
 from groundscore.splits import EvaluationItem, LeftOut, evaluation_set, too_many, unnumbered_entries
 from model.grounding import GroundingModel
 from utils.distributed import World

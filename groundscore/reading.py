@@ -144,12 +144,18 @@ def _is_gbk(raw: bytes) -> bool:
 
 def read_lines(path: Path, *, missing: str) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 file that hold something, and their numbers from 1. Only a newline ends a line."""
+    return ((number, text) for number, _, text in read_lines_at(path, missing=missing))
+
+
+def read_lines_at(path: Path, *, missing: str) -> Iterator[tuple[int, int, str]]:
+    """The same with the byte at which each line begins, from which it can be read again."""
     check_regular(path, missing=missing)
     most = _megabytes(MAX_LINE_MEGABYTES, _DEFAULT_LINE_MEGABYTES) << 20
     with path.open("rb") as file:
-        number = 0
+        number = end = 0
         while line := file.readline(most + 1):
             number += 1
+            start, end = end, end + len(line)
             if len(line) > most:
                 raise UserError(
                     f"{path}: line {number} has more than {most >> 20} MB; {MAX_LINE_MEGABYTES}=N reads lines of N MB"
@@ -164,7 +170,7 @@ def read_lines(path: Path, *, missing: str) -> Iterator[tuple[int, str]]:
                     f"{path} is not UTF-8 text: line {number}, byte {error.start}; save it as UTF-8"
                 ) from error
             if text.strip():
-                yield number, text
+                yield number, start, text
 
 
 def parse_json(text: str, where: str, *, remedy: str = "download it again") -> Any:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from groundscore.scoring.predictions import encode_mask
+from groundscore.scoring.masks import encode_mask
 from miniature.scenes import Scene
 from miniature.vocabulary import CATEGORIES
 

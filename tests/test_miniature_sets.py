@@ -10,7 +10,7 @@ from dataloaders.data_checks import check_data
 from dataloaders.mixture import build_mixture
 from dataloaders.settings import ALL_FAMILIES
 from groundscore.annotations.segmentations import decode_segmentation
-from groundscore.scoring.predictions import encode_mask
+from groundscore.scoring.masks import encode_mask
 from groundscore.splits import evaluation_set
 from miniature import data
 from miniature.files import ORIENTATION, overlapping_polygons, plain_lengths

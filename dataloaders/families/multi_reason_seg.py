@@ -24,6 +24,7 @@ from groundscore.annotations.muse import (
     open_muse,
 )
 from groundscore.errors import UserError
+from groundscore.rle import decode_all
 from groundscore.targets import SEG, join_names
 from utils.settings import option
 
@@ -88,7 +89,7 @@ class MultiReasonSeg(Family):
             image_path=entry.path,
             image=image,
             conversations=conversations,
-            masks=np.concatenate([entry.masks(question) for question in entry.questions]),
+            masks=decode_all([mask for question in entry.questions for mask in entry.masks(question)], image.shape[:2]),
             ignore=None,
             family=self.name,
             dataset=self._dataset,

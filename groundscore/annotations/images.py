@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from groundscore.annotations.bad_entries import BadEntry
-from groundscore.annotations.image_files import WHERE, check_size, open_image, upright, usual_top
+from groundscore.annotations.image_files import SIZE, WHERE, check_size, is_turned, open_image, upright, usual_top
 from groundscore.errors import UserError
 from groundscore.names import require_some
 from groundscore.reading import MISSING
@@ -30,14 +30,26 @@ def read_image(
     raw = open_image(path, pixels=pixels, missing=missing)
     image = upright(raw, path)
     if size is not None and size != (image.height, image.width):
-        if size != (raw.height, raw.width):
-            raise BadEntry(
-                f"{path} is {image.height} high and {image.width} wide, but its annotations are for "
-                f"{size[0]} × {size[1]}. Image and annotation file do not match; download both again.",
-                file=str(path),
-            )
+        _check_frame(path, size, (raw.height, raw.width), (image.height, image.width))
         image = raw
     return np.asarray(_to_rgb(image, path))
+
+
+def check_image_file(path: Path, *, size: tuple[int, int]) -> None:
+    """Raises where `read_image` would, in half the time: a JPEG is not decoded at its full size."""
+    image = open_image(path, coarse=True)
+    stored = image.info[SIZE]
+    _check_frame(path, size, stored, stored[::-1] if is_turned(image) else stored)
+
+
+def _check_frame(path: Path, size: tuple[int, int], stored: tuple[int, int], upright: tuple[int, int]) -> None:
+    """Raises `BadEntry` where an image has the size of its annotations neither as stored nor upright."""
+    if size not in (stored, upright):
+        raise BadEntry(
+            f"{path} is {upright[0]} high and {upright[1]} wide, but its annotations are for "
+            f"{size[0]} × {size[1]}. Image and annotation file do not match; download both again.",
+            file=str(path),
+        )
 
 
 def coco_number(file_name: str) -> int:

@@ -6,8 +6,6 @@ from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from groundscore.annotations.bad_entries import BadEntry, BadSamples
 from groundscore.annotations.image_files import check_size
 from groundscore.annotations.index_cache import open_entries
@@ -22,10 +20,11 @@ from groundscore.annotations.json_files import (
     require_text,
 )
 from groundscore.annotations.records import Joined
-from groundscore.annotations.segmentations import NO_PIXEL, decode_segmentation
+from groundscore.annotations.segmentations import NO_PIXEL, encode_segmentation
 from groundscore.errors import UserError, shown
 from groundscore.names import did_you_mean
 from groundscore.reading import read_json
+from groundscore.rle import Rle, area
 from groundscore.targets import refuse_targets
 
 PLACEHOLDER = "{seg}"
@@ -62,15 +61,16 @@ class MuseEntry:
     has_objects: bool
     where: str
 
-    def masks(self, question: MuseQuestion) -> np.ndarray:
-        """Returns a mask for each target of a question, uint8 [N, H, W] in {0, 1}; none is empty."""
-        masks = np.zeros((len(question.targets), self.height, self.width), np.uint8)
-        for number, target in enumerate(question.targets):
-            where = f"{self.where}, question {shown(question.text)}, target {number}"
-            masks[number] = decode_segmentation(target.segmentation, self.height, self.width, where)
-            if not masks[number].any():
-                raise BadEntry.at(where, f"{NO_PIXEL}, though it is {target.category!r}")
-        return masks
+    def masks(self, question: MuseQuestion) -> list[Rle]:
+        """Returns a mask for each target of a question; none is empty."""
+        return [self._mask(target, question, number) for number, target in enumerate(question.targets)]
+
+    def _mask(self, target: MuseTarget, question: MuseQuestion, number: int) -> Rle:
+        where = f"{self.where}, question {shown(question.text)}, target {number}"
+        drawn = encode_segmentation(target.segmentation, self.height, self.width, where)
+        if not area(drawn):
+            raise BadEntry.at(where, f"{NO_PIXEL}, though it is {target.category!r}")
+        return drawn
 
 
 class MuseFile(Sequence):

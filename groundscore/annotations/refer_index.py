@@ -9,9 +9,10 @@ import numpy as np
 
 from groundscore.annotations.bad_entries import BadEntry, BadSamples, note_repair, settle
 from groundscore.annotations.refer_files import REFER_SETS, ReferFiles, ReferTables
-from groundscore.annotations.segmentations import NO_PIXEL, decode_segmentation
+from groundscore.annotations.segmentations import NO_PIXEL, encode_segmentation
 from groundscore.errors import UserError
 from groundscore.names import did_you_mean, look_up, require_some
+from groundscore.rle import Rle, area, decode, union
 
 _LETTERED = ("train", "val", "test", "testA", "testB", "testC", "testAB", "testBC", "testAC")
 
@@ -99,23 +100,31 @@ class ReferIndex:
 
     def mask(self, image: ReferImage, expression: Expression) -> np.ndarray:
         """Returns the union of the targets, uint8 [H, W] in {0, 1}; empty only for a no-target expression."""
-        mask = np.zeros((image.height, image.width), np.uint8)
-        if not expression.exists or not expression.annotation_ids:
-            return mask
-        empty = []
-        for annotation_id in expression.annotation_ids:
-            where = f"{self._instances_path}: annotation {annotation_id}"
-            drawn = decode_segmentation(self._segmentations[annotation_id], image.height, image.width, where)
-            if not drawn.any():
-                empty.append(where)
-            mask |= drawn
-        if not mask.any():
-            ids = ", ".join(map(str, expression.annotation_ids))
-            where = f"{self._instances_path}: annotation {ids} of image {image.id}"
+        return decode(self.masks(image, [expression])[0])
+
+    def masks(self, image: ReferImage, expressions: Sequence[Expression]) -> list[Rle]:
+        """Returns the union of the targets of each expression; empty only for a no-target expression."""
+        size = (image.height, image.width)
+        drawn: dict[int, Rle] = {}  # several expressions are about one annotation
+        return [self._union(image.id, size, expression, drawn) for expression in expressions]
+
+    def _union(self, image_id: int, size: tuple[int, int], expression: Expression, drawn: dict[int, Rle]) -> Rle:
+        ids = expression.annotation_ids if expression.exists else ()
+        for annotation_id in ids:
+            if annotation_id not in drawn:
+                where = self._where(annotation_id)
+                drawn[annotation_id] = encode_segmentation(self._segmentations[annotation_id], *size, where)
+        filled = [drawn[annotation_id] for annotation_id in ids if area(drawn[annotation_id])]
+        if ids and not filled:
+            where = f"{self._where(', '.join(map(str, ids)))} of image {image_id}"
             raise BadEntry.at(where, f"{NO_PIXEL}, though {expression.text!r} means it")
-        for where in empty:
-            note_repair(where, f"{NO_PIXEL}; {expression.text!r} means others beside it")
-        return mask
+        for annotation_id in ids:
+            if not area(drawn[annotation_id]):
+                note_repair(self._where(annotation_id), f"{NO_PIXEL}; {expression.text!r} means others beside it")
+        return union(filled, size)
+
+    def _where(self, annotation_id: int | str) -> str:
+        return f"{self._instances_path}: annotation {annotation_id}"
 
 
 def clean(text: str) -> str:

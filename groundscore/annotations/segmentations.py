@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 
 from groundscore.annotations.bad_entries import BadEntry, note_repair
 from groundscore.errors import UserError, shown
+from groundscore.rle import Rle, area, decode, empty, union
 
 # pycocotools walks along a polygon in steps of 1/5 pixel and keeps every one, in 32-bit integers.
 REACH = 4  # image sides outside the image, up to which a polygon is drawn as it is; what is farther is cut off before
@@ -24,7 +25,12 @@ NO_PIXEL = "encloses no pixel of the image (a polygon needs three points, and so
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:
-    """Returns the mask, uint8 [height, width] in {0, 1}; empty where no part covers a pixel.
+    """Returns the mask, uint8 [height, width] in {0, 1}; see `encode_segmentation`."""
+    return decode(encode_segmentation(segmentation, height, width, where))
+
+
+def encode_segmentation(segmentation: Any, height: int, width: int, where: str) -> Rle:
+    """Returns the mask as RLE; empty where no part covers a pixel.
 
     segmentation: a list of polygons [x0, y0, x1, y1, …], a list of RLE dictionaries, or one such dictionary.
     where: file and id, for errors and repairs.
@@ -40,13 +46,13 @@ def decode_segmentation(segmentation: Any, height: int, width: int, where: str) 
     refuse_fractions(polygons, height, width, where)
     note_crop(polygons, height, width, where)
     drawn = [_encode(part, height, width, where) for part in parts]
-    filled = [rle for rle in drawn if rle is not None and coco_mask.area(rle)]
+    filled = [rle for rle in drawn if rle is not None and area(rle)]
     if not filled:
-        return np.zeros((height, width), np.uint8)
+        return empty((height, width))
     dropped = len(parts) - len(filled)
     if dropped:
         note_repair(where, f"{dropped} of {len(parts)} parts dropped: fewer than three points, or not a pixel inside")
-    return np.ascontiguousarray(coco_mask.decode(coco_mask.merge(filled)))
+    return union(filled, (height, width))
 
 
 def check_amount(parts: int, points: int, where: str) -> None:

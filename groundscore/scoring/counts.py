@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from groundscore.rle import Rle, area, encode, intersection
 from groundscore.schema import ShapeError, flag, list_of, optional, record, text, whole
 from groundscore.splits import LeftOut
 from groundscore.targets import REJ, SEG
@@ -143,8 +144,8 @@ def ious(intersections: np.ndarray, unions: np.ndarray) -> np.ndarray:
 
 def mask_iou(prediction: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None) -> float:
     """IoU of two masks [H, W], over the pixels that are not ignored."""
-    (intersection,), (union,), *_ = expression_counts(prediction[None], truth[None], ignore)
-    return iou(intersection, union)
+    overlap, union, *_ = expression_counts(encode(prediction), encode(truth), counted_pixels(ignore))
+    return iou(overlap, union)
 
 
 def row_iou(row: Row) -> float:
@@ -153,43 +154,37 @@ def row_iou(row: Row) -> float:
     return sum(pair.iou for pair in pairs) / len(pairs) if pairs else 1.0
 
 
-def expression_counts(
-    predictions: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None
-) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Intersections, unions, predicted areas and target areas of E pairs of masks.
+def counted_pixels(ignore: np.ndarray | None) -> Rle | None:
+    """The pixels that count, as RLE; None for all. ignore: [H, W], pixels that are not 0 do not count."""
+    return None if ignore is None else encode(ignore == 0)
 
-    predictions, truth: [E, H, W], pixels that are not 0 belong to the mask. ignore: [H, W] likewise, pixels that do not
-    count. Raises ValueError where sizes differ.
+
+def expression_counts(prediction: Rle, target: Rle, counted: Rle | None = None) -> tuple[int, int, int, int]:
+    """Intersection, union, predicted area and target area of two masks, over the pixels `counted`, by default all.
+
+    Raises ValueError where sizes differ.
     """
-    if predictions.shape != truth.shape:
-        raise ValueError(f"masks of different sizes: {predictions.shape} against {truth.shape}")
-    predictions, truth = _without_ignored(predictions, ignore), _without_ignored(truth, ignore)
-    overlap = _areas(predictions & truth)
-    predicted, target = _areas(predictions), _areas(truth)
-    return overlap.tolist(), (predicted + target - overlap).tolist(), predicted.tolist(), target.tolist()
+    prediction, target = _counted([prediction, target], counted)
+    overlap, predicted, wanted = area(intersection(prediction, target)), area(prediction), area(target)
+    return overlap, predicted + wanted - overlap, predicted, wanted
 
 
 def question_counts(
-    predictions: np.ndarray, targets: np.ndarray, ignore: np.ndarray | None = None
+    predictions: Sequence[Rle], targets: Sequence[Rle], counted: Rle | None = None
 ) -> tuple[list[list[int]], list[int], list[int]]:
-    """Intersections [P][T], predicted areas and target areas of a question of MUSE.
-
-    predictions: [P, H, W], targets: [T, H, W], ignore: [H, W], as in `expression_counts`.
-    """
-    if predictions.shape[1:] != targets.shape[1:]:
-        raise ValueError(f"masks of different sizes: {predictions.shape[1:]} against {targets.shape[1:]}")
-    predictions, targets = _without_ignored(predictions, ignore), _without_ignored(targets, ignore)
-    overlaps = [_areas(targets & prediction).tolist() for prediction in predictions]
-    return overlaps, _areas(predictions).tolist(), _areas(targets).tolist()
+    """Intersections [P][T], predicted areas and target areas of a question of MUSE; `counted` as above."""
+    masks = _counted([*predictions, *targets], counted)
+    predictions, targets = masks[: len(predictions)], masks[len(predictions) :]
+    overlaps = [[area(intersection(prediction, target)) for target in targets] for prediction in predictions]
+    return overlaps, [area(mask) for mask in predictions], [area(mask) for mask in targets]
 
 
-def _without_ignored(masks: np.ndarray, ignore: np.ndarray | None) -> np.ndarray:
-    masks = masks != 0
-    return masks if ignore is None else masks & (ignore == 0)
-
-
-def _areas(masks: np.ndarray) -> np.ndarray:
-    return np.count_nonzero(masks, axis=(1, 2)).astype(np.int64)
+def _counted(masks: list[Rle], counted: Rle | None) -> list[Rle]:
+    """The masks without ignored pixels; pycocotools would take masks of different sizes for empty ones."""
+    sizes = {tuple(mask["size"]) for mask in (*masks, *(() if counted is None else (counted,)))}
+    if len(sizes) > 1:
+        raise ValueError(f"masks of different sizes: {' against '.join(map(str, sorted(sizes)))}")
+    return masks if counted is None else [intersection(mask, counted) for mask in masks]
 
 
 # --- rows as columns --------------------------------------------------------------------------------------------------

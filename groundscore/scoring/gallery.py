@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 
 from groundscore.drawing import IGNORE_COLOUR, colour_of, overlay, resize_mask, size_within
+from groundscore.rle import decode
 from groundscore.scoring.counts import QuestionCounts, Row, row_iou
-from groundscore.scoring.predictions import decode_mask
+from groundscore.scoring.masks import to_rle
 from groundscore.splits import EvaluationItem
 from groundscore.writing import write_lines
 
@@ -135,7 +136,7 @@ def _case(section: Section, index: int) -> str:
     present = bool(row.predicted_areas) if separate else row.present
     drawn = section.masks[index] if present else ()
     size = item.image.shape[:2]
-    predicted = [decode_mask(rle, size, f"{row.image}, expression {row.expression}") for rle in drawn]
+    predicted = [decode(to_rle(mask, size, f"{row.image}, expression {row.expression}")) for mask in drawn]
     figures = (
         ("image", _drawn(item, ())),
         ("truth" if truth.any() else "truth: nothing", _drawn(item, truth, ignored=True)),

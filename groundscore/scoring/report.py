@@ -19,7 +19,7 @@ from groundscore.scoring.gallery import Section, write_gallery
 from groundscore.scoring.metrics import COUNTS, INTERVAL, METRICS, kind_of, score_split
 from groundscore.scoring.tables import left_out_note, scores_table
 from groundscore.splits import EvaluationItem
-from groundscore.writing import write_lines
+from groundscore.writing import make_directory, write_lines
 
 MOST_SECONDS = 2**32  # more than a century
 
@@ -105,6 +105,18 @@ class Report:
         for spec, answer, _ in self._counted:
             layers.update({int(layer): times for layer, times in self.scores(spec, answer).get("layers", {}).items()})
         return {"splits": self.splits, **self.header, "layers": {str(one): n for one, n in sorted(layers.items())}}
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def save(self, path: str | Path) -> None:
+        """Writes the report, its table and its rows, as eval.py does: `path` is that of the JSON file."""
+        path = Path(path)
+        if path.suffix != ".json":
+            raise UserError(f"{path}: name a .json file; table and rows get the same name")
+        refuse_foreign_report(path)
+        make_directory(path.parent)
+        self.write(ReportFiles(path), self.table())
 
     def table(self, explain: Mapping[str, str] = {}) -> str:
         """See `tables.scores_table`."""

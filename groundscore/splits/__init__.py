@@ -13,11 +13,13 @@ from groundscore.splits.items import (
     EvaluationItem,
     EvaluationSet,
     LeftOut,
+    path_below,
     read_item,
     spread_items,
     too_many,
     unnumbered_entries,
 )
+from groundscore.splits.open_split import OpenSplit
 from groundscore.splits.opening import READERS, SplitReader, evaluation_set, evaluation_sets, shares_images
 
 __all__ = [
@@ -25,9 +27,11 @@ __all__ = [
     "EvaluationItem",
     "EvaluationSet",
     "LeftOut",
+    "OpenSplit",
     "SplitReader",
     "evaluation_set",
     "evaluation_sets",
+    "path_below",
     "read_item",
     "shares_images",
     "spread_items",

@@ -2,15 +2,19 @@
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
 from groundscore.annotations.bad_entries import BadEntry, Repair, Tolerance, noting_repairs
+from groundscore.annotations.images import check_image_file, read_image
 from groundscore.errors import UserError
+from groundscore.rle import Rle, Size, decode, encode, union
+
+T = TypeVar("T")
 
 SHOWN = 3  # bad entries that an error names
 
@@ -26,11 +30,40 @@ Kind = Literal[
 _WITH_JOINT_QUESTION = ("reasoning", "referring", "referring or absent")
 
 
+class Deferred(Generic[T]):
+    """A field that may be given as a function of its object, which is called when the field is first asked for.
+
+    default: the function where the field is not given; without one it must be.
+    """
+
+    def __init__(self, default: Callable[[Any], T] | None = None):
+        self._default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> T:
+        if instance is None:  # `dataclass` asks for the default
+            if self._default is None:
+                raise AttributeError(self._name)
+            return self._default
+        value = vars(instance)[self._name]
+        if callable(value):
+            value = vars(instance)[self._name] = value(instance)
+        return value
+
+    def __set__(self, instance: Any, value: T | Callable[[Any], T]) -> None:
+        vars(instance)[self._name] = value
+
+
 @dataclass
 class EvaluationItem:
     """One image with its expressions, N of them.
 
-    image: uint8 RGB [H, W, 3].
+    The image and what is drawn on it (image, masks, ignore, target_masks, targets) may be given as functions of the
+    item: nothing is decoded before it is asked for.
+
+    image: uint8 RGB [H, W, 3]; size: (H, W).
     expressions: as the data set has them. kind: what they are.
     masks: uint8 [N, H, W] in {0, 1}; ignore: bool [H, W] or None, pixels that do not count.
     exists: whether the target of each expression is in the image.
@@ -43,17 +76,19 @@ class EvaluationItem:
     ref_ids: of the ref of each expression; -1 for an expression without one, and for all where none are given.
     target_masks: where an expression has several targets with a mask each, uint8 [n, H, W] for every expression, in
         the order of the `[SEG]` in its answer; `masks` are their unions. None elsewhere.
+    targets: the masks of the targets of every expression as RLE; one each where `target_masks` is None.
     target_names: of these targets, for every expression; empty where the data have no names.
     index: that of the entry in its file, where an image may occur more than once; None elsewhere.
     repairs: what was repaired to make it, see `read_item`.
+    sentence_ids, annotation_ids: the data's own ids of each expression and of its targets; empty where it has none.
     """
 
     image_path: Path
-    image: np.ndarray
+    image: np.ndarray = Deferred()
     expressions: list[str]
     kind: Kind
-    masks: np.ndarray
-    ignore: np.ndarray | None
+    masks: np.ndarray = Deferred()
+    ignore: np.ndarray | None = Deferred()
     exists: list[bool]
     dataset: str
     split: str
@@ -63,13 +98,27 @@ class EvaluationItem:
     may_be_absent: bool = False
     together: bool = False
     ref_ids: list[int] = field(default_factory=list)
-    target_masks: list[np.ndarray] | None = None
+    target_masks: list[np.ndarray] | None = Deferred(lambda item: None)
     target_names: list[list[str]] = field(default_factory=list)
     index: int | None = None
     repairs: tuple[Repair, ...] = ()
+    size: Size = Deferred(lambda item: item.image.shape[:2])
+    targets: list[list[Rle]] = Deferred(lambda item: item.encoded_targets())
+    sentence_ids: list[int] = field(default_factory=list)
+    annotation_ids: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self):
         self.ref_ids = self.ref_ids or [-1] * len(self.expressions)
+
+    @property
+    def id(self) -> str:
+        """A name that no other item of the split has, and that may be part of a file name."""
+        return self.image_path.stem if self.index is None else f"{self.index}_{self.image_path.stem}"
+
+    @property
+    def expression_ids(self) -> list[str]:
+        """A name for each expression that no other of the split has: the item's and the expression's index."""
+        return [f"{self.id}_{number}" for number in range(len(self.expressions))]
 
     @property
     def has_joint_question(self) -> bool:
@@ -79,6 +128,35 @@ class EvaluationItem:
     def path_below(self, root: Path) -> str:
         """Returns the name of the image in reports."""
         return path_below(root, self.image_path)
+
+    def read_masks(self) -> "EvaluationItem":
+        """Draws the targets and checks that the image can be read, without keeping it; the same item."""
+        size = self.size
+        if callable(vars(self)["image"]):
+            check_image_file(self.image_path, size=size)
+        _ = self.targets, self.ignore
+        return self
+
+    def read_all(self) -> "EvaluationItem":
+        """Reads the image and draws the targets; the same item."""
+        _ = self.image, self.masks, self.ignore, self.target_masks
+        return self
+
+    def encoded_targets(self) -> list[list[Rle]]:
+        """Returns `targets` from the masks."""
+        if self.target_masks is None:
+            return [[encode(mask)] for mask in self.masks]
+        return [[encode(mask) for mask in masks] for masks in self.target_masks]
+
+    def decoded_masks(self) -> np.ndarray:
+        """Returns `masks` from the targets."""
+        return np.stack([decode(union(targets, self.size)) for targets in self.targets])
+
+
+def read_pixels(item: EvaluationItem) -> np.ndarray:
+    """Returns the item's image from its file; of its size where that is known without the image."""
+    size = vars(item)["size"]
+    return read_image(item.image_path, size=None if callable(size) else size)
 
 
 class EvaluationSet(Sequence[EvaluationItem]):
@@ -101,11 +179,6 @@ def path_below(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
-def unions(targets: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns the union of each of several stacks of masks, uint8 [N, H, W]."""
-    return np.stack([masks.any(0) for masks in targets]).astype(np.uint8)
-
-
 @dataclass(frozen=True)
 class LeftOut:
     """An entry of a split that is not scored, because it cannot be used.
@@ -126,14 +199,20 @@ class LeftOut:
         return asdict(self)
 
 
-def read_item(items: EvaluationSet, number: int, tolerance: Tolerance, root: Path) -> EvaluationItem | LeftOut:
+def read_item(
+    items: EvaluationSet,
+    number: int,
+    tolerance: Tolerance,
+    root: Path,
+    read: Callable[[EvaluationItem], EvaluationItem] = EvaluationItem.read_all,
+) -> EvaluationItem | LeftOut:
     """Returns an item with its repairs, or what is left out where it is bad and `tolerance` permits; else raises.
 
-    root: the data root, from which images are named.
+    root: the data root, from which images are named. read: what is read of the item, and so what can be bad.
     """
     try:
         with noting_repairs() as repairs:
-            item = items[number]
+            item = read(items[number])
     except UserError as error:
         if not tolerance.permits(error):
             raise

@@ -1,13 +1,17 @@
 """The sets whose questions are written in the data: MUSE, and your own."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from groundscore.annotations.bad_entries import BadSamples
-from groundscore.annotations.custom import CustomFile
-from groundscore.annotations.images import read_image
+from groundscore.annotations.custom import CustomEntry, CustomFile
 from groundscore.annotations.muse import PLACEHOLDER, MuseEntry, open_muse
 from groundscore.errors import UserError
-from groundscore.splits.items import EvaluationItem, EvaluationSet, unions
+from groundscore.rle import Rle, decode_all
+from groundscore.splits.items import EvaluationItem, EvaluationSet, read_pixels
 from groundscore.targets import REJ, SEG, target_kinds
 
 
@@ -29,26 +33,35 @@ class MuseEvaluation(EvaluationSet):
 
     def __getitem__(self, index: int) -> EvaluationItem:
         entry: MuseEntry = self._entries[index]
-        image = read_image(entry.path, size=(entry.height, entry.width))
-        targets = [entry.masks(question) for question in entry.questions]
         return EvaluationItem(
             image_path=entry.path,
-            image=image,
+            image=read_pixels,
             expressions=[question.text for question in entry.questions],
             kind="reasoning with names",
-            masks=unions(targets),
+            masks=EvaluationItem.decoded_masks,
             ignore=None,
-            exists=[bool(len(masks)) for masks in targets],
+            exists=[bool(question.targets) for question in entry.questions],
             dataset=self.name,
             split=self.split,
             number=index,
             answers=[question.answer and question.answer.replace(PLACEHOLDER, SEG) for question in entry.questions],
-            target_masks=targets,
+            target_masks=_decoded_targets,
             target_names=[
                 [target.rephrased or target.category for target in question.targets] for question in entry.questions
             ],
             index=self.entry(index)[1],
+            size=(entry.height, entry.width),
+            targets=partial(_targets, entry),
         )
+
+
+def _targets(entry: MuseEntry, item: EvaluationItem) -> list[list[Rle]]:
+    return [entry.masks(question) for question in entry.questions]
+
+
+def _decoded_targets(item: EvaluationItem) -> list[np.ndarray]:
+    """Returns `target_masks`, from the targets."""
+    return [decode_all(targets, item.size) for targets in item.targets]
 
 
 class CustomEvaluation(EvaluationSet):
@@ -70,29 +83,28 @@ class CustomEvaluation(EvaluationSet):
 
     def __getitem__(self, index: int) -> EvaluationItem:
         entry = self._file[self._rows[index]]
-        image = read_image(entry.path)
-        masks, ignore = entry.regions(*image.shape[:2])
-        turns, targets, used = [], [], 0
-        for turn in (turn for turns in entry.conversations for turn in turns):
-            kinds = target_kinds(turn[1])
-            if len(kinds):
-                count = int(kinds.sum())
-                turns.append(turn)
-                targets.append(masks[used : used + count])
-                used += count
+        turns = [turn for turns in entry.conversations for turn in turns if len(target_kinds(turn[1]))]
         return EvaluationItem(
             image_path=entry.path,
-            image=image,
+            image=read_pixels,
             expressions=[question for question, _ in turns],
             kind="own words",
-            masks=unions(targets),
-            ignore=ignore,
-            exists=[bool(len(one)) for one in targets],
+            masks=EvaluationItem.decoded_masks,
+            ignore=partial(_draw, entry, "ignore"),
+            exists=[bool(target_kinds(answer).any()) for _, answer in turns],
             dataset=self.name,
             split=self.split,
             number=index,
             answers=[answer for _, answer in turns],
-            target_masks=targets,
+            target_masks=partial(_draw, entry, "target_masks"),
             index=self._rows[index],
             may_be_absent=True,
         )
+
+
+def _draw(entry: CustomEntry, wanted: str, item: EvaluationItem) -> Any:
+    """Draws all regions of an item; returns the one of its fields that was asked for."""
+    masks, item.ignore = entry.regions(*item.size)
+    ends = np.cumsum([0, *(int(target_kinds(answer).sum()) for answer in item.answers)])
+    item.target_masks = [masks[start:end] for start, end in zip(ends, ends[1:])]
+    return item.target_masks if wanted == "target_masks" else item.ignore

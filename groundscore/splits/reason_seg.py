@@ -1,15 +1,15 @@
 """ReasonSeg for evaluation, plain and with SESAME's false premises."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from groundscore.annotations.bad_entries import BadSamples, settle
-from groundscore.annotations.images import read_image
-from groundscore.annotations.labelme import draw_regions, read_annotation
+from groundscore.annotations.labelme import ReasonAnnotation, draw_regions, read_annotation
 from groundscore.annotations.reason_seg import list_split, read_split
 from groundscore.errors import UserError
-from groundscore.splits.items import EvaluationItem, EvaluationSet
+from groundscore.splits.items import EvaluationItem, EvaluationSet, read_pixels
 
 
 class ReasonSegEvaluation(EvaluationSet):
@@ -56,22 +56,28 @@ class ReasonSegEvaluation(EvaluationSet):
     def __getitem__(self, index: int) -> EvaluationItem:
         path = self._images[index]
         annotation = read_annotation(path.with_suffix(".json"))
-        image = read_image(path, size=annotation.size)
-        mask, ignore = draw_regions(annotation, *image.shape[:2])
         asked = [(annotation.sentences[0], annotation.is_sentence)]
         if self._false_premises and annotation.false_premise is not None:
             asked.append(annotation.false_premise[:2])
         return EvaluationItem(
             image_path=path,
-            image=image,
+            image=read_pixels,
             expressions=[text for text, _ in asked],
             kind="reasoning or absent" if self._false_premises else "reasoning",
-            masks=np.stack([mask, np.zeros_like(mask)])[: len(asked)],
-            ignore=ignore,
+            masks=partial(_draw, annotation, "masks"),
+            ignore=partial(_draw, annotation, "ignore"),
             exists=[True, False][: len(asked)],
             dataset=self.name,
             split=self.split,
             number=index,
             is_sentence=[is_sentence for _, is_sentence in asked],
             may_be_absent=self._false_premises,
+            **({} if annotation.size is None else {"size": annotation.size}),
         )
+
+
+def _draw(annotation: ReasonAnnotation, wanted: str, item: EvaluationItem) -> np.ndarray | None:
+    """Draws all regions of an item; returns the one of its fields that was asked for."""
+    mask, item.ignore = draw_regions(annotation, *item.size)
+    item.masks = np.stack([mask, np.zeros_like(mask)])[: len(item.expressions)]
+    return item.masks if wanted == "masks" else item.ignore

@@ -1,14 +1,13 @@
 """The referring data sets for evaluation, with and without no-target expressions."""
 
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from groundscore.annotations.bad_entries import BadSamples
-from groundscore.annotations.images import read_image
 from groundscore.annotations.refer_files import FALSE_PREMISE_SETS, REFER_SETS
-from groundscore.annotations.refer_index import ReferIndex
-from groundscore.splits.items import EvaluationItem, EvaluationSet
+from groundscore.annotations.refer_index import ReferImage, ReferIndex
+from groundscore.rle import Rle
+from groundscore.splits.items import EvaluationItem, EvaluationSet, read_pixels
 
 SETS_WITH_ABSENCE = ("grefcoco", "refzom")
 
@@ -45,20 +44,26 @@ class ReferEvaluation(EvaluationSet):
 
     def __getitem__(self, index: int) -> EvaluationItem:
         record = self._index[index]
-        image = read_image(record.path, size=(record.height, record.width))
-        masks = np.stack([self._index.mask(record, expression) for expression in record.expressions])
+        size = (record.height, record.width)
         return EvaluationItem(
             image_path=record.path,
-            image=image,
+            image=read_pixels,
             expressions=[expression.text for expression in record.expressions],
             kind="referring or absent" if self._false_premises else "referring",
-            masks=masks,
+            masks=EvaluationItem.decoded_masks,
             ignore=None,
-            exists=[bool(mask.any()) for mask in masks],
+            exists=[expression.exists and bool(expression.annotation_ids) for expression in record.expressions],
             dataset=self.name,
             split=self.split,
             number=index,
             ref_ids=[expression.ref_id for expression in record.expressions],
             together=self._together,
             may_be_absent=self._false_premises or self.name in SETS_WITH_ABSENCE,
+            size=size,
+            targets=partial(self._targets, record),
+            sentence_ids=[expression.sentence_id for expression in record.expressions],
+            annotation_ids=[list(expression.annotation_ids) for expression in record.expressions],
         )
+
+    def _targets(self, record: ReferImage, item: EvaluationItem) -> list[list[Rle]]:
+        return [[mask] for mask in self._index.masks(record, record.expressions)]

@@ -12,7 +12,7 @@ from evaluation import Effort, Protocol, evaluate
 from evaluation.records import PartialResults
 from groundscore.annotations.bad_entries import DEFAULT_SHARE, STRICT, Tolerance
 from groundscore.errors import UserError
-from groundscore.scoring.predictions import encode_mask
+from groundscore.scoring.masks import encode_mask
 from groundscore.splits import LeftOut, evaluation_set, read_item, spread_items
 from tests.tiny import tiny_model, write_answer
 

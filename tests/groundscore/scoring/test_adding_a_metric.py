@@ -9,9 +9,10 @@ import pytest
 import eval as eval_script
 from dashboard.runs import read_reports
 from groundscore.errors import UserError
+from groundscore.exchange.jsonl import write_predictions
 from groundscore.scoring.bootstrap import Terms
+from groundscore.scoring.masks import encode_mask
 from groundscore.scoring.metrics import Metric, register
-from groundscore.scoring.predictions import encode_mask, write_predictions
 from groundscore.splits import evaluation_set
 from tests.page_plugins import importable_plugins
 

@@ -5,17 +5,21 @@ import json
 import numpy as np
 import pytest
 
+from groundscore.rle import encode
 from groundscore.scoring.counts import (
     ExpressionCounts,
     QuestionCounts,
+    counted_pixels,
     expression_counts,
     question_counts,
     row_from_dict,
 )
+from tests.groundscore.scoring.rows import dense_expression_counts, dense_question_counts
 
 
 def masks(*rows):
-    return np.array(rows, np.uint8)[:, None]  # [N, 1, W]
+    """Masks [1, W] as RLE."""
+    return [encode(np.array([row])) for row in rows]
 
 
 def question(intersections, predicted, targets):
@@ -26,24 +30,40 @@ def test_pixels_are_counted_mask_by_mask():
     predictions = masks([1, 1, 1, 0], [0, 0, 0, 0], [0, 1, 1, 0])
     truth = masks([0, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0])
 
-    assert expression_counts(predictions, truth) == ([2, 0, 0], [4, 0, 3], [3, 0, 2], [3, 0, 1])
+    counts = [expression_counts(*pair) for pair in zip(predictions, truth)]
+    assert counts == [(2, 4, 3, 3), (0, 0, 0, 0), (0, 3, 2, 1)]
 
 
 def test_ignored_pixels_count_neither_as_hits_nor_as_errors():
-    ignore = np.array([[1, 1, 0, 0]], np.uint8)
+    counted = counted_pixels(np.array([[1, 1, 0, 0]], np.uint8))
 
-    assert expression_counts(masks([1, 1, 1, 0]), masks([0, 1, 1, 1]), ignore) == ([1], [2], [1], [2])
+    assert expression_counts(*masks([1, 1, 1, 0], [0, 1, 1, 1]), counted) == (1, 2, 1, 2)
 
 
 def test_any_value_but_zero_belongs_to_a_mask():
-    assert expression_counts(masks([255, 2, 0]), masks([1, 0, 0])) == ([1], [2], [2], [1])
+    assert expression_counts(*masks([255, 2, 0], [1, 0, 0])) == (1, 2, 2, 1)
 
 
 def test_masks_of_different_sizes_are_refused():
+    small, large = encode(np.zeros((2, 2))), encode(np.zeros((2, 3)))
     with pytest.raises(ValueError, match="different sizes"):
-        expression_counts(np.zeros((1, 2, 2)), np.zeros((1, 2, 3)))
+        expression_counts(small, large)
     with pytest.raises(ValueError, match="different sizes"):
-        question_counts(np.zeros((1, 2, 2)), np.zeros((3, 2, 3)))
+        question_counts([small], [large] * 3)
+
+
+def test_counts_without_decoding_are_those_of_the_pixels():
+    rng = np.random.default_rng(0)
+    for size in ((1, 1), (7, 5), (40, 61)):
+        ignore = rng.random(size) < 0.2
+        noise = rng.random((3, *size)) < rng.random((3, 1, 1))
+        truth = rng.random((3, *size)) < rng.random((3, 1, 1))
+        for ignored in (None, ignore):
+            counted = counted_pixels(ignored)
+            counts = [expression_counts(encode(a), encode(b), counted) for a, b in zip(noise, truth)]
+            assert tuple(map(list, zip(*counts))) == dense_expression_counts(noise, truth, ignored)
+            several = question_counts([*map(encode, noise)], [*map(encode, truth[:2])], counted)
+            assert several == dense_question_counts(noise, truth[:2], ignored)
 
 
 def test_questions_count_every_prediction_against_every_target():
@@ -54,7 +74,7 @@ def test_questions_count_every_prediction_against_every_target():
 
 
 def test_a_question_without_predictions_or_targets_has_empty_counts():
-    none = np.zeros((0, 1, 4), np.uint8)
+    none = []
 
     assert question_counts(none, masks([1, 1, 0, 0])) == ([], [], [2])
     assert question_counts(masks([1, 1, 0, 0]), none) == ([[]], [2], [])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from groundscore.scoring.counts import ExpressionCounts, QuestionCounts
 from groundscore.scoring.gallery import Section, choose_cases, write_gallery
-from groundscore.scoring.predictions import encode_mask
+from groundscore.scoring.masks import encode_mask
 from groundscore.splits import EvaluationItem
 from tests.groundscore.scoring.rows import question, row
 

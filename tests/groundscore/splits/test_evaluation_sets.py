@@ -171,4 +171,4 @@ def test_an_annotation_without_a_target_is_an_error(data_root):
     path.write_text('{"text": ["x"], "is_sentence": false, "shapes": []}')
 
     with pytest.raises(UserError, match=r"a_short\.json marks no target"):
-        list(evaluation_set("ReasonSeg|val", data_root))
+        [item.read_masks() for item in evaluation_set("ReasonSeg|val", data_root)]

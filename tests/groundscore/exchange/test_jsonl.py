@@ -5,16 +5,22 @@ import json
 import numpy as np
 import pytest
 
+from groundscore.annotations.segmentations import decode_segmentation
 from groundscore.errors import UserError
-from groundscore.scoring.counts import ExpressionCounts, QuestionCounts, expression_counts, question_counts
+from groundscore.exchange.counting import count_predictions
+from groundscore.exchange.jsonl import write_predictions
+from groundscore.scoring.counts import ExpressionCounts, QuestionCounts
+from groundscore.scoring.masks import encode_mask
 from groundscore.scoring.metrics import kind_of, score_split
-from groundscore.scoring.predictions import count_predictions, decode_mask, encode_mask, write_predictions
-from groundscore.splits import EvaluationItem, evaluation_set, evaluation_sets
+from groundscore.splits import EvaluationItem, OpenSplit, evaluation_set, evaluation_sets
+from tests.groundscore.scoring.rows import dense_expression_counts, dense_question_counts
 from tests.test_miniature_sets import SPLITS
 
 
-def scored(path, root, specs, **options):
-    return count_predictions(path, root, evaluation_sets(specs, root), **options)
+def scored(path, root, specs, *, limit=None, **options):
+    splits = {spec: OpenSplit(spec, root, items, limit=limit) for spec, items in evaluation_sets(specs, root).items()}
+    scorers = count_predictions(path, splits, **options)
+    return {spec: scorer.counts() for spec, scorer in scorers.items()}
 
 
 def line_for(spec, item, expression, root, masks, *, present=True):
@@ -78,7 +84,9 @@ def test_saved_predictions_score_as_the_masks_they_were_saved_from(world, tmp_pa
                 continue
             mask = rng.random((1, *item.image.shape[:2])) < 0.5
             present = bool(rng.random() < 0.7)
-            intersection, union, predicted, target = expression_counts(mask, item.masks[[expression]], item.ignore)
+            intersection, union, predicted, target = dense_expression_counts(
+                mask, item.masks[[expression]], item.ignore
+            )
             rows.append(
                 ExpressionCounts(
                     **common,
@@ -102,7 +110,7 @@ def test_saved_predictions_score_as_the_masks_they_were_saved_from(world, tmp_pa
 
 
 def questioned(masks, targets):
-    intersections, predicted, target = question_counts(masks, targets)
+    intersections, predicted, target = dense_question_counts(masks, targets)
     return {"intersections": intersections, "predicted_areas": predicted, "target_areas": target}
 
 
@@ -129,7 +137,7 @@ def test_the_order_of_lines_and_blank_lines_change_nothing(world, saved):
 def test_uncompressed_run_lengths_are_read(world, saved):
     line = saved.lines[0]
     height, width = line["mask"]["size"]
-    mask = decode_mask(line["mask"], (height, width), "here").T.reshape(-1)
+    mask = decode_segmentation(line["mask"], height, width, "here").T.reshape(-1)
     starts = np.flatnonzero(np.diff(np.concatenate([[0], mask]))).tolist()
     lengths = np.diff([0, *starts, height * width]).tolist()
     path = saved(lambda lines: [line | {"mask": {"size": [height, width], "counts": lengths}}, *lines[1:]])
@@ -214,7 +222,11 @@ def test_what_is_no_file_of_predictions_is_an_error(world, tmp_path, text, messa
 
 def test_a_missing_file_a_folder_and_bytes_are_errors(world, tmp_path):
     (tmp_path / "p.jsonl").write_bytes(b"\xff\xfe\x00{")
-    for path, message in (("none.jsonl", "is missing"), (".", "is a folder"), ("p.jsonl", "not UTF-8")):
+    for path, message in (
+        ("none.jsonl", "is missing"),
+        (".", "in no format that is recognised"),
+        ("p.jsonl", "not UTF-8"),
+    ):
         with pytest.raises(UserError, match=message):
             scored(tmp_path / path, world, "refcoco|unc|val")
 
@@ -277,7 +289,8 @@ def test_a_set_without_refs_is_counted(tmp_path):
     )
     write_predictions(tmp_path / "p.jsonl", [line_for("boxes|val", item, 0, tmp_path, masks)])
 
-    (row,) = count_predictions(tmp_path / "p.jsonl", tmp_path, {"boxes|val": [item]})["boxes|val"].rows
+    splits = {"boxes|val": OpenSplit("boxes|val", tmp_path, [item])}
+    (row,) = count_predictions(tmp_path / "p.jsonl", splits)["boxes|val"].counts().rows
 
     assert (row.ref, row.intersection, row.union) == (None, 8, 8)
 

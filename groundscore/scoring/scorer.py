@@ -1,0 +1,360 @@
+"""Counting a split, image by image: what `eval.py`, the command and a model's author add predictions to.
+
+    scorer = groundscore.load("refcoco|unc|testA", root="dataset").scorer("testA.scores.jsonl")
+    for item in scorer.remaining():
+        scorer.add(item, masks, present=None)
+    print(scorer.report())
+
+A scorer holds the counts of every expression, no mask. With a file it appends each image as it is added, so that a
+killed program goes on where it was; several processes write files of their own, which one scorer merges.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from groundscore.errors import UserError, shown
+from groundscore.rle import Rle, area, union
+from groundscore.schema import DamagedFile, anything, list_of, mapping, one_of, parse, record, text, whole
+from groundscore.scoring.counts import (
+    ExpressionCounts,
+    QuestionCounts,
+    Row,
+    SplitCounts,
+    check_row,
+    counted_pixels,
+    expression_counts,
+    question_counts,
+    row_from_dict,
+)
+from groundscore.scoring.masks import parts_of, to_rle
+from groundscore.scoring.metrics import kind_of
+from groundscore.scoring.report import Report
+from groundscore.splits import EvaluationItem, OpenSplit
+from groundscore.writing import write_lines
+
+PACKAGES = ("numpy", "scipy", "pycocotools")
+SHOWN = 5  # missing expressions that an error names
+FORMAT = "groundscore scorer 1"
+_HEADER = record({"format": one_of(FORMAT), "split": text, "images": whole(0), "data": text})
+_ADDED = record({"rows": list_of(check_row), "repaired": list_of(mapping(anything))})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """What was predicted for one expression.
+
+    masks: in any form of `masks.py`, or a function that reads them; their union counts, for a question of MUSE each is
+    one. present: whether the model accepts the expression; None: it does where a mask has a pixel. answer: what it
+    wrote, if that is known. where: what is named in errors.
+    """
+
+    where: str
+    masks: Any
+    present: bool | None = None
+    answer: str | None = None
+
+    def read_masks(self) -> Any:
+        """Returns the masks."""
+        return self.masks() if callable(self.masks) else self.masks
+
+
+class Scorer:
+    """Counts predictions for the expressions of a benchmark, each once.
+
+    file: where to append what is added; what it has already is counted. None: nothing is kept on disk until `save`.
+    threshold: above which the values of a floating-point mask belong to it, 0.0 for logits and 0.5 for probabilities.
+    keep_masks: keep the masks, too, as RLE in memory, for a gallery.
+    """
+
+    def __init__(
+        self,
+        benchmark: OpenSplit,
+        file: str | Path | None = None,
+        *,
+        threshold: float | None = None,
+        keep_masks: bool = False,
+    ):
+        self.benchmark = benchmark
+        self.threshold = threshold
+        self._masks: dict[int, list[list[Rle]]] | None = {} if keep_masks else None
+        self._several = kind_of(benchmark.spec) == "muse"
+        self._rows: dict[int, list[Row]] = {}
+        self._repaired: dict[int, list[dict[str, Any]]] = {}
+        self._file = None
+        if file is not None:
+            self._open(Path(file))
+
+    def __len__(self) -> int:
+        """How many images are counted."""
+        return len(self._rows)
+
+    def __contains__(self, item: EvaluationItem) -> bool:
+        """Whether an item is counted."""
+        return item.number in self._rows
+
+    def remaining(self) -> Iterator[EvaluationItem]:
+        """Yields the items of the benchmark that are not counted yet."""
+        return self.benchmark.items_at(number for number in range(len(self.benchmark)) if number not in self._rows)
+
+    # --- adding -------------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        item: EvaluationItem,
+        masks: Sequence[Any],
+        present: Sequence[bool | None] | None = None,
+        answers: Sequence[str | None] | None = None,
+    ) -> None:
+        """Counts the predictions for all expressions of an item.
+
+        masks: one for each of its expressions, None for no mask, in any form that `groundscore.scoring.masks` lists;
+        for a question of MUSE the list of its masks. present: whether the model accepts each expression; by default it
+        does where its mask has a pixel. answers: what the model wrote, for metrics of words.
+        Raises `UserError` where the item is counted already, or for predictions that are not those of its expressions.
+        """
+        count = len(item.expressions)
+        if count == 1 and getattr(masks, "ndim", 3) == 2:
+            masks = [masks]
+        for name, values in (("masks", masks), ("present", present), ("answers", answers)):
+            if values is not None and len(values) != count:
+                raise UserError(
+                    f"{self._name(item)} has {count} expressions, but {len(values)} {name} are given: one for each"
+                )
+        self.add_answered(
+            item,
+            [
+                Answered(where=f"{self._name(item)}, expression {number}", masks=mask, present=there, answer=answer)
+                for number, (mask, there, answer) in enumerate(
+                    zip(masks, present or [None] * count, answers or [None] * count, strict=True)
+                )
+            ],
+        )
+
+    def add_answered(self, item: EvaluationItem, answered: Sequence[Answered]) -> list[Row]:
+        """Counts what was predicted for all expressions of an item, in their order; returns its rows."""
+        if item in self:
+            raise UserError(f"{self._name(item)} is counted already; each image is added once")
+        self._check_own(item)
+        read = self._read_question if self._several else self._read_expression
+        count = self._question if self._several else self._expression
+        masks = [read(item, one) for one in answered]
+        counted = counted_pixels(item.ignore)
+        rows = [count(item, number, one, masks[number], counted) for number, one in enumerate(answered)]
+        image = item.path_below(self.benchmark.root)
+        self._keep(rows, [{"item": item.number, "image": image, **one.to_dict()} for one in item.repairs])
+        if self._masks is not None:
+            self._masks[item.number] = masks
+        return rows
+
+    def _read_expression(self, item: EvaluationItem, one: Answered) -> list[Rle]:
+        return [to_rle(one.read_masks(), item.size, one.where, self.threshold)]
+
+    def _read_question(self, item: EvaluationItem, one: Answered) -> list[Rle]:
+        parts = [] if one.present is False else parts_of(one.read_masks())
+        return [to_rle(mask, item.size, f"{one.where}, mask {n}", self.threshold) for n, mask in enumerate(parts)]
+
+    def _expression(
+        self, item: EvaluationItem, number: int, one: Answered, masks: list[Rle], counted: Rle | None
+    ) -> ExpressionCounts:
+        pixels = expression_counts(masks[0], union(item.targets[number], item.size), counted)
+        ref = item.ref_ids[number]
+        return ExpressionCounts(
+            item.number,
+            item.path_below(self.benchmark.root),
+            number,
+            ref if ref >= 0 else None,
+            item.exists[number],
+            area(masks[0]) > 0 if one.present is None else bool(one.present),
+            *pixels,
+            one.answer,
+        )
+
+    def _question(
+        self, item: EvaluationItem, number: int, one: Answered, masks: list[Rle], counted: Rle | None
+    ) -> QuestionCounts:
+        counts = question_counts(masks, item.targets[number], counted)
+        return QuestionCounts(item.number, item.path_below(self.benchmark.root), *counts, number, one.answer)
+
+    def _name(self, item: EvaluationItem) -> str:
+        return f"{self.benchmark.spec}: {item.path_below(self.benchmark.root)} (item {item.number})"
+
+    def _check_own(self, item: EvaluationItem) -> None:
+        """Raises `UserError` for an item of another benchmark."""
+        if item.number < len(self.benchmark) and self.benchmark.path_of(item.number) == item.image_path:
+            return
+        raise UserError(f"{self._name(item)} is not an item of this benchmark; it is from {item.dataset}|{item.split}")
+
+    def _keep(self, rows: list[Row], repaired: list[dict[str, Any]]) -> None:
+        number = rows[0].item
+        self._rows[number], self._repaired[number] = rows, repaired
+        if self._file is not None:
+            self._append(_line(rows, repaired))
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Writes everything that is counted, whole or not at all; `Scorer(benchmark, path)` and `merge` read it."""
+        lines = (_line(self._rows[number], self._repaired[number]) for number in sorted(self._rows))
+        write_lines(Path(path), [json.dumps(self._header()) + "\n", *lines])
+
+    def merge(self, *others: "Scorer | str | Path") -> None:
+        """Adds what other scorers of the same benchmark, or files of theirs, have counted.
+
+        Raises `UserError` for another benchmark, and for an image that both have counted.
+        """
+        for other in others:
+            added = other if isinstance(other, Scorer) else Scorer(self.benchmark)
+            if added is not other:
+                added._read(Path(other))
+            if added._header() != self._header():
+                raise UserError(
+                    f"a scorer of {added.benchmark.spec} cannot be merged into one of {self.benchmark.spec}"
+                )
+            twice = sorted(self._rows.keys() & added._rows.keys())
+            if twice:
+                row = added._rows[twice[0]][0]
+                raise UserError(
+                    f"{self.benchmark.spec}: {row.image} (item {row.item}) is counted in both"
+                    f"{'' if added is other else f', here and in {other}'}; {len(twice)} images are"
+                )
+            for number, rows in added._rows.items():
+                self._keep(rows, added._repaired[number])
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "split": self.benchmark.spec,
+            "images": len(self.benchmark),
+            "data": self.benchmark.digest,
+        }
+
+    def _open(self, path: Path) -> None:
+        """Counts what the file has, and appends to it from now on; nobody else may."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{path} is in use by another process; give each process a file of its own") from error
+        except OSError as error:
+            raise UserError(f"{path} cannot be written ({error.strerror})") from error
+        if path.stat().st_size:
+            self._file.truncate(self._read(path))
+        else:
+            self._append(json.dumps(self._header()) + "\n")
+
+    def _append(self, line: str) -> None:
+        data = line.encode()
+        try:
+            while data:
+                data = data[os.write(self._file.fileno(), data) :]
+        except OSError as error:
+            raise UserError(f"{self._file.name} cannot be written ({error.strerror}); free some space") from error
+
+    def _read(self, path: Path) -> int:
+        """Counts what a file has; returns where its last whole line ends: a killed program may have cut one short."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror})") from error
+        first, *lines, last = content.split(b"\n") if b"\n" in content else (content, b"")
+        header = parse(first, _HEADER, f"{path}, line 1")
+        if header != self._header():
+            raise UserError(
+                f"{path} has the counts of {shown(header['split'])}, {header['images']} images, which is not "
+                f"{self.benchmark.spec} as it is on disk, {len(self.benchmark)} images; remove it, or name another file"
+            )
+        for number, line in enumerate(lines, start=2):
+            where = f"{path}, line {number}"
+            added = parse(line, _ADDED, where)
+            rows = [row_from_dict(row) for row in added["rows"]]
+            self._check_rows(rows, where)
+            self._rows[rows[0].item], self._repaired[rows[0].item] = rows, added["repaired"]
+        return len(content) - len(last)
+
+    def _check_rows(self, rows: list[Row], where: str) -> None:
+        """Raises `DamagedFile` for rows that are not those of one item of the benchmark, each once."""
+        number = rows[0].item if rows else -1
+        if not 0 <= number < len(self.benchmark) or number in self._rows:
+            raise DamagedFile(f"{where} is damaged (item {number} is counted already, or no item of the benchmark)")
+        item = self.benchmark[number]
+        named = [(number, item.path_below(self.benchmark.root), index) for index in range(len(item.expressions))]
+        kinds = {isinstance(row, QuestionCounts) for row in rows}
+        if [(row.item, row.image, row.expression) for row in rows] != named or kinds != {self._several}:
+            raise DamagedFile(f"{where} is damaged (its rows are not those of item {number})")
+
+    # --- results ------------------------------------------------------------------------------------------------------
+
+    def counts(self) -> SplitCounts:
+        """Returns the counts of the whole benchmark.
+
+        Raises `UserError`, which names some, where expressions are not counted; images that cannot be used are left out
+        as far as the benchmark permits.
+        """
+        missing = [number for number in range(len(self.benchmark)) if number not in self._rows]
+        unread, left_out = self.benchmark.unusable(missing)
+        if unread:
+            names = [f"{item.path_below(self.benchmark.root)} expression {n}"
+                     for item in unread[:SHOWN] for n in range(len(item.expressions))]  # fmt: skip
+            raise UserError(
+                f"{self.benchmark.spec}: {len(unread)} of {len(self.benchmark)} images are not counted: "
+                f"{', '.join(names[:SHOWN])}{' and more' if len(names) > SHOWN or len(unread) > SHOWN else ''}"
+            )
+        ordered = sorted(self._rows)
+        return SplitCounts(
+            rows=[row for number in ordered for row in self._rows[number]],
+            masks=[masks for number in ordered for masks in (self._masks or {}).get(number, ())],
+            left_out=left_out,
+            repaired=[one for number in ordered for one in self._repaired[number]],
+        )
+
+    def report(
+        self,
+        *,
+        gres_reference: bool = False,
+        bootstrap: int = 1000,
+        selected_on: str | None = None,
+        **about: Any,
+    ) -> Report:
+        """Returns the scores with their intervals, the protocol and the exact counts; `print` shows them as a table.
+
+        gres_reference: count gRefCOCO and RefZOM as the reference does. bootstrap: resamples, 0 for no intervals.
+        selected_on: the split on which the model or its settings were chosen, if that is known. about: anything else
+        that the report shall say, such as predictions={"file": "mine.jsonl"}.
+        """
+        return report_of({self.benchmark.spec: self}, gres_reference=gres_reference, bootstrap=bootstrap,
+                         selected_on=selected_on, **about)  # fmt: skip
+
+
+def report_of(
+    scorers: Mapping[str, Scorer],
+    *,
+    gres_reference: bool = False,
+    bootstrap: int = 1000,
+    selected_on: str | None = None,
+    **about: Any,
+) -> Report:
+    """Returns one report of several splits, by their specs; the arguments are those of `Scorer.report`."""
+    protocol = {"answer": "predicted", "expressions": None}
+    benchmarks = [scorer.benchmark for scorer in scorers.values()]
+    header = {
+        "protocol": protocol | {"gres_reference": gres_reference, "limit": benchmarks[0].limit},
+        "dataset_dir": str(benchmarks[0].root),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+    }
+    if selected_on is not None:
+        header["selected_on"] = selected_on
+    report = Report(header | about, gres_reference=gres_reference, bootstrap=bootstrap)
+    for spec, scorer in scorers.items():
+        report.add(spec, protocol, scorer.counts())
+    return report
+
+
+def _line(rows: Sequence[Row], repaired: Sequence[dict[str, Any]]) -> str:
+    return json.dumps({"rows": [row.to_dict() for row in rows], "repaired": repaired}) + "\n"
