@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundscore.errors import UserError, run_main
+from groundscore.progress import ProgressBar
 from groundscore.reading import user_path
 from inference.model_flags import add_inference_settings, inference_overrides
 from model.settings import check_overrides, inference_settings
 from model.systems import find_system
 from utils.flags import FlagParser
 from utils.plugins import import_plugins
-from utils.progress import ProgressBar
 
 if TYPE_CHECKING:
     from checkpoints.merging import Merge

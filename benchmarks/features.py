@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import benchmark_parser
 from groundscore.errors import run_main
-from utils.progress import ProgressBar
+from groundscore.progress import ProgressBar
 
 REASONSEG_TRAIN = 239
 

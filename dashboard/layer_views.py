@@ -15,13 +15,13 @@ from dashboard import markup
 from dashboard.context import Limits, check_prompt, read_upload
 from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
-from dataloaders.questions import worded
 from dataloaders.sample import Sample, Turn
 from evaluation.layer_analysis import TargetPoints, analyse_split, layer_analysis, point_analysis
 from groundscore.drawing import colour_of, heat_map, overlay
 from groundscore.errors import UserError
 from groundscore.scoring.counts import mask_iou
 from groundscore.splits import EvaluationItem, evaluation_set
+from groundscore.splits.wording import worded
 from groundscore.targets import SEG
 from model.grounding import GroundingModel
 

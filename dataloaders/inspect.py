@@ -20,7 +20,6 @@ import numpy as np
 
 from dataloaders.data_checks import SetReport, check_data
 from dataloaders.mixture import build_mixture
-from dataloaders.questions import worded
 from dataloaders.sample import Sample
 from dataloaders.settings import declared_data
 from groundscore.annotations.bad_entries import Tolerance
@@ -35,6 +34,7 @@ from groundscore.splits import (
     unnumbered_entries,
 )
 from groundscore.splits.items import path_below
+from groundscore.splits.wording import worded
 from groundscore.targets import target_kinds
 from utils.contact_sheet import SheetRow, contact_sheet, save_sheet
 from utils.plugins import HELP, import_plugins

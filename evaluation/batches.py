@@ -18,12 +18,12 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from checkpoints.processing import GroundingProcessor
 from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
-from dataloaders.questions import worded
 from dataloaders.sample import Sample
 from evaluation.questions import Protocol, Questions, ask
 from groundscore.annotations.bad_entries import Repair, Tolerance
 from groundscore.errors import UserError
 from groundscore.splits import EvaluationItem, LeftOut, read_item
+from groundscore.splits.wording import worded
 
 
 @dataclass

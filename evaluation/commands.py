@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from dataloaders.questions import worded
 from evaluation.menu import choose_benchmarks
 from evaluation.progress import ScoreBar
 from evaluation.questions import ANSWERS, EXPLAIN, Protocol
@@ -29,6 +28,7 @@ from groundscore.scoring.counts import mask_iou
 from groundscore.scoring.report import Report, ReportFiles, refuse_foreign_report
 from groundscore.scoring.tables import entries_of
 from groundscore.splits import EvaluationItem, OpenSplit, evaluation_sets, spread_items
+from groundscore.splits.wording import worded
 from groundscore.writing import make_directory
 from inference.model_flags import load_flagged_model
 from inference.session import ChatSession

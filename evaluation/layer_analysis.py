@@ -15,11 +15,11 @@ from torch import Tensor
 from checkpoints.processing import GroundingProcessor
 from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
-from dataloaders.questions import worded
 from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
 from groundscore.scoring.counts import ious
 from groundscore.splits import EvaluationItem
+from groundscore.splits.wording import worded
 from model.grounding import GroundingModel
 from model.losses import gaussian_target, losses_of_maps, map_losses, map_targets, mask_bce, mask_dice
 from model.states import TargetStates

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 
 from evaluation.records import ImageResult
+from groundscore.progress import ProgressBar
 from groundscore.scoring.counts import iou
-from utils.progress import ProgressBar
 
 Progress = Callable[[int, int, float | None, float | None], None]
 

@@ -7,11 +7,11 @@ model wrongly accepts is so scored on the mask that it would have drawn.
 
 from dataclasses import dataclass
 
-from dataloaders.questions import worded
 from dataloaders.sample import Turn
 from groundscore.errors import UserError
 from groundscore.scoring.metrics import kind_of
 from groundscore.splits import EvaluationItem
+from groundscore.splits.wording import worded
 from groundscore.targets import REJ, SEG, TARGET
 
 ANSWERS = ("given", "generated")

@@ -68,8 +68,8 @@ def main(argv: Sequence[str]) -> None:
 def training_text(dataset_dir: Path) -> Iterator[str]:
     """Every sentence of the training splits, and the templates without `[SEG]` and placeholders."""
     from dataloaders.batching.conversation import SYSTEM_TEXT
-    from dataloaders.wording import DIRECTORY
     from groundscore.annotations.restricted_pickle import restricted_unpickle
+    from groundscore.pools import DIRECTORY
     from groundscore.reading import read_json
 
     for path in sorted((dataset_dir / "llava_dataset").glob("*.json")):

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from groundscore.errors import UserError, run_main
+from groundscore.progress import ProgressBar
 from groundscore.reading import read_json
 from utils.flags import count
-from utils.progress import ProgressBar
 
 MARKER = "miniature.json"
 

@@ -9,13 +9,13 @@ from typing import Any
 from checkpoints.runs import BEST, LATEST, Position, Saver, copy_checkpoint
 from checkpoints.runs.finding import tag_of
 from checkpoints.runs.scores import Scores
+from groundscore.progress import duration
 from training.engine import whole_weights
 from training.loop import Schedule
 from training.progress import Progress
 from training.records import Records
 from training.validation import Validation
 from utils.distributed import World
-from utils.progress import duration
 
 Say = Callable[[str], None]
 

@@ -17,6 +17,7 @@ from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
 from dataloaders.mixture import Mixture
 from groundscore.errors import UserError
+from groundscore.progress import duration
 from model.grounding import GroundingModel
 from training.building import Built, Launch
 from training.data import PREFETCHED
@@ -37,7 +38,6 @@ from training.summaries import heading, pairs, table
 from training.trainable import count_parameters
 from training.validation import Validation
 from utils.distributed import World
-from utils.progress import duration
 
 DRAWN = 64  # samples among which the largest are looked for
 TIMED_STEPS = 3  # after one that warms up

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from dataloaders.batching.batch import Batch
+from groundscore.progress import duration
 from model.outputs import GroundingOutput, LossParts
-from utils.progress import duration
 
 LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "mask_loss", "policy_loss")
 POLICY_STATISTICS = ("policy/entropy", "policy/reward", "policy/baseline", "policy/advantage")

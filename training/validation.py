@@ -14,7 +14,6 @@ import numpy as np
 
 from checkpoints.processing import GroundingProcessor
 from dataloaders.batching.collate import Collator
-from dataloaders.questions import worded
 from dataloaders.sample import Sample, Turn
 from evaluation import Effort, Protocol, evaluate
 from evaluation.progress import ScoreBar
@@ -23,6 +22,7 @@ from groundscore.errors import UserError
 from groundscore.scoring.counts import mask_iou
 from groundscore.scoring.metrics import score_split
 from groundscore.splits import EvaluationItem, evaluation_set, spread_items
+from groundscore.splits.wording import worded
 from model.grounding import GroundingModel
 from training.data import prepare_worker
 from training.stopping import WorkersEnd

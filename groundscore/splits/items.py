@@ -13,12 +13,13 @@ from groundscore.annotations.bad_entries import BadEntry, Repair, Tolerance, not
 from groundscore.annotations.images import check_image_file, read_image
 from groundscore.errors import UserError
 from groundscore.rle import Rle, Size, decode, encode, union
+from groundscore.splits.wording import worded
 
 T = TypeVar("T")
 
 SHOWN = 3  # bad entries that an error names
 
-# What the expressions of a set are, from which follows how they are asked for (dataloaders/questions.py):
+# What the expressions of a set are, from which follows how they are asked for (wording.py):
 Kind = Literal[
     "reasoning",  # sentences or phrases that take thought to find their target
     "reasoning or absent",  # the same, and some with a false premise
@@ -119,6 +120,11 @@ class EvaluationItem:
     def expression_ids(self) -> list[str]:
         """A name for each expression that no other of the split has: the item's and the expression's index."""
         return [f"{self.id}_{number}" for number in range(len(self.expressions))]
+
+    @property
+    def prompts(self) -> list[str]:
+        """A question for each expression, in the published words; see `wording.worded`."""
+        return worded(self).prompts
 
     @property
     def has_joint_question(self) -> bool:

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from dataloaders.batching.collate import Collator
-from dataloaders.questions import worded
 from dataloaders.sample import Sample, Turn
 from evaluation import Effort, Protocol, evaluate
 from evaluation.predicting import share_text
 from evaluation.questions import ask
 from groundscore.scoring.metrics import score_split
+from groundscore.splits.wording import worded
 from tests.evaluation.balls import Oracle, item_of, muse_item
 from tests.tiny import tiny_model, write_answer
 

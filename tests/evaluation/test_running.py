@@ -284,7 +284,7 @@ def test_the_bar_shows_scores_and_the_time_left(oracle):
 
 def test_the_time_left_does_not_count_what_came_before_the_first_call(monkeypatch):
     now = iter([0.0, 1000.0, 1010.0])
-    monkeypatch.setattr("utils.progress.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("groundscore.progress.time.monotonic", lambda: next(now))
     bar = ScoreBar("balls", stream=(terminal := Terminal()))
     bar(0, 3, None, None)
     bar(1, 3, None, None)

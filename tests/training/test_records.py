@@ -13,6 +13,7 @@ import torch
 
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import Turn
+from groundscore.progress import duration
 from model.outputs import GroundingOutput, LossParts
 from tests.tiny import tiny_model, tiny_samples
 from training.arguments import parse_arguments
@@ -22,7 +23,6 @@ from training.progress import Progress, StepMeter
 from training.records import METRICS_FILE, Records
 from training.summaries import WIDTH, describe_data, describe_flags, describe_parameters, table
 from training.trainable import ParameterCount
-from utils.progress import duration
 
 
 def test_flags_say_what_was_given_and_leave_out_what_has_no_effect():

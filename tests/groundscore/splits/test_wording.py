@@ -5,9 +5,9 @@ import json
 import pytest
 
 from dataloaders.batching.collate import Collator
-from dataloaders.questions import worded
 from dataloaders.sample import Sample, Turn
 from groundscore.splits import evaluation_set
+from groundscore.splits.wording import worded
 
 
 def test_reasoning_is_asked_for_as_a_sentence_or_a_phrase(data_root):

@@ -1,15 +1,27 @@
 """How the expressions of an evaluation item are asked for, in the published words, and what a right answer says."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from dataloaders.wording import fill, pick, read_pool
 from groundscore.annotations.refer_index import clean
-from groundscore.splits import EvaluationItem
+from groundscore.pools import fill, pick, read_pool
 from groundscore.targets import REJ, SEG, join_names
 
 PROMPT_SEED = 42  # of the questions that are taken from a pool
+
+
+class Asked(Protocol):
+    """What the questions about an item depend on; see `EvaluationItem`."""
+
+    kind: str
+    expressions: list[str]
+    exists: list[bool]
+    number: int
+    is_sentence: list[bool]
+    answers: list[str | None]
+    target_names: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,7 @@ class Wording:
     joint_answer: str = ""
 
 
-def worded(item: EvaluationItem) -> Wording:
+def worded(item: Asked) -> Wording:
     """Returns the questions about an item; the same ones for the same item of a split.
 
     Some of the spaces are the reference's (before "What", none before "in"), and so those of the published scores.
@@ -66,7 +78,7 @@ def _short(text: str) -> str:
     return f"What is {text} in this image? Please output segmentation mask."
 
 
-def _conditional(item: EvaluationItem, texts: list[str]) -> list[str]:
+def _conditional(item: Asked, texts: list[str]) -> list[str]:
     """Questions from a pool that allow for absence."""
     pool = read_pool("conditional_short_questions", ("{class_name}",))
     return [
@@ -75,7 +87,7 @@ def _conditional(item: EvaluationItem, texts: list[str]) -> list[str]:
     ]
 
 
-def _with_names(item: EvaluationItem) -> Wording:
+def _with_names(item: Asked) -> Wording:
     """Questions from a pool; where the data do not answer, the targets' names do."""
     rng = np.random.default_rng([PROMPT_SEED, item.number])
     pool = read_pool("long_questions", ("{sent}",))
