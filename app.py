@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from dashboard import TABS
 from groundscore.errors import run_main
+from groundscore.flags import positive
 from inference.model_flags import add_model_flags
-from utils.flags import FlagParser, positive
+from utils.flags import FlagParser
 from utils.plugins import import_plugins
 
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from groundscore.errors import UserError, run_main
+from groundscore.flags import positive
 from inference.model_flags import add_model_flags, load_flagged_model
-from utils.flags import FlagParser, positive
+from utils.flags import FlagParser
 from utils.plugins import import_plugins
 
 

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from groundscore.annotations.bad_entries import DEFAULT_SHARE
-from groundscore.errors import run_main
+from groundscore.errors import UserError, run_main
+from groundscore.flags import count, positive
 from inference.model_flags import add_model_flags
-from utils.flags import FlagParser, count, positive
+from utils.flags import FlagParser
 from utils.plugins import import_plugins
 
 
@@ -117,8 +118,14 @@ def main(argv: Sequence[str]) -> int:
 
         print(compare_reports(*flags.compare))
         return 0
-    from evaluation.commands import score
-
+    if not flags.version and not flags.predictions:
+        raise UserError("--version is missing: the checkpoint to score (or --predictions, or --compare)")
+    if not Path(flags.dataset_dir).is_dir():
+        raise UserError(f"--dataset_dir {flags.dataset_dir}: no such directory")
+    if flags.predictions:
+        from evaluation.saved import evaluate_predictions as score
+    else:
+        from evaluation.commands import evaluate_checkpoint as score
     return score(flags, argv)
 
 

@@ -1,14 +1,11 @@
-"""What `eval.py` does: a checkpoint or saved predictions scored on every split, all that is written of it, and two
-reports compared."""
+"""What `eval.py` does with a checkpoint: it is scored on every split, and samples of what it answers are drawn."""
 
 import atexit
 import datetime
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,104 +13,23 @@ import torch
 
 from evaluation.menu import choose_benchmarks
 from evaluation.progress import ScoreBar
-from evaluation.questions import ANSWERS, EXPLAIN, Protocol
+from evaluation.questions import ANSWERS, Protocol
 from evaluation.records import PartialResults, fingerprint, lock_report, weights_hash
-from evaluation.report_path import report_path
+from evaluation.report_files import Task
 from evaluation.running import Effort, Outcome, evaluate
-from groundscore.annotations.bad_entries import Tolerance, describe_bad_samples
+from groundscore.annotations.bad_entries import Tolerance
 from groundscore.errors import UserError
-from groundscore.exchange.counting import count_predictions
 from groundscore.exchange.jsonl import write_predictions
 from groundscore.scoring.counts import mask_iou
-from groundscore.scoring.report import Report, ReportFiles, refuse_foreign_report
-from groundscore.scoring.tables import entries_of
-from groundscore.splits import EvaluationItem, OpenSplit, evaluation_sets, spread_items
+from groundscore.scoring.report import ReportFiles
+from groundscore.splits import EvaluationItem, spread_items
 from groundscore.splits.wording import worded
 from groundscore.writing import make_directory
 from inference.model_flags import load_flagged_model
 from inference.session import ChatSession
 from model.grounding import GroundingModel
-from utils.contact_sheet import SheetRow, contact_sheet, refuse_foreign_image, save_sheet
+from utils.contact_sheet import SheetRow, contact_sheet, save_sheet
 from utils.distributed import World, adopt_slurm, choose_device
-
-PACKAGES = ("torch", "transformers", "numpy")
-
-Sets = Mapping[str, Sequence[EvaluationItem]]
-
-
-@dataclass
-class _Task:
-    """What the flags ask for, checked: splits by spec, which entries may be left out, the report's files."""
-
-    flags: Namespace
-    argv: Sequence[str]
-    sets: Sets
-    tolerance: Tolerance
-    files: ReportFiles
-
-    @classmethod
-    def of(cls, flags: Namespace, argv: Sequence[str]) -> "_Task":
-        """Opens the splits and finds everything that can be wrong before a model is loaded."""
-        tolerance = Tolerance(flags.skip_bad_samples)
-        sets = evaluation_sets(flags.val_dataset, flags.dataset_dir, tolerance)
-        for spec, items in sets.items():
-            if len(items) == 0:
-                raise UserError(f"{spec}: the split below {flags.dataset_dir} contains no images")
-        files = ReportFiles(report_path(flags, list(sets)))
-        refuse_foreign_report(files.report)
-        if flags.sheet:
-            refuse_foreign_image(flags.sheet)
-        for path in filter(None, (files.report, flags.sheet)):
-            make_directory(path.parent)
-        return cls(flags, argv, sets, tolerance, files)
-
-    def new_report(self, **beside: Any) -> Report:
-        """An empty report; `beside` joins what every report says: how it was counted, data, command and versions."""
-        flags = self.flags
-        protocol = {
-            "answer": flags.answer,
-            "expressions": flags.expressions or "together where the answer is given, single where it is generated",
-            "gres_reference": flags.gres_reference,
-            "layer": "checkpoint" if flags.layer is None else str(flags.layer),
-            "max_new_tokens": flags.max_new_tokens,
-            "limit": flags.limit,
-        }
-        header = {
-            "protocol": protocol,
-            "dataset_dir": str(flags.dataset_dir),
-            "command": ["eval.py", *self.argv],
-            "versions": {name: metadata.version(name) for name in PACKAGES},
-        }
-        selected_on = flags.selected_on or (_selected_on(flags.version) if flags.version else None)
-        return Report(
-            header | beside, flags.answer == "both", flags.gres_reference, flags.bootstrap, selected_on=selected_on
-        )
-
-    def write(self, report: Report, step: int) -> None:
-        """Writes and prints everything but answered samples; step: of the TensorBoard points."""
-        if self.flags.gallery:
-            report.write_gallery(self.files, self.sets)
-            print(f"gallery: {self.files.gallery}")
-        if not self.flags.output:
-            _write_points(self.files.report.parent / "tensorboard", report, step)
-        table = report.table(EXPLAIN)
-        print(table)
-        report.write(self.files, table)
-        print(f"report: {self.files.report}")
-        if told := describe_bad_samples(self.files.bad_samples):
-            print(f"bad samples: {told}")
-
-
-# --- a checkpoint -----------------------------------------------------------------------------------------------------
-
-
-def score(flags: Namespace, argv: Sequence[str]) -> int:
-    """Scores saved predictions or a checkpoint; returns 1 where a split could not be scored, else 0."""
-    if not flags.version and not flags.predictions:
-        raise UserError("--version is missing: the checkpoint to score (or --predictions, or --compare)")
-    if not Path(flags.dataset_dir).is_dir():
-        raise UserError(f"--dataset_dir {flags.dataset_dir}: no such directory")
-    return evaluate_predictions(flags, argv) if flags.predictions else evaluate_checkpoint(flags, argv)
 
 
 def evaluate_checkpoint(flags: Namespace, argv: Sequence[str]) -> int:
@@ -122,7 +38,7 @@ def evaluate_checkpoint(flags: Namespace, argv: Sequence[str]) -> int:
         raise UserError(f"{flags.sheet} is a directory; name a file in it")
     adopt_slurm()
     flags.val_dataset = flags.val_dataset or _ask_for_benchmarks()
-    task = _Task.of(flags, argv)
+    task = Task.of(flags, argv)
     if flags.vis:
         make_directory(flags.vis_save_path)
     world = _join_processes(flags)
@@ -130,10 +46,11 @@ def evaluate_checkpoint(flags: Namespace, argv: Sequence[str]) -> int:
         return _evaluate_all(task, world)
 
 
-def _evaluate_all(task: _Task, world: World) -> int:
+def _evaluate_all(task: Task, world: World) -> int:
     flags = task.flags
     model, processor = load_flagged_model(flags, int(os.environ.get("LOCAL_RANK", flags.local_rank)))
     weights = weights_hash(model) if world.is_main else None
+    flags.selected_on = flags.selected_on or _selected_on(flags.version)
     report = task.new_report(checkpoint=_describe_checkpoint(flags, model, weights))
     workers = flags.workers
     if workers is None:
@@ -182,7 +99,7 @@ def _evaluate_all(task: _Task, world: World) -> int:
 
 
 def _partial_results(
-    task: _Task, world: World, weights: str | None, spec: str, images: int, protocol: Protocol
+    task: Task, world: World, weights: str | None, spec: str, images: int, protocol: Protocol
 ) -> PartialResults:
     """Where the finished images of a split are kept. A limit is no part of it: a longer run goes on from a shorter."""
     flags, asked = task.flags, protocol.to_dict() | {"limit": None}
@@ -245,36 +162,7 @@ def _join_processes(flags: Namespace) -> World:
     return World.joined(device)
 
 
-# --- saved predictions, reports ---------------------------------------------------------------------------------------
-
-
-def evaluate_predictions(flags: Namespace, argv: Sequence[str]) -> int:
-    """Scores the file that `flags.predictions` names and writes the same report as for a checkpoint."""
-    if not flags.val_dataset:
-        raise UserError("--predictions needs --val_dataset: the splits to score, joined by ||")
-    for name in ("save_predictions", "sheet", "vis"):
-        if getattr(flags, name):
-            raise UserError(f"--{name} needs a checkpoint and does not work with --predictions; use --gallery")
-    task = _Task.of(flags, argv)
-    with lock_report(task.files.report, World.joined(torch.device("cpu"))):
-        bars = {spec: ScoreBar(spec) for spec in task.sets}
-        root = Path(flags.dataset_dir)
-        scorers = count_predictions(
-            flags.predictions,
-            {spec: OpenSplit(spec, root, items, task.tolerance, flags.limit) for spec, items in task.sets.items()},
-            keep_masks=flags.gallery,
-            progress=lambda spec, done, total: bars[spec](done, total, None, None),
-        )
-        protocol = {"answer": "predicted", "expressions": None}
-        report = task.new_report(
-            protocol=protocol | {"gres_reference": flags.gres_reference, "limit": flags.limit},
-            predictions={"file": str(flags.predictions)},
-        )
-        report.nested = False
-        for spec, scorer in scorers.items():
-            report.add(spec, protocol, scorer.counts())
-        task.write(report, 0)
-    return 0
+# --- its predictions --------------------------------------------------------------------------------------------------
 
 
 def _save_predictions(files: ReportFiles, outcomes: Sequence[Outcome], *, nested: bool) -> None:
@@ -286,22 +174,10 @@ def _save_predictions(files: ReportFiles, outcomes: Sequence[Outcome], *, nested
         print(f"predictions: {path}")
 
 
-def _write_points(directory: Path, report: Report, step: int) -> None:
-    """Writes TensorBoard points at `step`, `<split>/<answer>/<score>`: no split overwrites another."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(directory)) as writer:
-        for split, scores in entries_of(report.splits, report.nested):
-            for name, value in scores.items():
-                if isinstance(value, float) and name != "seconds":
-                    tag = f"{split.replace('|', '_')}/{scores['protocol']['answer']}/{name}"
-                    writer.add_scalar(tag, value, step)
-
-
 # --- answered samples -------------------------------------------------------------------------------------------------
 
 
-def _draw_samples(task: _Task, session: ChatSession) -> None:
+def _draw_samples(task: Task, session: ChatSession) -> None:
     """Draws the contact sheet and the single samples that the flags ask for."""
     flags, sets = task.flags, task.sets
     if flags.sheet:

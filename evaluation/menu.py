@@ -3,29 +3,7 @@
 from collections.abc import Callable
 
 from groundscore.errors import UserError
-
-_REFER = {"refcocog": ("umd", ("val", "test")), "refcoco+": ("unc", ("val", "testA", "testB"))}
-_REFER["refcoco"] = _REFER["refcoco+"]
-_FALSE_PREMISE = ("refcoco", "refcoco+", "refcocog")
-
-
-def _three_part(prefix: str = "") -> list[str]:
-    return [f"{prefix}{name}|{by}|{split}" for name, (by, splits) in _REFER.items() for split in splits]
-
-
-BENCHMARKS = (
-    *(f"ReasonSeg|{split}" for split in ("val", "test_overall", "test_shortquery", "test_longquery")),
-    *_three_part(),
-    *_three_part("multi"),
-    *(f"MultiReasonSeg|{split}" for split in ("val", "test", "test_less", "test_many")),
-    *(f"grefcoco|unc|{split}" for split in ("val", "testA", "testB")),
-    "refzom|final|test",
-    *(f"fp{name}|val" for name in _FALSE_PREMISE),
-    *(f"fpReasonSeg|{split}" for split in ("val", "test")),
-    *(f"R-{name}|val" for name in _FALSE_PREMISE),
-    *(f"refclef|unc|{split}" for split in ("val", "test")),
-    "refzom|final|val",
-)
+from groundscore.splits import BENCHMARKS
 
 
 def choose_benchmarks(read: Callable[[str], str] = input, show: Callable[[str], None] = print) -> str:

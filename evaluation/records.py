@@ -4,8 +4,7 @@ Every process appends a line per finished image to a file of its own. Files belo
 protocol and the split: another checkpoint or question never finds them.
 """
 
-import errno
-import fcntl
+import contextlib
 import hashlib
 import itertools
 import json
@@ -19,6 +18,7 @@ from typing import TextIO
 
 import torch
 
+from evaluation.report_files import locked_report, open_locked
 from groundscore.errors import UserError
 from groundscore.schema import DamagedFile, anything, list_of, mapping, parse, record, set_aside, text, whole
 from groundscore.scoring.counts import Row, check_row, row_from_dict
@@ -177,47 +177,14 @@ def weights_hash(model: torch.nn.Module) -> str:
 @contextmanager
 def lock_report(report: Path, world: World) -> Iterator[None]:
     """Inside the `with` block no other evaluation writes the report; `UserError` on all processes if one does."""
-    lock, problem = None, None
-    if world.is_main:
-        try:
-            lock = open_locked(report.with_name(f".{report.name}.lock"))
-        except OSError as error:
-            problem = f"{report.parent} cannot be written ({error.strerror}); --output FILE.json names another folder"
-        else:
-            if lock is None:
-                problem = f"another evaluation is writing {report}; wait for its end, or give this one a --name"
-    problem = world.broadcast(problem)
-    if problem is not None:
-        raise UserError(problem)
-    try:
+    with contextlib.ExitStack() as stack:
+        problem = None
+        if world.is_main:
+            try:
+                stack.enter_context(locked_report(report))
+            except UserError as error:
+                problem = str(error)
+        problem = world.broadcast(problem)
+        if problem is not None:
+            raise UserError(problem)
         yield
-    finally:
-        if lock is not None:
-            Path(lock.name).unlink(missing_ok=True)
-            lock.close()
-
-
-def open_locked(path: Path) -> TextIO | None:
-    """Opens a file to append to, creating it if need be, locked until it is closed; None if another process has it.
-
-    The lock goes with the process, however that ends. A disk that knows no locks gives the file to everybody.
-    """
-    while True:
-        file = path.open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                file.close()
-                return None
-            return file
-        if _is_still(file, path):
-            return file
-        file.close()  # its owner removed it in between
-
-
-def _is_still(file: TextIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False

@@ -10,11 +10,11 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.menu import BENCHMARKS
 from groundscore.errors import UserError, run_main
 from groundscore.reading import read_json
 from groundscore.scoring.metrics import kind_of
 from groundscore.scoring.tables import markdown_table
+from groundscore.splits import BENCHMARKS
 from miniature.programs import chosen_systems, scoring_command
 from model.systems import SYSTEMS
 

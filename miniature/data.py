@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from groundscore.errors import UserError, run_main
+from groundscore.flags import count
 from groundscore.progress import ProgressBar
 from groundscore.reading import read_json
-from utils.flags import count
 
 MARKER = "miniature.json"
 

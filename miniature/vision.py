@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundscore.errors import UserError, run_main
+from groundscore.flags import count
 from miniature.base import MiniatureSizes, sam_config, vision_config
 from miniature.scenes import Scene, random_scene
 from miniature.vocabulary import CATEGORIES, COLOURS, LOWER_GROUNDS, SIZES, UPPER_GROUNDS
-from utils.flags import count
 
 SCENES, BATCH = 4000, 16
 WARM_UP = 100  # steps

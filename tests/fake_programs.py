@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import eval as eval_script
-from evaluation.report_path import report_path
+from evaluation.report_files import report_path
 from miniature import programs
 from training.arguments import parse_arguments
 

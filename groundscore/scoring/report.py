@@ -129,14 +129,14 @@ class Report:
         for spec, _, counts in self._counted:
             list_bad_samples(files.bad_samples, spec, [one.to_dict() for one in counts.left_out], counts.repaired)
 
-    def write_gallery(self, files: ReportFiles, sets: Mapping[str, Sequence[EvaluationItem]]) -> None:
+    def write_gallery(self, path: Path, sets: Mapping[str, Sequence[EvaluationItem]]) -> None:
         """Writes the page of best, worst and random cases; `sets`: the splits that were scored."""
         sections = []
         for spec, answer, counts in self._counted:
             scores = self.scores(spec, answer)
             title = " · ".join(filter(None, (spec, answer, scores["protocol"].get("expressions"))))
             sections.append(Section(title, sets[spec], counts.rows, counts.masks, left_out_note(scores)))
-        write_gallery(files.gallery, files.report.stem, sections)
+        write_gallery(path, path.stem, sections)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -325,8 +325,8 @@ class Scorer:
         """Returns the scores with their intervals, the protocol and the exact counts; `print` shows them as a table.
 
         gres_reference: count gRefCOCO and RefZOM as the reference does. bootstrap: resamples, 0 for no intervals.
-        selected_on: the split on which the model or its settings were chosen, if that is known. about: anything else
-        that the report shall say, such as predictions={"file": "mine.jsonl"}.
+        selected_on: the splits, joined by "||", by whose scores the model or a setting was chosen, if that is known.
+        about: anything else that the report shall say, such as predictions={"file": "mine.jsonl"}.
         """
         return report_of({self.benchmark.spec: self}, gres_reference=gres_reference, bootstrap=bootstrap,
                          selected_on=selected_on, **about)  # fmt: skip
@@ -348,9 +348,7 @@ def report_of(
         "dataset_dir": str(benchmarks[0].root),
         "versions": {name: metadata.version(name) for name in PACKAGES},
     }
-    if selected_on is not None:
-        header["selected_on"] = selected_on
-    report = Report(header | about, gres_reference=gres_reference, bootstrap=bootstrap)
+    report = Report(header | about, gres_reference=gres_reference, bootstrap=bootstrap, selected_on=selected_on)
     for spec, scorer in scorers.items():
         report.add(spec, protocol, scorer.counts())
     return report

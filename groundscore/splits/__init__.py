@@ -20,9 +20,17 @@ from groundscore.splits.items import (
     unnumbered_entries,
 )
 from groundscore.splits.open_split import OpenSplit
-from groundscore.splits.opening import READERS, SplitReader, evaluation_set, evaluation_sets, shares_images
+from groundscore.splits.opening import (
+    BENCHMARKS,
+    READERS,
+    SplitReader,
+    evaluation_set,
+    evaluation_sets,
+    shares_images,
+)
 
 __all__ = [
+    "BENCHMARKS",
     "READERS",
     "EvaluationItem",
     "EvaluationSet",

@@ -88,6 +88,29 @@ def _open_false_premises(spec: Spec, root: Path, bad_samples: BadSamples) -> Eva
     return ReferEvaluation(root, spec.name, spec.split, bad_samples, false_premises=True)
 
 
+# The benchmarks of the field: the reference's in the order of its menu, then those that it lacks.
+_REFER = {"refcocog": ("umd", ("val", "test")), "refcoco+": ("unc", ("val", "testA", "testB"))}
+_REFER["refcoco"] = _REFER["refcoco+"]
+
+
+def _three_part(prefix: str = "") -> list[str]:
+    return [f"{prefix}{name}|{by}|{split}" for name, (by, splits) in _REFER.items() for split in splits]
+
+
+BENCHMARKS = (
+    *(f"ReasonSeg|{split}" for split in ("val", "test_overall", "test_shortquery", "test_longquery")),
+    *_three_part(),
+    *_three_part("multi"),
+    *(f"MultiReasonSeg|{split}" for split in ("val", "test", "test_less", "test_many")),
+    *(f"grefcoco|unc|{split}" for split in ("val", "testA", "testB")),
+    "refzom|final|test",
+    *(f"fp{name}|val" for name in MULTI_SETS),
+    *(f"fpReasonSeg|{split}" for split in ("val", "test")),
+    *(f"R-{name}|val" for name in MULTI_SETS),
+    *(f"refclef|unc|{split}" for split in ("val", "test")),
+    "refzom|final|val",
+)
+
 _ANNOTATED = (*REFER_SETS, *(f"multi{name}" for name in MULTI_SETS))
 READERS = [
     SplitReader("ReasonSeg|SPLIT", ("ReasonSeg",), _open_reason_seg),

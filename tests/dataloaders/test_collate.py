@@ -11,6 +11,8 @@ from dataloaders.batching.collate import Collator
 from dataloaders.batching.tokenization import IMAGE_TOKEN_INDEX
 from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
+from groundscore.splits import evaluation_set
+from groundscore.splits.wording import worded
 from groundscore.targets import REJ, SEG
 
 LAYOUTS = [(packed, side) for packed in (True, False) for side in ("right", "left")]
@@ -202,3 +204,20 @@ def test_evaluation_may_ask_for_the_mask_of_something_absent(make_processor):
 def test_prompts_that_do_not_fit_are_errors(make_processor):
     with pytest.raises(UserError, match="limit is 45"):
         Collator(make_processor(), max_length=45)([sample_of(None)])
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_items_of_evaluation_sets_make_batches(data_root, make_processor, joint):
+    (item,) = evaluation_set("grefcoco|unc|val", data_root)
+    pairs = (
+        [(worded(item).joint_prompt, worded(item).joint_answer)]
+        if joint
+        else zip(worded(item).prompts, worded(item).answers)
+    )
+    conversations = [(Turn(question, answer),) for question, answer in pairs]
+    sample = Sample(item.image_path, item.image, conversations, item.masks, item.ignore, "evaluation", item.dataset)
+
+    batch = Collator(make_processor(), max_length=None)([sample])
+
+    assert batch.target_is_seg == [[True, True, True, False]]
+    assert len(batch.masks[0]) == 3

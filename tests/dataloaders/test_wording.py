@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from dataloaders.wording import DIRECTORY, TargetAnswers, distribute, fill, read_pool
+from dataloaders.wording import TargetAnswers, distribute, fill, read_pool
+from groundscore.pools import DIRECTORY
 from groundscore.targets import REJ, SEG, join_names
 
 

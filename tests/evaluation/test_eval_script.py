@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import eval as eval_script
-from evaluation.report_path import report_path
+from evaluation.report_files import report_path
 from groundscore.errors import UserError
 from tests.evaluation.balls import item_of, muse_item
 from tests.tiny import tiny_model, write_answer
@@ -29,7 +29,7 @@ def loaded(monkeypatch, tmp_path):
     monkeypatch.setattr("evaluation.commands.weights_hash", lambda model: "0" * 64)  # its head has no weights
     sets = {}
     monkeypatch.setattr(
-        "evaluation.commands.evaluation_sets",
+        "evaluation.report_files.evaluation_sets",
         lambda specs, root, tolerance: {spec: sets.get(spec, ITEMS) for spec in specs.split("||")},
     )
     flags = ["--version", "some/checkpoint", "--dataset_dir", str(tmp_path), "--log_base_dir", str(tmp_path / "runs")]

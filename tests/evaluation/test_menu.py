@@ -2,8 +2,9 @@
 
 import pytest
 
-from evaluation.menu import BENCHMARKS, choose_benchmarks, chosen_benchmarks
+from evaluation.menu import choose_benchmarks, chosen_benchmarks
 from groundscore.errors import UserError
+from groundscore.splits import BENCHMARKS
 
 
 def test_the_menu_begins_with_the_reference_s_33_entries_in_its_order():

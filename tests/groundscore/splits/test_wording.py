@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-from dataloaders.batching.collate import Collator
-from dataloaders.sample import Sample, Turn
 from groundscore.splits import evaluation_set
 from groundscore.splits.wording import worded
 
@@ -67,20 +65,3 @@ def test_own_data_are_asked_in_their_own_words(data_root):
 
     assert words.prompts == ["Where is it?", "And the rest?", "Where is the cat?"]
     assert words.answers == ["Here: [SEG].", "[SEG], [SEG]", "It is [REJ]."]
-
-
-@pytest.mark.parametrize("joint", [True, False])
-def test_items_make_batches(data_root, make_processor, joint):
-    (item,) = evaluation_set("grefcoco|unc|val", data_root)
-    pairs = (
-        [(worded(item).joint_prompt, worded(item).joint_answer)]
-        if joint
-        else zip(worded(item).prompts, worded(item).answers)
-    )
-    conversations = [(Turn(question, answer),) for question, answer in pairs]
-    sample = Sample(item.image_path, item.image, conversations, item.masks, item.ignore, "evaluation", item.dataset)
-
-    batch = Collator(make_processor(), max_length=None)([sample])
-
-    assert batch.target_is_seg == [[True, True, True, False]]
-    assert len(batch.masks[0]) == 3
