@@ -162,9 +162,9 @@ SAM_FREQUENCIES = "sam.shared_image_embedding.positional_embedding"
 SAM_FREQUENCIES_COPY = "sam.prompt_encoder.shared_embedding.positional_embedding"
 
 # Tensors of published checkpoints that carry nothing: constants, and a parameter of LLaVA 1.6 that is never used.
-_WITHOUT_CONTENT = re.compile(
-    r"(.*\.rotary_emb\.inv_freq|.*\bposition_ids|(.*\.)?decoder_modules_initialized|(.*\.)?image_newline)$"
-)
+_CONSTANTS = r".*\.rotary_emb\.inv_freq|.*\bposition_ids"
+_CONSTANT = re.compile(f"({_CONSTANTS})$")
+_WITHOUT_CONTENT = re.compile(rf"({_CONSTANTS}|(.*\.)?decoder_modules_initialized|(.*\.)?image_newline)$")
 MARK_OF_THE_PORT = "decoder_modules_initialized"  # a buffer that the reference adds to the five other systems
 PEFT_PREFIX = "base_model.model."  # that peft writes before every name
 _TOWER = re.compile(r"model\.vision_tower\.(vision_tower\.)?(vision_model\.)?")
@@ -198,7 +198,7 @@ def from_llava_hf(name: str) -> tuple[str, ...]:
 def from_base(backbone: type[Backbone]) -> Callable[[str], tuple[str, ...]]:
     """The function from the name of a tensor of a base of this backbone to ours."""
     layout = layout_of(backbone)
-    return lambda name: () if _WITHOUT_CONTENT.match(name) else (layout.to_ours(name),)
+    return lambda name: () if _CONSTANT.match(name) else (layout.to_ours(name),)
 
 
 def clip_from_llava_hf(name: str) -> tuple[str, ...]:

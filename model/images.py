@@ -86,7 +86,7 @@ def normalize_padded(images: Tensor, sizes: list[tuple[int, int]], dtype: torch.
     """
     if images.is_floating_point():
         return images.to(dtype)
-    pixels = _standardize(images.float(), SAM_MEAN, SAM_STD)
+    pixels = standardize(images.float(), SAM_MEAN, SAM_STD)
     return (pixels * image_area(sizes, images.shape[-1], images.device).unsqueeze(1)).to(dtype)
 
 
@@ -94,10 +94,10 @@ def normalize_cropped(images: Tensor, dtype: torch.dtype) -> Tensor:
     """CLIP's normalisation of centre-cropped images [n, 3, S, S], uint8 or normalised already."""
     if images.is_floating_point():
         return images.to(dtype)
-    return _standardize(images.float() / 255.0, CLIP_MEAN, CLIP_STD).to(dtype)
+    return standardize(images.float() / 255.0, CLIP_MEAN, CLIP_STD).to(dtype)
 
 
-def _standardize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def standardize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Every channel of [n, 3, S, S] less its mean, over its deviation."""
     channels = zip(images.unbind(1), mean, std, strict=True)
     return torch.stack([(channel - center) / spread for channel, center, spread in channels], dim=1)

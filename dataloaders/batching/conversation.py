@@ -68,6 +68,8 @@ TEMPLATES = {
     "llava_v1": _llava("human"),
     "vicuna_v1": _llava("user"),
     "qwen2_5_vl": _chatml(_QWEN_SYSTEM, "<|vision_start|>", "<|vision_end|>"),
+    "internvl3": _chatml("", "<img>", "</img>\n"),
+    "llava_onevision": _chatml(_QWEN_SYSTEM, "", "\n"),  # LLaVA-NeXT's "qwen_1_5"
     "qwen3_vl": _chatml("", "<|vision_start|>", "<|vision_end|>"),
 }
 

@@ -7,9 +7,15 @@ from transformers import PreTrainedConfig
 
 from groundscore.names import add_new, look_up
 from model.backbones.base import Backbone
+from model.backbones.internvl3 import InternVL3Backbone
 from model.backbones.llava import LlavaBackbone
+from model.backbones.llava_onevision import LlavaOnevisionBackbone
 
-BACKBONES: dict[str, type[Backbone]] = {"llava": LlavaBackbone}
+BACKBONES: dict[str, type[Backbone]] = {
+    "llava": LlavaBackbone,
+    "llava_onevision": LlavaOnevisionBackbone,
+    "internvl3": InternVL3Backbone,
+}
 
 
 def register(backbone: type[Backbone]) -> type[Backbone]:

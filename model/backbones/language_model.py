@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
 
 from dataloaders.batching.batch import PADDING_BRANCH, Batch
@@ -19,6 +20,17 @@ from model.backbones.base import Backbone, Rows, Step
 from model.backbones.key_value_cache import RowCache, SharedRows, WrittenCache, attending_to_shared_rows
 
 SDPA, FLASH_ATTENTION = ATTENTIONS = ("sdpa", "flash_attention_2")  # others add a mask to the scores, ours is bool
+
+
+def class_of_transformers(name: str) -> type:
+    """The class of transformers of this name; `UserError` where the installed version does not have it."""
+    found = getattr(transformers, name, None)
+    if found is None:
+        raise UserError(
+            f"transformers {transformers.__version__} has no {name}, which this backbone is made of; update it: "
+            "pip install --upgrade transformers"
+        )
+    return found
 
 
 class LanguageModelBackbone(Backbone):

@@ -9,19 +9,19 @@ D width.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.image_processing_utils import select_best_resolution
 
 from dataloaders.batching.batch import Geometry
 from groundscore.annotations.images import check_image
-from groundscore.errors import UserError
+from groundscore.errors import UserError, shown
 from model.images import resized
 
 SHRINK_ABOVE = 1.1  # times more cells along a side than allowed: fewer are left as they are (LLaVA-OneVision)
@@ -134,10 +134,10 @@ class AnyresPreparation:
             lines.append(np.interp(along, np.arange(len(centres)), centres))
         return lines
 
-    def pack(self, tokens: Tensor, geometry: Geometry, line_break: Tensor) -> Tensor:
+    def pack(self, tokens: Tensor, geometry: Geometry, end_rows: Callable[[Tensor], Tensor]) -> Tensor:
         """The LLM's tokens [geometry.tokens, D] of an image: those of the whole, then the grid with line breaks.
 
-        tokens [1 + t, p², D]: of its squares; line_break [D]: ends every row of the grid.
+        tokens [1 + t, p², D]: of its squares; end_rows: from a grid [h, w, D] to [h, w + 1, D], see `LineBreak`.
         """
         cells, (rows, columns) = self.tiling.cells, geometry.tiles
         canvas = tokens[1:].unflatten(1, (cells, cells)).unflatten(0, (rows, columns))  # [rows, columns, p, p, D]
@@ -147,17 +147,29 @@ class AnyresPreparation:
         if grid.shape[:2] != geometry.grid:
             channels = grid.permute(2, 0, 1).unsqueeze(0)  # [1, D, rows, columns]
             grid = F.interpolate(channels, geometry.grid, mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
-        ends = line_break.to(grid.dtype).expand(grid.shape[0], 1, -1)
-        return torch.cat([tokens[0], torch.cat([grid, ends], dim=1).flatten(0, 1)])
+        return torch.cat([tokens[0], end_rows(grid).flatten(0, 1)])
 
 
-def checked_canvases(canvases: Sequence[Sequence[int]], side: int, where: str) -> tuple[tuple[int, int], ...]:
-    """The canvases as `AnyresPreparation` takes them; `UserError`, which names `where`, for one that is not of whole
-    tiles."""
+class LineBreak(nn.Module):
+    """The learned token that ends every row of an image's grid."""
+
+    def __init__(self, weight: nn.Parameter):
+        """weight [D]."""
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """[h, w, D] → [h, w + 1, D]; in a module of its own, since ZeRO 3 fetches weights module by module."""
+        return torch.cat([grid, self.weight.to(grid.dtype).expand(grid.shape[0], 1, -1)], dim=1)
+
+
+def checked_canvases(canvases: Sequence[Sequence[int]], side: int) -> tuple[tuple[int, int], ...]:
+    """The canvases as `AnyresPreparation` takes them; `UserError` for one that is not of whole tiles."""
     for canvas in canvases:
-        if len(canvas) != 2 or any(type(length) is not int or length < side or length % side for length in canvas):
+        is_pair = isinstance(canvas, list | tuple) and len(canvas) == 2
+        if not is_pair or any(type(length) is not int or length < side or length % side for length in canvas):
             raise UserError(
-                f"{where}: {list(canvas)} in image_grid_pinpoints should be two multiples of {side}, the encoder's side"
+                f"image_grid_pinpoints: {shown(canvas)} should be two multiples of {side}, the image encoder's side"
             )
     return tuple((height, width) for height, width in canvases)
 

@@ -9,7 +9,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 
 from dataloaders.batching.batch import Geometry, PreparedImages, place_images
 from groundscore.errors import UserError
-from model.backbones.tiles import AnyresPreparation, StretchedTiles, Tiling, checked_canvases
+from model.backbones.tiles import AnyresPreparation, LineBreak, StretchedTiles, Tiling, checked_canvases
 from model.points import PointRule, points_on_image
 from model.similarity import map_on_image
 from tests.tiny import picture
@@ -21,7 +21,7 @@ SIZES = [(48, 48), (40, 60), (20, 80), (80, 20), (31, 53), (53, 31), (100, 101),
 
 
 def anyres(most_tiles: int | None = None) -> AnyresPreparation:
-    return AnyresPreparation(TILING, checked_canvases(CANVASES, SIDE, "config.json"), most_tiles)
+    return AnyresPreparation(TILING, checked_canvases(CANVASES, SIDE), most_tiles)
 
 
 STRETCHED = StretchedTiles(TILING, 1, 12)
@@ -79,7 +79,7 @@ def tokens_of(prepare, pixels: torch.Tensor, geometry: Geometry) -> torch.Tensor
     """The tokens [geometry.tokens, 3] that an encoder of means gives."""
     if isinstance(prepare, StretchedTiles):
         return patch_means(pixels).flatten(0, 1)
-    return prepare.pack(patch_means(pixels), geometry, torch.full((3,), -1.0))
+    return prepare.pack(patch_means(pixels), geometry, LineBreak(torch.nn.Parameter(torch.zeros(3))))
 
 
 PREPARATIONS = {"anyres": anyres(), "anyres, at most 2 tiles": anyres(2), "InternVL": STRETCHED}
@@ -164,5 +164,5 @@ def test_an_image_that_no_tile_can_show_is_refused():
 
 @pytest.mark.parametrize("canvas", [[30, 45], [0, 30], [30], ["30", 30]], ids=str)
 def test_a_canvas_that_is_not_of_whole_tiles_is_refused(canvas):
-    with pytest.raises(UserError, match="config.json: .* in image_grid_pinpoints should be two multiples of 30"):
-        checked_canvases([[30, 30], canvas], 30, "config.json")
+    with pytest.raises(UserError, match="image_grid_pinpoints: .* should be two multiples of 30"):
+        checked_canvases([[30, 30], canvas], 30)

@@ -1,0 +1,165 @@
+"""What the backbones share that see an image as tiles (`tiles.py`): one encoder for all squares, a projector, an LLM.
+
+Legend: n images of one group, t squares of an image, p² encoder tokens of a square, V width of the encoder, S side of a
+square.
+"""
+
+import copy
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from dataloaders.batching.batch import ImageGroup
+from dataloaders.batching.bpe_tokenization import BpeTokenizer
+from groundscore.errors import UserError
+from model.backbones.base import BaseValue
+from model.backbones.language_model import LanguageModelBackbone, class_of_transformers
+from model.backbones.tiles import Tiling
+from model.images import CLIP_MEAN, CLIP_STD, standardize
+from model.losses import TokenHead
+from utils.settings import Rule, number, one_of, whole
+
+
+def _channels(lowest: float) -> Rule:
+    holds = number(lowest, 1000).holds
+    is_three = lambda value: isinstance(value, list | tuple) and len(value) == 3 and all(map(holds, value))  # noqa: E731
+    return Rule(f"three numbers from {lowest}", is_three)
+
+
+TOKEN = whole(0, 10**7)
+ACTIVATION = one_of("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu", "relu")
+
+
+class TiledBackbone(LanguageModelBackbone):
+    """`vision_tower`, `multi_modal_projector`, `language_model` and head of a model of transformers.
+
+    A member says how an image is cut, which of the encoder's states are read, and how they become the LLM's tokens.
+
+    model_class, config_class: of transformers, for the model without its head and for its configuration.
+    """
+
+    model_class: ClassVar[str]
+    config_class: ClassVar[str]
+    parts = {"encoder": ("vision_tower",), "projector": ("multi_modal_projector",), **LanguageModelBackbone.parts}
+    text_types = ("qwen2", "qwen3", "llama")
+    names = (
+        ("model.vision_tower.vision_model", "vision_tower"),
+        ("model.vision_tower", "vision_tower"),
+        ("model.multi_modal_projector", "multi_modal_projector"),
+        ("model.language_model", "language_model"),
+        ("vision_tower.vision_model", "vision_tower"),  # from here on: of transformers 4
+        ("language_model.model", "language_model"),
+        ("language_model.lm_head", "lm_head"),
+    )
+    # What an image processor may say beside: pixels are prepared in this way alone.
+    base_values = {
+        "image_mean": BaseValue(_channels(-1000), CLIP_MEAN),
+        "image_std": BaseValue(_channels(1e-3), CLIP_STD),
+        "size": BaseValue(Rule("sides in pixels, or null", lambda value: value is None or isinstance(value, dict))),
+        "resample": BaseValue(one_of(3), 3),  # bicubic
+        "rescale_factor": BaseValue(number(0.99 / 255, 1.01 / 255), 1 / 255),
+        "do_resize": BaseValue(one_of(True), True),
+        "do_rescale": BaseValue(one_of(True), True),
+        "do_normalize": BaseValue(one_of(True), True),
+    }
+    tokenizer = BpeTokenizer
+    settings = ("max_pixels",)
+
+    def __init__(self, config: PreTrainedConfig, scales: int = 0):
+        super().__init__(config, scales)
+        if scales:
+            raise UserError(
+                f"{config.backbone}: the grids of its images differ in shape, and PixelLM's own decoder needs one; "
+                "decode by SAM, without --vision_tower_for_mask"
+            )
+        model = class_of_transformers(self.model_class)(self.config_of_base(config))
+        self.vision_tower = model.vision_tower
+        self.multi_modal_projector = model.multi_modal_projector
+        self.language_model = model.language_model
+        self.adopt(model)
+        text = config.text_config
+        self.lm_head = TokenHead(text.hidden_size, text.vocab_size, bias=False)
+        if text.tie_word_embeddings:
+            self.lm_head.weight = self.language_model.embed_tokens.weight
+
+    def adopt(self, model: nn.Module) -> None:
+        """Takes what else it needs of a new model of `model_class`."""
+
+    # --- the base
+
+    @classmethod
+    def config_of_base(cls, config: PreTrainedConfig) -> PreTrainedConfig:
+        """The configuration of the whole model in transformers."""
+        fields = {name: value for name, value in config.base_values.items() if name not in TiledBackbone.base_values}
+        parts = {name: copy.deepcopy(getattr(config, name)) for name in ("text_config", "vision_config")}
+        tied = config.text_config.tie_word_embeddings
+        return class_of_transformers(cls.config_class)(**parts, **copy.deepcopy(fields), tie_word_embeddings=tied)
+
+    @classmethod
+    def image_settings_of_base(cls, config: PreTrainedConfig) -> dict[str, Any]:
+        """What `preprocessor_config.json` of a base says."""
+        side = cls.tiling(config).side
+        kept = {name: copy.deepcopy(config.base_values[name]) for name in TiledBackbone.base_values}
+        return kept | {"size": {"height": side, "width": side}}
+
+    @classmethod
+    def check(cls, config: PreTrainedConfig) -> None:
+        tiling, size = cls.tiling(config), config.base_values["size"]
+        square = {"height": tiling.side, "width": tiling.side}
+        if tiling.cells < 1:
+            raise UserError(f"vision_config: image_size {tiling.side} has no room for a cell of {tiling.cell} pixels")
+        if size is not None and {**size} not in (square, {"shortest_edge": tiling.side}):
+            raise UserError(
+                f"the image processor's size is {size}, the image encoder's image_size {tiling.side}; the "
+                "preprocessor_config.json is that of another model, copy the right one"
+            )
+        if config.max_pixels is not None and config.max_pixels < tiling.side**2:
+            raise UserError(f"--max_pixels {config.max_pixels}: a single tile has {tiling.side**2} pixels")
+        if "sliding_attention" in (getattr(config.text_config, "layer_types", None) or ()):
+            raise UserError("text_config: use_sliding_window is not supported; set it to false")
+
+    # --- images
+
+    @classmethod
+    @abstractmethod
+    def tiling(cls, config: PreTrainedConfig) -> Tiling:
+        """The squares of its encoder and their cells."""
+
+    @abstractmethod
+    def states(self, squares: Tensor) -> Tensor:
+        """The encoder's states [n · t, p², V] of normalised squares [n · t, 3, S, S] that the projector reads."""
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.vision_tower
+
+    def encoder_settings(self) -> dict[str, Any]:
+        return {
+            "encoder": self.config.backbone,
+            "config": self.vision_tower.config.to_diff_dict(),
+            "preparation": repr(self.preparation(self.config)),
+            **{name: self.config.base_values[name] for name in ("image_mean", "image_std", "vision_feature_layer")},
+        }
+
+    def encode(self, group: ImageGroup) -> list[Tensor]:
+        """The states of all squares, one tensor [n, t, p², V]; no graph is kept while the encoder is frozen."""
+        tower, kept = self.vision_tower, self.config.base_values
+        squares = group.pixels.flatten(0, 1)  # [n · t, 3, S, S]
+        if not squares.is_floating_point():
+            squares = standardize(squares.float() / 255.0, kept["image_mean"], kept["image_std"])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())):
+            states = self.states(squares.to(next(tower.parameters()).dtype))
+        return [states.unflatten(0, group.pixels.shape[:2])]
+
+
+def passed_layers(index: Any, depth: int) -> int:
+    """The number of layers that an index into the hidden states of an encoder (embeddings first) stands for.
+
+    `UserError` for a state that an encoder of so many layers does not have.
+    """
+    if type(index) is not int or not -depth - 1 <= index <= depth:
+        raise UserError(f"vision_feature_layer {index}: the image encoder has {depth} layers")
+    return index if index >= 0 else depth + 1 + index
