@@ -51,6 +51,9 @@ class InternVL3Backbone(TiledBackbone):
         settings |= {"min_patches": tiles.fewest, "max_patches": tiles.most}
         return super().image_settings_of_base(config) | settings
 
+    def inputs_of_base(self, group: ImageGroup, is_image: Tensor) -> dict[str, Tensor]:
+        return {"pixel_values": self.normalized(group.pixels).flatten(0, 1)}
+
     @classmethod
     def check(cls, config: PreTrainedConfig) -> None:
         vision, merged = config.vision_config, _merged(config)

@@ -73,6 +73,10 @@ class LlavaOnevisionBackbone(TiledBackbone):
         settings = {"image_processor_type": "LlavaOnevisionImageProcessor", "image_grid_pinpoints": canvases}
         return super().image_settings_of_base(config) | settings
 
+    def inputs_of_base(self, group: ImageGroup, is_image: Tensor) -> dict[str, Tensor]:
+        sizes = torch.tensor([geometry.window[2:] for geometry in group.geometries])
+        return {"pixel_values": self.normalized(group.pixels), "image_sizes": sizes}
+
     @classmethod
     def check(cls, config: PreTrainedConfig) -> None:
         super().check(config)

@@ -105,6 +105,14 @@ class TiledBackbone(LanguageModelBackbone):
         kept = {name: copy.deepcopy(config.base_values[name]) for name in TiledBackbone.base_values}
         return kept | {"size": {"height": side, "width": side}}
 
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """Squares [..., 3, S, S] as the encoder takes them; uint8, or normalised already."""
+        if pixels.is_floating_point():
+            return pixels
+        kept = self.config.base_values
+        squares = standardize(pixels.flatten(0, -4).float() / 255.0, kept["image_mean"], kept["image_std"])
+        return squares.view(pixels.shape)
+
     @classmethod
     def check(cls, config: PreTrainedConfig) -> None:
         tiling, size = cls.tiling(config), config.base_values["size"]
@@ -146,10 +154,8 @@ class TiledBackbone(LanguageModelBackbone):
 
     def encode(self, group: ImageGroup) -> list[Tensor]:
         """The states of all squares, one tensor [n, t, p², V]; no graph is kept while the encoder is frozen."""
-        tower, kept = self.vision_tower, self.config.base_values
-        squares = group.pixels.flatten(0, 1)  # [n · t, 3, S, S]
-        if not squares.is_floating_point():
-            squares = standardize(squares.float() / 255.0, kept["image_mean"], kept["image_std"])
+        tower = self.vision_tower
+        squares = self.normalized(group.pixels).flatten(0, 1)  # [n · t, 3, S, S]
         with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())):
             states = self.states(squares.to(next(tower.parameters()).dtype))
         return [states.unflatten(0, group.pixels.shape[:2])]
