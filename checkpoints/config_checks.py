@@ -215,7 +215,7 @@ def build_part(values: Mapping[str, Any], types: Sequence[str], source: str) -> 
     config = built(
         lambda **fields: AutoConfig.for_model(kind, **fields), check_values(PART_RULES, given, source), source
     )
-    heads = config.num_attention_heads
+    heads = config.num_heads if hasattr(config, "num_heads") else config.num_attention_heads
     check_multiple(heads, getattr(config, "num_key_value_heads", None) or heads, "num_attention_heads", source)
     if "head_dim" not in given:
         check_multiple(config.hidden_size, heads, "hidden_size", source)

@@ -28,6 +28,7 @@ from checkpoints.vocabulary import complete_vocabulary, tables_of
 from checkpoints.weights import Weights, check_names, check_shapes, fill
 from groundscore.errors import UserError
 from model.backbones import BACKBONES, backbone_of
+from model.backbones.base import depth_of
 from model.config import GroundingConfig
 from model.decoders.sam import SamDecoder
 from model.grounding import GroundingModel
@@ -274,7 +275,7 @@ def _check_depths(source: Source) -> None:
     config = source.config
     stacks = backbone_of(config).stacks
     depths = {
-        **{module: getattr(config, part).num_hidden_layers for module, part in stacks.items()},
+        **{module: depth_of(getattr(config, part)) for module, part in stacks.items()},
         "sam.vision_encoder.layers": config.sam_config.vision_config.num_hidden_layers,
         "sam.mask_decoder.transformer.layers": config.sam_config.mask_decoder_config.num_hidden_layers,
     }

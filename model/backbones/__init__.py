@@ -10,11 +10,15 @@ from model.backbones.base import Backbone
 from model.backbones.internvl3 import InternVL3Backbone
 from model.backbones.llava import LlavaBackbone
 from model.backbones.llava_onevision import LlavaOnevisionBackbone
+from model.backbones.qwen2_5_vl import Qwen25VLBackbone
+from model.backbones.qwen3_vl import Qwen3VLBackbone
 
 BACKBONES: dict[str, type[Backbone]] = {
     "llava": LlavaBackbone,
     "llava_onevision": LlavaOnevisionBackbone,
     "internvl3": InternVL3Backbone,
+    "qwen2_5_vl": Qwen25VLBackbone,
+    "qwen3_vl": Qwen3VLBackbone,
 }
 
 

@@ -241,6 +241,19 @@ class Backbone(nn.Module):
 
         yield step
 
+    # --- the model of transformers that it is compared with (`check.py`)
+
+    def take_base(self, base: nn.Module) -> None:
+        """Copies the weights of the model of transformers, whose parts have the names of our children."""
+        for name, child in self.named_children():
+            theirs = base.lm_head if name == "lm_head" else getattr(base.model, name)
+            child.load_state_dict(theirs.state_dict())
+
+    def inputs_of_base(self, group: ImageGroup, is_image: Tensor) -> dict[str, Tensor]:
+        """What that model takes for one image beside token ids and attention mask; is_image: bool [1, T], which of the
+        tokens are the image's."""
+        raise UserError(f"{type(self).__name__} cannot be compared with a model of transformers")
+
     # --- settings
 
     @property
@@ -265,6 +278,12 @@ class Backbone(nn.Module):
     def compiled_parts(self) -> dict[str, nn.Module]:
         """Modules to compile, by name: those whose shapes change with the number of images alone."""
         return {}
+
+
+def depth_of(part: PreTrainedConfig) -> int:
+    """How many layers the configuration of an LLM or of an image encoder names: older versions of transformers call
+    those of an encoder `depth` alone."""
+    return part.depth if hasattr(part, "depth") else part.num_hidden_layers
 
 
 def row_attention(branches: Tensor, image_positions: Tensor, visible: Tensor | None) -> Tensor:
