@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from dataloaders.downloads import Source
 from groundscore.annotations.bad_entries import BadEntry, BadSamples, Repair, Tolerance, noting_repairs
 from groundscore.annotations.images import list_images
 from groundscore.errors import UserError
@@ -108,6 +109,7 @@ class KnownSet:
         about this one.
     origin: where a user gets the files. remedy: what to do about a faulty file, "download it again: <origin>" if empty.
     read: yields (split, entries) and notes what is wrong; called where everything is there.
+    sources: which download each file and folder comes from, for `python -m dataloaders.prepare`.
     """
 
     name: str
@@ -116,6 +118,7 @@ class KnownSet:
     read: Reader
     shared: Sequence[Path] = ()
     remedy: str = ""
+    sources: Sequence[Source] = ()
 
 
 @cache

@@ -163,7 +163,7 @@ def test_the_arguments_of_every_python_command_parse(command, monkeypatch):
         return
     if module == "train_ds":
         from training.arguments import parse_arguments
-        from training.config_files import find_recipe
+        from utils.recipes import find_recipe
 
         settings = str(find_recipe("7b/lisa"))  # in place of the files of a user's own
         parse_arguments([settings if flag == "--config" else word for flag, word in zip(["", *arguments], arguments)])

@@ -8,7 +8,7 @@ import yaml
 
 from tests.published_recipes import OTHER_RECIPES, UGROUND_RECIPES
 from tests.recipe_names import FOLDERS, LARGE, OTHERS, UGROUND, recipe_of, settings
-from training.config_files import RECIPES, recipe_names
+from utils.recipes import RECIPES, recipe_names
 
 ROOT = Path(__file__).resolve().parents[1]
 

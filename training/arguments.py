@@ -13,10 +13,11 @@ from groundscore.reading import user_path
 from model.settings import model_overrides
 from model.systems import find_system
 from training.config import TrainingConfig, config_class, parts
-from training.config_files import file_settings, find_recipe
+from training.config_files import file_settings
 from training.settings import FileSettings
 from utils.flags import FlagParser
 from utils.plugins import import_plugins
+from utils.recipes import find_recipe
 from utils.settings import add_setting, check_settings, settings_of
 
 REFUSED = {

@@ -8,7 +8,6 @@
 `scripts/recipes/<name>.yaml`. Values are text here and become what the flag's parser makes of it.
 """
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from training.config import TrainingConfig
 from utils.flags import FlagParser
 from utils.settings import settings_of
 
-RECIPES = Path(__file__).parents[1] / "scripts" / "recipes"
 DESCRIPTION = ("about", "published", "gpus")
 COMMAND_LINE_ONLY = ("help", "plugin", "recipe", "config", "print_flags", "local_rank")
 NOT_REPEATED = (*COMMAND_LINE_ONLY, "memo", "debug")  # what is about one launch
@@ -36,27 +34,6 @@ class FileSetting:
 
     value: Any
     where: str
-
-
-def recipe_names() -> list[str]:
-    """The names of all recipes, such as 7b_reason_seg_val/uground_llava1.5_ema."""
-    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.glob("*/*.yaml"))
-
-
-def find_recipe(name: str) -> Path:
-    """The file of a recipe; `UserError` with the nearest names where there is none."""
-    names = recipe_names()
-    wanted = name.removesuffix(".yaml")
-    if wanted in names:
-        return RECIPES / f"{wanted}.yaml"
-    last = "/" + wanted.rpartition("/")[2]
-    near = (
-        [known for known in names if wanted in known]
-        or [known for known in names if known.endswith(last)]
-        or difflib.get_close_matches(wanted, names)
-    )
-    remedy = f"did you mean {', '.join(near[:4])}?" if wanted and near else f"the recipes are the files of {RECIPES}"
-    raise UserError(f"--recipe {name[:200]}: no such recipe; {remedy}")
 
 
 def file_settings(path: Path, parser: FlagParser) -> dict[str, FileSetting]:

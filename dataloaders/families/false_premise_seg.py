@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dataloaders.downloads import SESAME
 from dataloaders.families.family import Family, draw_until
 from dataloaders.families.refer_seg import known_refer_set
 from dataloaders.known_sets import KnownSet
@@ -91,7 +92,7 @@ class _FalsePremises(Family):
     @classmethod
     def known_sets(cls, root: Path) -> Iterator[KnownSet]:
         for name in cls._names(cls.Settings()):
-            yield known_refer_set(root, name, cls.origin, FALSE_PREMISE_SETS)
+            yield known_refer_set(root, name, SESAME, FALSE_PREMISE_SETS)
 
 
 @dataclass
@@ -106,7 +107,6 @@ class NegReferSeg(_FalsePremises):
 
     name = "neg_refer_seg"
     Settings = NegReferSegSettings
-    origin = "R-RefCOCO of robust-ref-seg as SESAME repacks it, and train2014 of COCO"
 
 
 @dataclass
@@ -121,4 +121,3 @@ class CorrectReferSeg(_FalsePremises):
 
     name = "correct_refer_seg"
     Settings = CorrectReferSegSettings
-    origin = "FP-RefCOCO of SESAME (UC Berkeley), and train2014 of COCO"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dataloaders.downloads import TRAIN2014, TRAIN2017, VAL2017, Download, Fact, Source, coco_images, origin_of
 from dataloaders.families.family import Family, draw_until
 from dataloaders.known_sets import Entry, Findings, KnownSet
 from dataloaders.sample import Sample, Turn
@@ -111,10 +112,25 @@ class MultiReasonSeg(Family):
 
     @classmethod
     def known_sets(cls, root: Path) -> Iterator[KnownSet]:
-        origin = "MUSE of PixelLM, and train2014, train2017 and val2017 of COCO"
+        photos = root / "refer_seg/images/mscoco/images"
+        coco = [coco_images(one, photos / Path(one.file).stem) for one in (TRAIN2014, TRAIN2017, VAL2017)]
         for split in MUSE_SPLITS:
-            own = [root / "multi_reason_seg/MultiReasonSeg" / f"MUSE_{split}.json"]
-            yield KnownSet(f"MultiReasonSeg|{split}", own, origin, partial(_check_file, root, split))
+            file = root / "multi_reason_seg/MultiReasonSeg" / f"MUSE_{split}.json"
+            sources = [Source(_MUSE, file, file.name), *coco]
+            read = partial(_check_file, root, split)
+            yield KnownSet(f"MultiReasonSeg|{split}", [file], origin_of(sources), read, sources=sources)
+
+
+_MUSE = Download(
+    file="muse.zip",
+    title="MUSE of PixelLM",
+    page=Fact(
+        "https://drive.google.com/file/d/1IutofOF65azPEChVfyJWpcn3JgCfYwmA/view", "MaverickRen/PixelLM, README.md"
+    ),
+    licence=Fact("nothing is said of the data", "MaverickRen/PixelLM, README.md"),
+    clicks="press Download on the page of Google Drive",
+    also=("*muse*.zip", "*muse*.tar*", "muse_*.json"),
+)
 
 
 def _check_file(root: Path, split: str, findings: Findings) -> Iterator[tuple[str, list[Entry]]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dataloaders.downloads import Download, Fact, Source, origin_of
 from dataloaders.families.family import Family
 from dataloaders.known_sets import Entry, Findings, KnownSet, names_in
 from dataloaders.sample import Sample, Turn
@@ -119,10 +120,36 @@ class ReasonSeg(Family):
 
     @classmethod
     def known_sets(cls, root: Path) -> Iterator[KnownSet]:
-        origin = "ReasonSeg of LISA (dvlab-research); SESAME has a version with false premises"
-        for split in ("train", "val", "test"):
-            own = [root / "reason_seg/ReasonSeg" / split]
-            yield KnownSet(f"ReasonSeg|{split}", own, origin, partial(_check_split, root, split))
+        base = root / "reason_seg/ReasonSeg"
+        for split, images in (("train", 239), ("val", 200), ("test", 779)):
+            files = Fact(2 * images, "dvlab-research/LISA, README.md")  # an image and its JSON file
+            sources = [Source(_REASON_SEG, base / split, f"{split}/*.*", files)]
+            if split == "train":
+                sources.append(Source(_REASON_SEG, base / "explanatory/train.json", "explanatory/train.json"))
+            origin = f"{origin_of(sources)}; SESAME has a version with false premises"
+            read = partial(_check_split, root, split)
+            yield KnownSet(f"ReasonSeg|{split}", [base / split], origin, read, sources=sources)
+
+
+_REASON_SEG = Download(
+    file="ReasonSeg.zip",
+    title="ReasonSeg of LISA (dvlab-research)",
+    page=Fact(
+        "https://drive.google.com/drive/folders/125mewyg5Ao6tZ3ZdJ-1-E3n04LGVELqy", "dvlab-research/LISA, README.md"
+    ),
+    licence=Fact("nothing is said of the data", "dvlab-research/LISA, README.md"),
+    clicks="download all files of the folder of Google Drive, together or one by one; for fpReasonSeg take those of "
+    "SESAME: https://drive.google.com/file/d/11WNg1KaV2mk7gTdJRa2aahGqfj4luTDw/view",
+    also=(
+        "*ReasonSeg*.zip",
+        "*ReasonSeg*.tar*",
+        "train.zip",
+        "val.zip",
+        "test.zip",
+        "explanatory.zip",
+        "drive-download-*.zip",
+    ),
+)
 
 
 def _check_split(root: Path, split: str, findings: Findings) -> Iterator[tuple[str, list[Entry]]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dataloaders.downloads import TRAIN2017, Download, Fact, Source, coco_images, origin_of
 from dataloaders.families.family import Family, draw_until
 from dataloaders.known_sets import Entry, Findings, KnownSet
 from dataloaders.sample import Sample, Turn
@@ -106,13 +107,25 @@ class ReasonSegPlus(Family):
     @classmethod
     def known_sets(cls, root: Path) -> Iterator[KnownSet]:
         for name, subset in SUBSETS.items():
-            yield KnownSet(
-                name,
-                [root / "reason_seg_plus" / subset.file],
-                "LISA_Plus_* of LISA++ on Hugging Face, and train2017 of COCO",
-                partial(_check_file, root, name),
-                [root / "refer_seg/images/mscoco/images/train2017"],
-            )
+            file, images = root / "reason_seg_plus" / subset.file, root / "refer_seg/images/mscoco/images/train2017"
+            sources = [Source(_lisa_plus(subset.file), file, file.name), coco_images(TRAIN2017, images)]
+            read = partial(_check_file, root, name)
+            yield KnownSet(name, [file], origin_of(sources), read, [images], sources=sources)
+
+
+def _lisa_plus(file: str) -> Download:
+    """Every subset is a repository of its own, whose only file is data.json."""
+    page = f"huggingface.co/datasets/Senqiao/{Path(file).stem}"
+    is_seen = file in ("LISA_Plus_COT.json", "LISA_Plus_Instance_Seg.json")
+    seen = f"{page}, its list of files" if file == "LISA_Plus_COT.json" else ""
+    return Download(
+        file=file,
+        title=f"{Path(file).stem} of LISA++ on Hugging Face",
+        page=Fact(f"https://{page}", f"{page}, a commit" if is_seen and not seen else seen),
+        licence=Fact("Apache 2.0", seen),
+        url=Fact(f"https://{page}/resolve/main/data.json", seen),
+        size=Fact(22_400_000, seen, exact=False) if seen else None,
+    )
 
 
 def _check_file(root: Path, name: str, findings: Findings) -> Iterator[tuple[str, list[Entry]]]:

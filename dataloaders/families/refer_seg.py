@@ -11,6 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from dataloaders.downloads import (
+    SESAME,
+    TRAIN2014,
+    VAL2014,
+    Download,
+    Fact,
+    Source,
+    coco_images,
+    origin_of,
+)
 from dataloaders.families.family import Family, draw_until
 from dataloaders.known_sets import Entry, Findings, KnownSet
 from dataloaders.sample import Sample, Turn
@@ -94,31 +104,98 @@ class ReferSeg(Family):
 
     @classmethod
     def known_sets(cls, root: Path) -> Iterator[KnownSet]:
-        origins = {
-            "refclef": "refer (lichengunc) with saiapr_tc-12 of ImageCLEF",
-            "grefcoco": "gRefCOCO (henghuiding), and train2014 of COCO",
-            "refzom": "Ref-ZOM (toggle1995), and train2014 and val2014 of COCO",
-        }
         for name in REFER_SETS:
-            yield known_refer_set(root, name, origins.get(name, "refer (lichengunc), and train2014 of COCO"))
+            yield known_refer_set(root, name, _DOWNLOADS.get(name) or _refer_download(name))
         for name, files in FALSE_PREMISE_SETS.items():
             if name in REFER_SETS and files != REFER_SETS[name]:  # only the refs file is not that of the set itself
-                origin = "SESAME (UC Berkeley); for evaluation splits of two parts, such as refcoco|val"
-                known = known_refer_set(root, name, origin, FALSE_PREMISE_SETS, without="train")
+                known = known_refer_set(root, name, SESAME, FALSE_PREMISE_SETS, without="train")
                 own, shared = known.own[:1], [*known.own[1:], *known.shared]
-                yield replace(known, name=f"{name}|val", own=own, shared=shared)
+                origin = f"{known.origin}; for evaluation splits of two parts, such as refcoco|val"
+                yield replace(known, name=f"{name}|val", own=own, shared=shared, origin=origin)
 
 
 def known_refer_set(
-    root: Path, name: str, origin: str, sets: Mapping[str, ReferFiles] = REFER_SETS, *, without: str = ""
+    root: Path, name: str, download: Download, sets: Mapping[str, ReferFiles] = REFER_SETS, *, without: str = ""
 ) -> KnownSet:
-    """Returns a referring data set of `sets`, with all its splits but `without`."""
+    """Returns a referring data set of `sets`, with all its splits but `without`. download: its annotations."""
     files, folder = sets[name], root / "refer_seg" / name
     refs = [folder / file for file in files.refs]
     images = [root / "refer_seg" / folder for folder in files.images]
     chosen, shared = (next((path for path in paths if path.exists()), paths[0]) for paths in (refs, images))
+    own = [chosen, folder / "instances.json"]
+    sources = [
+        Source(download, path, _inside(download, path), instead=next((other for other in refs if other != path), None))
+        for path in refs
+    ]
+    sources.append(Source(download, own[1], _inside(download, own[1])))
+    joined = next((folder for folder in images if folder.name == "trainval2014"), None)
+    sources += [replace(_images(folder), instead=joined) for folder in images if folder != joined]
     read = partial(_check_refer, root, name, sets, without)
-    return KnownSet(name, [chosen, folder / "instances.json"], origin, read, [shared])
+    return KnownSet(name, own, origin_of(sources), read, [shared], sources=sources)
+
+
+def _inside(download: Download, path: Path) -> str:
+    """The archives of refer and SESAME have a folder for each set; the others have one set, and the last its own name
+    for the refs."""
+    if download is _REF_ZOM and path.suffix == ".p":
+        return "ref*zom*.p"
+    return path.name if download in _DOWNLOADS.values() else f"{path.parent.name}/{path.name}"
+
+
+def _images(folder: Path) -> Source:
+    if folder.name == "saiapr_tc-12":
+        return Source(_SAIAPR, folder, "saiapr_tc-12/**", Fact(19997, "lichengunc/refer, README.md"))
+    return coco_images(TRAIN2014 if folder.name == "train2014" else VAL2014, folder)
+
+
+_ARCHIVED = {"refcoco": "20220413011718", "refcoco+": "20220413011656", "refcocog": "20220413012904",
+             "refclef": "20220413011817"}  # fmt: skip
+
+
+def _refer_download(name: str) -> Download:
+    """The original server is gone; the web archive has its files."""
+    url = f"https://bvisionweb1.cs.unc.edu/licheng/referit/data/{name}.zip"
+    return Download(
+        file=f"{name}.zip",
+        title=f"{name} of refer (lichengunc)",
+        page=Fact("https://github.com/lichengunc/refer", "lichengunc/refer, README.md"),
+        licence=Fact("Apache 2.0 for the code; of the data nothing is said"),
+        url=Fact(f"https://web.archive.org/web/{_ARCHIVED[name]}/{url}", "dvlab-research/LISA, README.md"),
+    )
+
+
+_SAIAPR = Download(
+    file="saiapr_tc-12.zip",
+    title="saiapr_tc-12 of ImageCLEF",
+    page=Fact("https://github.com/lichengunc/refer", "lichengunc/refer, README.md"),
+    licence=Fact("see imageclef.org/SIAPRdata"),
+    url=Fact(
+        "https://web.archive.org/web/20220515000000/http://bvisionweb1.cs.unc.edu/licheng/referit/data/images/"
+        "saiapr_tc-12.zip",
+        "dvlab-research/LISA, README.md",
+    ),
+)
+_GREFCOCO = Download(
+    file="grefcoco.zip",
+    title="gRefCOCO (henghuiding)",
+    page=Fact(
+        "https://drive.google.com/file/d/1WXifNjJ8gKQAcPQWcCkCdNYvRrkS6nbQ/view", "henghuiding/gRefCOCO, README.md"
+    ),
+    licence=Fact("nothing is said of the data", "henghuiding/gRefCOCO, README.md"),
+    clicks="press Download on the page of Google Drive",
+    also=("*grefcoco*.zip", "*grefs*.zip", "*grefcoco*.tar*"),
+)
+_REF_ZOM = Download(
+    file="Ref-ZOM.zip",
+    title="Ref-ZOM (toggle1995)",
+    page=Fact(
+        "https://drive.google.com/drive/folders/1FaH6U5pywSf0Ufnn4lYIVaykYxqU2vrA", "toggle1995/RIS-DMMI, README.md"
+    ),
+    licence=Fact("nothing is said of the data", "toggle1995/RIS-DMMI, README.md"),
+    clicks="download all files of the folder of Google Drive together",
+    also=("*ref*zom*.zip", "*ref*zom*.p"),
+)
+_DOWNLOADS = {"grefcoco": _GREFCOCO, "refzom": _REF_ZOM}
 
 
 def _check_refer(

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from dataloaders.downloads import TRAIN2017, Download, Fact, Source, coco_images, origin_of
 from dataloaders.families.family import Family, draw_until
-from dataloaders.known_sets import LOSSLESS_STARTS, Entry, Findings, KnownSet, names_in
+from dataloaders.known_sets import LOSSLESS_STARTS, Entry, Findings, KnownSet, Reader, names_in
 from dataloaders.sample import Sample, Turn
 from dataloaders.wording import TargetAnswers, choose, distribute, fill, pick, read_pool
 from groundscore.annotations.bad_entries import BadSamples
@@ -164,19 +165,109 @@ class SemSeg(Family):
     @classmethod
     def known_sets(cls, root: Path) -> Iterator[KnownSet]:
         coco, mapillary, vlpart = root / "coco/train2017", root / "mapillary", root / "vlpart"
-        own = [root / "ade20k/images/training", root / "ade20k/annotations/training"]
-        origin = "ADEChallengeData2016 of the MIT Scene Parsing Benchmark"
-        yield KnownSet("ade20k", own, origin, partial(_check_label_maps, root, Ade20k))
-        own, origin = [root / "cocostuff/train2017"], "stuffthingmaps_trainval2017 of COCO-Stuff, and train2017 of COCO"
-        yield KnownSet("cocostuff", own, origin, partial(_check_label_maps, root, CocoStuff), [coco])
-        own = [mapillary / "config_v2.0.json", mapillary / "training/images", mapillary / "training/v2.0/labels"]
-        yield KnownSet("mapillary", own, "Mapillary Vistas 2.0", partial(_check_label_maps, root, Mapillary))
-        own = [vlpart / "pascal_part/train.json", vlpart / "pascal_part/VOCdevkit/VOC2010/JPEGImages"]
-        origin = "VOC2010 of PASCAL VOC, and train.json as VLPart (facebookresearch) converts it"
-        yield KnownSet("pascal_part", own, origin, partial(_check_parts, root, PascalPart))
-        own = [vlpart / "paco/annotations/paco_lvis_v1_train.json"]
-        origin = "PACO-LVIS v1 (facebookresearch/paco), and train2017 of COCO"
-        yield KnownSet("paco_lvis", own, origin, partial(_check_parts, root, PacoLvis), [coco])
+        train2017 = coco_images(TRAIN2017, coco)
+
+        def known(name: str, read: Reader, own: Sequence[Source], shared: Sequence[Source] = ()) -> KnownSet:
+            own_paths, shared_paths = ([source.path for source in sources] for sources in (own, shared))
+            sources = [*own, *shared]
+            return KnownSet(name, own_paths, origin_of(sources), read, shared_paths, sources=sources)
+
+        own = [
+            Source(_ADE20K, root / "ade20k/images/training", "images/training/*.jpg", _ADE20K_IMAGES),
+            Source(_ADE20K, root / "ade20k/annotations/training", "annotations/training/*.png", _ADE20K_IMAGES),
+        ]
+        yield known("ade20k", partial(_check_label_maps, root, Ade20k), own)
+        own = [Source(_COCO_STUFF, root / "cocostuff/train2017", "train2017/*.png", train2017.count)]
+        yield known("cocostuff", partial(_check_label_maps, root, CocoStuff), own, [train2017])
+        own = [
+            Source(_MAPILLARY, mapillary / "config_v2.0.json", "config_v2.0.json"),
+            Source(_MAPILLARY, mapillary / "training/images", "training/images/*.jpg", Fact(18000)),
+            Source(_MAPILLARY, mapillary / "training/v2.0/labels", "training/v2.0/labels/*.png", Fact(18000)),
+        ]
+        yield known("mapillary", partial(_check_label_maps, root, Mapillary), own)
+        images = vlpart / "pascal_part/VOCdevkit/VOC2010/JPEGImages"
+        own = [
+            Source(_PASCAL_PART, vlpart / "pascal_part/train.json", "pascal_part/train.json"),
+            Source(_VOC2010, images, "VOC2010/JPEGImages/*.jpg", Fact(11321, "a public download script")),
+        ]
+        yield known("pascal_part", partial(_check_parts, root, PascalPart), own)
+        file = vlpart / "paco/annotations/paco_lvis_v1_train.json"
+        own = [Source(_PACO_LVIS, file, file.name)]
+        yield known("paco_lvis", partial(_check_parts, root, PacoLvis), own, [train2017])
+
+
+_ADE20K_IMAGES = Fact(20210, "a copy on huggingface.co, datasets/Realcat/skywater, README.md")
+_ADE20K = Download(
+    file="ADEChallengeData2016.zip",
+    title="ADEChallengeData2016 of the MIT Scene Parsing Benchmark",
+    page=Fact("http://sceneparsing.csail.mit.edu"),
+    licence=Fact("for non-commercial research and education"),
+    url=Fact(
+        "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip", "dvlab-research/LISA, README.md"
+    ),
+    size=Fact(1_000_000_000, "a copy on huggingface.co, datasets/Realcat/skywater, README.md", exact=False),
+    digests=(Fact("sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7", "gluon-cv's script of ADE20K, in many copies"),),
+)
+_COCO_STUFF = Download(
+    file="stuffthingmaps_trainval2017.zip",
+    title="stuffthingmaps_trainval2017 of COCO-Stuff",
+    page=Fact("https://github.com/nightrome/cocostuff#downloads", "dvlab-research/LISA, README.md"),
+    licence=Fact("CC BY 4.0 for the annotations"),
+    url=Fact(
+        "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip",
+        "nightrome/cocostuff, README.md",
+    ),
+    size=Fact(659_000_000, "nightrome/cocostuff, README.md", exact=False),
+)
+_MAPILLARY = Download(
+    file="mapillary-vistas-dataset_public_v2.0.zip",
+    title="Mapillary Vistas 2.0",
+    page=Fact("https://www.mapillary.com/dataset/vistas", "dvlab-research/LISA, README.md"),
+    licence=Fact("CC BY-NC-SA 4.0"),
+    clicks="register, accept the terms, and request the download of version 2.0; if it comes in two parts, join them: "
+    "zip -s 0 mapillary_vistas_v2_part.zip --out mapillary-vistas-dataset_public_v2.0.zip",
+    also=("*mapillary*vistas*.zip",),
+)
+_VOC2010 = Download(
+    file="VOCtrainval_03-May-2010.tar",
+    title="VOC2010 of PASCAL VOC",
+    page=Fact("http://host.robots.ox.ac.uk/pascal/VOC/voc2010"),
+    licence=Fact("images: Flickr's terms of use"),
+    url=Fact(
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
+        "facebookresearch/VLPart, datasets/README.md",
+    ),
+    size=Fact(1_350_000_000, "a public download script", exact=False),
+    digests=(Fact("md5:da459979d0c395079b5c75ee67908abb", "torchvision's list of VOC, in copies"),),
+)
+_PASCAL_PART = Download(
+    file="pascal_part.zip",
+    title="train.json as VLPart (facebookresearch) converts it",
+    page=Fact(
+        "https://github.com/facebookresearch/VLPart/tree/main/datasets#pascal-part", "dvlab-research/LISA, README.md"
+    ),
+    licence=Fact("MIT for VLPart's tools; of PASCAL-Part nothing is said"),
+    clicks="convert PASCAL-Part with VLPart's tools/pascal_part_mat2json.py --split train.txt, then place the result "
+    "with: python -m dataloaders.prepare link DIR, where DIR/pascal_part/train.json is the file",
+    also=("*pascal_part*.zip", "*pascal_part*.tar*"),
+)
+_PACO_LVIS = Download(
+    file="paco_lvis_v1.zip",
+    title="PACO-LVIS v1 (facebookresearch/paco)",
+    page=Fact("https://github.com/facebookresearch/paco/tree/main#dataset-setup", "dvlab-research/LISA, README.md"),
+    licence=Fact("CC BY 4.0 for the annotations"),
+    url=Fact("https://dl.fbaipublicfiles.com/paco/annotations/paco_lvis_v1.zip", "facebookresearch/paco, README.md"),
+    digests=(
+        Fact(
+            "sha256:a45df077f8930ac5a5061ed4950ce6b8c41394eb519bdbfa816c0b24b964ec77",
+            "facebookresearch/paco, README.md",
+        ),
+        Fact(
+            "sha256:02ac4edb22c251e07853e6231d69aec3fad0a180f03de2f8c880650322debc80",
+            "a public script, which checks it",
+        ),
+    ),
+)
 
 
 def _check_label_maps(root: Path, kind: type[LabelMaps], findings: Findings) -> Iterator[tuple[str, list[Entry]]]:

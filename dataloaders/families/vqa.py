@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dataloaders.downloads import TRAIN2017, Download, Fact, Source, coco_images, origin_of
 from dataloaders.families.family import Family
 from dataloaders.known_sets import Entry, Findings, KnownSet
 from dataloaders.sample import Sample, Turn
@@ -17,6 +18,16 @@ from groundscore.annotations.llava import LlavaDialogues
 from groundscore.errors import UserError
 from groundscore.names import split_names
 from utils.settings import option
+
+_PAGE = "huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K"
+_LLAVA_INSTRUCT = Download(
+    file="llava_instruct_150k.json",
+    title="LLaVA-Instruct-150K on Hugging Face",
+    page=Fact(f"https://{_PAGE}", "dvlab-research/LISA, README.md"),
+    licence=Fact("CC BY 4.0", f"{_PAGE}, its list of files"),
+    url=Fact(f"https://{_PAGE}/resolve/main/llava_instruct_150k.json", "dvlab-research/LISA, README.md"),
+    size=Fact(229_000_000, f"{_PAGE}, its list of files", exact=False),
+)
 
 
 @dataclass
@@ -69,5 +80,6 @@ class Vqa(Family):
             paths = dict.fromkeys(path for path, _ in LlavaDialogues(root, name, bad_samples=findings))
             yield "train", [Entry(path, (partial(read_image, path),)) for path in paths]
 
-        origin = "LLaVA-Instruct-150K on Hugging Face, and train2017 of COCO"
-        yield KnownSet(name, [root / "llava_dataset" / f"{name}.json"], origin, read, [root / "coco/train2017"])
+        file, images = root / "llava_dataset" / f"{name}.json", root / "coco/train2017"
+        sources = [Source(_LLAVA_INSTRUCT, file, file.name), coco_images(TRAIN2017, images)]
+        yield KnownSet(name, [file], origin_of(sources), read, [images], sources=sources)

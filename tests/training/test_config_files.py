@@ -7,7 +7,8 @@ import pytest
 from groundscore.errors import UserError
 from training.arguments import given_flags, parse_arguments
 from training.config import TrainingConfig
-from training.config_files import NOT_REPEATED, recipe_names, settings_text
+from training.config_files import NOT_REPEATED, settings_text
+from utils.recipes import recipe_names
 
 RECIPE = "7b_reason_seg_val/uground_llava1.5_ema"
 
