@@ -409,7 +409,7 @@ def test_a_rate_limits_all_downloads_together(server, tmp_path, monkeypatch):
 
     fetch(downloads, tmp_path, replace(QUICK, rate=10240.0, jobs=1), say=[].append)
 
-    assert max(waited) == pytest.approx(1.0, abs=0.2)  # the second file has to wait for the bytes of the first
+    assert 1.0 < max(waited) <= 2.0  # the second file has to wait for the bytes of the first, too
 
 
 def test_copies_of_another_size_are_refused_unless_the_user_says_so(tmp_path, capsys):
