@@ -17,7 +17,7 @@ import numpy as np
 
 from groundscore.errors import UserError, printable
 from groundscore.scoring.bootstrap import holm, images_to_show, influence, interval, p_value, ratios, resample
-from groundscore.scoring.counts import Row
+from groundscore.scoring.counts import UNITS, Row
 from groundscore.scoring.metrics import columns_of, metrics_of
 from groundscore.scoring.report import read_report, read_rows
 from groundscore.scoring.tables import left_out_note, markdown_table, selection_note
@@ -106,8 +106,10 @@ def differences_between(*paths: Path, samples: int = SAMPLES, seed: int = 0) -> 
         some = [each[key] for each, key in zip(rows, keys, strict=True)]
         for other in some[1:]:
             _check_same(keys[0][0], some[0], other)
+        unit = _unit_of(keys, reports, paths)
         answer = " / ".join(dict.fromkeys(answer for _, answer in keys))
-        found += _differences(keys[0][0], answer, some, gres_reference=gres_reference[0], samples=samples, seed=seed)
+        counting = {"gres_reference": gres_reference[0], "unit": unit}
+        found += _differences(keys[0][0], answer, some, counting, samples=samples, seed=seed)
     if not found:
         names = " against ".join(", ".join(sorted({split for split, _ in each})) for each in rows)
         raise UserError(f"{' and '.join(map(str, paths))} share no split: {names}")
@@ -115,12 +117,15 @@ def differences_between(*paths: Path, samples: int = SAMPLES, seed: int = 0) -> 
 
 
 def _differences(
-    split: str, answer: str, systems: Sequence[list[Row]], *, gres_reference: bool, samples: int, seed: int
+    split: str, answer: str, systems: Sequence[list[Row]], counting: dict[str, Any], *, samples: int, seed: int
 ) -> list[Difference]:
-    metrics = metrics_of(split, gres_reference=gres_reference)
-    columns = [columns_of(split, rows, gres_reference=gres_reference) for rows in systems]
+    """The differences of every pair of systems; counting: keyword arguments of `metrics_of`."""
+    metrics = metrics_of(split, **counting)
+    columns = [columns_of(split, rows, gres_reference=counting["gres_reference"]) for rows in systems]
     images = columns[0].images
-    sums = [[metric.terms(each).by_image(images) for each in columns] for metric in metrics]  # M x S of [I, 3]
+    sums = [  # M x S of [I, 3]
+        [metric.weighted_terms(each, counting["unit"]).by_image(images) for each in columns] for metric in metrics
+    ]
     totals = resample(np.concatenate([one for own in sums for one in own], axis=1), samples, seed)  # [B, 3 M S]
     resampled = iter(np.split(totals, len(metrics) * len(columns), axis=1))
     found = []
@@ -167,6 +172,18 @@ def _with_corrected_p(found: Sequence[Difference]) -> list[Difference]:
         for index, p in zip(family, holm([found[index].p for index in family]), strict=True):
             corrected[index] = replace(found[index], p_holm=p)
     return corrected
+
+
+def _unit_of(keys: Sequence[tuple[str, str]], reports: Sequence[dict[str, Any]], paths: Sequence[Path]) -> str:
+    """What has the weight of one in an entry of all reports; raises `UserError` where they differ."""
+    units = []
+    for (split, answer), report in zip(keys, reports, strict=True):
+        scores = report["splits"].get(split, {})
+        units.append(scores.get(answer, scores).get("protocol", {}).get("unit", UNITS[0]))
+    if len(set(units)) > 1:
+        counted = ", ".join(f"{path} by {unit}" for path, unit in zip(paths, units, strict=True))
+        raise UserError(f"{keys[0][0]} was counted differently: {counted}; score them with the same --unit")
+    return units[0]
 
 
 # --- rows of reports --------------------------------------------------------------------------------------------------

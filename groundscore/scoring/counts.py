@@ -20,6 +20,7 @@ from groundscore.schema import ShapeError, flag, list_of, optional, record, text
 from groundscore.splits import LeftOut
 from groundscore.targets import REJ, SEG
 
+UNITS = ("expression", "ref", "object")  # what has the weight of one in scores
 MOST_PIXELS = 2**34  # of an image: far more than any has, and few enough that sums stay exact
 
 # An answer denies the target if it has one of these words or [REJ], and no [SEG].
@@ -53,6 +54,7 @@ class ExpressionCounts:
     intersection, union, predicted_area, target_area: pixels, without ignored ones, of the mask as it was drawn. Where
         `present` is False the prediction counts as empty, whatever was drawn (`Expressions.with_rejections`).
     answer: what the model wrote, None where it did not write or the text is unknown.
+    object: the first expression of the item that is about the same targets; None where the data do not tell these.
     """
 
     item: int
@@ -66,6 +68,7 @@ class ExpressionCounts:
     predicted_area: int
     target_area: int
     answer: str | None = None
+    object: int | None = None
 
     def pairs(self) -> list[Pair]:
         """The one pair of masks, the prediction empty where the expression was rejected."""
@@ -74,6 +77,12 @@ class ExpressionCounts:
     def to_dict(self) -> dict[str, Any]:
         """Returns content for JSON; `row_from_dict` reads it back."""
         return asdict(self)
+
+
+def object_ids(annotation_ids: Sequence[Sequence[int]]) -> list[int | None]:
+    """`ExpressionCounts.object` of the expressions of an item, from the ids of the targets of each; None for none."""
+    first: dict[tuple[int, ...], int] = {}
+    return [first.setdefault(tuple(sorted(ids)), number) if ids else None for number, ids in enumerate(annotation_ids)]
 
 
 @dataclass(frozen=True)
@@ -195,7 +204,7 @@ class Expressions:
     """Columns [N] of `ExpressionCounts`.
 
     image: index of the image among those of the rows; images: how many there are.
-    ref: int64, -1 where there is none. exists, present: bool.
+    ref, object: int64, -1 where there is none. exists, present: bool.
     intersection, union, predicted, target: int64 pixels.
     rejected: bool, the prediction counts as "there is no target".
     denies: float64, 1 where the answer denies that there is a target, 0 where not, NaN where no answer is known.
@@ -204,6 +213,7 @@ class Expressions:
     images: int
     image: np.ndarray
     ref: np.ndarray
+    object: np.ndarray
     exists: np.ndarray
     present: np.ndarray
     intersection: np.ndarray
@@ -212,6 +222,12 @@ class Expressions:
     target: np.ndarray
     rejected: np.ndarray
     denies: np.ndarray
+    _drawn: "Expressions | None" = None
+
+    @property
+    def drawn(self) -> "Expressions":
+        """The counts of the masks as they were drawn."""
+        return self._drawn or self
 
     @classmethod
     def of(cls, rows: Sequence[ExpressionCounts]) -> "Expressions":
@@ -222,6 +238,7 @@ class Expressions:
             images=len(items),
             image=image,
             ref=np.array([-1 if row.ref is None else row.ref for row in rows], np.int64),
+            object=np.array([-1 if row.object is None else row.object for row in rows], np.int64),
             exists=np.array([row.exists for row in rows], bool),
             present=present,
             intersection=np.array([row.intersection for row in rows], np.int64),
@@ -241,7 +258,27 @@ class Expressions:
             union=np.where(self.present, self.union, self.target),
             predicted=predicted,
             rejected=predicted == 0,
+            _drawn=self,
         )
+
+    def one_image_each(self) -> "Expressions":
+        """Returns a copy that takes every expression for an image, so that terms tell the expression they are of."""
+        count = len(self.image)
+        drawn = None if self._drawn is None else self._drawn.one_image_each()
+        return replace(self, images=count, image=np.arange(count), _drawn=drawn)
+
+    def weights(self, unit: str) -> np.ndarray:
+        """Returns 1 / (number of expressions of the same unit) of each expression, float64 [N].
+
+        unit: "expression", "ref" or "object", one of `UNITS`; an expression without a ref or object is its own.
+        """
+        if unit == "expression":
+            return np.ones(len(self.image))
+        group = {"ref": self.ref, "object": self.object}[unit]
+        alone = group < 0
+        own = np.where(alone, -1 - np.arange(len(group)), group)
+        _, member, size = np.unique(np.stack([self.image, own], 1), axis=0, return_inverse=True, return_counts=True)
+        return 1 / size[member.reshape(-1)]
 
 
 @dataclass(frozen=True)
@@ -297,7 +334,7 @@ _EXPRESSION = record(
     _BOTH
     | {"expression": whole(0), "ref": optional(whole(0)), "exists": flag, "present": flag}
     | dict.fromkeys(("intersection", "union", "predicted_area", "target_area"), _area),
-    {"answer": optional(text)},
+    {"answer": optional(text), "object": optional(whole(0))},
 )
 _QUESTION = record(
     _BOTH

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from groundscore.annotations.refer_files import REFER_SETS
 from groundscore.errors import UserError
 from groundscore.scoring.bootstrap import Terms, interval, ratios, resample
-from groundscore.scoring.counts import ExpressionCounts, Expressions, Pairs, QuestionCounts, Row, ious
+from groundscore.scoring.counts import UNITS, ExpressionCounts, Expressions, Pairs, QuestionCounts, Row, ious
 
 # The kinds of split, and the headings of their tables.
 KINDS = {
@@ -27,6 +28,7 @@ KINDS = {
     "muse": "Many targets per question",
 }
 ALL_BUT_MUSE = ("plain", "gres", "false_premise", "robust")
+WEIGHTED = ("plain", "gres")  # those whose scores may be by ref or object instead of by expression
 INTERVAL = "_ci95"  # "gIoU" has its interval beside it as "gIoU_ci95"
 _REFERENCE_SETS = ("grefcoco", "refzom")  # those that `--gres_reference` is about
 
@@ -54,6 +56,11 @@ def counts_as_reference(spec: str, gres_reference: bool) -> bool:
     return gres_reference and _set_of(spec) in _REFERENCE_SETS
 
 
+def unit_of(spec: str, unit: str) -> str:
+    """What has the weight of one in a split's scores: `unit`, where the kind of split has a choice."""
+    return unit if kind_of(spec) in WEIGHTED else UNITS[0]
+
+
 def _set_of(spec: str) -> str:
     return spec.split("|")[0].strip()
 
@@ -69,6 +76,8 @@ class Metric:
     columns: kinds whose tables show it, by default all of `kinds`.
     sets: only data sets of these names, by default all. reference: only where `--gres_reference` changes the counting
         (True), only where it does not (False), or in both cases.
+    convention: the way of counting, where it is not the one that the report is in; tables have these apart, under the
+        heading that the name begins with. unit: what has the weight of one in it, by default what has in the report.
     zero: the value where there are terms, but their denominators sum to 0; None for "not applicable".
     most: the largest value that it can have; the smallest is 0. higher_is_better: False marks its column with ↓.
     """
@@ -85,6 +94,8 @@ class Metric:
     most: float = 1.0
     higher_is_better: bool = True
     title: str = ""
+    convention: str = ""
+    unit: str | None = None
 
     @property
     def definition(self) -> str:
@@ -96,13 +107,23 @@ class Metric:
         """The heading of its column."""
         return (self.title or self.name) + ("" if self.higher_is_better else " ↓")
 
-    def applies(self, spec: str, gres_reference: bool = False) -> bool:
-        """Whether the split has this metric."""
+    def applies(self, spec: str, gres_reference: bool = False, unit: str = UNITS[0]) -> bool:
+        """Whether the split has this metric in a report that is counted so."""
         return (
             kind_of(spec) in self.kinds
+            and self.unit != unit
             and (self.sets is None or _set_of(spec) in self.sets)
             and self.reference in (None, counts_as_reference(spec, gres_reference))
         )
+
+    def weighted_terms(self, counts: Expressions | Pairs, unit: str = UNITS[0]) -> Terms:
+        """Returns its terms, each with the weight that its expression has where every unit has one."""
+        unit = self.unit or unit
+        if unit == UNITS[0]:
+            return self.terms(counts)
+        terms = self.terms(counts.one_image_each())
+        weights = counts.weights(unit)[terms.image]
+        return Terms(counts.image[terms.image], terms.numerator * weights, terms.denominator * weights)
 
     def compute(self, counts: Expressions | Pairs) -> float | None:
         """Returns the value for counts of a split; None where it is not applicable to any of them."""
@@ -121,9 +142,13 @@ def register(metric: Metric) -> None:
     METRICS.append(metric)
 
 
-def metrics_of(spec: str, *, gres_reference: bool = False) -> list[Metric]:
-    """The metrics of a split, as reports order them."""
-    return [metric for metric in METRICS if metric.applies(spec, gres_reference)]
+def metrics_of(
+    spec: str, *, gres_reference: bool = False, unit: str = UNITS[0], conventions: bool = False
+) -> list[Metric]:
+    """The metrics of a split, as reports order them; `conventions`: with those by other conventions."""
+    unit = unit_of(spec, unit)
+    chosen = [metric for metric in METRICS if metric.applies(spec, gres_reference, unit)]
+    return [metric for metric in chosen if conventions or not metric.convention]
 
 
 def table_columns(kind: str) -> dict[str, Metric]:
@@ -133,6 +158,18 @@ def table_columns(kind: str) -> dict[str, Metric]:
         for metric in METRICS
         if kind in metric.kinds and kind in (metric.kinds if metric.columns is None else metric.columns)
     }
+
+
+def conventions_of(spec: str) -> dict[str, dict[str, Metric]]:
+    """The metrics of a split by other conventions than the report's: by convention and the heading that they are under.
+
+    A report has those that do not agree with its own way of counting.
+    """
+    found: dict[str, dict[str, Metric]] = {}
+    for metric in METRICS:
+        if metric.convention and any(metric.applies(spec, reference, "") for reference in (False, True)):
+            found.setdefault(metric.convention, {})[metric.name.partition("_")[0]] = metric
+    return found
 
 
 # --- formulas: all but MUSE -------------------------------------------------------------------------------------------
@@ -173,6 +210,22 @@ def reference_cumulative_iou(e: Expressions) -> Terms:
     """With `--gres_reference`, gRefCOCO: ΣI / ΣU of the masks as drawn; for an empty target only the area that was
     accepted is added to ΣU."""
     return Terms(e.image, e.intersection, np.where((e.target == 0) & e.rejected, 0, e.union))
+
+
+def rela_mean_iou(e: Expressions) -> Terms:
+    """As the authors of gRefCOCO count (ReLA): an empty target scores 1 exactly if it was rejected by its token; any
+    other scores 0 if it was, else I / U."""
+    drawn = e.drawn
+    hits = np.where(drawn.rejected, 0.0, ious(drawn.intersection, drawn.union))
+    return Terms.mean(e.image, np.where(drawn.target == 0, drawn.rejected, hits).astype(np.float64))
+
+
+def rela_cumulative_iou(e: Expressions) -> Terms:
+    """As the authors of gRefCOCO count (ReLA): ΣI / ΣU, without the I of targets that were rejected but with the U of
+    their masks as drawn; for an empty target only the area that was accepted is added to ΣU."""
+    drawn = e.drawn
+    intersection = np.where(drawn.rejected, 0, drawn.intersection)
+    return Terms(e.image, intersection, np.where((drawn.target == 0) & drawn.rejected, 0, drawn.union))
 
 
 def refzom_cumulative_iou(e: Expressions) -> Terms:
@@ -247,11 +300,20 @@ def pair_mean_iou(pairs: Pairs) -> Terms:
     return Terms.mean(pairs.image, pairs.iou)
 
 
+def pair_precision_at(threshold: float) -> Callable[[Pairs], Terms]:
+    """Returns the formula of the share of pairs whose IoU is strictly above `threshold`; one without a side is not."""
+    return lambda pairs: Terms.mean(pairs.image, (pairs.iou > threshold).astype(np.int64))
+
+
 def reference_pair_mean_iou(pairs: Pairs) -> Terms:
     """ΣIoU / the reference's number of pairs: per image the larger of all its predictions and all its targets. A
     surplus in one question makes up for a lack in another, so that it is never below gIoU."""
     return Terms(np.arange(pairs.images), np.bincount(pairs.image, pairs.iou, pairs.images), pairs.larger)
 
+
+_REFERRING_SETS = (*REFER_SETS, *(f"multi{name}" for name in REFER_SETS))
+_AS_FLAGGED = "What `--gres_reference` makes the main score, in a report without it."
+_AS_OURS = "What is the main score without `--gres_reference`, in a report with it."
 
 # --- declarations, in the order of reports ----------------------------------------------------------------------------
 
@@ -288,6 +350,55 @@ METRICS: list[Metric] = [
         )
         for threshold, columns in ((0.5, ["plain", "gres"]), (0.6, []), (0.7, ["plain"]), (0.8, []), (0.9, ["plain"]))
     ),
+    *(
+        Metric(
+            f"P@{threshold}",
+            ["muse"],
+            pair_precision_at(threshold),
+            help=f"Share of pairs whose IoU is strictly above {threshold}; a pair that lacks one side is not.",
+            columns=["muse"] if threshold == 0.5 else [],
+        )
+        for threshold in (0.5, 0.6, 0.7, 0.8, 0.9)
+    ),
+    *(
+        Metric(
+            f"{name}_by_{unit}",
+            WEIGHTED,
+            formula,
+            help=f"{name} where every {unit} has the same weight, whatever the number of its expressions. Not in a "
+            f"report with `--unit {unit}`, whose {name} it is.",
+            columns=[],
+            sets=_REFERRING_SETS,
+            reference=False,
+            zero=zero,
+            convention=f"by {unit}",
+            unit=unit,
+        )
+        for unit in UNITS
+        for name, formula, zero in (("gIoU", mean_iou, None), ("cIoU", cumulative_iou, 1.0))
+    ),
+    *(
+        Metric(
+            f"{name}_{convention}",
+            ["gres"],
+            formula,
+            help=text,
+            columns=[],
+            sets=sets,
+            reference=reference,
+            zero=1.0 if name == "cIoU" else None,
+            convention=convention,
+        )
+        for name, convention, formula, sets, reference, text in (
+            ("gIoU", "reference", lambda e: reference_mean_iou(e.drawn), _REFERENCE_SETS, False, _AS_FLAGGED),
+            ("cIoU", "reference", lambda e: reference_cumulative_iou(e.drawn), ["grefcoco"], False, _AS_FLAGGED),
+            ("cIoU", "reference", lambda e: refzom_cumulative_iou(e.drawn), ["refzom"], False, _AS_FLAGGED),
+            ("gIoU", "ours", lambda e: mean_iou(e.with_rejections()), _REFERENCE_SETS, True, _AS_OURS),
+            ("cIoU", "ours", lambda e: cumulative_iou(e.with_rejections()), _REFERENCE_SETS, True, _AS_OURS),
+            ("gIoU", "ReLA", rela_mean_iou, ["grefcoco"], None, ""),
+            ("cIoU", "ReLA", rela_cumulative_iou, ["grefcoco"], None, ""),
+        )
+    ),
 ]
 
 
@@ -312,13 +423,17 @@ def score_split(
     rows: Sequence[ExpressionCounts] | Sequence[QuestionCounts],
     *,
     gres_reference: bool = False,
+    unit: str = UNITS[0],
+    conventions: bool = False,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
     """All scores of a split, with a 95 % interval beside each.
 
     rows: of all its expressions, for MUSE of all its questions. gres_reference: count gRefCOCO and RefZOM as the
-    reference does. bootstrap: resamples of the images, 0 for no intervals; seed: of these.
+    reference does. unit: what has the weight of one, one of `UNITS`, for the kinds of `WEIGHTED`. conventions: also
+    score by other conventions, under their names. bootstrap: resamples of the images, 0 for no intervals; seed: of
+    these.
 
     Keys: the metrics of `metrics_of`, `<metric>_ci95` ([low, high] or None), and counts: "images", "expressions", and
     those of the kind of split. A metric is None where it is not applicable.
@@ -327,8 +442,9 @@ def score_split(
     if not rows:
         raise UserError(f"{spec}: there is nothing to score")
     columns = columns_of(spec, rows, gres_reference=gres_reference)
-    metrics = metrics_of(spec, gres_reference=gres_reference)
-    terms = [metric.terms(columns) for metric in metrics]
+    unit = unit_of(spec, unit)
+    metrics = metrics_of(spec, gres_reference=gres_reference, unit=unit, conventions=conventions)
+    terms = [metric.weighted_terms(columns, unit) for metric in metrics]
     intervals: list[list[float] | None] = [None] * len(metrics)
     if bootstrap and columns.images > 1:
         sums = np.concatenate([each.by_image(columns.images) for each in terms], axis=1)  # [I, 3 M]

@@ -13,10 +13,22 @@ from typing import Any
 from groundscore.annotations.bad_entries import list_bad_samples
 from groundscore.errors import UserError, shown
 from groundscore.reading import parse_json, read_json, read_lines
-from groundscore.schema import Shape, ShapeError, anything, flag, list_of, mapping, number, optional, text, whole
-from groundscore.scoring.counts import Row, SplitCounts, check_row, row_from_dict
+from groundscore.schema import (
+    Shape,
+    ShapeError,
+    anything,
+    flag,
+    list_of,
+    mapping,
+    number,
+    one_of,
+    optional,
+    text,
+    whole,
+)
+from groundscore.scoring.counts import UNITS, Row, SplitCounts, check_row, row_from_dict
 from groundscore.scoring.gallery import Section, write_gallery
-from groundscore.scoring.metrics import COUNTS, INTERVAL, METRICS, kind_of, score_split
+from groundscore.scoring.metrics import COUNTS, INTERVAL, METRICS, kind_of, score_split, unit_of
 from groundscore.scoring.tables import left_out_note, scores_table
 from groundscore.splits import EvaluationItem
 from groundscore.writing import make_directory, write_lines
@@ -60,7 +72,7 @@ class Report:
     """Scores by split, or with several protocols by split and answer.
 
     header: what the report says besides. nested: every split has an object for each answer (`--answer both`).
-    gres_reference, bootstrap: see `score_split`. failed: a split could not be scored.
+    gres_reference, unit, bootstrap: see `score_split`. failed: a split could not be scored.
     selected_on: the splits, joined by "||", by whose scores the model was chosen; None where nobody has said.
     """
 
@@ -69,16 +81,25 @@ class Report:
     gres_reference: bool = False
     bootstrap: int = 1000
     selected_on: str | None = None
+    unit: str = UNITS[0]
     splits: dict[str, dict] = field(default_factory=dict)
     failed: bool = False
     _counted: list[tuple[str, str, SplitCounts]] = field(default_factory=list)
 
     def add(self, spec: str, protocol: dict[str, Any], counts: SplitCounts, **beside: Any) -> None:
         """Scores what was counted; protocol: with "answer"; `beside` stands beside the scores."""
-        scores = score_split(spec, counts.rows, gres_reference=self.gres_reference, bootstrap=self.bootstrap)
+        scores = score_split(
+            spec,
+            counts.rows,
+            gres_reference=self.gres_reference,
+            unit=self.unit,
+            conventions=True,
+            bootstrap=self.bootstrap,
+        )
         left_out = [one.to_dict() for one in counts.left_out]
         scores |= {"left_out": len(left_out), "repaired": len(counts.repaired)}
         scores |= {"left_out_entries": left_out, "repaired_entries": counts.repaired}
+        protocol = protocol | {"unit": unit_of(spec, self.unit)}
         if self.selected_on:
             protocol = protocol | {"selected_on": self.selected_on}
         self._put(spec, scores | {"protocol": protocol} | beside)
@@ -258,6 +279,7 @@ _PROTOCOL = _known(
         "layer": text,
         "gres_reference": flag,
         "selected_on": optional(text),
+        "unit": one_of(*UNITS),
     }
 )
 _BESIDE: dict[str, Shape] = {name: whole(0) for name in COUNTS} | {

@@ -5,7 +5,8 @@ from typing import Any
 
 from groundscore.errors import printable
 from groundscore.names import split_names
-from groundscore.scoring.metrics import INTERVAL, KINDS, Metric, kind_of, table_columns
+from groundscore.scoring.counts import UNITS
+from groundscore.scoring.metrics import INTERVAL, KINDS, Metric, conventions_of, kind_of, table_columns
 from groundscore.splits import shares_images
 
 Scores = Mapping[str, Any]  # of a split under one protocol, as in a report
@@ -23,6 +24,9 @@ def scores_table(splits: Mapping[str, Scores], *, nested: bool = False, explain:
         chosen = [entry for entry in entries if kind_of(entry[0]) == kind]
         if chosen:
             parts.append(f"**{heading}**\n\n{_table_of(chosen, table_columns(kind))}")
+    others = _conventions_table(entries)
+    if len(others) > 1:
+        parts.append(f"**The same predictions by other conventions**\n\n{markdown_table(others)}")
     parts += [
         f"**{split} ({scores['protocol']['answer']}): {note}**"
         for split, scores in entries
@@ -98,19 +102,38 @@ def _table_of(entries: Sequence[tuple[str, Scores]], columns: Mapping[str, Metri
     layers = any(scores.get("layers") for _, scores in entries)
     selected = any(_selected_on(scores) for _, scores in entries)
     headings = [metric.heading for metric in columns.values()]
-    more = [*(["selected on"] if selected else []), *(["layers"] if layers else [])]
-    rows = [["split", "answer", "asked", *headings, *counts, *more]]
+    units = any(_unit(scores) != UNITS[0] for _, scores in entries)
+    optional = {"by": units, "selected on": selected, "layers": layers}
+    rows = [["split", "answer", "asked", *headings, *counts, *(name for name, used in optional.items() if used)]]
     for split, scores in entries:
         protocol = scores["protocol"]
         row = [split, protocol["answer"], protocol.get("expressions") or "-"]
         row += [_percent(scores, name) for name in columns]
         row += [str(scores.get(name, "-")) for name in counts]
+        if units:
+            row.append(_unit(scores))
         if selected:
             row.append(_selected_on(scores) or "-")
         if layers:
             row.append(" ".join(f"{layer}:{times}" for layer, times in scores.get("layers", {}).items()) or "-")
         rows.append(row)
     return markdown_table(rows)
+
+
+def _conventions_table(entries: Sequence[tuple[str, Scores]]) -> list[list[str]]:
+    """A line for each other way of counting that a split has scores of; the header alone where none has."""
+    rows = [["counted", "split", "answer", "gIoU", "cIoU"]]
+    for split, scores in entries:
+        for convention, metrics in conventions_of(split).items():
+            if any(scores.get(metric.name) is not None for metric in metrics.values()):
+                cells = [_percent(scores, metrics[base].name) if base in metrics else "-" for base in rows[0][3:]]
+                rows.append([convention, split, scores["protocol"]["answer"], *cells])
+    return rows
+
+
+def _unit(scores: Scores) -> str:
+    """What has the weight of one in a split's scores."""
+    return scores["protocol"].get("unit", UNITS[0])
 
 
 def _percent(scores: Scores, name: str) -> str:

@@ -63,7 +63,8 @@ def test_scores_have_the_metrics_of_their_kind_with_intervals_and_counts(spec, n
 def test_muse_counts_predictions_targets_and_pairs():
     scores = score_split("MultiReasonSeg|val", [question([[6], [0]], [8, 2], [6]), question([[3]], [3], [3], item=1)])
 
-    assert metrics_in(scores) == {"gIoU", "cIoU", "gIoU_reference_pairs"}
+    precisions = {f"P@0.{tenth}" for tenth in range(5, 10)}
+    assert metrics_in(scores) == {"gIoU", "cIoU", "gIoU_reference_pairs"} | precisions
     assert scores["gIoU"] == (6 / 8 + 0 + 1) / 3
     assert {name: scores[name] for name in ("images", "expressions", "predictions", "targets", "pairs")} == {
         "images": 2,
