@@ -13,7 +13,7 @@ from pathlib import Path
 
 from groundscore.annotations.bad_entries import DEFAULT_SHARE
 from groundscore.errors import UserError, run_main
-from groundscore.flags import count, positive
+from groundscore.flags import add_counting_flags, add_reading_flags, count, positive
 from inference.model_flags import add_model_flags
 from utils.flags import FlagParser
 from utils.plugins import import_plugins
@@ -60,10 +60,12 @@ def build_parser() -> FlagParser:
     group.add_argument(
         "--max_new_tokens", type=positive, default=128, metavar="N", help="maximum length of an answer in tokens"
     )
+    add_counting_flags(group)
     group.add_argument(
-        "--gres_reference",
-        action="store_true",
-        help="count gRefCOCO and RefZOM as the reference does: rejected expressions keep their masks",
+        "--selected_on",
+        metavar="SPLITS",
+        help="splits joined by || by whose scores this model or a setting was chosen: recorded, and shown in the table "
+        "(default: what a run records of its best checkpoint)",
     )
     group = parser.add_argument_group("speed")
     group.add_argument("--val_batch_size", type=positive, default=8, metavar="N", help="images per batch")
@@ -75,12 +77,6 @@ def build_parser() -> FlagParser:
         help="expressions at a time; an image with more is split",
     )
     group.add_argument("--workers", type=count, metavar="N", help="processes that load images (GPU: 4, CPU: 0)")
-    group.add_argument(
-        "--selected_on",
-        metavar="SPLITS",
-        help="splits joined by || by whose scores this model or a setting was chosen: recorded, and shown in the table "
-        "(default: what a run records of its best checkpoint)",
-    )
     group = parser.add_argument_group("results")
     group.add_argument("--log_base_dir", type=Path, default="./runs", metavar="DIR", help="directory of all runs")
     group.add_argument("--exp_name", metavar="RUN", help="run that the report belongs to (default: from --version)")
@@ -102,7 +98,9 @@ def build_parser() -> FlagParser:
         "--vis_save_path", type=Path, default="./vis_output", metavar="DIR", help="directory for these images"
     )
     group = parser.add_argument_group("without a model")
-    group.add_argument("--predictions", type=Path, metavar="FILE", help="score these saved predictions (.jsonl)")
+    group.add_argument("--predictions", type=Path, metavar="FILE", help="score these saved predictions, of any form")
+    group.add_argument("--format", metavar="NAME", help="form of the predictions (default: what they look like)")
+    add_reading_flags(group)
     group.add_argument(
         "--compare", type=Path, nargs="+", metavar="REPORT", help="compare two or more reports, image by image"
     )

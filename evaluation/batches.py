@@ -32,7 +32,7 @@ class Part:
 
     number: the item's index in the split; total: how many expressions it has.
     image: its path; index: the entry's index in its file, where an image may occur more than once.
-    refs [E], exists [E]: as in `EvaluationItem`.
+    refs [E], objects [E], exists [E]: as in `EvaluationItem`.
     truth bool [E, H, W]; for MUSE the targets of all questions, [ΣT, H, W], and `targets` [E] how many each has.
     ignore: bool [H, W] or None. data: see `digest_of`. repairs: of the item.
     """
@@ -43,6 +43,7 @@ class Part:
     index: int | None
     questions: Questions
     refs: list[int]
+    objects: list[int | None]
     exists: list[bool]
     truth: Tensor
     targets: list[int]
@@ -164,6 +165,7 @@ class Batches(IterableDataset):
             index=item.index,
             questions=questions,
             refs=[item.ref_ids[each] for each in chosen],
+            objects=[item.objects[each] for each in chosen],
             exists=[bool(item.exists[each]) for each in chosen],
             truth=torch.from_numpy(truth != 0),
             targets=targets,

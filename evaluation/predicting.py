@@ -200,9 +200,9 @@ def _expression_rows(part: Part, predicted: Predicted, numbers: list[int]) -> li
     columns = [numbers[start : start + size] for start in range(0, 5 * size, size)]
     refs = [ref if ref >= 0 else None for ref in part.refs]
     return [
-        ExpressionCounts(part.number, part.image, expression, ref, exists, bool(accepted), *pixels, text)
-        for expression, ref, exists, *pixels, accepted, text in zip(
-            expressions, refs, part.exists, *columns, predicted.texts, strict=True
+        ExpressionCounts(part.number, part.image, expression, ref, exists, bool(accepted), *pixels, text, same)
+        for expression, ref, exists, *pixels, accepted, text, same in zip(
+            expressions, refs, part.exists, *columns, predicted.texts, part.objects, strict=True
         )
     ]
 
@@ -243,9 +243,10 @@ def _without_ignored(part: Part, masks: Tensor) -> tuple[Tensor, Tensor]:
     return masks & kept, truth & kept
 
 
-def prediction_lines(spec: str, part: Part, predicted: Predicted, rows: Sequence[Row]) -> list[dict]:
+def prediction_lines(spec: str, part: Part, predicted: Predicted, rows: Sequence[Row], answer: str) -> list[dict]:
     """One object per expression of a part, in the form that `eval.py --predictions` reads.
 
+    answer: how the model was asked, as in `Protocol`.
     The mask of a rejected expression is kept where one was drawn: `--gres_reference` counts it.
     """
     masks = predicted.masks.cpu().numpy()
@@ -265,5 +266,7 @@ def prediction_lines(spec: str, part: Part, predicted: Predicted, rows: Sequence
             line |= {"present": row.present, "mask": encode_mask(own[0]) if own[0].any() else None}
         if text is not None:
             line["answer"] = text
+        else:
+            line["protocol"] = answer
         lines.append(line)
     return lines

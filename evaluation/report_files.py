@@ -80,6 +80,7 @@ class Task:
             flags.gres_reference,
             flags.bootstrap,
             selected_on=flags.selected_on,
+            unit=flags.unit,
         )
 
     def write(self, report: Report, step: int) -> None:

@@ -209,7 +209,7 @@ class _Share:
             counted = count(work.parts, predicted)
             new = []
             for part, one, (rows, layers) in zip(work.parts, predicted, counted, strict=True):
-                lines = prediction_lines(self.spec, part, one, rows) if self.keep else []
+                lines = prediction_lines(self.spec, part, one, rows, batches.protocol.answer) if self.keep else []
                 new += self._finish(part, rows, one.silent, layers, lines)
             if file:
                 file.add(new)

@@ -25,6 +25,9 @@ def evaluate_predictions(flags: Namespace, argv: Sequence[str]) -> int:
         scorers = count_predictions(
             flags.predictions,
             {spec: OpenSplit(spec, root, items, task.tolerance, flags.limit) for spec, items in task.sets.items()},
+            format=flags.format,
+            ids=flags.ids,
+            threshold=flags.threshold,
             keep_masks=flags.gallery,
             progress=lambda spec, done, total: bars[spec].show(done, total),
         )
@@ -35,6 +38,6 @@ def evaluate_predictions(flags: Namespace, argv: Sequence[str]) -> int:
         )
         report.nested = False
         for spec, scorer in scorers.items():
-            report.add(spec, protocol, scorer.counts())
+            report.add(spec, protocol | {"answer": scorer.protocol}, scorer.counts())
         task.write(report, 0)
     return 0

@@ -15,9 +15,10 @@ from groundscore.benchmark import Benchmark, load_all
 from groundscore.errors import UserError, run_main
 from groundscore.exchange import FORMATS
 from groundscore.exchange.counting import count_predictions
-from groundscore.flags import UserParser, count, positive
+from groundscore.flags import UserParser, add_counting_flags, add_reading_flags, count, positive
 from groundscore.names import did_you_mean
 from groundscore.progress import ProgressBar
+from groundscore.scoring import UNITS
 from groundscore.scoring.comparison import SAMPLES, compare_reports
 from groundscore.scoring.report import Report, ReportFiles, refuse_foreign_report
 from groundscore.scoring.scorer import report_of
@@ -69,6 +70,7 @@ def _add_prediction_flags(parser: UserParser) -> None:
         help="format of PREDICTIONS (default: what it looks like): "
         + "; ".join(f"{one.name}: {one.help}" for one in FORMATS),
     )
+    add_reading_flags(parser)
     _add_data_flags(parser)
 
 
@@ -78,10 +80,12 @@ def _add_score_flags(parser: UserParser) -> None:
         "--output", type=Path, metavar="FILE.json", help="write the report, its table and the counts of all expressions"
     )
     parser.add_argument("--bootstrap", type=count, default=1000, metavar="N", help="resamples for intervals; 0: none")
+    add_counting_flags(parser)
     parser.add_argument(
-        "--gres_reference",
-        action="store_true",
-        help="count gRefCOCO and RefZOM as the reference does: rejected expressions keep their masks",
+        "--answer",
+        choices=("given", "generated"),
+        help="how the model was asked: given, the number of targets was forced on it; generated, it wrote the answer "
+        "(default: what the predictions say)",
     )
     parser.add_argument(
         "--selected_on",
@@ -128,12 +132,16 @@ def _counted(flags: Namespace, argv: Sequence[str], *, keep_masks: bool) -> tupl
         flags.predictions,
         benchmarks,
         format=flags.format,
+        ids=flags.ids,
+        threshold=flags.threshold,
         keep_masks=keep_masks,
         progress=lambda spec, done, total: bars[spec].show(done, total),
     )
     return benchmarks, report_of(
         scorers,
         gres_reference=getattr(flags, "gres_reference", False),
+        unit=getattr(flags, "unit", UNITS[0]),
+        answer=getattr(flags, "answer", None),
         bootstrap=getattr(flags, "bootstrap", 0),
         selected_on=getattr(flags, "selected_on", None),
         predictions={"file": str(flags.predictions)},

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from groundscore.errors import UserError
+from groundscore.scoring import UNITS
 
 
 class _Help(argparse.HelpFormatter):
@@ -72,3 +73,35 @@ def count(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0")
     return value
+
+
+def add_counting_flags(parser: argparse._ActionsContainer) -> None:
+    """Adds the flags that choose between conventions of counting."""
+    parser.add_argument(
+        "--unit",
+        choices=UNITS,
+        default=UNITS[0],
+        help="what has the weight of one in plain and GRES scores: each expression, all of a ref, or all about an "
+        "object (default: expression); the report has the others under their names",
+    )
+    parser.add_argument(
+        "--gres_reference",
+        action="store_true",
+        help="count gRefCOCO and RefZOM as the reference does: rejected expressions keep their masks",
+    )
+
+
+def add_reading_flags(parser: argparse._ActionsContainer) -> None:
+    """Adds the flags that say how predictions of other tools are read; what they may be is checked there."""
+    parser.add_argument(
+        "--ids",
+        metavar="KIND",
+        help="what the names of mask files or arrays are: expression, sentence, image, ref, object or number (default: "
+        "the kind that knows them all)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="X",
+        help="value above which a pixel of a floating-point mask belongs to it: 0 for logits, 0.5 for probabilities",
+    )

@@ -221,6 +221,11 @@ def _check_size(path: Path, size: int, megabytes: int) -> None:
         raise UserError(f"{path} has {size >> 20} MB, more than {most}; {MAX_MEGABYTES}=N reads files of up to N MB")
 
 
+def most_bytes() -> int:
+    """The size above which no file, and no part of an archive, is read."""
+    return _megabytes(MAX_MEGABYTES, _DEFAULT_MEGABYTES) << 20
+
+
 def _megabytes(variable: str, usual: int) -> int:
     """A limit that the environment may lift."""
     text = os.environ.get(variable, str(usual))

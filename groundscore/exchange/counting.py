@@ -31,22 +31,26 @@ def count_predictions(
     splits: Mapping[str, OpenSplit],
     *,
     format: str | None = None,
+    ids: str | None = None,
+    threshold: float | None = None,
     keep_masks: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Scorer]:
     """Counts saved predictions of every split of `splits`, by spec; returns their scorers.
 
-    format: of the file, by default what it looks like. keep_masks: see `Scorer`.
+    format: of the file, by default what it looks like. ids: the kind of the ids in it, one of `addresses.KINDS`, by
+    default found out. threshold, keep_masks: see `Scorer`.
     progress: called with split, images done and in all; first before any is done.
     Raises `UserError` naming file and line where a prediction is malformed, missing, repeated or about nothing, or
     where its mask has not the size of its image.
     """
     path = Path(path)
-    found = format_of(path, format).read(path, splits)
-    return {
-        spec: _count(Matching(path, split, found.get(spec, {})), Scorer(split, keep_masks=keep_masks), progress)
-        for spec, split in splits.items()
-    }
+    found = format_of(path, format).read(path, splits, ids)
+    scorers = {}
+    for spec, split in splits.items():
+        scorer = Scorer(split, threshold=threshold, keep_masks=keep_masks)
+        scorers[spec] = _count(Matching(path, split, found.get(spec, {})), scorer, progress)
+    return scorers
 
 
 def _count(matching: Matching, scorer: Scorer, progress: Progress | None) -> Scorer:

@@ -14,12 +14,15 @@ from typing import Any
 
 from groundscore.annotations.json_files import require, require_integer, require_text
 from groundscore.errors import UserError, shown
+from groundscore.exchange.addresses import UnknownKeys
 from groundscore.exchange.predictions import Prediction, PredictionFormat, Predictions, add_prediction
 from groundscore.reading import parse_json, read_lines_at
 from groundscore.scoring.metrics import kind_of
 from groundscore.splits import OpenSplit, evaluation_set
 from groundscore.writing import write_lines
 
+_KEYS = ("split", "image", "expression", "index", "present", "mask", "masks", "answer", "protocol")
+_KEYS += ("id", "text", "prompt", "ref_id", "sentence_id")  # of `groundscore export-items`, for whom they help
 _REMEDY = "docs/evaluation.md lists the keys"
 
 
@@ -35,22 +38,25 @@ def masks_of(line: dict[str, Any]) -> list[Any]:
     return [] if line["mask"] is None else [line["mask"]]
 
 
-def read_predictions(path: Path, splits: Mapping[str, OpenSplit]) -> Predictions:
-    """The predictions of the wanted splits.
+def read_predictions(path: Path, splits: Mapping[str, OpenSplit], ids: str | None = None) -> Predictions:
+    """The predictions of the wanted splits; what is in `ids` is not used.
 
     Each line of a wanted split is checked for its form; its masks stay in the file until they are counted. Of other
     lines only the split is read; it must exist.
     """
     found: Predictions = {}
     others: dict[str, str] = {}
+    unknown = UnknownKeys(_KEYS)
     for number, start, text in read_lines_at(path, missing="it is to hold predictions"):
         where = f"{path}, line {number}"
         content = parse_json(text, where, remedy=_REMEDY)
         split = require_text(content, "split", where, remedy=_REMEDY)
         if split in splits:
+            unknown.note(content, where)
             add_prediction(found, split, _read(content, split, where, partial(_masks_at, path, start, where)))
         else:
             others.setdefault(split, where)
+    unknown.tell()
     if not found and not others:
         raise UserError(f"{path} contains no prediction")
     root = next(iter(splits.values())).root
@@ -94,6 +100,9 @@ def _read(content: dict, split: str, where: str, read_masks: partial) -> Predict
     answer = content.get("answer")
     if not isinstance(answer, str | None):
         raise UserError(f"{where}: 'answer' should be text, it is {shown(answer)}")
+    protocol = content.get("protocol", None if answer is None else "generated")  # a model that answers is not given it
+    if not isinstance(protocol, str | None):
+        raise UserError(f"{where}: 'protocol' should be text, it is {shown(protocol)}")
     return Prediction(
         where=where,
         entry=image if index is None else index,
@@ -102,6 +111,7 @@ def _read(content: dict, split: str, where: str, read_masks: partial) -> Predict
         present=present,
         masks=read_masks,
         answer=answer,
+        protocol=protocol,
     )
 
 

@@ -42,14 +42,15 @@ class PredictionFormat:
 
     name: for `--format`. help: what has this form, for help pages and docs.
     recognises: whether a file or folder looks like it, from its name or its beginning.
-    read: the predictions in it for some splits, by their specs. Raises `UserError` naming file and line, key or index
+    read: the predictions in it for some splits, by their specs; and the kind of the ids in it, one of
+        `addresses.KINDS`, or None where it is to be found out. Raises `UserError` naming file and line, key or index
         for what is malformed or twice there, or belongs to no expression; which are missing is found later.
     """
 
     name: str
     help: str
     recognises: Callable[[Path], bool]
-    read: Callable[[Path, Mapping[str, OpenSplit]], Predictions]
+    read: Callable[[Path, Mapping[str, OpenSplit], str | None], Predictions]
 
 
 def add_prediction(predictions: Predictions, split: str, prediction: Prediction) -> None:
@@ -79,7 +80,7 @@ class Matching:
         for expression in range(len(item.expressions)):
             found = self._take(item, image, expression, first_time)
             if found is None:
-                self.missing.append(f"{image} expression {expression}")
+                self.missing.append(f"{image} expression {expression} (id {item.expression_ids[expression]})")
             else:
                 predictions.append(found)
         return predictions

@@ -7,3 +7,5 @@
 A row holds the pixel counts of one expression (of one question for MUSE). Everything after the rows is a function of
 them alone: processes gather rows, a killed evaluation goes on from its rows, two reports are compared by theirs.
 """
+
+UNITS = ("expression", "ref", "object")  # what may have the weight of one in scores

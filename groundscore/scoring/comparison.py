@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from groundscore.errors import UserError, printable
+from groundscore.scoring import UNITS
 from groundscore.scoring.bootstrap import holm, images_to_show, influence, interval, p_value, ratios, resample
-from groundscore.scoring.counts import UNITS, Row
+from groundscore.scoring.counts import Row
 from groundscore.scoring.metrics import columns_of, metrics_of
 from groundscore.scoring.report import read_report, read_rows
 from groundscore.scoring.tables import left_out_note, markdown_table, selection_note

@@ -20,7 +20,6 @@ from groundscore.schema import ShapeError, flag, list_of, optional, record, text
 from groundscore.splits import LeftOut
 from groundscore.targets import REJ, SEG
 
-UNITS = ("expression", "ref", "object")  # what has the weight of one in scores
 MOST_PIXELS = 2**34  # of an image: far more than any has, and few enough that sums stay exact
 
 # An answer denies the target if it has one of these words or [REJ], and no [SEG].
@@ -77,12 +76,6 @@ class ExpressionCounts:
     def to_dict(self) -> dict[str, Any]:
         """Returns content for JSON; `row_from_dict` reads it back."""
         return asdict(self)
-
-
-def object_ids(annotation_ids: Sequence[Sequence[int]]) -> list[int | None]:
-    """`ExpressionCounts.object` of the expressions of an item, from the ids of the targets of each; None for none."""
-    first: dict[tuple[int, ...], int] = {}
-    return [first.setdefault(tuple(sorted(ids)), number) if ids else None for number, ids in enumerate(annotation_ids)]
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def parts_of(mask: Any) -> list[Any]:
     mask = _as_array(mask)
     if isinstance(mask, np.ndarray):
         return list(mask) if mask.ndim == 3 else [mask]
-    if isinstance(mask, list | tuple) and mask and not any(_is_polygon(part) for part in mask):
+    if isinstance(mask, list | tuple) and not any(_is_polygon(part) for part in mask):
         return [part for several in mask for part in parts_of(several)]
     return [mask]
 

@@ -16,8 +16,9 @@ import numpy as np
 
 from groundscore.annotations.refer_files import REFER_SETS
 from groundscore.errors import UserError
+from groundscore.scoring import UNITS
 from groundscore.scoring.bootstrap import Terms, interval, ratios, resample
-from groundscore.scoring.counts import UNITS, ExpressionCounts, Expressions, Pairs, QuestionCounts, Row, ious
+from groundscore.scoring.counts import ExpressionCounts, Expressions, Pairs, QuestionCounts, Row, ious
 
 # The kinds of split, and the headings of their tables.
 KINDS = {

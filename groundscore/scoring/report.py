@@ -26,7 +26,8 @@ from groundscore.schema import (
     text,
     whole,
 )
-from groundscore.scoring.counts import UNITS, Row, SplitCounts, check_row, row_from_dict
+from groundscore.scoring import UNITS
+from groundscore.scoring.counts import Row, SplitCounts, check_row, row_from_dict
 from groundscore.scoring.gallery import Section, write_gallery
 from groundscore.scoring.metrics import COUNTS, INTERVAL, METRICS, kind_of, score_split, unit_of
 from groundscore.scoring.tables import left_out_note, scores_table

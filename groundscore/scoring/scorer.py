@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from groundscore.errors import UserError, shown
-from groundscore.rle import Rle, area, union
+from groundscore.rle import Rle, area, encode, union
 from groundscore.schema import DamagedFile, anything, list_of, mapping, one_of, parse, record, text, whole
+from groundscore.scoring import UNITS
 from groundscore.scoring.counts import (
     ExpressionCounts,
     QuestionCounts,
@@ -38,6 +39,7 @@ from groundscore.scoring.report import Report
 from groundscore.splits import EvaluationItem, OpenSplit
 from groundscore.writing import write_lines
 
+PREDICTED = "predicted"  # the protocol of predictions that do not say how the model was asked
 PACKAGES = ("numpy", "scipy", "pycocotools")
 SHOWN = 5  # missing expressions that an error names
 FORMAT = "groundscore scorer 1"
@@ -52,12 +54,16 @@ class Answered:
     masks: in any form of `masks.py`, or a function that reads them; their union counts, for a question of MUSE each is
     one. present: whether the model accepts the expression; None: it does where a mask has a pixel. answer: what it
     wrote, if that is known. where: what is named in errors.
+    counts: intersection and union where these are known instead of masks, ignored pixels as part of the target.
+    protocol: what the model was asked for ("given", "generated"), if that is known.
     """
 
     where: str
     masks: Any
     present: bool | None = None
     answer: str | None = None
+    counts: tuple[int, int] | None = None
+    protocol: str | None = None
 
     def read_masks(self) -> Any:
         """Returns the masks."""
@@ -84,6 +90,7 @@ class Scorer:
         self.threshold = threshold
         self._masks: dict[int, list[list[Rle]]] | None = {} if keep_masks else None
         self._several = kind_of(benchmark.spec) == "muse"
+        self._protocols: set[str] = set()
         self._rows: dict[int, list[Row]] = {}
         self._repaired: dict[int, list[dict[str, Any]]] = {}
         self._file = None
@@ -93,6 +100,11 @@ class Scorer:
     def __len__(self) -> int:
         """How many images are counted."""
         return len(self._rows)
+
+    @property
+    def protocol(self) -> str:
+        """How the model was asked, as all predictions say; "predicted" where they do not, or differ."""
+        return next(iter(self._protocols)) if len(self._protocols) == 1 else PREDICTED
 
     def __contains__(self, item: EvaluationItem) -> bool:
         """Whether an item is counted."""
@@ -141,28 +153,41 @@ class Scorer:
         if item in self:
             raise UserError(f"{self._name(item)} is counted already; each image is added once")
         self._check_own(item)
-        read = self._read_question if self._several else self._read_expression
-        count = self._question if self._several else self._expression
-        masks = [read(item, one) for one in answered]
+        self._protocols |= {one.protocol or PREDICTED for one in answered}
+        masks = [self._read(item, one) for one in answered]
         counted = counted_pixels(item.ignore)
-        rows = [count(item, number, one, masks[number], counted) for number, one in enumerate(answered)]
+        rows = [self._count(item, number, one, masks[number], counted) for number, one in enumerate(answered)]
         image = item.path_below(self.benchmark.root)
         self._keep(rows, [{"item": item.number, "image": image, **one.to_dict()} for one in item.repairs])
         if self._masks is not None:
             self._masks[item.number] = masks
         return rows
 
+    def row(self, item: EvaluationItem, expression: int, answered: Answered) -> Row:
+        """Returns the counts of one expression of an item, without keeping them."""
+        return self._count(item, expression, answered, self._read(item, answered), counted_pixels(item.ignore))
+
+    def _read(self, item: EvaluationItem, one: Answered) -> list[Rle]:
+        return self._read_question(item, one) if self._several else self._read_expression(item, one)
+
+    def _count(self, item: EvaluationItem, number: int, one: Answered, masks: list[Rle], counted: Rle | None) -> Row:
+        count = self._question if self._several else self._expression
+        return count(item, number, one, masks, counted)
+
     def _read_expression(self, item: EvaluationItem, one: Answered) -> list[Rle]:
         return [to_rle(one.read_masks(), item.size, one.where, self.threshold)]
 
     def _read_question(self, item: EvaluationItem, one: Answered) -> list[Rle]:
+        if one.counts is not None:
+            raise UserError(f"{one.where} has counts of pixels; {self.benchmark.spec} needs masks")
         parts = [] if one.present is False else parts_of(one.read_masks())
         return [to_rle(mask, item.size, f"{one.where}, mask {n}", self.threshold) for n, mask in enumerate(parts)]
 
     def _expression(
         self, item: EvaluationItem, number: int, one: Answered, masks: list[Rle], counted: Rle | None
     ) -> ExpressionCounts:
-        pixels = expression_counts(masks[0], union(item.targets[number], item.size), counted)
+        target = union(item.targets[number], item.size)
+        pixels = expression_counts(masks[0], target, counted) if one.counts is None else _given(one, target, item)
         ref = item.ref_ids[number]
         return ExpressionCounts(
             item.number,
@@ -170,9 +195,10 @@ class Scorer:
             number,
             ref if ref >= 0 else None,
             item.exists[number],
-            area(masks[0]) > 0 if one.present is None else bool(one.present),
+            (pixels[2] if one.counts else area(masks[0])) > 0 if one.present is None else bool(one.present),
             *pixels,
             one.answer,
+            item.objects[number],
         )
 
     def _question(
@@ -211,7 +237,7 @@ class Scorer:
         for other in others:
             added = other if isinstance(other, Scorer) else Scorer(self.benchmark)
             if added is not other:
-                added._read(Path(other))
+                added._read_file(Path(other))
             if added._header() != self._header():
                 raise UserError(
                     f"a scorer of {added.benchmark.spec} cannot be merged into one of {self.benchmark.spec}"
@@ -225,6 +251,7 @@ class Scorer:
                 )
             for number, rows in added._rows.items():
                 self._keep(rows, added._repaired[number])
+            self._protocols |= added._protocols
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -245,7 +272,7 @@ class Scorer:
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror})") from error
         if path.stat().st_size:
-            self._file.truncate(self._read(path))
+            self._file.truncate(self._read_file(path))
         else:
             self._append(json.dumps(self._header()) + "\n")
 
@@ -257,7 +284,7 @@ class Scorer:
         except OSError as error:
             raise UserError(f"{self._file.name} cannot be written ({error.strerror}); free some space") from error
 
-    def _read(self, path: Path) -> int:
+    def _read_file(self, path: Path) -> int:
         """Counts what a file has; returns where its last whole line ends: a killed program may have cut one short."""
         try:
             content = path.read_bytes()
@@ -318,40 +345,60 @@ class Scorer:
         self,
         *,
         gres_reference: bool = False,
+        unit: str = UNITS[0],
         bootstrap: int = 1000,
         selected_on: str | None = None,
+        answer: str | None = None,
         **about: Any,
     ) -> Report:
         """Returns the scores with their intervals, the protocol and the exact counts; `print` shows them as a table.
 
-        gres_reference: count gRefCOCO and RefZOM as the reference does. bootstrap: resamples, 0 for no intervals.
+        gres_reference: count gRefCOCO and RefZOM as the reference does. unit: what has the weight of one: "expression",
+        "ref" or "object". bootstrap: resamples, 0 for no intervals. answer: "given" where the number of targets was
+        forced on the model, "generated" where it wrote the answer; by default what the predictions say.
         selected_on: the splits, joined by "||", by whose scores the model or a setting was chosen, if that is known.
         about: anything else that the report shall say, such as predictions={"file": "mine.jsonl"}.
         """
-        return report_of({self.benchmark.spec: self}, gres_reference=gres_reference, bootstrap=bootstrap,
-                         selected_on=selected_on, **about)  # fmt: skip
+        return report_of({self.benchmark.spec: self}, gres_reference=gres_reference, unit=unit, bootstrap=bootstrap,
+                         selected_on=selected_on, answer=answer, **about)  # fmt: skip
 
 
 def report_of(
     scorers: Mapping[str, Scorer],
     *,
     gres_reference: bool = False,
+    unit: str = UNITS[0],
     bootstrap: int = 1000,
     selected_on: str | None = None,
+    answer: str | None = None,
     **about: Any,
 ) -> Report:
     """Returns one report of several splits, by their specs; the arguments are those of `Scorer.report`."""
-    protocol = {"answer": "predicted", "expressions": None}
+    protocol = {"answer": answer or PREDICTED, "expressions": None}
     benchmarks = [scorer.benchmark for scorer in scorers.values()]
     header = {
         "protocol": protocol | {"gres_reference": gres_reference, "limit": benchmarks[0].limit},
         "dataset_dir": str(benchmarks[0].root),
         "versions": {name: metadata.version(name) for name in PACKAGES},
     }
-    report = Report(header | about, gres_reference=gres_reference, bootstrap=bootstrap, selected_on=selected_on)
+    report = Report(
+        header | about, gres_reference=gres_reference, bootstrap=bootstrap, selected_on=selected_on, unit=unit
+    )
     for spec, scorer in scorers.items():
-        report.add(spec, protocol, scorer.counts())
+        report.add(spec, protocol | {"answer": answer or scorer.protocol}, scorer.counts())
     return report
+
+
+def _given(one: Answered, target: Rle, item: EvaluationItem) -> tuple[int, int, int, int]:
+    """Intersection, union, predicted area and target area of what was counted elsewhere."""
+    overlap, together = one.counts
+    wanted = area(target if item.ignore is None else union([target, encode(item.ignore)], item.size))
+    if not overlap <= wanted <= together:
+        raise UserError(
+            f"{one.where}: an intersection of {overlap} and a union of {together} pixels do not fit a target of "
+            f"{wanted}: they were counted against another ground truth"
+        )
+    return overlap, together, together + overlap - wanted, wanted
 
 
 def _line(rows: Sequence[Row], repaired: Sequence[dict[str, Any]]) -> str:

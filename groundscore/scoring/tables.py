@@ -5,7 +5,7 @@ from typing import Any
 
 from groundscore.errors import printable
 from groundscore.names import split_names
-from groundscore.scoring.counts import UNITS
+from groundscore.scoring import UNITS
 from groundscore.scoring.metrics import INTERVAL, KINDS, Metric, conventions_of, kind_of, table_columns
 from groundscore.splits import shares_images
 

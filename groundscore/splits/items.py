@@ -127,6 +127,15 @@ class EvaluationItem:
         return worded(self).prompts
 
     @property
+    def objects(self) -> list[int | None]:
+        """For each expression the first one that is about the same targets; None where the data do not tell these."""
+        first: dict[tuple[int, ...], int] = {}
+        return [
+            first.setdefault(tuple(sorted(ids)), number) if ids else None
+            for number, ids in enumerate(self.annotation_ids or [()] * len(self.expressions))
+        ]
+
+    @property
     def has_joint_question(self) -> bool:
         """Whether one question can ask for all expressions; MUSE's and own questions are always asked one by one."""
         return self.kind in _WITH_JOINT_QUESTION

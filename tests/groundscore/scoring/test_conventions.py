@@ -7,7 +7,6 @@ import pytest
 
 from groundscore.errors import UserError
 from groundscore.scoring.comparison import differences_between
-from groundscore.scoring.counts import object_ids
 from groundscore.scoring.metrics import score_split
 from groundscore.scoring.report import Report, ReportFiles, SplitCounts
 from tests.groundscore.scoring.rows import question, row
@@ -49,11 +48,6 @@ def test_a_unit_has_the_weight_of_its_image_in_resamples():
     low, high = score_split(REFER, rows, unit="ref", bootstrap=200)["gIoU_ci95"]
 
     assert low == pytest.approx(0.35) and high == pytest.approx(0.35)
-
-
-def test_expressions_about_the_same_targets_are_one_object():
-    assert object_ids([[4], [5, 4], [4], [], [4, 5], []]) == [0, 1, 0, None, 1, None]
-    assert object_ids([]) == []
 
 
 def test_expressions_without_ref_are_units_of_their_own():
