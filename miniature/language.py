@@ -3,7 +3,7 @@
 Every expression comes with the objects that it means, found by evaluating it on the scene.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from miniature.vocabulary import (
     is_held_out,
 )
 
+BOARD = 6  # squares along the longer side of an image, for answers that tell a place exactly
 MARGIN = 0.1  # share of the shorter side by which "left of" and its like must hold
 
 # Share of each kind of expression among those that single an object out.
@@ -210,19 +211,30 @@ def explanation(scene: Scene, question: Reasoning, rng: np.random.Generator) -> 
 
 def dialogue(scene: Scene, turns: int, rng: np.random.Generator) -> list[tuple[str, str]]:
     """Questions and answers in words about a scene: what it shows, colours, counts, places, what things are for."""
-    makers = (_ask_colour, _ask_count, _ask_relation, _ask_use, _ask_use, _ask_presence, _ask_place)
     pairs = [_ask_everything(scene, rng)] if rng.random() < 0.6 else []
     for _ in range(50):
         if len(pairs) >= turns:
             break
-        pair = makers[int(rng.integers(len(makers)))](scene, rng)
+        kind = str(rng.choice(list(QUESTIONS), p=[weight for _, weight in QUESTIONS.values()]))
+        pair = ask(kind, scene, rng)
         if pair is not None and pair[0] not in [question for question, _ in pairs]:
             pairs.append(pair)
     return pairs
 
 
+def ask(kind: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
+    """A question of a kind of `QUESTIONS` and its one right answer, or None where the scene has none of that kind."""
+    maker, _ = QUESTIONS[kind]
+    return maker(scene, rng)
+
+
+def _from_left(things: Iterable[SceneObject]) -> list[SceneObject]:
+    """The things in the order in which they are named: an order that the picture tells can be learned."""
+    return sorted(things, key=lambda thing: thing.x)
+
+
 def _ask_everything(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    things = sorted(scene.objects, key=lambda thing: thing.x)
+    things = _from_left(scene.objects)
     described = [f"a {thing.size} {thing.colour} {thing.category} at the {_corner(scene, thing)}" for thing in things]
     text = ", ".join(described[:-1]) + " and " + described[-1] if len(described) > 1 else described[0]
     question = str(rng.choice(["Describe the picture.", "What do you see?", "What is in this image?"]))
@@ -264,7 +276,10 @@ def _ask_relation(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | N
         return None
     anchor = scene.objects[index]
     relation = str(rng.choice(list(DIRECTIONS)))
-    near = [o for i, o in enumerate(scene.objects) if i != index and DIRECTIONS[relation](o, anchor) > _margin(scene)]
+    distances = {o: DIRECTIONS[relation](o, anchor) for i, o in enumerate(scene.objects) if i != index}
+    if any(0 < distance <= _margin(scene) for distance in distances.values()):
+        return None  # whether that counts is not for the eye to say
+    near = _from_left(thing for thing, distance in distances.items() if distance > 0)
     names = " and ".join(f"the {thing.colour} {thing.category}" for thing in near) or "nothing"
     return f"What is {relation} the {anchor.category}?", f"{names[0].upper()}{names[1:]}."
 
@@ -284,6 +299,8 @@ def _ask_presence(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     members = select(scene, category=category.name)
     if not members:
         return f"Is there a {category.name}?", f"No, there is no {category.name}."
+    if len(members) > 1:
+        return f"Is there a {category.name}?", f"Yes, {NUMBERS[len(members)]} of them."
     return f"Is there a {category.name}?", f"Yes, a {scene.objects[members[0]].colour} one."
 
 
@@ -292,4 +309,53 @@ def _ask_place(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None
     if index is None:
         return None
     thing = scene.objects[index]
+    if min(abs(thing.x - scene.width / 2), abs(thing.y - scene.height / 2)) < _margin(scene) / 2:
+        return None  # in none of the corners
     return f"Where is the {thing.category}?", f"It is at the {_corner(scene, thing)}."
+
+
+def _ask_square(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
+    """Where what an expression means is on a board: the language of grounding before there are masks."""
+    draw = rng.random()
+    if draw < 0.6:
+        targets = (int(rng.integers(len(scene.objects))),)
+        texts = pick_referring(scene, targets[0], 1, rng)
+        if not texts:
+            return None
+        (text,) = texts
+    elif draw < 0.8:
+        groups = group_expressions(scene)
+        if not groups:
+            return None
+        text, targets = groups[int(rng.integers(len(groups)))]
+    elif draw < 0.9:
+        question = reasoning(scene, rng, is_sentence=False, held_out=False)
+        text, targets = question.text, question.targets
+    else:
+        (text,), targets = absent_expressions(scene, 1, rng), ()
+    squares = [_square(scene, thing) for thing in _from_left(scene.objects[index] for index in targets)]
+    if None in squares:
+        return None
+    return f"Where exactly is {text}?", f"At {' and '.join(squares)}." if squares else "Nowhere."
+
+
+def _square(scene: Scene, thing: SceneObject) -> str | None:
+    """The column and the row of the thing's centre, where a square is a sixth of the image's longer side; None on the
+    border between two."""
+    place = np.array([thing.x, thing.y]) * BOARD / max(scene.width, scene.height)
+    if np.abs(place - place.round()).min() < 0.1:
+        return None
+    column, row = place.astype(int) + 1
+    return f"{NUMBERS[column]}, {NUMBERS[row]}"
+
+
+# How each kind of question is made, and its share: what is hard to read from a picture is asked more often.
+QUESTIONS: dict[str, tuple[Callable[[Scene, np.random.Generator], tuple[str, str] | None], float]] = {
+    "colour": (_ask_colour, 0.04),
+    "count": (_ask_count, 0.16),
+    "relation": (_ask_relation, 0.12),
+    "use": (_ask_use, 0.08),
+    "presence": (_ask_presence, 0.08),
+    "place": (_ask_place, 0.07),
+    "square": (_ask_square, 0.45),
+}

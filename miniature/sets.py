@@ -21,6 +21,7 @@ from miniature.language import (
 from miniature.scenes import Scene
 from miniature.vocabulary import CATEGORIES, LONG_TEMPLATES, SHORT_TEMPLATES
 
+DIALOGUES = 3  # about every image of the LLaVA set
 REFER_IMAGES = Path("refer_seg/images/mscoco/images/train2014")
 ADE_CLASSES = Path(__file__).parent.parent / "groundscore/annotations/ade20k_classes.json"
 
@@ -176,14 +177,15 @@ def _labelme(scene: Scene, questions: list[Reasoning], rng: np.random.Generator)
 
 
 def write_llava_instruct(root: Path, scenes: Iterator[Scene], rng: np.random.Generator) -> None:
-    """Dialogues of several turns in words."""
+    """Dialogues of several turns in words, some about every image."""
     items = []
     for number, scene in enumerate(scenes, start=1):
         name = f"{number:012d}.jpg"
         write_image(root / "coco/train2017" / name, scene)
-        conversations = []
-        for turn, (question, answer) in enumerate(dialogue(scene, int(rng.integers(3, 7)), rng)):
-            value = f"<image>\n{question}" if turn == 0 else question
-            conversations += [{"from": "human", "value": value}, {"from": "gpt", "value": answer}]
-        items.append({"id": name[:-4], "image": name, "conversations": conversations})
+        for _ in range(DIALOGUES):
+            conversations = []
+            for turn, (question, answer) in enumerate(dialogue(scene, int(rng.integers(4, 9)), rng)):
+                value = f"<image>\n{question}" if turn == 0 else question
+                conversations += [{"from": "human", "value": value}, {"from": "gpt", "value": answer}]
+            items.append({"id": name[:-4], "image": name, "conversations": conversations})
     write_json(root / "llava_dataset/llava_instruct_150k.json", items)

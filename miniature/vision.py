@@ -1,9 +1,10 @@
 """Train the miniature's two vision encoders before any language: `python -m miniature.vision --help`.
 
 The published models start from a CLIP that recognises what images show and from a SAM that segments what is pointed
-at; so does the miniature. CLIP learns to classify its patches: what is there, in which colour and of which size, and
-where the centre of that object is. SAM learns the masks of objects (or of the background) from points on them. Scenes
-are generated in memory. The encoders are independent: train both at the same time, each on one core.
+at; so does the miniature. CLIP learns to classify its patches: what is there, in which colour, of which size and on
+which square of a board. SAM learns the masks of objects (or of the background) from points on them, from their names,
+colours and sizes, and from coarse maps like those of an LLM. Scenes are generated in memory. The encoders are
+independent: train both at the same time, each on one core.
 
 Legend: I images, S side of the square, P patches, V width of CLIP, C classes, M masks, K points per mask.
 """
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from groundscore.errors import UserError, run_main
 from groundscore.flags import count
 from miniature.base import MiniatureSizes, sam_config, vision_config
+from miniature.language import BOARD
 from miniature.scenes import Scene, random_scene
 from miniature.vocabulary import CATEGORIES, COLOURS, LOWER_GROUNDS, SIZES, UPPER_GROUNDS
 
@@ -30,12 +32,12 @@ WARM_UP = 100  # steps
 PRINT_EVERY = 50  # steps
 MASKS, POINTS = 4, 3  # masks per image, points per mask at most
 BACKGROUND_SHARE = 0.2  # of the masks
-CENTRE_WEIGHT = 4.0
 
 KINDS = (*UPPER_GROUNDS, *LOWER_GROUNDS, *(category.name for category in CATEGORIES))
 HUES = (None, *COLOURS)
 EXTENTS = (None, *SIZES)
 CLASSES = (len(KINDS), len(HUES), len(EXTENTS))
+PATCH_CLASSES = (*CLASSES, BOARD + 1, BOARD + 1)  # also the square of the board, 0 for none
 
 
 def main(argv: Sequence[str]) -> None:
@@ -148,27 +150,23 @@ def optimize(parameters: list[nn.Parameter], losses: Iterator[Tensor], *, name: 
 
 def train_clip(base: Path, *, steps: int, lr: float, seed: int) -> None:
     """Train `base/clip`: linear heads on its last two states predict, for every patch, the share of each class in its
-    pixels and the centre of its largest object."""
+    pixels."""
     from transformers import CLIPVisionModel
 
     from model.backbones.llava import padded_clip_states
 
     sizes = MiniatureSizes()
     tower = CLIPVisionModel(vision_config(sizes))
-    heads = nn.ModuleList(nn.Linear(sizes.clip_width, sum(CLASSES) + 2) for _ in range(2))
+    heads = nn.ModuleList(nn.Linear(sizes.clip_width, sum(PATCH_CLASSES)) for _ in range(2))
     images = draw(sizes.clip_image, seed)
 
     def loss(batch: Images) -> Tensor:
         shares = class_shares(batch, sizes.clip_patch)
-        centres, weights = object_centres(batch, sizes.clip_patch)
         states = padded_clip_states(tower, batch.pixels, batch.sizes, [-2, -1])
         total = torch.zeros(())
         for head, state in zip(heads, states):
-            *predicted, located = head(state).split((*CLASSES, 2), dim=2)
-            for scores, share in zip(predicted, shares):
+            for scores, share in zip(head(state).split(PATCH_CLASSES, dim=2), shares, strict=True):
                 total = total - (share * scores.log_softmax(dim=2)).sum() / share.sum()
-            distances = (located - centres).abs().sum(dim=2)
-            total = total + CENTRE_WEIGHT * (weights * distances).sum() / weights.sum().clamp(min=1)
         return total
 
     losses = map(loss, images.batches(steps, np.random.default_rng(seed)))
@@ -177,35 +175,36 @@ def train_clip(base: Path, *, steps: int, lr: float, seed: int) -> None:
 
 
 def class_shares(batch: Images, patch: int) -> list[Tensor]:
-    """[I, P, C] for each of `CLASSES`: the share of a patch's pixels that belong to each class; padding to none."""
+    """[I, P, C] for each of `PATCH_CLASSES`: the share of a patch's pixels that belong to each class; padding to
+    none."""
     owners = batch.owners.long()
-    of_pixels = torch.stack([table[own.clamp(min=0)] for table, own in zip(batch.classes, owners)])  # [I, S, S, 3]
+    tables = [torch.cat(parts, dim=1) for parts in zip(batch.classes, squares(batch))]
+    of_pixels = torch.stack([table[own.clamp(min=0)] for table, own in zip(tables, owners)])  # [I, S, S, 5]
     is_image = (owners >= 0).unsqueeze(-1)
     shares = []
-    for index, number in enumerate(CLASSES):
+    for index, number in enumerate(PATCH_CLASSES):
         one_hot = F.one_hot(of_pixels[..., index], number).float() * is_image
         shares.append(F.avg_pool2d(one_hot.permute(0, 3, 1, 2), patch).flatten(2).transpose(1, 2))
     return shares
 
 
-def object_centres(batch: Images, patch: int) -> tuple[Tensor, Tensor]:
-    """The centre [I, P, 2] (x, y, from -1 to 1 over the square) of the largest object in each patch, and its share of
-    the patch's pixels [I, P]."""
-    owners = batch.owners.long()
-    number = int(owners.max()) + 1
-    one_hot = F.one_hot(owners.clamp(min=0), number)[..., 2:].float()  # [I, S, S, objects]; no padding in them
-    line = torch.linspace(-1, 1, owners.shape[-1])
-    areas = one_hot.sum(dim=(1, 2)).clamp(min=1)
-    centres = torch.stack(
-        [torch.einsum("isto,t->io", one_hot, line) / areas, torch.einsum("isto,s->io", one_hot, line) / areas], dim=2
-    )
-    shares = F.avg_pool2d(one_hot.permute(0, 3, 1, 2), patch).flatten(2)  # [I, objects, P]
-    weights, largest = shares.max(dim=1)
-    return torch.gather(centres, 1, largest.unsqueeze(2).expand(-1, -1, 2)), weights
+def squares(batch: Images) -> list[Tensor]:
+    """int64 [2 + objects, 2] per image: column and row, from 1, of the square of the board on which the centre of each
+    owner lies; 0 for backgrounds. What is told in classes, an LLM reads as easily as a colour."""
+    found = []
+    for owners, classes in zip(batch.owners, batch.classes):
+        table = torch.zeros(len(classes), 2, dtype=torch.int64)
+        for owner in range(2, len(classes)):
+            rows, columns = torch.nonzero(owners == owner, as_tuple=True)
+            if len(rows):
+                centre = torch.stack([columns, rows]).float().mean(dim=1) + 0.5
+                table[owner] = (centre * BOARD / owners.shape[-1]).long() + 1
+        found.append(table)
+    return found
 
 
 def train_sam(base: Path, *, steps: int, lr: float, seed: int) -> None:
-    """Train `base/sam_miniature.pth` to segment the objects (or the background) that points lie on."""
+    """Train `base/sam_miniature.pth` to segment what is pointed at, what is described and what a coarse map shows."""
     from checkpoints.names import sam_state_dict_to_original
     from dataloaders.batching.batch import Geometry, ImageGroup
     from model.config import GroundingConfig
@@ -214,25 +213,93 @@ def train_sam(base: Path, *, steps: int, lr: float, seed: int) -> None:
 
     sizes = MiniatureSizes()
     square = (sizes.sam_image, sizes.sam_image)
+    whole = Geometry(square, (0, 0, *square), False, (1, 1))
     decoder = SamDecoder(GroundingConfig(sam_config=sam_config(sizes)))
+    words = Description(sizes.decoder_width)
     images = draw(sizes.sam_image, seed + 1)
     rng = np.random.default_rng(seed)
 
     def loss(batch: Images) -> Tensor:
-        points, labels, masks = point_prompts(batch, rng)
-        image = torch.arange(len(batch.sizes)).repeat_interleave(MASKS)
         geometries = [Geometry(size, (0, 0, *square), True, (1, 1)) for size in batch.sizes]
         features = decoder.encode(ImageGroup(list(range(len(geometries))), batch.pixels, geometries))
-        whole = Geometry(square, (0, 0, *square), False, (1, 1))
-        (sparse,) = decoder.embed_points([points], [labels], [whole], [square])
-        (low_res,) = decoder.decode(features, image, sparse, None)
-        logits = F.interpolate(low_res.unsqueeze(1), masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-        padding = (batch.owners < 0)[image]
-        return 2 * (mask_bce(logits, masks, padding) + mask_dice(logits, masks, padding)).mean()
+        points, labels, pointed = point_prompts(batch, rng)
+        (clicks,) = decoder.embed_points([points], [labels], [whole], [square])
+        attributes, described = description_prompts(batch, rng)
+        text = words(attributes)
+        maps = coarse_maps(described, batch, sizes.clip_image // sizes.clip_patch, rng)
+        unsaid = torch.from_numpy(rng.random(len(text)) < 0.5).view(-1, 1, 1)
+        said = torch.where(unsaid, torch.randn_like(text) * text.detach().std(), text)  # the map alone must do
+        image = torch.arange(len(batch.sizes)).repeat_interleave(MASKS)
+        total = torch.zeros(())
+        for sparse, dense, masks in (
+            (clicks, None, pointed),
+            (text, None, described),
+            (said, decoder.mask_prompts([maps]), described),
+        ):
+            (low_res,) = decoder.decode(features, image, sparse, dense)
+            logits = F.interpolate(low_res.unsqueeze(1), masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+            padding = (batch.owners < 0)[image]
+            total = total + 2 * (mask_bce(logits, masks, padding) + mask_dice(logits, masks, padding)).mean()
+        return total
 
     losses = map(loss, images.batches(steps, rng))
-    optimize(list(decoder.parameters()), losses, name="sam", steps=steps, lr=lr)
+    optimize([*decoder.parameters(), *words.parameters()], losses, name="sam", steps=steps, lr=lr)
     torch.save(sam_state_dict_to_original(decoder.sam.state_dict()), base / "sam_miniature.pth")
+
+
+class Description(nn.Module):
+    """A prompt token [M, 1, C] for attributes int64 [M, 3]: indices in `KINDS`, `HUES` and `EXTENTS`, -1 for any.
+
+    It stands for the `[SEG]` of a language model that is yet to come, and is not kept.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(number + 1, width) for number in CLASSES)
+
+    def forward(self, attributes: Tensor) -> Tensor:
+        """The sum of the attributes' embeddings."""
+        parts = zip(self.tables, attributes.unbind(1), strict=True)
+        return sum(table(index % table.num_embeddings) for table, index in parts).unsqueeze(1)
+
+
+def description_prompts(batch: Images, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Draw `MASKS` descriptions per image, each of some of the attributes of an object or a background in it.
+
+    Returns attributes int64 [M, 3] (see `Description`), and masks bool [M, S, S] of all that they are true of.
+    """
+    attributes, masks = [], []
+    for owners, classes in zip(batch.owners.numpy(), batch.classes):
+        present = [owner for owner in np.unique(owners) if owner >= 0]
+        objects = [owner for owner in present if owner >= 2]
+        for _ in range(MASKS):
+            backgrounds = [owner for owner in present if owner < 2]
+            owner = int(rng.choice(backgrounds if rng.random() < BACKGROUND_SHARE else objects))
+            told = rng.random(3) < (0.85, 0.5, 0.3)
+            told[0] |= owner < 2 or not told.any()
+            wanted = np.where(told, classes[owner].numpy(), -1)
+            if owner < 2:
+                wanted[1:] = -1
+            matching = [each for each in present if ((classes[each].numpy() == wanted) | (wanted < 0)).all()]
+            attributes.append(wanted)
+            masks.append(np.isin(owners, matching))
+    return torch.from_numpy(np.stack(attributes)), torch.from_numpy(np.stack(masks))
+
+
+def coarse_maps(masks: Tensor, batch: Images, cells: int, rng: np.random.Generator) -> Tensor:
+    """Similarity maps float32 [M, S, S] in [0, 1] as an LLM with `cells` image tokens along a side would draw them of
+    masks bool [M, S, S]: blurred, noisy, and with some of the other objects showing through."""
+    from model.losses import gaussian_target
+
+    image = torch.arange(len(batch.sizes)).repeat_interleave(MASKS)
+    owners = batch.owners[image]
+    uniform = lambda high: torch.from_numpy(rng.random(len(masks)) * high).float().view(-1, 1, 1)  # noqa: E731
+    shown = torch.where(masks, torch.ones(()), uniform(0.5) * (owners >= 2))
+    coarse = F.adaptive_avg_pool2d(gaussian_target(shown), cells)
+    coarse = coarse + uniform(0.25) * torch.from_numpy(rng.standard_normal(coarse.shape)).float()
+    low, high = coarse.amin(dim=(1, 2), keepdim=True), coarse.amax(dim=(1, 2), keepdim=True)
+    coarse = ((coarse - low) / (high - low)).unsqueeze(1)
+    return F.interpolate(coarse, masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0] * (owners >= 0)
 
 
 def point_prompts(batch: Images, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import torch
 from dataloaders.mixture import build_mixture
 from groundscore.errors import UserError
 from groundscore.splits import evaluation_set
-from miniature import base, data, vision
-from miniature.language import absent_expressions, group_expressions, reasoning, referring_expressions
+from miniature import base, data, vision, words
+from miniature.language import QUESTIONS, absent_expressions, ask, group_expressions, reasoning, referring_expressions
 from miniature.scenes import random_scene
 from miniature.vocabulary import CATEGORIES, LONG_TEMPLATES, SHORT_TEMPLATES, is_held_out
 
@@ -194,7 +195,7 @@ def test_vision_training_improves_an_encoder_of_the_base_once(encoder, world, tm
     )
 
 
-def test_patches_know_what_they_show_and_where_its_centre_is():
+def test_patches_know_what_they_show_and_where_it_is():
     owners = torch.zeros(1, 32, 32, dtype=torch.int8)
     owners[0, 16:] = 1
     owners[0, 8:16, 16:32] = 2
@@ -202,12 +203,55 @@ def test_patches_know_what_they_show_and_where_its_centre_is():
     classes = [torch.tensor([[0, 0, 0], [3, 0, 0], [7, 2, 1]])]
     batch = vision.Images(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), [(32, 30)], owners, classes)
 
-    kinds, hues, _ = vision.class_shares(batch, patch=8)
-    centres, weights = vision.object_centres(batch, patch=8)
+    kinds, hues, _, columns, rows = vision.class_shares(batch, patch=8)
 
     assert kinds[0, 6].nonzero().tolist() == [[7]] and kinds[0, 0, 0] == 1 and kinds[0, 15, 3] == 0.75
-    assert hues[0, 7, 2] == 0.75 == weights[0, 7] and weights[0, 0] == 0
-    assert centres[0, 6].tolist() == pytest.approx([2 * 22.5 / 31 - 1, 2 * 11.5 / 31 - 1])
+    assert hues[0, 7, 2] == 0.75 and columns[0, 0, 0] == rows[0, 0, 0] == 1  # no background has a square
+    assert columns[0, 6].nonzero().tolist() == [[5]] and rows[0, 6].nonzero().tolist() == [[3]]
+
+
+def test_a_description_means_all_that_it_is_true_of():
+    owners = torch.tensor([[0, 0, 1, 1], [2, 2, 3, 4], [2, 2, 3, 4], [-1, -1, -1, -1]], dtype=torch.int8).unsqueeze(0)
+    classes = [torch.tensor([[0, 0, 0], [3, 0, 0], [7, 2, 1], [7, 2, 2], [8, 2, 1]])]
+    batch = vision.Images(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), [(3, 4)], owners, classes)
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(60):
+        attributes, masks = vision.description_prompts(batch, rng)
+        for wanted, mask in zip(attributes, masks):
+            true_of = [n for n, has in enumerate(classes[0]) if ((has == wanted) | (wanted < 0)).all()]
+            assert true_of and torch.equal(mask, torch.isin(owners[0], torch.tensor(true_of)))
+            seen.add(tuple(true_of))
+    assert {(2,), (2, 3), (2, 3, 4), (4,), (0,), (1,)} <= seen
+
+    maps = vision.coarse_maps(masks, batch, 2, rng)
+    assert maps.shape == masks.shape and 0 <= maps.min() and maps.max() <= 1 and not maps[:, 3].any()
+
+
+def test_a_question_in_words_has_one_right_answer():
+    for scene in SCENES[:20]:
+        backwards = replace(scene, objects=scene.objects[::-1])
+        answers = {}
+        for number in range(60):
+            for kind in QUESTIONS:
+                for each in (scene, backwards):
+                    pair = ask(kind, each, np.random.default_rng(number))
+                    if pair is not None:
+                        answers.setdefault(pair[0], set()).add(pair[1])
+        assert all(len(each) == 1 for each in answers.values()), answers
+
+
+def test_what_is_asked_in_words_is_scored_by_kind(world, tmp_path, capsys):
+    base.build(tmp_path / "base", world, seed=0)
+    command = f"--version {tmp_path}/base/llava --vision_tower {tmp_path}/base/clip --model_key LISA --device cpu"
+    command += f" --vision_pretrained {tmp_path}/base/sam_miniature.pth --scenes 2 --output {tmp_path}/words.json"
+    words.main(command.split())
+    scores = json.loads((tmp_path / "words.json").read_text())
+    asked = [len(pairs) for _, pairs in words.questions(2, seed=0)]
+    assert scores["all"]["asked"] == sum(asked) and scores["all"]["right"] == 0  # of a model that was never trained
+    assert sum(len(scores[kind]["wrong"]) for kind in QUESTIONS) == sum(asked)
+    table = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert table[2:] == [*QUESTIONS, "all"]
 
 
 def test_the_training_text_leaves_held_out_wordings_out(world):
