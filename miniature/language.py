@@ -21,7 +21,7 @@ from miniature.vocabulary import (
     is_held_out,
 )
 
-BOARD = 6  # squares along the longer side of an image, for answers that tell a place exactly
+BOARD = 4  # squares along the longer side of an image, for answers that tell a place exactly
 MARGIN = 0.1  # share of the shorter side by which "left of" and its like must hold
 
 # Share of each kind of expression among those that single an object out.
@@ -340,7 +340,7 @@ def _ask_square(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | Non
 
 
 def _square(scene: Scene, thing: SceneObject) -> str | None:
-    """The column and the row of the thing's centre, where a square is a sixth of the image's longer side; None on the
+    """The column and the row of the thing's centre, where `BOARD` squares make the image's longer side; None on the
     border between two."""
     place = np.array([thing.x, thing.y]) * BOARD / max(scene.width, scene.height)
     if np.abs(place - place.round()).min() < 0.1:

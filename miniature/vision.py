@@ -150,22 +150,26 @@ def optimize(parameters: list[nn.Parameter], losses: Iterator[Tensor], *, name: 
 
 def train_clip(base: Path, *, steps: int, lr: float, seed: int) -> None:
     """Train `base/clip`: linear heads on its last two states predict, for every patch, the share of each class in its
-    pixels."""
+    pixels, and which column and row of patches it is in."""
     from transformers import CLIPVisionModel
 
     from model.backbones.llava import padded_clip_states
 
     sizes = MiniatureSizes()
     tower = CLIPVisionModel(vision_config(sizes))
-    heads = nn.ModuleList(nn.Linear(sizes.clip_width, sum(PATCH_CLASSES)) for _ in range(2))
+    cells = sizes.clip_image // sizes.clip_patch
+    numbers = (*PATCH_CLASSES, cells, cells)
+    heads = nn.ModuleList(nn.Linear(sizes.clip_width, sum(numbers)) for _ in range(2))
     images = draw(sizes.clip_image, seed)
 
     def loss(batch: Images) -> Tensor:
         shares = class_shares(batch, sizes.clip_patch)
+        is_image = shares[0].sum(dim=2, keepdim=True)
+        shares += [own * is_image for own in own_places(cells)]
         states = padded_clip_states(tower, batch.pixels, batch.sizes, [-2, -1])
         total = torch.zeros(())
         for head, state in zip(heads, states):
-            for scores, share in zip(head(state).split(PATCH_CLASSES, dim=2), shares, strict=True):
+            for scores, share in zip(head(state).split(numbers, dim=2), shares, strict=True):
                 total = total - (share * scores.log_softmax(dim=2)).sum() / share.sum()
         return total
 
@@ -186,6 +190,12 @@ def class_shares(batch: Images, patch: int) -> list[Tensor]:
         one_hot = F.one_hot(of_pixels[..., index], number).float() * is_image
         shares.append(F.avg_pool2d(one_hot.permute(0, 3, 1, 2), patch).flatten(2).transpose(1, 2))
     return shares
+
+
+def own_places(cells: int) -> tuple[Tensor, Tensor]:
+    """Column and row of every patch, one-hot [P, cells], of `cells` a side."""
+    line = torch.eye(cells)
+    return line.repeat(cells, 1), line.repeat_interleave(cells, dim=0)
 
 
 def squares(batch: Images) -> list[Tensor]:
