@@ -225,7 +225,7 @@ def test_a_description_means_all_that_it_is_true_of():
     assert {(2,), (2, 3), (2, 3, 4), (4,), (0,), (1,)} <= seen
 
     maps = vision.coarse_maps(masks, batch, 2, rng)
-    assert maps.shape == masks.shape and 0 <= maps.min() and maps.max() <= 1 and not maps[:, 3].any()
+    assert maps.shape == masks.shape and maps.min() >= 0 and maps.max() <= 1 and not maps[:, 3].any()
 
 
 def test_a_question_in_words_has_one_right_answer():
