@@ -53,7 +53,7 @@ def masks_in_text(text: Any) -> list[dict[str, Any]]:
 
 def read_lmms_eval(path: Path, splits: Mapping[str, OpenSplit], ids: str | None = None) -> Predictions:
     """The predictions in a sample log, or in the logs of a folder whose names end in those of the splits."""
-    gathered = Gathered(path, splits, once=True)
+    gathered = Gathered(path, splits, once=True, protocol="generated")
     for spec, addresses in gathered.addresses.items():
         for file in _logs(path, spec, len(splits)):
             for number, line in read_lines(file, missing="lmms-eval writes it with --log_samples"):

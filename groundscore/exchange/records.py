@@ -38,10 +38,11 @@ class Gathered:
     """Predictions of one file, from its records.
 
     once: an expression may have one record only; else the masks of several are joined.
+    protocol: how the model was asked, as in `Answered`.
     """
 
-    def __init__(self, path: Path, splits: Mapping[str, OpenSplit], *, once: bool = False):
-        self.path, self._once = path, once
+    def __init__(self, path: Path, splits: Mapping[str, OpenSplit], *, once: bool = False, protocol: str | None = None):
+        self.path, self._once, self._protocol = path, once, protocol
         self.addresses = {spec: Addresses(split) for spec, split in splits.items()}
         self._found: dict[str, dict[tuple[str | int, int], _Parts]] = {spec: {} for spec in splits}
 
@@ -134,6 +135,7 @@ class Gathered:
                         masks=parts.masks,
                         answer=parts.answer,
                         counts=parts.counts,
+                        protocol=self._protocol,
                     ),
                 )
         if not found:

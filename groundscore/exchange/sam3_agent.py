@@ -34,7 +34,7 @@ _UNUSED = ("original_image_path", "output_image_path", "pred_boxes", "pred_score
 def read_sam3_agent(path: Path, splits: Mapping[str, OpenSplit], ids: str | None = None) -> Predictions:
     """The predictions in a folder of the agent's results, or in one of its files."""
     files = sorted(path.rglob(f"*{_ENDING}")) if path.is_dir() else [path]
-    gathered, unknown = Gathered(path, splits, once=True), UnknownKeys((*_SHAPES, *_UNUSED))
+    gathered, unknown = Gathered(path, splits, once=True, protocol="generated"), UnknownKeys((*_SHAPES, *_UNUSED))
     for file in files:
         content = _read(file)
         unknown.note(content, str(file))

@@ -26,7 +26,7 @@ _KNOWN = ("image_id", "ann_id", "intersection", "union", "think", "bbox_iou", "t
 def read_vision_reasoner(path: Path, splits: Mapping[str, OpenSplit], ids: str | None = None) -> Predictions:
     """The counts in a folder of such files, or in one of them."""
     files = sorted(path.glob("output_*.json")) if path.is_dir() else [path]
-    gathered, unknown = Gathered(path, splits, once=True), UnknownKeys(_KNOWN)
+    gathered, unknown = Gathered(path, splits, once=True, protocol="generated"), UnknownKeys(_KNOWN)
     for file in files:
         entries = read_json(file, list, missing="the evaluation writes it", remedy="run the evaluation again")
         for number, entry in enumerate(entries):

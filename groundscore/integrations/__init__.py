@@ -1,0 +1,1 @@
+"""Ground truth and scores inside the evaluation harnesses of others, one folder each."""
