@@ -10,8 +10,3 @@ Two protocols, and every report says which one it used:
 
 What needs no model is in `groundscore`.
 """
-
-from evaluation.questions import ANSWERS, EXPLAIN, EXPRESSIONS, Protocol
-from evaluation.running import Effort, Outcome, evaluate
-
-__all__ = ["ANSWERS", "EXPLAIN", "EXPRESSIONS", "Effort", "Outcome", "Protocol", "evaluate"]

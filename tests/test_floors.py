@@ -16,6 +16,7 @@ FLOORS = ("groundscore", "utils", "dataloaders", "model", "checkpoints", "infere
 def modules() -> dict[str, Path]:
     """Every module of the floors and every entry point, by its full name."""
     paths = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))] + sorted(ROOT.glob("*.py"))
+    paths = [path for path in paths if "groundscore/build" not in path.as_posix()]  # what pip leaves behind
     return {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
             for path in paths}  # fmt: skip
 

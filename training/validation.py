@@ -15,8 +15,9 @@ import numpy as np
 from checkpoints.processing import GroundingProcessor
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
-from evaluation import Effort, Protocol, evaluate
 from evaluation.progress import ScoreBar
+from evaluation.questions import Protocol
+from evaluation.running import Effort, evaluate
 from groundscore.annotations.bad_entries import STRICT, Tolerance, list_bad_samples
 from groundscore.errors import UserError
 from groundscore.scoring.counts import mask_iou

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 import eval as eval_script
-from evaluation import Effort, Protocol, evaluate
+from evaluation.questions import Protocol
 from evaluation.records import PartialResults
+from evaluation.running import Effort, evaluate
 from groundscore.annotations.bad_entries import DEFAULT_SHARE, STRICT, Tolerance
 from groundscore.errors import UserError
 from groundscore.scoring.masks import encode_mask

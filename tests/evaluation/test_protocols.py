@@ -6,9 +6,9 @@ import torch
 
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
-from evaluation import Effort, Protocol, evaluate
 from evaluation.predicting import share_text
-from evaluation.questions import ask
+from evaluation.questions import Protocol, ask
+from evaluation.running import Effort, evaluate
 from groundscore.scoring.metrics import score_split
 from groundscore.splits.wording import worded
 from tests.evaluation.balls import Oracle, item_of, muse_item

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation import Effort, Protocol, evaluate
 from evaluation.predicting import predict
 from evaluation.progress import ScoreBar
+from evaluation.questions import Protocol
 from evaluation.records import PartialResults, fingerprint, weights_hash
+from evaluation.running import Effort, evaluate
 from groundscore.errors import UserError
 from tests.evaluation.balls import Oracle, item_of, muse_item
 from tests.tiny import tiny_model, write_answer
