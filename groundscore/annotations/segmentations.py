@@ -142,8 +142,8 @@ def _corners(values: Any, where: str) -> np.ndarray:
     return points[: len(points) // 2 * 2].reshape(-1, 2)
 
 
-def _run_lengths(rle: dict, height: int, width: int, where: str) -> dict:
-    """Returns a compressed RLE dictionary of the right size."""
+def _run_lengths(rle: dict, height: int, width: int, where: str) -> Rle:
+    """Returns a compressed RLE of the right size."""
     size, counts = rle.get("size"), rle.get("counts")
     if not isinstance(size, Sequence) or len(size) != 2 or not all(type(side) is int for side in size):
         raise UserError(f"{where}: an RLE needs its 'size', [height, width], not {shown(size)}")
@@ -154,41 +154,51 @@ def _run_lengths(rle: dict, height: int, width: int, where: str) -> dict:
     if isinstance(counts, list | bytes) and len(counts) > _MOST_GROUPS * (height * width + 2):
         raise BadEntry.at(where, f"an RLE of {len(counts)} counts for an image of {height * width} pixels")
     if isinstance(counts, list) and all(type(count) is int for count in counts):
-        lengths = counts
-    elif isinstance(counts, bytes):
-        lengths = _uncompress(counts, where)
-    else:
+        _check_lengths(counts, height * width, where)
+        return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    if not isinstance(counts, bytes):
         raise UserError(f"{where}: an RLE needs its 'counts', a list of whole numbers or text, not {shown(counts)}")
-    if any(length < 0 for length in lengths):
-        raise BadEntry.at(where, f"a run of {shown(min(lengths))} pixels; RLE counts must be 0 or more")
-    if any(length > height * width for length in lengths):
-        raise BadEntry.at(where, f"a run of {shown(max(lengths))} pixels, the image has {height * width}")
-    if sum(lengths) != height * width:
-        raise BadEntry.at(where, f"RLE counts add up to {sum(lengths)} pixels, the image has {height * width}")
-    # Its own reading of damaged text takes pycocotools beyond the end of the text: it is given the numbers instead.
-    return coco_mask.frPyObjects({"size": [height, width], "counts": lengths}, height, width)
+    # Its own reading of damaged text takes pycocotools beyond the end of the text: it is given text that was checked.
+    _check_lengths(_uncompress(counts, where), height * width, where)
+    return {"size": [height, width], "counts": counts}
 
 
-def _uncompress(counts: bytes, where: str) -> list[int]:
-    """Returns the run lengths in COCO's text form.
+def _check_lengths(lengths: Sequence[int] | np.ndarray, pixels: int, where: str) -> None:
+    """Raises `BadEntry` for run lengths that are not those of an image of so many pixels."""
+    if isinstance(lengths, np.ndarray):
+        least, most, total = int(lengths.min(initial=0)), int(lengths.max(initial=0)), int(lengths.sum())
+    else:  # whole numbers of any size
+        least, most, total = min(lengths, default=0), max(lengths, default=0), sum(lengths)
+    if least < 0:
+        raise BadEntry.at(where, f"a run of {shown(least)} pixels; RLE counts must be 0 or more")
+    if most > pixels:
+        raise BadEntry.at(where, f"a run of {shown(most)} pixels, the image has {pixels}")
+    if total != pixels:
+        raise BadEntry.at(where, f"RLE counts add up to {total} pixels, the image has {pixels}")
+
+
+def _uncompress(counts: bytes, where: str) -> np.ndarray:
+    """Returns the run lengths in COCO's text form, int64 [N].
 
     A number is written in groups of five bits, the lowest first, with bit 6 set on all but the last; from the fourth on
     it is the difference to the length two positions before.
     """
-    lengths: list[int] = []
-    value = shift = 0
-    for character in counts:
-        group = character - 48
-        value |= (group & 31) << shift
-        shift += 5
-        if shift > 5 * _MOST_GROUPS:
-            raise BadEntry.at(where, f"a run length of more than {_MOST_GROUPS} characters")
-        if group & 32:
-            continue
-        if group & 16:
-            value -= 1 << shift
-        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-        value = shift = 0
-    if shift:
+    groups = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    if not len(groups):
+        return groups
+    if groups.min() < 0 or groups.max() > 63:
+        raise BadEntry.at(where, "the RLE text has a character that no RLE has")
+    ends = np.flatnonzero(groups < 32)  # the last group of each number
+    starts = np.concatenate([[0], ends + 1])
+    sizes = np.diff(starts)
+    if sizes.max(initial=0) > _MOST_GROUPS or len(groups) - starts[-1] > _MOST_GROUPS:
+        raise BadEntry.at(where, f"a run length of more than {_MOST_GROUPS} characters")
+    if starts[-1] < len(groups):
         raise BadEntry.at(where, "the RLE text breaks off in the middle of a number")
-    return lengths
+    starts = starts[:-1]
+    shifts = 5 * (np.arange(len(groups)) - np.repeat(starts, sizes))
+    values = np.add.reduceat((groups & 31) << shifts, starts)
+    values[groups[ends] & 16 > 0] -= np.int64(1) << 5 * sizes[groups[ends] & 16 > 0]
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
