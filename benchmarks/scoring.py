@@ -5,8 +5,8 @@
 
 Images of COCO's sizes, as many refs and expressions as the official files have, outlines as long as COCO's. The command
 `groundscore score` runs on all three splits, and on a quarter of the images, in a process of its own. Printed are the
-seconds by the wall clock and of the CPU, the peak of memory beyond what the program itself takes, and the CPU seconds of
-each part, which say what bounds the command.
+seconds by the wall clock and of the CPU, the peak of memory beyond what the program itself takes, and the CPU seconds
+of each part, which say what bounds the command.
 """
 
 import contextlib

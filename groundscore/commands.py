@@ -174,6 +174,8 @@ def _add_compare_flags(parser: UserParser) -> None:
 
 
 def _compare(flags: Namespace, argv: Sequence[str]) -> int:
+    if len(flags.reports) < 2:
+        raise UserError("name two reports or more, such as: groundscore compare mine.json theirs.json")
     print(compare_reports(*flags.reports, samples=flags.samples, seed=flags.seed))
     return 0
 

@@ -192,7 +192,7 @@ def refuse_foreign_report(path: Path) -> None:
         except UserError:
             ours = False
         if not ours:
-            raise UserError(f"{path} exists and is not a report of eval.py, which would replace it; name another file")
+            raise UserError(f"{path} exists and is not a report, which would replace it; name another file")
     elif table.exists():  # an evaluation that was killed may have left its table without the report
         with table.open(encoding="utf-8", errors="replace") as file:
             if file.readline().rstrip("\n") != f"# {path.stem}":
@@ -201,14 +201,16 @@ def refuse_foreign_report(path: Path) -> None:
 
 def read_report(path: Path) -> dict[str, Any]:
     """The content of a report, of the declared shape; raises `UserError` where the file is none."""
-    report = read_json(path, missing="name a report that eval.py wrote", remedy="evaluate again")
+    report = read_json(
+        path, missing="name a report that `groundscore score --output` or eval.py wrote", remedy="evaluate again"
+    )
     if not isinstance(report, dict) or not isinstance(report.get("splits"), dict):
-        raise UserError(f"{path} is not a report of eval.py: it has no 'splits'")
+        raise UserError(f"{path} is not a report: it has no 'splits'")
     try:
         _known(_REPORT)(report, "")
         _finite(report, "")
     except (ShapeError, RecursionError) as error:
-        raise UserError(f"{path} is not a report of eval.py ({error}); evaluate again") from error
+        raise UserError(f"{path} is not a report ({error}); evaluate again") from error
     return report
 
 
@@ -220,11 +222,11 @@ def read_rows(report: Path) -> dict[tuple[str, str], list[Row]]:
     path = ReportFiles(report).rows
     if not path.exists():
         raise UserError(
-            f"{path} is missing: the rows of {report.name}, which eval.py writes beside it; keep them together"
+            f"{path} is missing: the rows of {report.name}, which are written beside it; keep them together"
         )
     found: dict[tuple[str, str], list[Row]] = {}
     lines: dict[tuple[str, str, int, int], int] = {}
-    for index, line in read_lines(path, missing="eval.py writes it beside its report"):
+    for index, line in read_lines(path, missing="it is written beside its report"):
         where = f"{path}, line {index}"
         content = parse_json(line, where, remedy="evaluate again")
         try:

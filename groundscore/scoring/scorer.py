@@ -97,6 +97,18 @@ class Scorer:
         if file is not None:
             self._open(Path(file))
 
+    def __enter__(self) -> "Scorer":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the file; the counts stay."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
     def __len__(self) -> int:
         """How many images are counted."""
         return len(self._rows)
@@ -122,8 +134,8 @@ class Scorer:
         masks: Sequence[Any],
         present: Sequence[bool | None] | None = None,
         answers: Sequence[str | None] | None = None,
-    ) -> None:
-        """Counts the predictions for all expressions of an item.
+    ) -> list[Row]:
+        """Counts the predictions for all expressions of an item; returns the counts of each.
 
         masks: one for each of its expressions, None for no mask, in any form that `groundscore.scoring.masks` lists;
         for a question of MUSE the list of its masks. present: whether the model accepts each expression; by default it
@@ -131,20 +143,24 @@ class Scorer:
         Raises `UserError` where the item is counted already, or for predictions that are not those of its expressions.
         """
         count = len(item.expressions)
-        if count == 1 and getattr(masks, "ndim", 3) == 2:
+        if count == 1 and (isinstance(masks, dict | str | os.PathLike) or getattr(masks, "ndim", 3) == 2):
             masks = [masks]
+        present, answers = ([None] * count if values is None else list(values) for values in (present, answers))
         for name, values in (("masks", masks), ("present", present), ("answers", answers)):
-            if values is not None and len(values) != count:
+            if len(values) != count:
                 raise UserError(
                     f"{self._name(item)} has {count} expressions, but {len(values)} {name} are given: one for each"
                 )
-        self.add_answered(
+        return self.add_answered(
             item,
             [
-                Answered(where=f"{self._name(item)}, expression {number}", masks=mask, present=there, answer=answer)
-                for number, (mask, there, answer) in enumerate(
-                    zip(masks, present or [None] * count, answers or [None] * count, strict=True)
+                Answered(
+                    where=f"{self._name(item)}, expression {number}",
+                    masks=mask,
+                    present=None if there is None else bool(there),
+                    answer=answer,
                 )
+                for number, (mask, there, answer) in enumerate(zip(masks, present, answers, strict=True))
             ],
         )
 
@@ -195,7 +211,7 @@ class Scorer:
             number,
             ref if ref >= 0 else None,
             item.exists[number],
-            (pixels[2] if one.counts else area(masks[0])) > 0 if one.present is None else bool(one.present),
+            (pixels[2] if one.counts else area(masks[0])) > 0 if one.present is None else one.present,
             *pixels,
             one.answer,
             item.objects[number],
@@ -268,13 +284,17 @@ class Scorer:
             self._file = path.open("ab")
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{path} is in use by another process; give each process a file of its own") from error
+            raise UserError(
+                f"{path} is in use by another scorer; give each process a file of its own, or close() the scorer before"
+            ) from error
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror})") from error
-        if path.stat().st_size:
-            self._file.truncate(self._read_file(path))
+        header = (json.dumps(self._header()) + "\n").encode()
+        if header.startswith(path.read_bytes()[: len(header)]) and path.stat().st_size < len(header):
+            self._file.truncate(0)  # new, or killed before its first line was whole
+            self._append(header.decode())
         else:
-            self._append(json.dumps(self._header()) + "\n")
+            self._file.truncate(self._read_file(path))
 
     def _append(self, line: str) -> None:
         data = line.encode()
