@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from groundscore.errors import run_main
+from groundscore.flags import count
 from groundscore.scoring.tables import markdown_table
 from inference.model_flags import add_model_flags, load_flagged_model
 from miniature.language import QUESTIONS, ask
 from miniature.scenes import Scene, random_scene
-from utils.flags import count
 
 
 def main(argv: Sequence[str]) -> None:

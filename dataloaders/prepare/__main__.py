@@ -22,7 +22,7 @@ from dataloaders.prepare.linking import link
 from dataloaders.prepare.unpacking import unpack
 from dataloaders.prepare.verifying import verify
 from groundscore.errors import UserError, printable, run_main
-from utils.flags import positive
+from groundscore.flags import positive
 from utils.plugins import HELP, import_plugins
 
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}
