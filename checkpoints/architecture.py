@@ -12,8 +12,8 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 from checkpoints.config_checks import LLAMA_RULES, build_clip, build_llama, check_values
 from checkpoints.files import CONFIG_FILE, read_config
 from checkpoints.own_configs import own_rules
-from checkpoints.sam_configs import count_modules
 from groundscore.errors import UserError, shown
+from model.decoders.published import count_modules
 from model.systems import SYSTEMS
 
 Shapes = Mapping[str, tuple[int, ...]]

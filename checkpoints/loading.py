@@ -30,7 +30,7 @@ from groundscore.errors import UserError
 from model.backbones import BACKBONES, backbone_of
 from model.backbones.base import depth_of
 from model.config import GroundingConfig
-from model.decoders.sam import SamDecoder
+from model.decoders import decoder_of
 from model.grounding import GroundingModel
 from model.settings import ImageSettings
 from model.systems import build_system, plugin_of
@@ -179,7 +179,7 @@ def open_model(
     add_clip(source, vision_tower)
     _check_backbone(config)
     built.check()
-    if issubclass(built.decoder(), SamDecoder):
+    if built.decoder().published is not None:
         add_sam(source, vision_pretrained)
         _check_prompt_width(config, overrides or {})
     elif vision_pretrained:
@@ -187,6 +187,7 @@ def open_model(
     if stored is not None:
         stored.vision_config = deepcopy(config.vision_config)
         stored.sam_config = deepcopy(config.sam_config)
+        stored.mask_decoder = config.mask_decoder
     report = LoadReport(source.kind, source.path, config.system, notes=source.notes)
 
     report.notes += [note for note in checked if note]
@@ -276,8 +277,7 @@ def _check_depths(source: Source) -> None:
     stacks = backbone_of(config).stacks
     depths = {
         **{module: depth_of(getattr(config, part)) for module, part in stacks.items()},
-        "sam.vision_encoder.layers": config.sam_config.vision_config.num_hidden_layers,
-        "sam.mask_decoder.transformer.layers": config.sam_config.mask_decoder_config.num_hidden_layers,
+        **decoder_of(config).depths(config),
     }
     for module, depth in depths.items():
         names = (name for name in source.weights if name.startswith(f"{module}."))

@@ -8,7 +8,8 @@ list it as unexpected.
     llava-hf       transformers 4.x (`language_model.model…`) and 5.x (`model.language_model…`)
     a base         of another backbone, in the layout of transformers: the backbone's own `names`
     CLIP           a directory of transformers, with or without `vision_model.`
-    SAM            the original `.pth`; its names are also those below `model.visual_model.` of the reference
+    mask decoders  each declares its own (`model/decoders/published.py`); the names in SAM's original `.pth` are also
+                   those below `model.visual_model.` of the reference
 """
 
 import re
@@ -18,9 +19,8 @@ from torch import Tensor
 
 from checkpoints.weights import Weights, check_names, fill
 from model.backbones.base import Backbone
+from model.decoders.published import SAM, SAM_RULES, Published, Rule, mask_head_rules, prompt_encoder_rules
 from model.grounding import GroundingModel
-
-Rule = tuple[str, str]
 
 
 class Layout:
@@ -60,61 +60,18 @@ def _translated(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str:
 
 # --- rules -----------------------------------------------------------------------------------------------------------
 
-_MLP_RULES = [("layers.0", "proj_in"), ("layers.1", "layers.0"), ("layers.2", "proj_out")]
-_SAM_ENCODER_RULES = [
-    ("image_encoder.patch_embed.proj", "vision_encoder.patch_embed.projection"),
-    ("image_encoder.blocks.#.norm#", "vision_encoder.layers.#.layer_norm#"),
-    ("image_encoder.blocks.#", "vision_encoder.layers.#"),
-    ("image_encoder.neck.0", "vision_encoder.neck.conv1"),
-    ("image_encoder.neck.1", "vision_encoder.neck.layer_norm1"),
-    ("image_encoder.neck.2", "vision_encoder.neck.conv2"),
-    ("image_encoder.neck.3", "vision_encoder.neck.layer_norm2"),
-    ("image_encoder", "vision_encoder"),
-]
-_PROMPT_ENCODER_RULES = [
-    (
-        "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
-        "prompt_encoder.shared_embedding.positional_embedding",
-    ),
-    ("prompt_encoder.point_embeddings.#", "prompt_encoder.point_embed.#"),
-    ("prompt_encoder.mask_downscaling.0", "prompt_encoder.mask_embed.conv1"),
-    ("prompt_encoder.mask_downscaling.1", "prompt_encoder.mask_embed.layer_norm1"),
-    ("prompt_encoder.mask_downscaling.3", "prompt_encoder.mask_embed.conv2"),
-    ("prompt_encoder.mask_downscaling.4", "prompt_encoder.mask_embed.layer_norm2"),
-    ("prompt_encoder.mask_downscaling.6", "prompt_encoder.mask_embed.conv3"),
-    ("prompt_encoder", "prompt_encoder"),
-]
-_MASK_DECODER_HEAD_RULES = [
-    *(
-        (f"mask_decoder.output_hypernetworks_mlps.#.{a}", f"mask_decoder.output_hypernetworks_mlps.#.{b}")
-        for a, b in _MLP_RULES
-    ),
-    *((f"mask_decoder.iou_prediction_head.{a}", f"mask_decoder.iou_prediction_head.{b}") for a, b in _MLP_RULES),
-]
-_SAM_DECODER_RULES = [
-    ("mask_decoder.transformer.layers.#.norm#", "mask_decoder.transformer.layers.#.layer_norm#"),
-    ("mask_decoder.transformer.norm_final_attn", "mask_decoder.transformer.layer_norm_final_attn"),
-    ("mask_decoder.output_upscaling.0", "mask_decoder.upscale_conv1"),
-    ("mask_decoder.output_upscaling.1", "mask_decoder.upscale_layer_norm"),
-    ("mask_decoder.output_upscaling.3", "mask_decoder.upscale_conv2"),
-    *_MASK_DECODER_HEAD_RULES,
-    ("mask_decoder", "mask_decoder"),
-]
 _PIXELLM_DECODER_RULES = [
     ("mask_decoder.transformer.#.layers.#.norm#", "mask_decoder.transformer.#.layers.#.layer_norm#"),
     ("mask_decoder.transformer.#.norm_final_attn", "mask_decoder.transformer.#.layer_norm_final_attn"),
     ("mask_decoder.pe1.positional_encoding_gaussian_matrix", "mask_decoder.pe1.positional_embedding"),
-    *_MASK_DECODER_HEAD_RULES,
+    *mask_head_rules("mask_decoder"),
     ("mask_decoder", "mask_decoder"),
 ]
-_SAM_RULES = [*_SAM_ENCODER_RULES, *_PROMPT_ENCODER_RULES, *_SAM_DECODER_RULES]
 
 
 def _below(theirs: str, ours: str, rules: Iterable[Rule]) -> list[Rule]:
     return [(theirs + a, ours + b) for a, b in rules]
 
-
-SAM = Layout(_SAM_RULES)
 
 REFERENCE = Layout(
     [
@@ -128,8 +85,8 @@ REFERENCE = Layout(
         ("model.image_feature_neck", "image_feature_neck"),
         ("ppm._layer_gate_W_similarity", "policy.gate"),
         ("ppm.critic", "policy.critic"),
-        *_below("model.visual_model.", "sam.", _SAM_RULES),
-        *_below("model.", "", _PROMPT_ENCODER_RULES),
+        *_below("model.visual_model.", "sam.", SAM_RULES),
+        *_below("model.", "", prompt_encoder_rules("prompt_encoder")),
         *_below("model.", "", _PIXELLM_DECODER_RULES),
     ]
 )
@@ -213,18 +170,28 @@ def from_clip(name: str) -> tuple[str, ...]:
     return (f"vision_tower.{name.removeprefix('vision_model.')}",)
 
 
-def from_sam_original(name: str) -> tuple[str, ...]:
-    """Our names for a tensor of an original SAM `.pth`."""
-    ours = f"sam.{SAM.to_ours(name)}"
-    return (SAM_FREQUENCIES, ours) if ours == SAM_FREQUENCIES_COPY else (ours,)
+def from_decoder_file(published: Published) -> Callable[[str], tuple[str, ...]]:
+    """What gives our names for a tensor of the file that a mask decoder's authors publish."""
+    return _from_published(published, Layout(published.in_file), SAM_FREQUENCIES_COPY)
 
 
-def from_sam_transformers(name: str) -> tuple[str, ...]:
-    """Our names for a tensor of a SAM directory of transformers, which may hold the frequencies once or twice."""
-    ours = f"sam.{name}"
-    if ours == SAM_FREQUENCIES_COPY:
-        return ()
-    return (SAM_FREQUENCIES, SAM_FREQUENCIES_COPY) if ours == SAM_FREQUENCIES else (ours,)
+def from_decoder_directory(published: Published) -> Callable[[str], tuple[str, ...]]:
+    """The same for a directory of transformers, which may hold the frequencies once or twice."""
+    return _from_published(published, Layout(published.in_directories), SAM_FREQUENCIES)
+
+
+def _from_published(published: Published, layout: Layout, frequencies: str) -> Callable[[str], tuple[str, ...]]:
+    """frequencies: our name of the matrix that is read for both."""
+    both = (SAM_FREQUENCIES, SAM_FREQUENCIES_COPY)
+
+    def translate(name: str) -> tuple[str, ...]:
+        below = layout.to_ours(name)
+        ours = f"sam.{below}"
+        if below.startswith(published.unused) or (ours in both and ours != frequencies):
+            return ()
+        return both if ours == frequencies else (ours,)
+
+    return translate
 
 
 # --- whole state dictionaries ----------------------------------------------------------------------------------------
@@ -237,13 +204,14 @@ def translated(tensors: Mapping[str, Tensor], translate: Callable[[str], tuple[s
 
 def sam_state_dict_to_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state of a `SamModel` under the names of an original `.pth`, ready for `torch.save`."""
-    skipped = SAM_FREQUENCIES.removeprefix("sam.")
-    return {SAM.to_theirs(name): tensor for name, tensor in state.items() if name != skipped}
+    layout, skipped = Layout(SAM.in_file), SAM_FREQUENCIES.removeprefix("sam.")
+    return {layout.to_theirs(name): tensor for name, tensor in state.items() if name != skipped}
 
 
 def sam_state_dict_from_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of an original `.pth` as a `SamModel` takes them."""
-    return {name.removeprefix("sam."): tensor for name, tensor in translated(tensors, from_sam_original).items()}
+    ours = translated(tensors, from_decoder_file(SAM))
+    return {name.removeprefix("sam."): tensor for name, tensor in ours.items()}
 
 
 def load_reference_state_dict(model: GroundingModel, tensors: Mapping[str, Tensor], *, partial: bool = False) -> None:

@@ -94,12 +94,16 @@ def own_config(values: Mapping[str, Any], source: Path) -> GroundingConfig:
     backbone = backbone_named(values.get("backbone", "llava"))
     where = {name: f"{source}: {name}" for name in _PARTS}
     text, vision, sam = (dictionary(values.get(name), where[name]) for name in _PARTS)
-    if sam.get("model_type", "sam") != "sam":
-        raise UserError(f"{where['sam_config']} is of type {shown(sam['model_type'])}, not sam")
+    check_values({"mask_decoder": one_of(*DECODERS)}, values, str(source))
+    decoder = DECODERS[values.get("mask_decoder", "sam")]
+    if sam.get("model_type", decoder.config_class.model_type) != decoder.config_class.model_type:
+        raise UserError(
+            f"{where['sam_config']} is of type {shown(sam['model_type'])}, not {decoder.config_class.model_type}"
+        )
     parts = {
         "text_config": build_part(text, backbone.text_types, where["text_config"]),
         "vision_config": build_part(vision, backbone.vision_types, where["vision_config"]),
-        "sam_config": build_sam(sam, where["sam_config"]),
+        "sam_config": build_sam(decoder, sam, where["sam_config"]),
     }
     return build_grounding({**values, **parts}, str(source))
 

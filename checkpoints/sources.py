@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from checkpoints import architecture, names, sam_configs
 from checkpoints.adapting import merge_lora
 from checkpoints.config_checks import build_part, dictionary
@@ -36,6 +38,8 @@ from groundscore.reading import user_path
 from groundscore.targets import REJ, SEG
 from model.backbones import BACKBONES, backbone_of, backbone_of_base
 from model.config import GroundingConfig
+from model.decoders import DECODERS
+from model.decoders.sam import SamDecoder
 
 OWN, REFERENCE, BASE = "merged directory", "reference checkpoint", "LLaVA base"
 PROCESSOR_FILE = "processor_config.json"  # where transformers 5 writes what `preprocessor_config.json` held
@@ -189,7 +193,7 @@ def _read_reference(
     fields = architecture.reference_fields(config, weights.shapes(), directory=path, source=files.path)
     if weights.has("sam."):
         shapes = {name.removeprefix("sam."): shape for name, shape in weights.shapes().items()}
-        fields["sam_config"] = sam_configs.sam_config_from_shapes(shapes, files.path)
+        fields["sam_config"] = sam_configs.config_from_shapes(SamDecoder, shapes, files.path)
     if (named or system) == "READ" and not any(name.endswith(names.MARK_OF_THE_PORT) for name in files):
         fields |= architecture.original_read_fields(fields["text_config"].num_hidden_layers)
         notes.append("trained by READ's own code: points as there, on CLIP's centre crop")
@@ -293,19 +297,32 @@ def add_sam(source: Source, vision_pretrained: str | None) -> None:
             source.notes.append(f"--vision_pretrained {vision_pretrained} ignored: the checkpoint has its own SAM")
         return
     if vision_pretrained is None:
-        raise UserError(f"{source.path} does not contain SAM: pass --vision_pretrained (a sam_vit_… .pth file)")
+        raise UserError(
+            f"{source.path} does not contain SAM: pass --vision_pretrained (a sam_vit_… .pth file, or the file or "
+            "directory of another SAM)"
+        )
     path = find_model(vision_pretrained, "--vision_pretrained")
-    files = open_tensors(path)
-    sam = Weights()
-    sam.add(files, names.from_sam_transformers if path.is_dir() else names.from_sam_original, str(path))
-    if path.is_dir():
-        source.config.sam_config = sam_configs.sam_config(path)
-    else:
-        shapes = {name.removeprefix("sam."): shape for name, shape in sam.shapes().items()}
-        source.config.sam_config = sam_configs.sam_config_from_shapes(shapes, path)
+    source.config.mask_decoder, source.config.sam_config, tensors = read_decoder(path)
     source.config.out_dim = source.config.sam_config.prompt_encoder_config.hidden_size
-    for name in sam:
-        source.weights.put(name, sam.shape(name), sam.reader(name))
+    for name in tensors:
+        source.weights.put(name, tensors.shape(name), tensors.reader(name))
+
+
+def read_decoder(path: Path) -> tuple[str, PreTrainedConfig, Weights]:
+    """The mask decoder that a file of its authors or a directory of transformers holds: its name in `DECODERS`, its
+    configuration, and its tensors."""
+    tensors, files = Weights(), open_tensors(path)
+    if path.is_dir():
+        name, config = sam_configs.decoder_of_directory(path)
+        tensors.add(files, names.from_decoder_directory(DECODERS[name].published), str(path))
+        return name, config, tensors
+    name = sam_configs.decoder_of_file(files)
+    decoder = DECODERS[name]
+    tensors.add(files, names.from_decoder_file(decoder.published), str(path))
+    for stacked in decoder.published.stacked:
+        tensors.stack(f"sam.{stacked}")
+    shapes = {ours.removeprefix("sam."): shape for ours, shape in tensors.shapes().items()}
+    return name, sam_configs.config_from_shapes(decoder, shapes, path), tensors
 
 
 _INDICES = tuple(index for index, _ in WEIGHT_LAYOUTS)

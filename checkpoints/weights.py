@@ -56,6 +56,18 @@ class Weights(Mapping[str, Tensor]):
         """Give a tensor another name of ours."""
         self._stored[new] = self._stored.pop(old)
 
+    def stack(self, module: str) -> None:
+        """Make one tensor `module.weight` of those of numbered modules, `module.0.weight` and so on, row on row."""
+        rows = [f"{module}.{index}.weight" for index in range(len(self._stored))]
+        rows = [name for name in rows if name in self._stored]
+        if not rows:
+            return
+        readers, shapes = [self.reader(name) for name in rows], [self.shape(name) for name in rows]
+        for name in rows:
+            del self._stored[name]
+        shape = (sum(each[0] for each in shapes), *shapes[0][1:])
+        self.put(f"{module}.weight", shape, lambda: torch.cat([read() for read in readers]))
+
     def has(self, prefix: str) -> bool:
         """Whether there is a tensor whose name begins so."""
         return any(name.startswith(prefix) for name in self._stored)

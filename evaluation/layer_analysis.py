@@ -87,13 +87,13 @@ def layer_analysis(model: GroundingModel, batch: Batch, *, layers_at_once: int =
     for start in range(0, number, layers_at_once):
         layers = range(start, min(start + layers_at_once, number))
         prompts = [model.system.prompt(model, states, batch, layer) for layer in layers]
-        low_res = model.decoder.decode(
+        decoded = model.decoder.decode(
             features,
             states.image.repeat(len(layers)),
             torch.cat([prompt.sparse for prompt in prompts]),
             None if prompts[0].dense is None else torch.cat([prompt.dense for prompt in prompts]),
         )
-        of_layers = zip(*(scale.split(len(states.image)) for scale in low_res), strict=True)
+        of_layers = zip(*(scale.split(len(states.image)) for scale in decoded.low_res), strict=True)
         for prompt, logits in zip(prompts, of_layers, strict=True):
             upscaled = model.upscale(batch, states, list(logits))
             maps.append(prompt.maps)
@@ -235,7 +235,7 @@ def point_analysis(model: GroundingModel, batch: Batch) -> list[TargetPoints]:
     prompt = model.system.prompt(model, states, batch, "last")
     if prompt.points is None or prompt.maps is None:
         raise UserError(f"{model.config.system} prompts its masks without points")
-    masks = [logits > 0 for group in model.masks(batch, states, prompt) for logits in group]
+    masks = [logits > 0 for group in model.masks(batch, states, prompt)[0] for logits in group]
     maps = [similarity for group in prompt.maps for similarity in group]
     points = [pair for group in prompt.points for pair in zip(*group, strict=True)]
     return [TargetPoints(mask, similarity, *pair) for mask, similarity, pair in zip(masks, maps, points, strict=True)]

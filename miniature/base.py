@@ -134,7 +134,7 @@ def sam_config(sizes: MiniatureSizes) -> "SamConfig":
     """The configuration of the miniature SAM."""
     from transformers import SamConfig
 
-    from model.decoders.sam import DECODER_LAYER_NORM_EPS
+    from model.decoders.published import DECODER_LAYER_NORM_EPS
 
     return SamConfig(
         vision_config={

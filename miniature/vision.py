@@ -246,7 +246,7 @@ def train_sam(base: Path, *, steps: int, lr: float, seed: int) -> None:
             (text, None, described),
             (said, decoder.mask_prompts([maps]), described),
         ):
-            (low_res,) = decoder.decode(features, image, sparse, dense)
+            (low_res,) = decoder.decode(features, image, sparse, dense).low_res
             logits = F.interpolate(low_res.unsqueeze(1), masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
             padding = (batch.owners < 0)[image]
             total = total + 2 * (mask_bce(logits, masks, padding) + mask_dice(logits, masks, padding)).mean()

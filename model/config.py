@@ -5,9 +5,10 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig, SamConfig
+from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
 from model.backbones import backbone_named
+from model.decoders import DECODERS, MaskDecoder
 from model.settings import ImageSettings, model_settings, settings_of_system
 from model.systems import SYSTEMS
 from utils.settings import settings_of
@@ -16,8 +17,8 @@ from utils.settings import settings_of
 class GroundingConfig(PreTrainedConfig):
     """Everything that is needed to build a model and its processor, saved as `config.json` beside the weights.
 
-    text_config, vision_config, sam_config: the LLM, the image encoder and SAM (configuration objects or dictionaries);
-        which kinds the first two may be is the backbone's to say.
+    text_config, vision_config, sam_config: the LLM, the image encoder and the mask decoder's model (configuration
+        objects or dictionaries); which kinds they may be is the backbone's and the mask decoder's to say.
     system: one of `model.systems.SYSTEMS`; plugin: the module that it comes from, if that is a user's own.
     backbone, mask_decoder: one of `model.backbones.BACKBONES` and one of `model.decoders.DECODERS`.
     base_values: what else the backbone keeps of its base (`Backbone.base_values`).
@@ -30,13 +31,13 @@ class GroundingConfig(PreTrainedConfig):
     """
 
     model_type = "uground"
-    sub_configs = {"text_config": LlamaConfig, "vision_config": CLIPVisionConfig, "sam_config": SamConfig}
+    sub_configs = {"text_config": LlamaConfig, "vision_config": CLIPVisionConfig, "sam_config": AutoConfig}
 
     def __init__(
         self,
         text_config: PreTrainedConfig | dict[str, Any] | None = None,
         vision_config: PreTrainedConfig | dict[str, Any] | None = None,
-        sam_config: SamConfig | dict[str, Any] | None = None,
+        sam_config: PreTrainedConfig | dict[str, Any] | None = None,
         system: str = "UGround",
         plugin: str | None = None,
         mm_projector_type: str = "mlp2x_gelu",
@@ -56,7 +57,7 @@ class GroundingConfig(PreTrainedConfig):
         member = backbone_named(backbone)
         self.text_config = _of_types(member.text_types, text_config)
         self.vision_config = _of_types(member.vision_types, vision_config)
-        self.sam_config = _as_config(SamConfig, sam_config)
+        self.sam_config = _as_config(DECODERS.get(mask_decoder, MaskDecoder).config_class, sam_config)
         self.system = system
         self.plugin = plugin
         self.mm_projector_type = mm_projector_type

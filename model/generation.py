@@ -95,7 +95,7 @@ def generate_answers(
         written=torch.stack(targets),
     )
     prompt = model.system.prompt(model, states, batch, layer)
-    masks = model.masks(batch, states, prompt)
+    masks, present = model.masks(batch, states, prompt)
     layers, scores = iter(prompt.layers.tolist()), iter(torch.cat([mask_scores(each) for each in masks]).tolist())
     return [
         Answer(
@@ -106,6 +106,7 @@ def generate_answers(
             similarity_maps=prompt.maps[index] if prompt.maps and row.targets else None,
             mask_scores=list(islice(scores, counts[index])),
             rej_indices=written_at(row.token_ids, model.config.rej_token_ids),
+            object_scores=None if present is None else present[index].tolist(),
         )
         for index, row in enumerate(rows)
     ]

@@ -19,7 +19,7 @@ from groundscore.errors import UserError
 from model.backbones import backbone_of
 from model.backbones.base import Backbone, EncodedImages, Rows
 from model.config import GroundingConfig
-from model.decoders.base import MaskDecoder
+from model.decoders.base import DecodedTargets, MaskDecoder
 from model.feature_cache import EncoderFeatures, FeatureCache
 from model.generation import generate_answers
 from model.losses import losses_of_masks
@@ -113,7 +113,7 @@ class GroundingModel(PreTrainedModel):
             batch = _with_stand_in(batch, self.config.tokens_per_target)
         states = self.target_states(batch, images, unrolled)
         prompt = self.system.prompt(self, states, batch, "sample", layer_choice)
-        low_res = self.decode(batch, states, prompt)
+        low_res = self.decode(batch, states, prompt).low_res
 
         own = self.system.own_losses(self, prompt, states, batch, present)
         bce, dice = self._mask_losses(batch, states.counts, low_res)
@@ -155,9 +155,12 @@ class GroundingModel(PreTrainedModel):
         decisions = self._decisions(batch, forced.written)
         layers = forced.layers.split([len(masks) for masks in batch.masks])
         maps = forced.similarity_maps or [None] * len(decisions)
+        scores = forced.object_scores or [None] * len(decisions)
         return [
-            Segmentation(mask_logits=logits, decisions=decided, layers=chosen.tolist(), similarity_maps=each)
-            for logits, decided, chosen, each in zip(forced.mask_logits, decisions, layers, maps, strict=True)
+            Segmentation(logits, decided, chosen.tolist(), similarity_maps=of_image, object_scores=present)
+            for logits, decided, chosen, of_image, present in zip(
+                forced.mask_logits, decisions, layers, maps, scores, strict=True
+            )
         ]
 
     @torch.no_grad()
@@ -173,7 +176,8 @@ class GroundingModel(PreTrainedModel):
             return ForcedMasks(empty, written, layers=batch.seg_image, similarity_maps=None)
         states = self.target_states(batch, images, unrolled)
         prompt = self.system.prompt(self, states, batch, layer)
-        return ForcedMasks(self.masks(batch, states, prompt), written, prompt.layers, prompt.maps)
+        masks, scores = self.masks(batch, states, prompt)
+        return ForcedMasks(masks, written, prompt.layers, prompt.maps, scores)
 
     @torch.no_grad()
     def generate(
@@ -272,14 +276,19 @@ class GroundingModel(PreTrainedModel):
 
     # --- masks
 
-    def decode(self, batch: Batch, states: TargetStates, prompt: Prompt) -> list[Tensor]:
-        """Returns low-resolution mask logits [S, h, w] of all targets, one tensor per scale of the decoder."""
+    def decode(self, batch: Batch, states: TargetStates, prompt: Prompt) -> DecodedTargets:
+        """Returns low-resolution masks of all targets."""
         features = self.decoder_features(batch, states.images)
         return self.decoder.decode(features, states.image, prompt.sparse, prompt.dense)
 
-    def masks(self, batch: Batch, states: TargetStates, prompt: Prompt) -> list[Tensor]:
-        """Returns mask logits float32 [m, H, W] at original size, for each group of targets."""
-        return self.upscale(batch, states, self.decode(batch, states, prompt))
+    def masks(self, batch: Batch, states: TargetStates, prompt: Prompt) -> tuple[list[Tensor], list[Tensor] | None]:
+        """Returns mask logits float32 [m, H, W] at original size, and object scores [m] where the decoder has them, for
+        each group of targets."""
+        decoded = self.decode(batch, states, prompt)
+        scores = decoded.object_scores
+        return self.upscale(batch, states, decoded.low_res), None if scores is None else list(
+            scores.split(states.counts)
+        )
 
     def upscale(self, batch: Batch, states: TargetStates, low_res: list[Tensor]) -> list[Tensor]:
         """Returns mask logits float32 [m, H, W] at original size, for each group of targets."""

@@ -17,6 +17,8 @@ from groundscore.annotations.images import check_image
 
 SAM_MEAN = (123.675, 116.28, 103.53)
 SAM_STD = (58.395, 57.12, 57.375)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -63,6 +65,16 @@ def fill_and_crop(rgb: np.ndarray, side: int, grid: tuple[int, int], tokens: int
     return pixels, Geometry((side, side), centre_window((height, width)), False, grid, tokens)
 
 
+def stretch(rgb: np.ndarray, side: int, grid: tuple[int, int]) -> tuple[Tensor, Geometry]:
+    """The whole image as a square, whatever its proportions, bilinear.
+
+    rgb uint8 [H, W, 3] → uint8 [3, S, S]; grid: of the square, see `Geometry`.
+    """
+    check_image(rgb)
+    pixels = resized(rgb, (side, side), Image.Resampling.BILINEAR).contiguous()
+    return pixels, Geometry((side, side), (0, 0, *rgb.shape[:2]), False, grid)
+
+
 def centre_window(size: tuple[int, int]) -> tuple[int, int, int, int]:
     """(top, left, height, width) of the largest square in the centre of an image of (height, width)."""
     side = min(size)
@@ -92,9 +104,14 @@ def normalize_padded(images: Tensor, sizes: list[tuple[int, int]], dtype: torch.
 
 def normalize_cropped(images: Tensor, dtype: torch.dtype) -> Tensor:
     """CLIP's normalisation of centre-cropped images [n, 3, S, S], uint8 or normalised already."""
+    return normalize_stretched(images, CLIP_MEAN, CLIP_STD, dtype)
+
+
+def normalize_stretched(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype) -> Tensor:
+    """Normalised images [n, 3, S, S] without padding, uint8 or normalised already; mean, std: of pixels in [0, 1]."""
     if images.is_floating_point():
         return images.to(dtype)
-    return standardize(images.float() / 255.0, CLIP_MEAN, CLIP_STD).to(dtype)
+    return standardize(images.float() / 255.0, mean, std).to(dtype)
 
 
 def standardize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -59,12 +59,14 @@ class ForcedMasks:
     mask_logits: for every image float32 [m, H, W], one per `[SEG]` of its given answers, at its original size.
     written int64 [Q]: the tokens that the model would write at the positions that were asked for.
     layers int64 [S]; similarity_maps: for every image [m, H, W] in [0, 1], or None.
+    object_scores: for every image [m], or None, see `Segmentation`.
     """
 
     mask_logits: list[Tensor]
     written: Tensor
     layers: Tensor
     similarity_maps: list[Tensor] | None
+    object_scores: list[Tensor] | None = None
 
 
 @dataclass
@@ -75,12 +77,14 @@ class Segmentation:
     decisions: for every target in written order, True where the model itself would have written `[SEG]`.
     layers: the hidden state that each similarity map came from (the last one for systems without a choice).
     similarity_maps: [m, H, W] in [0, 1], or None for systems without one.
+    object_scores [m]: the decoder's logit of there being an object at all, or None for decoders without one.
     """
 
     mask_logits: Tensor
     decisions: list[bool]
     layers: list[int]
     similarity_maps: Tensor | None
+    object_scores: Tensor | None = None
 
 
 @dataclass
@@ -92,6 +96,7 @@ class Answer:
     mask_logits float32 [n, H, W]; masks are `mask_logits > 0`.
     layers [n]; similarity_maps [n, H, W], None without a target and for systems that have none.
     mask_scores [n]: mean foreground probability of each mask.
+    object_scores [n]: as in `Segmentation`, or None.
     """
 
     token_ids: list[int]
@@ -101,6 +106,7 @@ class Answer:
     similarity_maps: Tensor | None
     mask_scores: list[float]
     rej_indices: list[int] = field(default_factory=list)
+    object_scores: list[float] | None = None
 
     @property
     def masks(self) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from checkpoints.names import load_reference_state_dict
 from dataloaders.batching.batch import PADDING_BRANCH, Batch, Geometry, PreparedImages, place_images
 from model.config import GroundingConfig
-from model.decoders.sam import DECODER_LAYER_NORM_EPS
+from model.decoders.published import DECODER_LAYER_NORM_EPS
 from model.grounding import GroundingModel
 from model.images import centre_window
 from model.outputs import LossWeights

@@ -76,21 +76,7 @@ def tiny_config(system: str = "UGround", **overrides) -> GroundingConfig:
             "patch_size": 14,
             "hidden_act": "quick_gelu",
         },
-        sam_config={
-            "vision_config": {
-                "hidden_size": 16,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "global_attn_indexes": [1],
-                "window_size": 2,
-                "mlp_dim": 32,
-                "image_size": 64,
-                "output_channels": 32,
-                "num_pos_feats": 16,
-            },
-            "prompt_encoder_config": {"hidden_size": 32, "image_size": 64, "image_embedding_size": 4},
-            "mask_decoder_config": {"hidden_size": 32, "mlp_dim": 64, "iou_head_hidden_dim": 32},
-        },
+        sam_config=tiny_decoder(overrides.get("mask_decoder", "sam")),
         system=system,
         out_dim=32,
         seg_token_ids=tokenizer.seg_token_ids,
@@ -99,6 +85,71 @@ def tiny_config(system: str = "UGround", **overrides) -> GroundingConfig:
         im_end_id=tokenizer.im_end_id,
         **overrides,
     )
+
+
+def tiny_decoder(name: str, side: int = 64) -> dict:
+    """The configuration of any mask decoder's model, for images of about `side` pixels and prompts 32 wide."""
+    head = {"hidden_size": 32, "mlp_dim": 64, "iou_head_hidden_dim": 32}
+    if name in ("sam2", "sam3_tracker"):
+        patch = 16 if name == "sam2" else 14
+        grid = side // 16
+        return {
+            "vision_config": {
+                "backbone_config": _tiny_hiera(16 * grid) if name == "sam2" else _tiny_vit(14 * grid),
+                "backbone_feature_sizes": [[times * grid, times * grid] for times in (4, 2, 1)],
+                "fpn_hidden_size": 32,
+                **(
+                    {"backbone_channel_list": [64, 32, 16, 8]} if name == "sam2" else {"scale_factors": [4.0, 2.0, 1.0]}
+                ),
+            },
+            "prompt_encoder_config": {"hidden_size": 32, "image_size": patch * grid, "patch_size": patch},
+            "mask_decoder_config": head | {"dynamic_multimask_via_stability": False},
+        }
+    return {
+        "vision_config": {
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "global_attn_indexes": [1],
+            "window_size": 2,
+            "mlp_dim": 32,
+            "image_size": side,
+            "output_channels": 32,
+            "num_pos_feats": 16,
+        },
+        "prompt_encoder_config": {"hidden_size": 32, "image_size": side, "image_embedding_size": side // 16},
+        "mask_decoder_config": head | ({"vit_dim": 16} if name == "sam_hq" else {}),
+    }
+
+
+def _tiny_hiera(side: int) -> dict:
+    return {
+        "model_type": "sam2_hiera_det_model",
+        "hidden_size": 8,
+        "num_attention_heads": 1,
+        "image_size": [side, side],
+        "blocks_per_stage": [1, 1, 2, 1],
+        "embed_dim_per_stage": [8, 16, 32, 64],
+        "num_attention_heads_per_stage": [1, 2, 2, 2],
+        "window_size_per_stage": [4, 2, 4, 2],
+        "global_attention_blocks": [3],
+        "window_positional_embedding_background_size": [4, 4],
+    }
+
+
+def _tiny_vit(side: int) -> dict:
+    return {
+        "model_type": "sam3_vit_model",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": side,
+        "patch_size": 14,
+        "window_size": 2,
+        "global_attn_indexes": [1],
+        "pretrain_image_size": 28,
+    }
 
 
 def tiny_model(system: str = "UGround", seed: int = 0, **overrides) -> tuple[GroundingModel, GroundingProcessor]:

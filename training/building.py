@@ -179,7 +179,7 @@ def _check_model(model_config: GroundingConfig, config: TrainingConfig) -> None:
             f"--num_layers {config.num_layers}: the LLM of {config.version} has {model_config.num_layers} hidden "
             "states (its layers and the embeddings); leave the flag out"
         )
-    sam_size = model_config.sam_config.vision_config.image_size
+    sam_size = model_config.sam_config.prompt_encoder_config.image_size
     if config.image_size is not None and config.image_size != sam_size:
         raise UserError(f"--image_size {config.image_size}: this SAM was built for {sam_size}; leave the flag out")
     if config.preprocessor_config:

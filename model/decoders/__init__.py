@@ -8,8 +8,16 @@ from transformers import PreTrainedConfig
 from groundscore.names import add_new, look_up
 from model.decoders.base import MaskDecoder
 from model.decoders.sam import SamDecoder
+from model.decoders.sam2 import Sam2Decoder
+from model.decoders.sam3_tracker import Sam3TrackerDecoder
+from model.decoders.sam_hq import SamHqDecoder
 
-DECODERS: dict[str, type[MaskDecoder]] = {"sam": SamDecoder}
+DECODERS: dict[str, type[MaskDecoder]] = {
+    "sam": SamDecoder,
+    "sam_hq": SamHqDecoder,
+    "sam2": Sam2Decoder,
+    "sam3_tracker": Sam3TrackerDecoder,
+}
 
 
 def register(decoder: type[MaskDecoder]) -> type[MaskDecoder]:

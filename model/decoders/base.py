@@ -8,15 +8,29 @@ prompt token, M side of a mask prompt, h w size of low-resolution masks, H W siz
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, SamConfig
 
 from dataloaders.batching.batch import Geometry, ImageGroup, ImagePreparation
 from groundscore.errors import UserError
+from model.decoders.published import Published
 
 INSIDE, OUTSIDE, NEITHER = 1, 0, -1  # labels of points
+
+
+@dataclass
+class DecodedTargets:
+    """What a mask decoder gives for S targets.
+
+    low_res: mask logits [S, h, w], one tensor for each scale. object_scores [S]: logits of there being an object at
+    all, apart from where it is; None where the decoder has none.
+    """
+
+    low_res: list[Tensor]
+    object_scores: Tensor | None = None
 
 
 class MaskDecoder(nn.Module):
@@ -27,10 +41,20 @@ class MaskDecoder(nn.Module):
 
     encoder_name: what its image encoder is called in messages. `config` is always the model's `GroundingConfig`.
     parts: names of modules by what they are: "encoder", "prompt" and "decoder".
+    config_class: of `GroundingConfig.sam_config`, the configuration of its model.
+    published: how weights of its model are published, which `--vision_pretrained` then takes; None: nowhere. Its child
+        that holds them is `sam`.
     """
 
     encoder_name: ClassVar[str] = "image encoder"
     parts: ClassVar[dict[str, tuple[str, ...]]] = {}
+    config_class: ClassVar[type[PreTrainedConfig]] = SamConfig
+    published: ClassVar[Published | None] = None
+
+    @classmethod
+    def depths(cls, config: PreTrainedConfig) -> dict[str, int]:
+        """Numbers of layers by the module that holds them: a checkpoint must have as many before they are built."""
+        return {}
 
     @classmethod
     def scales(cls, config: PreTrainedConfig) -> int:
@@ -84,8 +108,8 @@ class MaskDecoder(nn.Module):
 
     def decode(
         self, features: list[Tensor], image: Tensor, sparse: Tensor | list[Tensor], dense: Tensor | None
-    ) -> list[Tensor]:
-        """Low-resolution mask logits [S, h, w] of all targets, one tensor for each scale.
+    ) -> DecodedTargets:
+        """Low-resolution masks of all targets.
 
         features: from `encode`; image int64 [S]: the image of each target; sparse: prompt tokens [S, K, C], or a list
         of such tensors for consecutive targets; dense: mask prompts [S, 1, M, M], or None for "no mask given".
@@ -93,7 +117,7 @@ class MaskDecoder(nn.Module):
         raise NotImplementedError
 
     def fuse(self, low_res: list[Tensor]) -> Tensor:
-        """The logits [S, h, w] that are a target's mask, from those of `decode`."""
+        """The logits [S, h, w] that are a target's mask, from the scales of `decode`."""
         return low_res[-1]
 
     def upscale(self, logits: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:

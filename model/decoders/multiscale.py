@@ -19,8 +19,9 @@ from transformers.models.sam.modeling_sam import (
 )
 
 from dataloaders.batching.batch import Geometry
-from model.decoders.base import MaskDecoder
-from model.decoders.sam import DECODER_LAYER_NORM_EPS, grid_positions, no_mask
+from model.decoders.base import DecodedTargets, MaskDecoder
+from model.decoders.published import DECODER_LAYER_NORM_EPS
+from model.decoders.sam import grid_positions, no_mask
 from model.images import spread_cells
 
 MASK_TOKENS = 4
@@ -58,10 +59,11 @@ class MultiScaleDecoder(MaskDecoder):
         """Λ tensors [I, C, h, w] from as many maps [I, D, h, w]."""
         return [self.image_feature_neck(each) for each in images]
 
-    def decode(self, features: list[Tensor], image: Tensor, sparse: Tensor, dense: None) -> list[Tensor]:
+    def decode(self, features: list[Tensor], image: Tensor, sparse: Tensor, dense: None) -> DecodedTargets:
         """Λ tensors [S, 2 h, 2 w]; see `ScaleTransformers`."""
         positions = grid_positions(self.prompt_encoder.shared_embedding, tuple(features[0].shape[-2:]))
-        return list(self.mask_decoder(features, image, sparse, positions, no_mask(self.prompt_encoder)))
+        masks = self.mask_decoder(features, image, sparse, positions, no_mask(self.prompt_encoder))
+        return DecodedTargets(list(masks))
 
     def fuse(self, low_res: list[Tensor]) -> Tensor:
         """The weighed sum [S, 128, 128] of all scales."""

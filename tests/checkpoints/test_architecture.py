@@ -15,8 +15,9 @@ from checkpoints.architecture import (
     original_llava_fields,
     reference_system,
 )
-from checkpoints.sam_configs import sam_config_from_shapes
+from checkpoints.sam_configs import config_from_shapes
 from groundscore.errors import UserError
+from model.decoders.sam import SamDecoder
 
 
 def shapes_of(config: SamConfig) -> dict[str, tuple[int, ...]]:
@@ -50,7 +51,7 @@ SIZES = {
 @pytest.mark.parametrize("size", SIZES)
 def test_a_sam_of_any_size_is_recognised_by_its_shapes(size):
     expected = SIZES[size]
-    found = sam_config_from_shapes(shapes_of(expected), Path("sam.pth"))
+    found = config_from_shapes(SamDecoder, shapes_of(expected), Path("sam.pth"))
     assert shapes_of(found) == shapes_of(expected)
     for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config"):
         ours, theirs = getattr(found, part).to_dict(), getattr(expected, part).to_dict()
@@ -62,7 +63,7 @@ def test_a_sam_of_any_size_is_recognised_by_its_shapes(size):
 
 def test_something_else_than_a_sam_is_named():
     with pytest.raises(UserError, match="weights.pth is not a SAM.*pos_embed"):
-        sam_config_from_shapes({"fc.weight": (3, 3)}, "weights.pth")
+        config_from_shapes(SamDecoder, {"fc.weight": (3, 3)}, "weights.pth")
 
 
 def test_an_original_llava_without_projector_type_has_a_linear_one():

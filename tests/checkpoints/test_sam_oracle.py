@@ -142,7 +142,7 @@ def test_masks_agree_for_several_targets_on_several_images(pair, with_mask):
         )
         expected.append(low_res[:, 0])
     sparse = torch.cat([embed_points(ours, points, labels), text], dim=1)
-    (low_res,) = ours.decode([embeddings], image, sparse, masks)
+    (low_res,) = ours.decode([embeddings], image, sparse, masks).low_res
     assert torch.allclose(low_res, torch.cat(expected), atol=TOLERANCE)
 
 

@@ -5,8 +5,8 @@ import torch
 from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionSdpaAttention
 
-from model.decoders import sam
-from model.decoders.sam import RowwiseAttention
+from model.decoders import rowwise_attention
+from model.decoders.rowwise_attention import RowwiseAttention
 
 
 def attentions(grid: int, image_size: int):
@@ -22,7 +22,7 @@ def attentions(grid: int, image_size: int):
 
 @pytest.mark.parametrize("grid", [8, 12], ids=["as_built", "resampled"])
 def test_it_gives_what_transformers_gives_with_the_same_gradients(grid, monkeypatch):
-    monkeypatch.setattr(sam, "QUERIES_AT_ONCE", 3 * grid)
+    monkeypatch.setattr(rowwise_attention, "QUERIES_AT_ONCE", 3 * grid)
     theirs, ours, states = attentions(grid, image_size=128)
     results = []
     for attention in (theirs, ours):
@@ -36,7 +36,7 @@ def test_it_gives_what_transformers_gives_with_the_same_gradients(grid, monkeypa
 
 def test_no_bias_of_all_pairs_is_made(monkeypatch):
     _, ours, states = attentions(16, image_size=256)
-    monkeypatch.setattr(sam, "QUERIES_AT_ONCE", 32)
+    monkeypatch.setattr(rowwise_attention, "QUERIES_AT_ONCE", 32)
     sizes = []
     attend = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
