@@ -2,6 +2,7 @@
 
     python -m benchmarks.counting                                  the bench model, by part
     python -m benchmarks.counting --size 7b --lora_r 8 --checkpointing
+    python -m benchmarks.counting --decoders                       every mask decoder at its published sizes
 
 The FLOPs are the same as those of a real step. The memory is what the step keeps for its backward pass.
 """
@@ -10,14 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks import benchmark_parser
 from benchmarks.bench_model import SIZES, BenchShape, adapt, bench_batch, bench_model
 from benchmarks.measuring import flop_counter
+from dataloaders.batching.batch import ImageGroup
 from groundscore.errors import run_main
+from model.config import GroundingConfig
+from model.decoders import decoder_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,10 @@ def main(argv: Sequence[str]) -> None:
         "--lora_r", type=int, default=0, metavar="N", help="rank of LoRA; 0 trains the whole LLM (default)"
     )
     parser.add_argument("--checkpointing", action="store_true", help="with gradient checkpointing")
+    parser.add_argument("--decoders", action="store_true", help="the mask decoders alone, at their published sizes")
     flags = parser.parse_args(argv)
+    if flags.decoders:
+        return print_decoders()
     count = count_step(SIZES[flags.size], lora_r=flags.lora_r, checkpointing=flags.checkpointing)
     forward = sum(count.forward.values())
     print("|part|GFLOP|share of the forward pass|\n|---|---|---|")
@@ -92,6 +101,88 @@ def count_step(
             total=sum(parameter.numel() for parameter in parameters),
             trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         )
+
+
+# --- mask decoders alone ---------------------------------------------------------------------------------------------
+
+_VIT_H = {
+    "hidden_size": 1280,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "global_attn_indexes": [7, 15, 23, 31],
+}
+_HIERA_LARGE = {
+    "hidden_size": 144,
+    "embed_dim_per_stage": [144, 288, 576, 1152],
+    "num_attention_heads_per_stage": [2, 4, 8, 16],
+    "blocks_per_stage": [2, 6, 36, 4],
+    "global_attention_blocks": [23, 33, 43],
+    "window_size_per_stage": [8, 4, 16, 8],
+    "model_type": "sam2_hiera_det_model",
+}
+# The mask decoder and its configuration where it differs from the class's, by what is published.
+DECODER_SIZES: dict[str, tuple[str, dict[str, Any]]] = {
+    "SAM ViT-B": ("sam", {}),
+    "SAM ViT-H": ("sam", {"vision_config": _VIT_H}),
+    "SAM-HQ ViT-H": ("sam_hq", {"vision_config": _VIT_H, "mask_decoder_config": {"vit_dim": 1280}}),
+    "SAM 2.1 tiny": ("sam2", {}),
+    "SAM 2.1 large": (
+        "sam2",
+        {"vision_config": {"backbone_config": _HIERA_LARGE, "backbone_channel_list": [1152, 576, 288, 144]}},
+    ),
+    "SAM 3 tracker": ("sam3_tracker", {"vision_config": {"scale_factors": [4.0, 2.0, 1.0]}}),
+}
+
+
+@dataclass(frozen=True)
+class DecoderCount:
+    """What a mask decoder costs: parameters of its encoder and of the rest; flops of encoding an image, and of decoding
+    its targets forward; kept_bytes: what the targets keep for the backward pass in float32; cached_bytes of an image's
+    features in bfloat16."""
+
+    encoder: int
+    rest: int
+    encoding: float
+    decoding: float
+    kept_bytes: int
+    cached_bytes: int
+
+
+def print_decoders(targets: int = 6) -> None:
+    """Prints a line for every published size."""
+    print(f"|mask decoder|encoder, M parameters|rest|an image, GFLOP|{targets} targets, GFLOP|kept, GB|cached, MB|")
+    print("|---|---|---|---|---|---|---|")
+    for size in DECODER_SIZES:
+        count = count_decoder(size, targets)
+        numbers = (count.encoder / 1e6, count.rest / 1e6, count.encoding / 1e9, count.decoding / 1e9)
+        cells = [*(f"{number:.0f}" for number in numbers), f"{count.kept_bytes / 1e9:.2f}"]
+        print(f"|{size}|{'|'.join(cells)}|{count.cached_bytes / 1e6:.1f}|")
+
+
+def count_decoder(size: str, targets: int) -> DecoderCount:
+    """Count one image with so many targets, each with a text token and a mask prompt; size: of `DECODER_SIZES`."""
+    name, values = DECODER_SIZES[size]
+    config = GroundingConfig(sam_config=values, mask_decoder=name)
+    with torch.device("meta"):
+        decoder = decoder_of(config)(config)
+    decoder.encoder.requires_grad_(False)
+    pixels, geometry = decoder.preparation(config)(np.zeros((480, 640, 3), dtype=np.uint8))
+    width = config.sam_config.prompt_encoder_config.hidden_size
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        _to_fake_cpu(decoder)
+        group = ImageGroup([0], fake.from_tensor(pixels[None]), [geometry])
+        with flop_counter() as counter:
+            features = decoder.encode(group)
+            encoding = float(counter.get_total_flops())
+        text = torch.empty(targets, 1, width, requires_grad=True)
+        dense = torch.empty(targets, 1, decoder.prompt_side, decoder.prompt_side)
+        kept = _KeptBytes(decoder)
+        with flop_counter() as counter, torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+            decoder.decode(features, torch.zeros(targets, dtype=torch.int64), text, dense)
+        decoding = float(counter.get_total_flops())
+        encoder, whole = (sum(each.numel() for each in part.parameters()) for part in (decoder.encoder, decoder))
+        cached = sum(2 * each.numel() for each in features)
+        return DecoderCount(encoder, whole - encoder, encoding, decoding, kept.total, cached)
 
 
 def _parts(model: torch.nn.Module) -> dict[str, tuple[str, ...]]:

@@ -26,6 +26,7 @@ from checkpoints.writing import (
 )
 from groundscore.errors import UserError
 from groundscore.writing import write_json
+from model.decoders.published import SAM
 from model.grounding import GroundingModel
 from model.policy import CONTEXT_GATE
 
@@ -91,6 +92,10 @@ def export_reference(
     """
     if model.system.uses_policy and model.config.gate == CONTEXT_GATE:
         raise UserError(f"the reference has no --gate {CONTEXT_GATE}; export this checkpoint in our own layout")
+    if type(model.decoder).published not in (None, SAM):
+        raise UserError(
+            f"the reference has SAM alone, this checkpoint {model.decoder.encoder_name}; export it in our own layout"
+        )
     ours = in_memory(model.state_dict()) if tensors is None else tensors
     _check_merged(ours)
     state = {to_reference(name): tensor for name, tensor in ours.items()}

@@ -32,6 +32,7 @@ class Reply:
     layers [n]: which hidden state prompted each mask; maps: float32 [n, H, W] in [0, 1], the similarity maps there,
         or None where the system has none.
     complete: False if the answer was cut off by the limit on its length.
+    objects [n]: whether the mask decoder's own score says that there is an object, None where it has no such score.
     """
 
     prompt: str
@@ -43,6 +44,7 @@ class Reply:
     tokens: int
     complete: bool
     seconds: float
+    objects: list[bool] | None = None
 
     @property
     def turn(self) -> Turn:
@@ -62,6 +64,9 @@ class Reply:
         if not found.all():
             empty = ", ".join(f"[SEG {number}]" for number, each in enumerate(found, start=1) if not each)
             return f"Nothing was found for {empty}: the mask is empty."
+        if self.objects is not None and not all(self.objects):
+            doubted = ", ".join(f"[SEG {number}]" for number, each in enumerate(self.objects, start=1) if not each)
+            return f"Nothing may be there for {doubted}: so says the mask decoder's object score."
         return None
 
 

@@ -142,6 +142,7 @@ class ChatSession:
             tokens=len(answer.token_ids),
             complete=len(answer.token_ids) < self.max_new_tokens,
             seconds=seconds,
+            objects=None if answer.object_scores is None else [score > 0 for score in answer.object_scores],
         )
 
     def segment_again(self, image: np.ndarray, history: Sequence[Turn], reply: Reply, layer: LayerChoice) -> Reply:
@@ -154,7 +155,7 @@ class ChatSession:
         answered = [*(turn for turn in history if turn.answer), reply.turn]
         found = self.model.segment(self._batch(image, [answered]).to(self.model.device), layer=layer)[0]
         first = len(found.mask_logits) - len(reply.masks)  # the targets of earlier answers come before
-        logits, maps = found.mask_logits[first:], found.similarity_maps
+        logits, maps, objects = found.mask_logits[first:], found.similarity_maps, found.object_scores
         return replace(
             reply,
             masks=(logits > 0).cpu().numpy(),
@@ -162,6 +163,7 @@ class ChatSession:
             layers=found.layers[first:],
             maps=None if maps is None else maps[first:].float().cpu().numpy(),
             seconds=time.perf_counter() - start,
+            objects=None if objects is None else (objects[first:] > 0).tolist(),
         )
 
     def _batch(self, image: np.ndarray, conversations: Sequence[Sequence[Turn]]) -> Batch:
