@@ -172,24 +172,24 @@ def from_clip(name: str) -> tuple[str, ...]:
 
 def from_decoder_file(published: Published) -> Callable[[str], tuple[str, ...]]:
     """What gives our names for a tensor of the file that a mask decoder's authors publish."""
-    return _from_published(published, Layout(published.in_file), SAM_FREQUENCIES_COPY)
+    layout, both = Layout(published.in_file), (SAM_FREQUENCIES, SAM_FREQUENCIES_COPY)
+
+    def translate(name: str) -> tuple[str, ...]:
+        ours = layout.to_ours(name)
+        if ours.startswith(published.unused):
+            return ()
+        return both if f"sam.{ours}" == SAM_FREQUENCIES_COPY else (f"sam.{ours}",)
+
+    return translate
 
 
 def from_decoder_directory(published: Published) -> Callable[[str], tuple[str, ...]]:
     """The same for a directory of transformers, which may hold the frequencies once or twice."""
-    return _from_published(published, Layout(published.in_directories), SAM_FREQUENCIES)
-
-
-def _from_published(published: Published, layout: Layout, frequencies: str) -> Callable[[str], tuple[str, ...]]:
-    """frequencies: our name of the matrix that is read for both."""
-    both = (SAM_FREQUENCIES, SAM_FREQUENCIES_COPY)
+    layout = Layout(published.in_directories)
 
     def translate(name: str) -> tuple[str, ...]:
-        below = layout.to_ours(name)
-        ours = f"sam.{below}"
-        if below.startswith(published.unused) or (ours in both and ours != frequencies):
-            return ()
-        return both if ours == frequencies else (ours,)
+        ours = layout.to_ours(name)
+        return () if ours.startswith(published.unused) else (f"sam.{ours}",)
 
     return translate
 

@@ -315,6 +315,7 @@ def read_decoder(path: Path) -> tuple[str, PreTrainedConfig, Weights]:
     if path.is_dir():
         name, config = sam_configs.decoder_of_directory(path)
         tensors.add(files, names.from_decoder_directory(DECODERS[name].published), str(path))
+        _complete_frequencies(tensors)
         return name, config, tensors
     name = sam_configs.decoder_of_file(files)
     decoder = DECODERS[name]

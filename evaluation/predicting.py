@@ -32,6 +32,8 @@ class Predicted:
     accepted: bool [E], on the device: the model says that the target is there.
     broken: int64 scalar, how many of its logits are not finite.
     layers: int64, the hidden states that prompted its masks.
+    seen: int64 [E], on the device: 1 where the mask decoder's own score says of any of an expression's masks that there
+        is an object, 0 where of none, -1 where it has no such score or nothing was decoded.
     silent: expressions without a `[SEG]` of their own in what was generated.
     texts [E]: what the generated answers say of each, None where they were given.
     """
@@ -41,6 +43,7 @@ class Predicted:
     accepted: Tensor
     broken: Tensor
     layers: Tensor
+    seen: Tensor
     silent: int
     texts: list[str | None]
 
@@ -62,8 +65,9 @@ def _from_given(model: GroundingModel, work: Work, protocol: Protocol) -> list[P
     targets = [target for part in work.parts for target in part.questions.targets]
     sizes = [len(part.questions.targets) for part in work.parts]
     accepted = _accepted(model.config, forced.written, targets).split(sizes)
-    per_part = zip(work.parts, forced.mask_logits, accepted, forced.layers.split(sizes), strict=True)
-    return [_of_targets(part, logits, accepts, layers) for part, logits, accepts, layers in per_part]
+    scores = forced.object_scores or [None] * len(sizes)
+    per_part = zip(work.parts, forced.mask_logits, accepted, forced.layers.split(sizes), scores, strict=True)
+    return [_of_targets(*each) for each in per_part]
 
 
 def _accepted(config: GroundingConfig, written: Tensor, targets: Sequence[GivenTarget]) -> Tensor:
@@ -83,8 +87,11 @@ def _accepted(config: GroundingConfig, written: Tensor, targets: Sequence[GivenT
     return accepts | ~judged
 
 
-def _of_targets(part: Part, logits: Tensor, accepts: Tensor, layers: Tensor) -> Predicted:
-    """The masks [Q, H, W] of a part's targets as one prediction per expression, or for MUSE one per target."""
+def _of_targets(part: Part, logits: Tensor, accepts: Tensor, layers: Tensor, scores: Tensor | None) -> Predicted:
+    """The masks [Q, H, W] of a part's targets as one prediction per expression, or for MUSE one per target.
+
+    scores: object scores [Q], or None.
+    """
     expressions, separate = len(part.questions.expressions), part.questions.separate
     owner = [target.expression for target in part.questions.targets]
     masks, accepted = logits > 0, accepts
@@ -102,9 +109,19 @@ def _of_targets(part: Part, logits: Tensor, accepts: Tensor, layers: Tensor) -> 
         accepted=accepted,
         broken=(~logits.isfinite()).sum(),
         layers=layers,
+        seen=_seen(scores, owner, expressions, logits.device),
         silent=0,
         texts=[None] * expressions,
     )
+
+
+def _seen(scores: Tensor | None, owner: Sequence[int], expressions: int, device: torch.device) -> Tensor:
+    """`Predicted.seen` of object scores [Q], whose expressions are `owner`."""
+    seen = torch.full((expressions,), -1, device=device)
+    if scores is None or not owner:
+        return seen
+    index = torch.tensor(list(owner)).to(device, non_blocking=True)
+    return seen.scatter_reduce(0, index, (scores > 0).long(), "amax")
 
 
 # --- generated answers ------------------------------------------------------------------------------------------------
@@ -148,9 +165,19 @@ def _of_answers(part: Part, answers: Sequence[Answer], device: torch.device, tex
         accepted=torch.tensor(present, dtype=torch.bool).to(device, non_blocking=True),
         broken=torch.stack([(~each.isfinite()).sum() for each in logits]).sum(),
         layers=torch.tensor([int(layer) for answer in answers for layer in answer.layers], device=device).long(),
+        seen=_seen_in_answers(answers, present, device),
         silent=present.count(False),
         texts=share_text(texts[0], expressions) if part.questions.joint else texts,
     )
+
+
+def _seen_in_answers(answers: Sequence[Answer], present: Sequence[bool], device: torch.device) -> Tensor:
+    """`Predicted.seen`: of an answer to every expression, or of the targets of one answer to all."""
+    own = [answer.object_scores for answer in answers]
+    if len(answers) < len(present):
+        written = iter(answers[0].object_scores or [])
+        own = [[next(written)] if there and answers[0].object_scores else None for there in present]
+    return torch.tensor([max(score > 0 for score in each) if each else -1 for each in own]).long().to(device)
 
 
 def share_text(text: str, expressions: int) -> list[str]:
@@ -186,22 +213,33 @@ def count(parts: Sequence[Part], predicted: Sequence[Predicted]) -> list[tuple[l
 
 
 def _expression_pixels(part: Part, predicted: Predicted) -> Tensor:
-    """int64 [1 + 5 E]: broken logits; then intersections, unions, predicted areas, target areas and accepted."""
+    """int64 [1 + 6 E]: broken logits; then intersections, unions, predicted areas, target areas, accepted and seen."""
     drawn, truth = _without_ignored(part, predicted.masks)
     overlap = (drawn & truth).flatten(1).sum(1)
     area, target = drawn.flatten(1).sum(1), truth.flatten(1).sum(1)
-    table = torch.stack([overlap, area + target - overlap, area, target, predicted.accepted.long()])
+    table = torch.stack([overlap, area + target - overlap, area, target, predicted.accepted.long(), predicted.seen])
     return torch.cat([predicted.broken[None], table.flatten()])
 
 
 def _expression_rows(part: Part, predicted: Predicted, numbers: list[int]) -> list[Row]:
     expressions = part.questions.expressions
     size = len(expressions)
-    columns = [numbers[start : start + size] for start in range(0, 5 * size, size)]
+    columns = [numbers[start : start + size] for start in range(0, 6 * size, size)]
     refs = [ref if ref >= 0 else None for ref in part.refs]
     return [
-        ExpressionCounts(part.number, part.image, expression, ref, exists, bool(accepted), *pixels, text, same)
-        for expression, ref, exists, *pixels, accepted, text, same in zip(
+        ExpressionCounts(
+            part.number,
+            part.image,
+            expression,
+            ref,
+            exists,
+            bool(accepted),
+            *pixels,
+            text,
+            same,
+            seen=None if seen < 0 else seen > 0,
+        )
+        for expression, ref, exists, *pixels, accepted, seen, text, same in zip(
             expressions, refs, part.exists, *columns, predicted.texts, part.objects, strict=True
         )
     ]

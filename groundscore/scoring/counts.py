@@ -54,6 +54,8 @@ class ExpressionCounts:
         `present` is False the prediction counts as empty, whatever was drawn (`Expressions.with_rejections`).
     answer: what the model wrote, None where it did not write or the text is unknown.
     object: the first expression of the item that is about the same targets; None where the data do not tell these.
+    seen: whether the mask decoder's own score says that there is an object, whatever was written; None where it
+        has no such score or nothing was decoded.
     """
 
     item: int
@@ -68,6 +70,7 @@ class ExpressionCounts:
     target_area: int
     answer: str | None = None
     object: int | None = None
+    seen: bool | None = None
 
     def pairs(self) -> list[Pair]:
         """The one pair of masks, the prediction empty where the expression was rejected."""
@@ -75,7 +78,8 @@ class ExpressionCounts:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns content for JSON; `row_from_dict` reads it back."""
-        return asdict(self)
+        values = asdict(self)
+        return values if self.seen is not None else {k: v for k, v in values.items() if k != "seen"}
 
 
 @dataclass(frozen=True)
@@ -327,7 +331,7 @@ _EXPRESSION = record(
     _BOTH
     | {"expression": whole(0), "ref": optional(whole(0)), "exists": flag, "present": flag}
     | dict.fromkeys(("intersection", "union", "predicted_area", "target_area"), _area),
-    {"answer": optional(text), "object": optional(whole(0))},
+    {"answer": optional(text), "object": optional(whole(0)), "seen": optional(flag)},
 )
 _QUESTION = record(
     _BOTH

@@ -406,7 +406,7 @@ METRICS: list[Metric] = [
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 COUNTS = ("images", "expressions", "empty_targets", "absent", "rejected", "predictions", "targets", "pairs", "silent")
-COUNTS += ("left_out", "repaired")
+COUNTS += ("left_out", "repaired", "no_object", "no_object_of_empty")
 RESERVED = (*COUNTS, "protocol", "layers", "seconds", "error", "left_out_entries", "repaired_entries")
 
 
@@ -469,4 +469,14 @@ def _counts(rows: Sequence[Row], columns: Expressions | Pairs) -> dict[str, int]
         "empty_targets": int((columns.target == 0).sum()),
         "absent": int((~columns.exists).sum()),
         "rejected": int(columns.rejected.sum()),
-    }
+    } | _object_counts(rows)
+
+
+def _object_counts(rows: Sequence[ExpressionCounts]) -> dict[str, int]:
+    """How often the mask decoder's own score says that there is no object, and how often of empty targets; nothing
+    where it has no such score."""
+    judged = [row for row in rows if row.seen is not None]
+    if not judged:
+        return {}
+    unseen = [row for row in judged if not row.seen]
+    return {"no_object": len(unseen), "no_object_of_empty": sum(row.target_area == 0 for row in unseen)}

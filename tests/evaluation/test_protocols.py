@@ -88,6 +88,23 @@ def test_a_rejected_expression_keeps_its_mask_for_the_reference_s_counting():
     assert wrongly.present and (wrongly.predicted_area, wrongly.target_area) == (25, 0)
 
 
+def test_the_object_score_of_a_mask_decoder_is_counted_beside_rejections():
+    items = [item_of(0, 3, empty=2, dataset="grefcoco")]
+    model, processor = tiny_model(mask_decoder="sam2")
+    with torch.no_grad():
+        model.sam.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(-100.0)  # nothing is ever there
+    rows = run(model, processor, items, Protocol("given")).rows
+    assert [row.seen for row in rows] == [False, False, False]
+    scores = score_split("grefcoco|unc|val", rows, bootstrap=0)
+    assert (scores["no_object"], scores["no_object_of_empty"]) == (3, 1)
+    write_answer(model, processor.tokenizer.encode("Sure, [REJ] and [SEG].", bos=False))
+    rows = run(model, processor, items, Protocol("generated", "together")).rows
+    assert [row.seen for row in rows] == [None, False, None]
+    without = run(*tiny_model(), items, Protocol("given")).rows
+    assert [row.seen for row in without] == [None] * 3
+    assert "no_object" not in score_split("grefcoco|unc|val", without, bootstrap=0)
+
+
 def test_where_nothing_may_be_absent_a_given_target_is_taken_as_present():
     items = [item_of(0, 2, dataset="refcoco")]
     model, processor = tiny_model()
