@@ -22,9 +22,9 @@ from pathlib import Path
 from dataloaders.downloads import Download
 from dataloaders.prepare.choosing import files_of
 from groundscore.errors import UserError
+from groundscore.progress import ProgressBar
 from groundscore.reading import what_it_is
 from groundscore.writing import make_directory, write_json
-from utils.progress import ProgressBar
 
 CHUNK = 1 << 18
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

@@ -12,7 +12,7 @@ from pathlib import Path
 from dataloaders.downloads import Source
 from dataloaders.prepare.choosing import is_linked
 from groundscore.errors import UserError
-from utils.progress import ProgressBar
+from groundscore.progress import ProgressBar
 
 _LOOKED_AT = 200  # names of a folder, to see what it holds
 

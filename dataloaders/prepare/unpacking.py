@@ -21,9 +21,9 @@ from dataloaders.downloads import Download, Source
 from dataloaders.prepare.choosing import files_of, is_linked
 from dataloaders.prepare.fetching import ARCHIVES
 from groundscore.errors import UserError
+from groundscore.progress import ProgressBar
 from groundscore.reading import parse_json
 from groundscore.writing import make_directory, write_json, written_whole
-from utils.progress import ProgressBar
 
 DEEPEST = 3  # archives in one another
 NOTES = ".prepare"  # folder of the data folder: which archives are unpacked, and inner archives while they are

@@ -13,8 +13,8 @@ from dataloaders.prepare.choosing import Wanted, downloads_of, files_of
 from dataloaders.prepare.fetching import WrongFile, check_file
 from groundscore.annotations.segmentations import decode_segmentation
 from groundscore.errors import UserError
+from groundscore.progress import ProgressBar
 from groundscore.reading import read_json
-from utils.progress import ProgressBar
 
 SAMPLE = 50  # masks of a file
 _BAD_SHARE = 0.1  # of them that may have another area: polygons are drawn in more than one way
