@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from docs import tables
+from groundscore.flags import UserParser
 from tests.page_plugins import importable_plugins
-from utils.flags import FlagParser
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -88,6 +88,10 @@ def commands_of(page: str) -> list[Command]:
 
 def is_ours(words: list[str]) -> bool:
     first = words[0].removeprefix(".venv/bin/")
+    if words[1:3] == ["-m", "lmms_eval"]:
+        return False
+    if first == "groundscore":
+        return len(words) > 2
     if first.startswith("./") or (first in ("python", *LAUNCHERS) and len(words) > 1):
         return True
     return bool(re.fullmatch(r"\w+\.py", first)) and len(words) > 1
@@ -101,6 +105,8 @@ def all_commands() -> list[Command]:
 def program_and_arguments(words: tuple[str, ...]) -> tuple[str, list[str]]:
     """The module that a Python command starts and the arguments for it."""
     words = list(words)
+    if words[0] == "groundscore":
+        return words[0], words[1:]
     scripts = [at for at, word in enumerate(words) if word.endswith(".py")]
     if "-m" in words and (not scripts or words.index("-m") < scripts[0]):
         at = words.index("-m") + 1
@@ -119,7 +125,7 @@ class Parsed(Exception):
 
 def accept(monkeypatch, module: str, arguments: list[str]) -> None:
     """Hand `arguments` to the program's own parser; nothing behind the parser runs. Raises SystemExit if refused."""
-    for parser, method in ((FlagParser, "parse"), (argparse.ArgumentParser, "parse_args")):
+    for parser, method in ((UserParser, "parse"), (argparse.ArgumentParser, "parse_args")):
         real = getattr(parser, method)
 
         def parse(self, *args, _real=real, **kwargs):
@@ -260,7 +266,7 @@ def test_every_name_of_code_exists(page):
 
 # Files of a user's data and runs, which no repository holds.
 USERS = re.compile(
-    r"(runs|dataset|DATASET_DIR|custom|coco|cocostuff|mscoco|llava_dataset|meta|\.partial|~|OUT|DIR|DATA)\b.*|.*[*<{].*"
+    r"(runs|dataset|masks|DATASET_DIR|custom|coco|cocostuff|mscoco|llava_dataset|meta|\.partial|~|OUT|DIR|DATA)\b.*|.*[*<{].*"
 )
 FOREIGN = {"zero_to_fp32.py"}  # DeepSpeed's
 

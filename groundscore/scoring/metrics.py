@@ -363,11 +363,11 @@ METRICS: list[Metric] = [
     ),
     *(
         Metric(
-            f"{name}_by_{unit}",
+            name,
             WEIGHTED,
             formula,
-            help=f"{name} where every {unit} has the same weight, whatever the number of its expressions. Not in a "
-            f"report with `--unit {unit}`, whose {name} it is.",
+            help=f"{name[:4]} where every {unit} has the same weight, whatever the number of its expressions. Not in a "
+            f"report with `--unit {unit}`, whose {name[:4]} it is.",
             columns=[],
             sets=_REFERRING_SETS,
             reference=False,
@@ -375,8 +375,12 @@ METRICS: list[Metric] = [
             convention=f"by {unit}",
             unit=unit,
         )
-        for unit in UNITS
-        for name, formula, zero in (("gIoU", mean_iou, None), ("cIoU", cumulative_iou, 1.0))
+        for unit, *names in (
+            ("expression", "gIoU_by_expression", "cIoU_by_expression"),
+            ("ref", "gIoU_by_ref", "cIoU_by_ref"),
+            ("object", "gIoU_by_object", "cIoU_by_object"),
+        )
+        for name, formula, zero in zip(names, (mean_iou, cumulative_iou), (None, 1.0), strict=True)
     ),
     *(
         Metric(

@@ -46,7 +46,7 @@ def files_of_the_package() -> set[str]:
     """What belongs into the wheel: modules and data, by their paths in it."""
     found = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*") if path.is_file()}
     found = {name for name in found if not re.search(r"/build/|\.egg-info/", name)}
-    return {name for name in found if re.search(r"\.(py|json|yaml|txt)$", name)}
+    return {name for name in found if re.search(r"(\.(py|json|yaml|txt)|_yaml)$", name)}
 
 
 @pytest.fixture(scope="module")
