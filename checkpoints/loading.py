@@ -23,7 +23,7 @@ from checkpoints.hub import find_model
 from checkpoints.names import to_reference
 from checkpoints.processing import GroundingProcessor
 from checkpoints.quantizing import quantize
-from checkpoints.sources import BASE, REFERENCE, Source, add_clip, add_sam, find_weight, read_source
+from checkpoints.sources import BASE, REFERENCE, Source, add_clip, add_line_break, add_sam, find_weight, read_source
 from checkpoints.vocabulary import complete_vocabulary, tables_of
 from checkpoints.weights import Weights, check_names, check_shapes, fill
 from groundscore.errors import UserError
@@ -177,6 +177,7 @@ def open_model(
         _override(config, built.when_new)
     _override(config, overrides or {})
     add_clip(source, vision_tower)
+    add_line_break(source)
     _check_backbone(config)
     built.check()
     if built.decoder().published is not None:

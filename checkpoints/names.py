@@ -81,6 +81,7 @@ REFERENCE = Layout(
         ("model.norm", "language_model.norm"),
         ("model.mm_projector", "mm_projector"),
         ("model.out_mm_projector", "out_mm_projector"),
+        ("model.image_newline", "image_newline.weight"),
         ("model.text_hidden_fcs.0", "text_hidden_fcs"),
         ("model.image_feature_neck", "image_feature_neck"),
         ("ppm._layer_gate_W_similarity", "policy.gate"),
@@ -118,7 +119,8 @@ def layout_of(backbone: type[Backbone]) -> Layout:
 SAM_FREQUENCIES = "sam.shared_image_embedding.positional_embedding"
 SAM_FREQUENCIES_COPY = "sam.prompt_encoder.shared_embedding.positional_embedding"
 
-# Tensors of published checkpoints that carry nothing: constants, and a parameter of LLaVA 1.6 that is never used.
+# Tensors of published checkpoints that carry nothing: constants, and the line break of LLaVA 1.6, which one square of
+# an image has no use for (`line_break_of_llava`).
 _CONSTANTS = r".*\.rotary_emb\.inv_freq|.*\bposition_ids"
 _CONSTANT = re.compile(f"({_CONSTANTS})$")
 _WITHOUT_CONTENT = re.compile(rf"({_CONSTANTS}|(.*\.)?decoder_modules_initialized|(.*\.)?image_newline)$")
@@ -150,6 +152,11 @@ def to_reference(name: str) -> str | None:
 def from_llava_hf(name: str) -> tuple[str, ...]:
     """Our name for a tensor of a llava-hf directory, of either generation of transformers."""
     return () if _WITHOUT_CONTENT.match(name) else (LLAVA_HF.to_ours(name),)
+
+
+def line_break_of_llava(name: str) -> tuple[str, ...]:
+    """Our name for the line break of an image in tiles, of a LLaVA 1.6 in any layout; none for all other tensors."""
+    return ("image_newline.weight",) if name.rpartition(".")[2] == "image_newline" else ()
 
 
 def from_base(backbone: type[Backbone]) -> Callable[[str], tuple[str, ...]]:

@@ -96,6 +96,8 @@ def export_reference(
         raise UserError(
             f"the reference has SAM alone, this checkpoint {model.decoder.encoder_name}; export it in our own layout"
         )
+    if model.config.anyres:
+        raise UserError("the reference has no --anyres; export this checkpoint in our own layout")
     ours = in_memory(model.state_dict()) if tensors is None else tensors
     _check_merged(ours)
     state = {to_reference(name): tensor for name, tensor in ours.items()}

@@ -247,6 +247,12 @@ def tokenizer_of_training(base: GroundingTokenizer, rows: int, scales: int) -> G
 # --- CLIP and SAM ----------------------------------------------------------------------------------------------------
 
 
+def add_line_break(source: Source) -> None:
+    """Add the learned token that ends a row of an image in tiles, where a LLaVA 1.6 is to see tiles."""
+    if source.config.anyres and source.kind != OWN:
+        source.weights.add(open_tensors(source.path), names.line_break_of_llava, str(source.path))
+
+
 def add_clip(source: Source, vision_tower: str | None) -> None:
     """Take CLIP and its configuration from a directory, where the source has none or a base's user names one.
 

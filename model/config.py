@@ -85,8 +85,10 @@ class GroundingConfig(PreTrainedConfig):
         own = settings_of_system(self.system) if self.system in SYSTEMS else {}
         left_out = set(model_settings()) - set(own)
         left_out |= set(settings_of(ImageSettings)) - set(backbone_named(self.backbone).settings)
-        left_out |= {name for name in ("plugin", "base_values") if not getattr(self, name)}
-        return {name: value for name, value in super().to_dict().items() if name not in left_out}
+        kept = {name: value for name, value in self.base_values.items() if value is not None}
+        values = super().to_dict() | {"base_values": kept}
+        left_out |= {name for name in ("plugin", "base_values") if not values[name]}
+        return {name: value for name, value in values.items() if name not in left_out}
 
     @property
     def num_layers(self) -> int:

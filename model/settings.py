@@ -81,6 +81,13 @@ class ImageSettings:
         check=whole(1, 256),
         stored=True,
     )
+    anyres: bool = option(
+        False,
+        "model",
+        "LLaVA 1.6 also sees tiles of the image, as its authors trained it, instead of one square (the reference)",
+        on_resume=FIXED,
+        stored=True,
+    )
     min_pixels: int | None = option(
         None,
         "model",
@@ -93,7 +100,7 @@ class ImageSettings:
     max_pixels: int | None = option(
         None,
         "model",
-        "pixels that an image is reduced to, which bounds its tokens (Qwen-VL)",
+        "pixels that an image is reduced to (Qwen-VL) or that its tiles have, which bounds its tokens",
         default_text="the base's",
         check=whole(1, 2**28),
         stored=True,

@@ -30,6 +30,7 @@ class InternVL3Backbone(TiledBackbone):
     vision_types = ("internvl_vision",)
     model_class, config_class = "InternVLModel", "InternVLConfig"
     stacks = {"language_model.layers": "text_config", "vision_tower.encoder.layer": "vision_config"}
+    names = (*TiledBackbone.names, ("vision_tower", "vision_tower"), ("model.vision_tower", "vision_tower"))
     base_values = {
         **TiledBackbone.base_values,
         "min_patches": BaseValue(whole(1, MOST_TILES), 1),

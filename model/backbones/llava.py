@@ -1,5 +1,7 @@
 """LLaVA 1.5 and 1.6: CLIP and a projector turn an image into tokens, LLaMA reads them with the text.
 
+Both see one square of an image, as in the reference; with `anyres` 1.6 sees tiles of it besides (`tiles.py`).
+
 Legend: n images of one group, I images, P image tokens of an image, p patches of CLIP, d depths of CLIP that are read,
 R rows, T tokens, D width of the LLM, V width of CLIP, L layers of the LLM, C width of a mask decoder's features.
 """
@@ -17,10 +19,18 @@ from transformers import CLIPVisionModel, LlamaModel, PreTrainedConfig
 
 from dataloaders.batching.batch import Geometry, ImageGroup
 from groundscore.errors import UserError
-from model.backbones.base import EncodedImages
+from model.backbones.base import BaseValue, EncodedImages
 from model.backbones.language_model import LanguageModelBackbone
+from model.backbones.tiles import AnyresPreparation, LineBreak, Tiling, check_map_geometry, checked_canvases
 from model.images import fill_and_crop, fit_and_pad, image_cells, normalize_cropped, normalize_padded
 from model.losses import TokenHead
+from utils.settings import Rule
+
+ANYRES_TILES = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # rows and columns of LLaVA 1.6's canvases
+
+
+def _is_list_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, list)
 
 
 @dataclass(frozen=True)
@@ -50,12 +60,13 @@ class LlavaBackbone(LanguageModelBackbone):
     encoder_name = "CLIP"
     parts = {
         "encoder": ("vision_tower",),
-        "projector": ("mm_projector", "out_mm_projector"),
+        "projector": ("mm_projector", "out_mm_projector", "image_newline"),
         **LanguageModelBackbone.parts,
     }
-    base_types = ("llava", "llava_llama")
+    base_types = ("llava", "llava_next", "llava_llama")
+    base_values = {"image_grid_pinpoints": BaseValue(Rule("a list of sizes, or null", _is_list_or_none))}
     settings = (
-        *("separate_mm_projector", "pad_train_clip_images"),
+        *("separate_mm_projector", "pad_train_clip_images", "anyres"),
         *("resize_vision_tower", "resize_vision_tower_size", "llm_image_grid"),
     )
     stacks = {"language_model.layers": "text_config", "vision_tower.encoder.layers": "vision_config"}
@@ -78,13 +89,33 @@ class LlavaBackbone(LanguageModelBackbone):
         # tower the latter are 2 and 11 from the end (the reference), for a shallow one as early as there are layers.
         last = config.vision_config.num_hidden_layers - 1
         self.depths = [config.mm_vision_select_layer, *(max(1, last - 9 * scale) for scale in range(scales))]
+        if config.anyres:
+            self.image_newline = LineBreak(nn.Parameter(torch.randn(width) / width**0.5))
+        if config.anyres and scales:
+            raise UserError("--anyres: PixelLM's own decoder needs one grid for all images; decode by SAM")
 
     @property
     def added_modules(self) -> tuple[str, ...]:
-        return ("mm_projector", "out_mm_projector") if self.config.separate_mm_projector else ()
+        separate = ("mm_projector", "out_mm_projector") if self.config.separate_mm_projector else ()
+        return (*separate, "image_newline")
 
     @classmethod
-    def preparation(cls, config: PreTrainedConfig) -> LlavaPreparation:
+    def check(cls, config: PreTrainedConfig) -> None:
+        if not config.anyres:
+            return
+        for name in ("pad_train_clip_images", "resize_vision_tower", "llm_image_grid"):
+            if getattr(config, name):
+                raise UserError(f"--anyres: an image is shown in tiles of CLIP's own size, which excludes --{name}")
+        check_map_geometry(config)
+        cls.preparation(config)
+
+    @classmethod
+    def preparation(cls, config: PreTrainedConfig) -> LlavaPreparation | AnyresPreparation:
+        if config.anyres:
+            side = config.vision_config.image_size
+            default = [(side * rows, side * columns) for rows, columns in ANYRES_TILES]
+            canvases = checked_canvases(config.base_values["image_grid_pinpoints"] or default, side)
+            return AnyresPreparation(Tiling(side, config.vision_config.patch_size), canvases)
         return LlavaPreparation(config.clip_image_size, (config.image_grid,) * 2, config.pad_train_clip_images)
 
     # --- images
@@ -99,13 +130,20 @@ class LlavaBackbone(LanguageModelBackbone):
             "config": self.vision_tower.config.to_diff_dict(),
             "depths": self.depths,
             "padded": self.config.pad_train_clip_images,
+            **({"preparation": repr(self.preparation(self.config))} if self.config.anyres else {}),
         }
 
     def encode(self, group: ImageGroup) -> list[Tensor]:
-        """CLIP's patch states at `depths`, one tensor [n, d, p, V]; no graph is kept while CLIP is frozen."""
+        """CLIP's patch states at `depths`, one tensor [n, d, p, V]; no graph is kept while CLIP is frozen.
+
+        With `anyres` those that the LLM reads of all t squares, [n, t, p, V].
+        """
         tower, pixels = self.vision_tower, group.pixels
         dtype = tower.embeddings.patch_embedding.weight.dtype
         with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())):
+            if self.config.anyres:
+                squares = normalize_cropped(pixels.flatten(0, 1), dtype)
+                return [clip_states(tower, squares, self.depths, None)[0].unflatten(0, pixels.shape[:2])]
             if self.config.pad_train_clip_images:
                 states = padded_clip_states(tower, pixels, group.sizes, self.depths)
             else:
@@ -113,6 +151,10 @@ class LlavaBackbone(LanguageModelBackbone):
             return [torch.stack(states, dim=1)]
 
     def project(self, features: list[Tensor], group: ImageGroup) -> tuple[Tensor, Tensor | None]:
+        if self.config.anyres:
+            preparation, squares = self.preparation(self.config), self.mm_projector(features[0])  # [n, t, p, D]
+            images = zip(squares, group.geometries, strict=True)
+            return torch.stack([preparation.pack(each, where, self.image_newline) for each, where in images]), None
         side, grid = group.pixels.shape[-1], group.grid
         states = features[0][:, 0]  # [n, p, V]
         patches = self._patches(side)

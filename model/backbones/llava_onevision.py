@@ -45,9 +45,12 @@ class LlavaOnevisionBackbone(TiledBackbone):
     parts = {**TiledBackbone.parts, "projector": ("multi_modal_projector", "image_newline")}
     stacks = {"language_model.layers": "text_config", "vision_tower.encoder.layers": "vision_config"}
     names = (
-        ("model.image_newline", "image_newline.weight"),
-        ("image_newline", "image_newline.weight"),
         *TiledBackbone.names,
+        ("image_newline", "image_newline.weight"),
+        ("vision_tower.vision_model", "vision_tower"),
+        ("model.image_newline", "image_newline.weight"),
+        ("model.vision_tower.vision_model", "vision_tower"),
+        ("model.vision_tower", "vision_tower"),
     )
     base_values = {
         **TiledBackbone.base_values,

@@ -17,7 +17,7 @@ from dataloaders.batching.bpe_tokenization import BpeTokenizer
 from groundscore.errors import UserError
 from model.backbones.base import BaseValue
 from model.backbones.language_model import LanguageModelBackbone, class_of_transformers
-from model.backbones.tiles import Tiling
+from model.backbones.tiles import Tiling, check_map_geometry
 from model.images import CLIP_MEAN, CLIP_STD, standardize
 from model.losses import TokenHead
 from utils.settings import Rule, number, one_of, whole
@@ -45,14 +45,12 @@ class TiledBackbone(LanguageModelBackbone):
     config_class: ClassVar[str]
     parts = {"encoder": ("vision_tower",), "projector": ("multi_modal_projector",), **LanguageModelBackbone.parts}
     text_types = ("qwen2", "qwen3", "llama")
-    names = (
-        ("model.vision_tower.vision_model", "vision_tower"),
-        ("model.vision_tower", "vision_tower"),
-        ("model.multi_modal_projector", "multi_modal_projector"),
-        ("model.language_model", "language_model"),
-        ("vision_tower.vision_model", "vision_tower"),  # from here on: of transformers 4
+    names = (  # those of the published checkpoints, which transformers 5 still writes; then its own
         ("language_model.model", "language_model"),
         ("language_model.lm_head", "lm_head"),
+        ("multi_modal_projector", "multi_modal_projector"),
+        ("model.language_model", "language_model"),
+        ("model.multi_modal_projector", "multi_modal_projector"),
     )
     # What an image processor may say beside: pixels are prepared in this way alone.
     base_values = {
@@ -115,6 +113,7 @@ class TiledBackbone(LanguageModelBackbone):
 
     @classmethod
     def check(cls, config: PreTrainedConfig) -> None:
+        check_map_geometry(config)
         tiling, size = cls.tiling(config), config.base_values["size"]
         square = {"height": tiling.side, "width": tiling.side}
         if tiling.cells < 1:

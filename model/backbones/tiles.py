@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 from transformers.image_processing_utils import select_best_resolution
 
 from dataloaders.batching.batch import Geometry
@@ -161,6 +162,12 @@ class LineBreak(nn.Module):
     def forward(self, grid: Tensor) -> Tensor:
         """[h, w, D] → [h, w + 1, D]; in a module of its own, since ZeRO 3 fetches weights module by module."""
         return torch.cat([grid, self.weight.to(grid.dtype).expand(grid.shape[0], 1, -1)], dim=1)
+
+
+def check_map_geometry(config: PreTrainedConfig) -> None:
+    """Raises `UserError` for maps that are placed as on a padded square."""
+    if config.map_geometry == "reference":
+        raise UserError("--map_geometry reference: an image in tiles is no padded square; use fit")
 
 
 def checked_canvases(canvases: Sequence[Sequence[int]], side: int) -> tuple[tuple[int, int], ...]:
