@@ -247,7 +247,7 @@ class Backbone(nn.Module):
         """Copies the weights of the model of transformers, whose parts have the names of our children."""
         for name, child in self.named_children():
             theirs = base.lm_head if name == "lm_head" else getattr(base.model, name)
-            child.load_state_dict(theirs.state_dict())
+            child.load_state_dict(theirs.state_dict() if isinstance(theirs, nn.Module) else {"weight": theirs})
 
     def inputs_of_base(self, group: ImageGroup, is_image: Tensor) -> dict[str, Tensor]:
         """What that model takes for one image beside token ids and attention mask; is_image: bool [1, T], which of the

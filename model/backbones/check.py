@@ -128,7 +128,6 @@ def build_ours(base: PreTrainedModel, images: Mapping[str, Any]) -> GroundingMod
         "tie_word_embeddings": config.tie_word_embeddings,
         "eos_token_id": -1,  # is never written, so that all answers have the same length
     }
-    vocabulary = text["vocab_size"]
     ours = GroundingConfig(
         text_config=text,
         vision_config=config.vision_config.to_dict(),
@@ -138,8 +137,8 @@ def build_ours(base: PreTrainedModel, images: Mapping[str, Any]) -> GroundingMod
         base_values=backbone.read_base_values(config.to_dict(), images),
         conv_type=backbone.conv_types[0],
         out_dim=16,
-        seg_token_ids=[vocabulary - 1],
-        rej_token_ids=[vocabulary - 2],
+        seg_token_ids=[-1],  # neither are these: nothing is segmented
+        rej_token_ids=[-1],
     )
     backbone.check(ours)
     before = torch.get_default_dtype()
@@ -250,7 +249,7 @@ class Comparison:
 def compare(base: PreTrainedModel, ours: GroundingModel, *, seed: int = 0, precision: str = "fp32") -> Comparison:
     """Read and write the same with both models."""
     config = ours.config
-    special = [value for name, value in base.config.to_dict().items() if name.endswith("_token_id")]
+    special = [value for name, value in base.config.to_dict().items() if name.endswith(("_token_id", "_token_index"))]
     tokenizer = HashedWords(config.text_config.vocab_size, special)
     processor = Processor(tokenizer, type(ours.backbone).preparation(config), None, config.conv_type)
     collate = {

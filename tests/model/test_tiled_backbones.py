@@ -1,6 +1,9 @@
 """LLaVA-OneVision, InternVL3 and LLaVA 1.6 in tiles against transformers' own classes, with all systems."""
 
 import copy
+import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ import torch
 from checkpoints import load_model, save_model
 from dataloaders.batching.collate import Collator
 from dataloaders.batching.tokenization import IMAGE_TOKEN_INDEX
+from dataloaders.sample import Turn
 from groundscore.errors import UserError
 from model.backbones import BACKBONES, check
 from model.images import CLIP_MEAN, CLIP_STD, standardize
@@ -74,11 +78,11 @@ def test_llava_1_6_in_tiles_computes_what_transformers_computes(canvases, bases,
     samples = [*tiny_samples(), text_only_sample()]
     batch = Collator(processor, packed=False)(samples)
     states = ours.read(batch, ours.encode_images(batch))
-    kept = batch.branches >= 0
+    kept, words = batch.branches >= 0, ours.get_input_embeddings().weight.data  # with the tokens that we add
+    theirs.get_input_embeddings().weight.data[: len(words)] = words
     for row, image in enumerate(batch.image_index.tolist()):
         ids = batch.input_ids[row][kept[row]]
         ids = ids.masked_fill(ids == IMAGE_TOKEN_INDEX, theirs.config.image_token_index)
-        theirs.get_input_embeddings().weight.data[: len(ours.lm_head.weight)] = ours.get_input_embeddings().weight
         pixels = processor.backbone_images(samples[image].image)[0]
         expected = theirs(
             input_ids=ids.unsqueeze(0),
@@ -91,9 +95,7 @@ def test_llava_1_6_in_tiles_computes_what_transformers_computes(canvases, bases,
 
 
 def test_llava_1_6_sees_one_square_unless_tiles_are_asked_for(bases):
-    model, processor, report = load_model(
-        bases / "llava_next", system="LISA", vision_pretrained=str(bases / "sam")
-    )
+    model, processor, report = load_model(bases / "llava_next", system="LISA", vision_pretrained=str(bases / "sam"))
     assert processor.backbone_images(tiny_samples()[0].image)[0].shape == (3, SIDE, SIDE)
     assert not [name for name in model.state_dict() if "newline" in name]
     assert not report.dropped
@@ -140,20 +142,14 @@ def test_packed_rows_equal_plain_rows_and_a_batch_its_images(system, kind, bases
 def test_a_target_that_is_written_gets_a_mask_and_a_map(kind, bases):
     model, processor, _ = opened(bases, kind)
     write_answer(model, [5, model.config.seg_token_ids[0]])
-    questions = [sample.asked() if hasattr(sample, "asked") else sample for sample in _questions()]
+    questions = [
+        replace(each, conversations=[(Turn(turns[0].question, None),) for turns in each.conversations])
+        for each in tiny_samples()
+    ]
     for packed in (True, False):
         for answer in model.eval().generate(Collator(processor, packed=packed)(questions), max_new_tokens=4, layer=1):
             assert len(answer.mask_logits) == len(answer.similarity_maps) == 1
             assert answer.mask_logits.shape == answer.similarity_maps.shape
-
-
-def _questions():
-    from dataclasses import replace
-
-    from dataloaders.sample import Turn
-
-    return [replace(each, conversations=[(Turn(t[0].question, None),) for t in each.conversations])
-            for each in tiny_samples()]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -202,16 +198,13 @@ def test_pixellms_own_decoder_is_refused(kind, bases):
     ("kind", "values", "message"),
     [
         ("internvl3", {"size": {"height": 56, "width": 56}}, "is that of another model, copy the right one"),
-        ("internvl3", {"resample": 2}, "resample should be 3"),
+        ("internvl3", {"resample": 2}, "resample should be one of 3"),
         ("internvl3", {"image_mean": [0.5]}, "image_mean should be three numbers"),
         ("llava_onevision", {"image_grid_pinpoints": [[28, 30]]}, "should be two multiples of 28"),
         ("llava_onevision", {"size": {"height": 56, "width": 56}}, "is that of another model"),
     ],
 )
 def test_a_processor_that_does_not_fit_is_refused(kind, values, message, bases, tmp_path):
-    import json
-    import shutil
-
     shutil.copytree(bases / kind, tmp_path / kind)
     file = tmp_path / kind / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
