@@ -82,7 +82,7 @@ def read_annotation(path: Path) -> ReasonAnnotation:
         refuse_targets(check_text(sentence, f"{where}: sentence {number} of 'text'", remedy=_REMEDY), where)
     listed = require_list(record, "shapes", where)
     check_amount(len(listed), 0, where)
-    shapes = [_read_shape(shape, path, f"{where}: shape {number}") for number, shape in enumerate(listed)]
+    shapes = [read_shape(shape, path, f"{where}: shape {number}") for number, shape in enumerate(listed)]
     return ReasonAnnotation(
         sentences=tuple(sentences),
         is_sentence=require_boolean(record, "is_sentence", where),
@@ -117,8 +117,8 @@ def _false_premise(value: Any, where: str) -> tuple[str, bool, str] | None:
     return tuple(value[0])
 
 
-def _read_shape(record: Any, path: Path, where: str) -> Shape | None:
-    """A shape as LabelMe writes it, or None where it only flags the image."""
+def read_shape(record: Any, path: Path, where: str) -> Shape | None:
+    """Returns a shape as LabelMe writes it, or None where it only flags the image. path: its file, for errors."""
     label = require_text(record, "label", where, remedy=_REMEDY)
     if label.lower() == "flag":
         return None
@@ -205,6 +205,13 @@ def draw_regions(annotation: ReasonAnnotation, height: int, width: int) -> tuple
     if dropped:
         note_repair(where, f"{dropped} of {len(annotation.shapes)} shapes dropped: no three points, or no pixel inside")
     return target, ignore if ignore.any() else None
+
+
+def draw_shape(shape: Shape, height: int, width: int, where: str) -> np.ndarray:
+    """Returns the pixels of one shape, uint8 [height, width] in {0, 1}."""
+    area = np.zeros((height, width), np.uint8)
+    _paint(area, _fit(shape, height, width, where), 1)
+    return area
 
 
 def _fit(shape: Shape, height: int, width: int, where: str) -> Shape:
