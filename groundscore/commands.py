@@ -14,6 +14,7 @@ from groundscore.annotations.bad_entries import DEFAULT_SHARE, describe_bad_samp
 from groundscore.benchmark import Benchmark, load_all
 from groundscore.errors import UserError, run_main
 from groundscore.exchange import FORMATS
+from groundscore.exchange.converting import add_convert_flags, convert
 from groundscore.exchange.counting import count_predictions
 from groundscore.flags import UserParser, add_counting_flags, add_reading_flags, count, positive
 from groundscore.names import did_you_mean
@@ -273,6 +274,7 @@ COMMANDS = {
     "compare": Command("compare two or more reports, image by image", _add_compare_flags, _compare),
     "inspect": Command("list the splits that a data root has", _add_inspect_flags, _inspect),
     "export-items": Command("list the images, expressions and ids of splits as JSON lines", _add_export_flags, _export),
+    "convert": Command("bring own data in, and own data or predictions out to other tools", add_convert_flags, convert),
     "gallery": Command("draw best, worst and random predictions as one page", _add_gallery_flags, _draw_gallery),
 }
 

@@ -25,11 +25,15 @@ def add_convert_flags(parser: UserParser) -> None:
     parser.add_argument(
         "target", type=Path, metavar="TARGET", help="a new folder, or DATASET_DIR/custom/NAME.jsonl for own data"
     )
-    parser.add_argument("--from", dest="source_format", choices=READABLE, help=f"form of SOURCE (default: its looks): {readable}")
+    parser.add_argument(
+        "--from", dest="source_format", choices=READABLE, help=f"form of SOURCE (default: its looks): {readable}"
+    )
     parser.add_argument("--to", choices=WRITABLE, help=f"form of TARGET (needed unless it is custom): {writable}")
     parser.add_argument("--images", type=Path, metavar="DIR", help="where the images lie")
     parser.add_argument("--label", default="", metavar="NAME", help="what masks without a name show")
-    parser.add_argument("--columns", default="", metavar="KIND=NAME,…", help="columns of a table: image=…,mask=…,text=…")
+    parser.add_argument(
+        "--columns", default="", metavar="KIND=NAME,…", help="columns of a table: image=…,mask=…,text=…"
+    )
     parser.add_argument("--split", metavar="SPLITS", help="SOURCE has predictions for these splits, joined by ||")
     parser.add_argument("--data", type=Path, default=Path("dataset"), metavar="DIR", help="root of the data of --split")
 
@@ -39,7 +43,9 @@ def convert(flags: Namespace, argv: Sequence[str]) -> int:
     target: Path = flags.target.absolute()
     to = flags.to or (target.suffix == ".jsonl" and target.parent.name == "custom" and "custom")
     if not to:
-        raise UserError(f"{flags.target} is no DATASET_DIR/custom/NAME.jsonl; --to names the form: {', '.join(WRITABLE)}")
+        raise UserError(
+            f"{flags.target} is no DATASET_DIR/custom/NAME.jsonl; --to names the form: {', '.join(WRITABLE)}"
+        )
     if flags.split:
         images = predicted_regions(flags.source, load_all(flags.split, flags.data))
     else:
@@ -49,7 +55,8 @@ def convert(flags: Namespace, argv: Sequence[str]) -> int:
     write_regions(_counted(images, count), target, to)
     print(f"{len(count)} images, {sum(count)} masks: {flags.target}")
     if to == "custom":
-        print(f'try: python -m dataloaders.inspect --dataset_dir {target.parent.parent} --val_dataset "custom|{target.stem}"')
+        root = target.parent.parent
+        print(f'try: python -m dataloaders.inspect --dataset_dir {root} --val_dataset "custom|{target.stem}"')
     return 0
 
 
@@ -102,5 +109,7 @@ def answered_regions(
     image: Path | bytes, name: str, labels: Sequence[str], masks, scores: Sequence[float | None]
 ) -> RegionImage:
     """Returns the masks of an answer, bool [n, H, W], as regions of its image; those without a pixel are left out."""
-    found = [region(label, mask, (), score) for label, mask, score in zip(labels, masks, scores, strict=True) if mask.any()]
+    found = [
+        region(label, mask, (), score) for label, mask, score in zip(labels, masks, scores, strict=True) if mask.any()
+    ]
     return RegionImage(image, name, tuple(masks.shape[1:]), tuple(found), None, name)

@@ -3,6 +3,7 @@
 H, W: height and width of an image, upright as its EXIF orientation says; all masks are drawn in this frame.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -137,8 +138,6 @@ class NewImages:
 
 
 def _key(content: bytes) -> bytes:
-    import hashlib
-
     return hashlib.sha256(content).digest()
 
 

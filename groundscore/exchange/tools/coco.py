@@ -29,7 +29,7 @@ from groundscore.exchange.regions import (
 )
 from groundscore.reading import read_json
 from groundscore.rle import area, as_json
-from groundscore.writing import write_json
+from groundscore.writing import make_directory, write_json
 
 TEXT_KEYS = ("caption", "captions", "expression", "expressions", "sentences", "text", "phrase")
 _REMEDY = "export it again"
@@ -131,6 +131,7 @@ def write(images: Iterable[RegionImage], out: Path) -> None:
     new, content = NewImages(out / "images"), CocoContent()
     for image in images:
         content.add(image, new.add(image))
+    make_directory(out / "annotations")
     write_json(out / "annotations" / "instances.json", content.instances(), ensure_ascii=False, indent=None)
 
 

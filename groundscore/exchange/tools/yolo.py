@@ -18,6 +18,7 @@ from groundscore.annotations.segmentations import decode_segmentation
 from groundscore.errors import UserError, shown
 from groundscore.exchange.regions import (
     NewImages,
+    Region,
     RegionImage,
     ToolFormat,
     ToolOptions,
@@ -48,7 +49,7 @@ def read(path: Path, options: ToolOptions) -> Iterator[RegionImage]:
         yield RegionImage(image, below.as_posix(), size, tuple(regions), None, str(labels))
 
 
-def _read(file: Path, size: tuple[int, int], names: dict[int, str]) -> Iterator:
+def _read(file: Path, size: tuple[int, int], names: dict[int, str]) -> Iterator[Region]:
     height, width = size
     for number, line in read_lines(file, missing="it holds the objects of an image"):
         where = f"{file}: line {number}"
