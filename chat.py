@@ -43,6 +43,13 @@ def build_parser() -> FlagParser:
         metavar="DIR",
         help="directory for overlays, masks and records",
     )
+    group.add_argument(
+        "--export",
+        default="",
+        metavar="FORMS",
+        help="also write the masks as other tools have them, forms joined by commas: coco_results, labelme, yolo, png, "
+        "svg, geojson and the like (docs/own_data_and_other_tools.md)",
+    )
     return parser
 
 
@@ -56,11 +63,13 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--prompt is empty")
 
     from groundscore.annotations.images import read_image
+    from groundscore.exchange.tools import export_forms
     from groundscore.writing import make_directory
     from inference.many_questions import answer_all, read_prompts
 
     # Everything that can be wrong is found before the model is loaded.
     make_directory(flags.vis_save_path)
+    export = export_forms(flags.export) if flags.export else ()
     lines = read_prompts(flags.prompts, flags.image) if flags.prompts else None
     image = read_image(flags.image, missing="--image names the file of an image") if flags.image else None
     print(f"loading {flags.version} …", file=sys.stderr)
@@ -78,8 +87,8 @@ def main(argv: Sequence[str]) -> int:
         too_long="Ask more briefly, or begin a new conversation with /reset" if talks else "Ask more briefly",
     )
     if lines is not None:
-        return 1 if answer_all(session, lines, flags.vis_save_path, sys.stdout, sys.stderr) else 0
-    chat = Chat(session, flags.vis_save_path)
+        return 1 if answer_all(session, lines, flags.vis_save_path, sys.stdout, sys.stderr, export) else 0
+    chat = Chat(session, flags.vis_save_path, export)
     if image is not None:
         chat.look_at(image, flags.image)
     if flags.prompt is not None:

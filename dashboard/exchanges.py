@@ -7,6 +7,7 @@ visitor's own `gr.State`; its folder has a random name below the dashboard's and
 import json
 import secrets
 import shutil
+import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from pycocotools import mask as coco_mask
 from dataloaders.sample import Turn
 from groundscore.annotations.images import read_image
 from groundscore.drawing import colour_of, heat_map, overlay
+from groundscore.exchange.regions import answered_regions
+from groundscore.exchange.tools import write_regions
 from groundscore.scoring.masks import encode_mask
 from inference.reply import LayerChoice, Reply
 
@@ -219,6 +222,19 @@ def write_masks(exchange: Exchange) -> Path:
         for number, target in enumerate(exchange.targets, start=1):
             with archive.open(f"mask_{number}.png", "w") as entry:
                 Image.fromarray(target.mask().astype(np.uint8) * 255).save(entry, format="PNG")
+    return path
+
+
+def write_tools(exchange: Exchange) -> Path:
+    """A zip with the masks as other tools have them, a folder for each form."""
+    path = _new_file(exchange, "other_tools.zip")
+    scores = [target.score for target in exchange.targets]
+    regions = answered_regions(exchange.image_path, exchange.prompt, exchange.masks(), scores)
+    with zipfile.ZipFile(path, "w") as archive, tempfile.TemporaryDirectory(dir=exchange.folder) as folder:
+        for form in ("coco_results", "labelme", "yolo", "svg", "geojson"):
+            write_regions([regions], Path(folder, form), form)
+        for file in sorted(each for each in Path(folder).rglob("*") if each.is_file()):
+            archive.write(file, file.relative_to(folder))
     return path
 
 

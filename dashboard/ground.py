@@ -98,7 +98,12 @@ def lay_out_result() -> ResultWidgets:
             layer = gr.Slider(0, 1, 0, step=1, label="Layer", visible=False, elem_id="ground-layer")
     targets = gr.HTML("", elem_id="ground-targets", elem_classes="bare")
     with gr.Row(elem_classes="downloads"):
-        names = {"overlay": "Overlay (PNG)", "masks": "Masks (ZIP)", "record": "RLE (JSON)"}
+        names = {
+            "overlay": "Overlay (PNG)",
+            "masks": "Masks (ZIP)",
+            "record": "RLE (JSON)",
+            "tools": "Other tools (ZIP)",
+        }
         downloads = [
             gr.DownloadButton(label, size="sm", interactive=False, min_width=90, elem_id=f"ground-download-{name}")
             for name, label in names.items()
@@ -251,8 +256,8 @@ def _bind_looking(tab: Grounding, result: ResultWidgets, visitor: gr.State, show
 def _updates(view: View | None) -> list:
     """For `ResultWidgets.parts`; they stay as they are where there is no view."""
     if view is None:
-        return [gr.skip()] * 6
-    files = [view.overlay, view.masks, view.record]
+        return [gr.skip()] * 7
+    files = [view.overlay, view.masks, view.record, view.tools]
     return [
         view.answer,
         view.overlay and str(view.overlay),

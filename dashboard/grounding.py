@@ -31,6 +31,7 @@ class View:
     targets: str = ""
     masks: Path | None = None
     record: Path | None = None
+    tools: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ class Grounding:
             targets=markup.targets(exchanges.draw_targets(exchange)),
             masks=exchanges.write_masks(exchange) if exchange.targets else None,
             record=exchanges.write_record(exchange),
+            tools=exchanges.write_tools(exchange) if exchange.targets else None,
         )
 
     def recompose(self, person: Visitor, index: int | None, opacity: float) -> Path | None:

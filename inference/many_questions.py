@@ -109,17 +109,22 @@ def _is_text(value: Any) -> bool:
 
 
 def answer_all(
-    session: "ChatSession", lines: Sequence[PromptLine | BadLine], save_to: Path, out: TextIO, log: TextIO
+    session: "ChatSession",
+    lines: Sequence[PromptLine | BadLine],
+    save_to: Path,
+    out: TextIO,
+    log: TextIO,
+    export: Sequence[str] = (),
 ) -> int:
     """Answers `lines`, each as a new conversation; returns how many failed.
 
     Questions about the same image that follow one another are answered together. Every line of `out` has the number and
     `id` of its question and what the saved record holds, or "error". What is wrong with a line or its image costs that
-    line only. Progress goes to `log`.
+    line only. Progress goes to `log`. export: see `save_reply`.
     """
     began, done, failed = time.monotonic(), 0, 0
     for same in _about_one_image(lines):
-        for row in _answer_together(session, same, save_to):
+        for row in _answer_together(session, same, save_to, export):
             done, failed = done + 1, failed + ("error" in row)
             print(json.dumps(row, ensure_ascii=False), file=out, flush=True)
         left = (time.monotonic() - began) / done * (len(lines) - done)
@@ -135,7 +140,7 @@ def _about_one_image(lines: Sequence[PromptLine | BadLine]) -> Iterator[list[Pro
 
 
 def _answer_together(
-    session: "ChatSession", lines: Sequence[PromptLine | BadLine], save_to: Path
+    session: "ChatSession", lines: Sequence[PromptLine | BadLine], save_to: Path, export: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """The rows of lines about one image, or of one bad line."""
     if isinstance(lines[0], BadLine):
@@ -149,11 +154,11 @@ def _answer_together(
             yield _failed(lines[0], error)
         else:  # each by itself, so that only the line that is wrong fails
             for line in lines:
-                yield from _answer_together(session, [line], save_to)
+                yield from _answer_together(session, [line], save_to, export)
         return
     for line, reply in zip(lines, replies, strict=True):
         try:
-            saved = save_reply(reply, image, save_to, line.image)
+            saved = save_reply(reply, image, save_to, line.image, export)
         except UserError as error:
             yield _failed(line, error)
         else:

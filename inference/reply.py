@@ -1,7 +1,7 @@
 """What a model answered, text and masks, as every front end gets it; and answers kept on disk. No torch.
 
 An answer is an overlay, a mask per target, and a JSON record; nothing is ever overwritten:
-kite_1.json  kite_1_overlay.png  kite_1_mask_1.png  kite_1_mask_2.png …
+kite_1.json  kite_1_overlay.png  kite_1_mask_1.png  kite_1_mask_2.png …  and kite_1_coco_results/ and the like
 """
 
 import json
@@ -17,6 +17,8 @@ from PIL import Image
 from dataloaders.sample import Turn
 from groundscore.drawing import colour_of, overlay
 from groundscore.errors import UserError
+from groundscore.exchange.regions import answered_regions
+from groundscore.exchange.tools import write_regions
 from groundscore.targets import REJ
 from groundscore.writing import make_directory
 
@@ -82,8 +84,13 @@ class SavedReply:
     masks: list[Path] = field(default_factory=list)
 
 
-def save_reply(reply: Reply, image: np.ndarray, directory: Path, image_path: Path) -> SavedReply:
-    """Writes `reply` about `image` below `directory` under the first free number after the image's name."""
+def save_reply(
+    reply: Reply, image: np.ndarray, directory: Path, image_path: Path, export: Sequence[str] = ()
+) -> SavedReply:
+    """Writes `reply` about `image` below `directory` under the first free number after the image's name.
+
+    export: forms of other tools in which its masks are written, too, each into a folder kite_1_FORM.
+    """
     make_directory(directory)
     record = _claim(directory, _stem(image_path))
     saved = SavedReply(record)
@@ -94,6 +101,10 @@ def save_reply(reply: Reply, image: np.ndarray, directory: Path, image_path: Pat
         if reply.masks.any():
             saved.overlay = record.with_name(f"{record.stem}_overlay.png")
             Image.fromarray(overlay(image, reply.masks)).save(saved.overlay)
+        if export and reply.masks.any():
+            regions = answered_regions(image_path, reply.prompt, reply.masks, reply.scores)
+            for form in export:
+                write_regions([regions], record.with_name(f"{record.stem}_{form}"), form)
         _write_json(record, reply_record(reply, image_path, saved))
     except OSError as error:
         for path in filter(None, (*saved.masks, saved.overlay, record)):

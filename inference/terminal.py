@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -36,11 +36,11 @@ Ask anything about the image; each [SEG] of the answer becomes a mask, saved wit
 class Chat:
     """One image, the turns about it, and where answers are kept.
 
-    save_to: the directory for masks, overlays and records.
+    save_to: the directory for masks, overlays and records. export: see `save_reply`.
     """
 
-    def __init__(self, session: ChatSession, save_to: Path):
-        self.session, self.save_to = session, save_to
+    def __init__(self, session: ChatSession, save_to: Path, export: Sequence[str] = ()):
+        self.session, self.save_to, self.export = session, save_to, export
         self.image: np.ndarray | None = None
         self.path: Path | None = None
         self.history: list[Turn] = []
@@ -113,7 +113,7 @@ class Chat:
             print(f"(cut off after {reply.tokens} tokens; --max_new_tokens allows more)")
         if reply.remark:
             print(reply.remark)
-        saved = save_reply(reply, self.image, self.save_to, self.path)
+        saved = save_reply(reply, self.image, self.save_to, self.path, self.export)
         self.records.append(saved.record)
         print(f"saved: {saved.overlay or saved.record}")
 

@@ -8,7 +8,7 @@ from groundscore.benchmark import load_all
 from groundscore.errors import UserError
 from groundscore.exchange.counting import format_of
 from groundscore.exchange.predictions import Matching
-from groundscore.exchange.regions import Region, RegionImage, ToolOptions, region
+from groundscore.exchange.regions import Region, RegionImage, ToolOptions
 from groundscore.exchange.tools import READABLE, TOOLS, WRITABLE, read_regions, write_regions
 from groundscore.flags import UserParser
 from groundscore.progress import ProgressBar
@@ -103,13 +103,3 @@ def _regions_of(item: EvaluationItem, predictions: Sequence, split: OpenSplit) -
         if prediction.present is not False and area(mask):
             regions.append(Region(text, mask))
     return RegionImage(item.image_path, item.path_below(split.root), size, tuple(regions), None, str(item.image_path))
-
-
-def answered_regions(
-    image: Path | bytes, name: str, labels: Sequence[str], masks, scores: Sequence[float | None]
-) -> RegionImage:
-    """Returns the masks of an answer, bool [n, H, W], as regions of its image; those without a pixel are left out."""
-    found = [
-        region(label, mask, (), score) for label, mask, score in zip(labels, masks, scores, strict=True) if mask.any()
-    ]
-    return RegionImage(image, name, tuple(masks.shape[1:]), tuple(found), None, name)

@@ -87,6 +87,16 @@ def region(label: str, mask: np.ndarray, texts: Sequence[str] = (), score: float
     return Region(label, encode(mask), tuple(text for text in texts if text != label), score)
 
 
+def answered_regions(
+    image: Path, question: str, masks: Sequence[np.ndarray], scores: Sequence[float], name: str = ""
+) -> RegionImage:
+    """Returns the masks of an answer, one or more bool [H, W], with the question as their label; those without a pixel
+    are left out. name: of the image, by default that of its file."""
+    found = [region(question, mask, (), float(score)) for mask, score in zip(masks, scores, strict=True) if mask.any()]
+    height, width = masks[0].shape
+    return RegionImage(image, name or image.name, (height, width), tuple(found), None, str(image))
+
+
 def image_size(path: Path, where: str, stated: tuple[int, int] | None = None) -> tuple[int, int]:
     """Returns (H, W) of an image file. stated: what its annotations say; another size is an error."""
     height, width = read_image(path, missing=f"{where} names it").shape[:2]

@@ -40,6 +40,15 @@ def read_regions(path: Path, name: str = "", options: ToolOptions = _PLAIN) -> I
     return read(path, options)
 
 
+def export_forms(text: str) -> tuple[str, ...]:
+    """Returns the forms of masks that a list joined by commas names; `UserError` for one that is not written."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    forms = {name: TOOLS[name] for name in WRITABLE if name != CUSTOM.name}
+    for name in names:
+        look_up(name, forms, "form of masks")
+    return names
+
+
 def write_regions(images: Iterable[RegionImage], out: Path, name: str) -> None:
     """Write images into a folder, which is new or empty, in the format of this name."""
     write = look_up(name, TOOLS, "format").write
@@ -52,4 +61,4 @@ def write_regions(images: Iterable[RegionImage], out: Path, name: str) -> None:
     write(images, out)
 
 
-__all__ = ["READABLE", "TOOLS", "WRITABLE", "ToolFormat", "read_regions", "write_regions"]
+__all__ = ["READABLE", "TOOLS", "WRITABLE", "ToolFormat", "export_forms", "read_regions", "write_regions"]
