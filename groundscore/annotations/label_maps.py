@@ -143,7 +143,7 @@ def read_mask(path: Path) -> np.ndarray:
     A grey mask with soft edges, that is, with more pixels of the highest value than between 0 and it, counts from half
     of that value on. Raises `BadEntry` where there are fewer, since it may mean anything.
     """
-    values, mode = _read_channel(path)
+    values, mode = _read_channel(path, grey=True)
     top = np.iinfo(values.dtype).max
     full, between = int((values == top).sum()), int(((values > 0) & (values < top)).sum())
     if mode == "P" or not full or not between:
@@ -158,17 +158,17 @@ def read_mask(path: Path) -> np.ndarray:
     return (values > top // 2).astype(np.uint8)
 
 
-def _read_channel(path: Path) -> tuple[np.ndarray, str]:
-    """Returns its values, whole numbers [H, W], and its mode."""
+def _read_channel(path: Path, *, grey: bool = False) -> tuple[np.ndarray, str]:
+    """Returns its values, whole numbers [H, W], and its mode. grey: three channels may be one, repeated."""
     image = open_image(path, LOSSLESS)
     labels = np.array(image)
     if image.mode == "1":
         labels = labels.astype(np.uint8)
     elif image.mode == "L":
         labels //= image.info[FACTOR]
+    if grey and labels.ndim == 3 and (labels[..., :3] == labels[..., :1]).all():
+        labels = labels[..., 0]
     if labels.ndim != 2 or labels.dtype.kind not in "ui":
-        raise BadEntry(
-            f"label map {path} should have one channel of class numbers, it is {labels.dtype} {labels.shape}",
-            file=str(path),
-        )
+        what = "mask {} should have one channel" if grey else "label map {} should have one channel of class numbers"
+        raise BadEntry(f"{what.format(path)}, it is {labels.dtype} {labels.shape}", file=str(path))
     return labels, image.mode

@@ -22,7 +22,7 @@ from typing import Any
 from groundscore.annotations.images import coco_number
 from groundscore.errors import UserError, shown
 from groundscore.names import did_you_mean, look_up
-from groundscore.splits import EvaluationItem, LeftOut, OpenSplit, read_item
+from groundscore.splits import EvaluationItem, LeftOut, OpenSplit, read_item, unnumbered_entries
 
 SHOWN = 5  # names that an error lists
 _LOG = logging.getLogger("groundscore")
@@ -82,13 +82,13 @@ TEXT_KEYS = ("expression", "text", "sentence", "sent", "text_prompt", "caption",
 class Addresses:
     """All expressions of a split, by their names.
 
-    whole: no image is known to be left out and there is no limit, so that a name that is not here names nothing.
+    whole: no entry of the split is left out, so that a name that is not here names nothing.
     """
 
     def __init__(self, split: OpenSplit):
         self.split = split
         self.spec = split.spec
-        self.whole = split.limit is None
+        self.whole = not unnumbered_entries(split.items)
         self.all: list[Address] = []
         for number in range(len(split.items)):
             item = read_item(split.items, number, split.tolerance, split.root, _as_it_is)

@@ -91,7 +91,7 @@ def _response(sample: Any, where: str) -> Any:
 
 def _expressions(sample: dict[str, Any], addresses: Addresses, where: str) -> list[Address]:
     found = addresses.find("expression", sample.get("target"))
-    if not found and isinstance(sample.get("doc"), dict) and sample["doc"].keys() & KEYS.keys():
+    if not found and isinstance(sample.get("doc"), dict) and sample["doc"].keys() & {*KEYS, "id"}:
         found = addresses.of_record(sample["doc"], where)
     if not found:
         number = sample["doc_id"]

@@ -17,37 +17,40 @@ from groundscore.exchange.addresses import UnknownKeys
 from groundscore.exchange.predictions import PredictionFormat, Predictions
 from groundscore.exchange.records import Gathered, beginning
 from groundscore.reading import read_json
-from groundscore.schema import Shape, ShapeError, list_of, text, whole
+from groundscore.schema import Shape, ShapeError, anything, either, list_of, mapping, text, whole
 from groundscore.splits import OpenSplit
 
 _ENDING = "_pred.json"
 _SHAPES: dict[str, Shape] = {
-    "image_path": text,
     "text_prompt": text,
     "orig_img_h": whole(1),
     "orig_img_w": whole(1),
-    "pred_masks": list_of(text),
+    "pred_masks": list_of(either(text, mapping(anything, at_least=("size", "counts")))),
 }
-_UNUSED = ("original_image_path", "output_image_path", "pred_boxes", "pred_scores")
+_IMAGE = ("image_path", "original_image_path")  # either of them
+_UNUSED = ("output_image_path", "pred_boxes", "pred_scores")
 
 
 def read_sam3_agent(path: Path, splits: Mapping[str, OpenSplit], ids: str | None = None) -> Predictions:
     """The predictions in a folder of the agent's results, or in one of its files."""
-    files = sorted(path.rglob(f"*{_ENDING}")) if path.is_dir() else [path]
-    gathered, unknown = Gathered(path, splits, once=True, protocol="generated"), UnknownKeys((*_SHAPES, *_UNUSED))
+    files = (sorted(path.rglob(f"*{_ENDING}")) or sorted(path.rglob("*.json"))) if path.is_dir() else [path]
+    gathered = Gathered(path, splits, once=True, protocol="generated")
+    unknown = UnknownKeys((*_SHAPES, *_IMAGE, *_UNUSED))
     for file in files:
         content = _read(file)
         unknown.note(content, str(file))
         size = [content["orig_img_h"], content["orig_img_w"]]
-        masks = [{"size": size, "counts": counts} for counts in content["pred_masks"]]
-        record = {"image_path": content["image_path"], "text_prompt": content["text_prompt"]}
+        masks = [mask if isinstance(mask, dict) else {"size": size, "counts": mask} for mask in content["pred_masks"]]
+        image = next(content[key] for key in _IMAGE if key in content)
+        record = {"image_path": image, "text_prompt": content["text_prompt"]}
         gathered.add(record, str(file), masks, present=bool(masks))
     return gathered.predictions(unknown)
 
 
 def _read(file: Path) -> dict[str, Any]:
     content = read_json(file, dict, missing="SAM 3's agent writes it", remedy="run the agent again")
-    for key, shape in _SHAPES.items():
+    shapes = _SHAPES | {next((key for key in _IMAGE if key in content), _IMAGE[0]): text}
+    for key, shape in shapes.items():
         if key not in content:
             raise UserError(f"{file} is not a result of SAM 3's agent: it has no {key!r}, but {shown(list(content))}")
         try:

@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from groundscore.benchmark import load, load_all
 from groundscore.errors import UserError
 from groundscore.exchange import FORMATS
+from groundscore.exchange.addresses import Addresses, resolve_names
 from groundscore.exchange.counting import count_predictions, format_of
 from tests.groundscore.exchange.forms import (
     as_coco,
@@ -107,6 +109,38 @@ def as_json(rle):
     return {"size": rle["size"], "counts": rle["counts"].decode()}
 
 
+def test_grey_masks_may_have_three_channels_and_coloured_ones_are_refused(benchmarks, counted, tmp_path):
+    folder = as_png(tmp_path / "mine", benchmarks[REASON])
+    for file in folder.iterdir():
+        Image.open(file).convert("RGB").save(file)
+    assert rows_of(folder, benchmarks[REASON])[REASON] == counted[REASON]
+
+    first = min(folder.iterdir())
+    Image.new("RGB", Image.open(first).size, (255, 0, 0)).save(first)
+    with pytest.raises(UserError, match=f"mask .*{first.name} should have one channel, it is uint8"):
+        rows_of(folder, benchmarks[REASON])
+
+
+def test_names_are_known_beyond_a_limit(benchmarks, counted, tmp_path):
+    folder = as_png(tmp_path / "mine", benchmarks[REASON])
+    first = load(REASON, benchmarks[REASON].root, limit=1)
+
+    assert rows_of(folder, first)[REASON] == counted[REASON][:1]
+
+
+def test_results_of_the_agent_may_have_other_names_and_whole_rle(benchmarks, counted, tmp_path):
+    folder = as_sam3_agent(tmp_path / "mine", benchmarks[REFER])
+    for number, file in enumerate(sorted(folder.iterdir())):
+        content = json.loads(file.read_text())
+        size = [content["orig_img_h"], content["orig_img_w"]]
+        content["pred_masks"] = [{"size": size, "counts": counts} for counts in content["pred_masks"]]
+        del content["image_path"]
+        file.unlink()
+        (folder / f"{number}.json").write_text(json.dumps(content))
+
+    assert rows_of(folder, benchmarks[REFER], format="sam3_agent")[REFER] == counted[REFER]
+
+
 def test_several_splits_are_folders_of_masks(benchmarks, counted, tmp_path):
     as_png(tmp_path / "mine" / "refcoco_unc_val", benchmarks[REFER])
     as_png(tmp_path / "mine" / "ReasonSeg_val", benchmarks[REASON])
@@ -149,14 +183,13 @@ def test_logits_in_an_archive_need_a_threshold(benchmarks, counted, tmp_path):
 
 
 def test_an_archive_may_hold_ids_and_a_stack_of_masks(benchmarks, counted, tmp_path):
-    chosen = [(item.expression_ids[n], masks.any(0)) for item, n, masks in noisy_predictions(benchmarks[REFER])]
-    sizes = {mask.shape for _, mask in chosen}
-    if len(sizes) > 1:
-        pytest.skip("images of different sizes do not stack")
-    ids, masks = zip(*chosen, strict=True)
+    first = load(REFER, benchmarks[REFER].root, limit=1)
+    ids, masks = zip(
+        *((item.expression_ids[n], masks.any(0)) for item, n, masks in noisy_predictions(first)), strict=True
+    )
     np.savez_compressed(tmp_path / "mine.npz", ids=np.array(ids), masks=np.stack(masks))
 
-    assert rows_of(tmp_path / "mine.npz", benchmarks[REFER])[REFER] == counted[REFER]
+    assert rows_of(tmp_path / "mine.npz", first)[REFER] == counted[REFER][: len(ids)]
 
 
 # --- what is wrong is named -------------------------------------------------------------------------------------------
@@ -199,20 +232,22 @@ def test_unknown_and_missing_names_of_masks_are_named(benchmarks, tmp_path):
         rows_of(folder, benchmarks[REASON])
 
 
-def test_names_that_may_be_ids_of_two_kinds_are_ambiguous(benchmarks, tmp_path):
-    split = load(REFER, benchmarks[REFER].root)
-    names = {str(number): masks.any(0) for number, (_, _, masks) in enumerate(noisy_predictions(split))}
-    sentences = sorted(sentence for item in split for sentence in item.sentence_ids)
-    if sentences != list(range(len(sentences))):
-        names = dict(zip(map(str, sentences), names.values(), strict=True))
-        np.savez_compressed(tmp_path / "mine.npz", **names)
-        assert len(rows_of(tmp_path / "mine.npz", split, ids="sentence")[REFER]) == len(names)
-        with pytest.raises(UserError, match="names mean no expression|no prediction"):
-            rows_of(tmp_path / "mine.npz", split, ids="ref")
-        return
-    np.savez_compressed(tmp_path / "mine.npz", **names)
-    with pytest.raises(UserError, match="ambiguous: they may be of the kind sentence or number.*--ids"):
-        rows_of(tmp_path / "mine.npz", split)
+def test_names_that_may_be_ids_of_two_kinds_are_ambiguous(benchmarks):
+    addresses = Addresses(benchmarks[REFER])
+    names = [str(number) for number in range(len(addresses.all))]
+    addresses._by_kind["sentence"] = {name: [one] for name, one in zip(names, reversed(addresses.all), strict=True)}
+
+    with pytest.raises(UserError, match="ambiguous: they may be of the kind sentence or number.*--ids says which"):
+        resolve_names(names, addresses, "masks", None)
+    assert resolve_names(names, addresses, "masks", "number")["1"] == [addresses.all[1]]
+    assert resolve_names(names, addresses, "masks", "sentence")["1"] == [addresses.all[-2]]
+
+
+def test_names_by_sentence_are_found_out(benchmarks, counted, tmp_path):
+    sentences = {str(item.sentence_ids[n]): masks.any(0) for item, n, masks in noisy_predictions(benchmarks[REFER])}
+    np.savez_compressed(tmp_path / "mine.npz", **sentences)
+
+    assert rows_of(tmp_path / "mine.npz", benchmarks[REFER])[REFER] == counted[REFER]
 
 
 @pytest.mark.parametrize(
