@@ -8,14 +8,18 @@ if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
 Usage: ./scripts/miniature/pretrain.sh [TRAIN_DS ARGUMENT...]
 
 Generates images of its own (seed 1; the quickstart's have seed 0), builds base models with random weights and trains
-all of them, in three stages, as the published ones came about:
+all of them, in four stages, as the published ones came about:
 
-  vision      CLIP tells what its patches show, SAM draws what points lie on; side by side, a core each
+  vision      CLIP tells what its patches show and where, SAM draws what is pointed at, described, or shown by a coarse
+              map; side by side, a core each
   language    dialogues in words: projector and LLM
-  grounding   all eight families: SAM, projector and LLM, without similarity maps and without a policy, so that no
-              layer of the LLM has a head start
+  selecting   one target at a time, by class or expression, until the LLM's similarity maps select it
+  grounding   all eight families
 
-About two hours on two idle cores. Start it again to go on where it stopped. Arguments go to both runs of train_ds.py.
+Both last stages train UGround without its policy: its gate stays zero, and the map of a random layer is trained for
+each target, so that no layer of the LLM has a head start. The images' features are kept meanwhile, the encoders frozen.
+
+About three hours on two idle cores. Start it again to go on where it stopped. Arguments go to all runs of train_ds.py.
 
   DATA     images                  (default dataset/miniature_pretrain)
   RUNS     where stages are kept   (default runs/miniature_base)
@@ -30,27 +34,39 @@ OUT="${OUT:-miniature/weights}"
 # Small matrices on few cores: two processes of one thread each beat one process of two threads.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
-train() { # run, base models, arguments...
-    local run=$1 base=$2
-    shift 2
+BASE=() # what a run starts from
+train() { # run, arguments...
+    local run=$1
+    shift
     .venv/bin/torchrun --standalone --nproc_per_node 2 train_ds.py --exp_name "$run" --log_base_dir "$RUNS" \
-        --version "$base/llava" --vision_tower "$base/clip" --vision_pretrained "$base/sam_miniature.pth" \
-        --dataset_dir "$DATA" --model_key LISA --pad_train_clip_images --no_gradient_checkpointing --lora_r 0 \
-        --cache_features "$RUNS/features" --cache_limit_gb 10 --batch_size 12 \
+        "${BASE[@]}" --dataset_dir "$DATA" --pad_train_clip_images --no_gradient_checkpointing --lora_r 0 \
+        --unfreeze mm_projector,language_model --cache_features "$RUNS/features" --cache_limit_gb 10 --batch_size 6 \
         --grad_accumulation_steps 1 --zero_stage 0 --print_freq 20 --no_eval "$@"
 }
+base_of() { # directory
+    BASE=(--version "$1/llava" --vision_tower "$1/clip" --vision_pretrained "$1/sam_miniature.pth")
+}
+# Small batches: the LLM learns to select after as many steps, not images.
+ALL_LAYERS=(--model_key UGround --mode 2 --estimator sample --policy_loss_weight 0 --num_classes_per_sample 5
+    --use_expand_question_list --dice_loss_weight 4)
 
 ./build.sh
 .venv/bin/python -m miniature.data --out "$DATA" --seed 1 --scale 5
 [[ -e "$RUNS/untrained/sam_miniature.pth" ]] || .venv/bin/python -m miniature.base --out "$RUNS/untrained" --dataset_dir "$DATA"
-.venv/bin/python -m miniature.vision clip --base "$RUNS/untrained" --steps 2000 &
+.venv/bin/python -m miniature.vision clip --base "$RUNS/untrained" --steps 4000 &
 clip=$!
-.venv/bin/python -m miniature.vision sam --base "$RUNS/untrained" --steps 2000
+.venv/bin/python -m miniature.vision sam --base "$RUNS/untrained" --steps 4000
 wait "$clip"
-train language "$RUNS/untrained" --dataset vqa --sample_rates 1 --unfreeze mm_projector,language_model \
-    --steps_per_epoch 250 --epochs 6 --lr 1.5e-3 --warmup_num_steps 50 "$@"
+base_of "$RUNS/untrained"
+train language --model_key LISA --dataset vqa --sample_rates 1 \
+    --steps_per_epoch 500 --epochs 6 --lr 1.5e-3 --warmup_num_steps 50 "$@"
 .venv/bin/python -m miniature.base --out "$RUNS/speaking" --from_run "$RUNS/language"
-train grounding "$RUNS/speaking" --sample_rates "3,12,3,3,4,4,2,3" --num_classes_per_sample 5 \
-    --use_expand_question_list --unfreeze sam_encoder,mm_projector,language_model \
-    --steps_per_epoch 200 --epochs 20 --lr 1e-3 --dice_loss_weight 4 "$@"
+base_of "$RUNS/speaking"
+train selecting "${ALL_LAYERS[@]}" --dataset "sem_seg||refer_seg||vqa" --sample_rates "6,10,3" \
+    --sem_seg_data "ade20k||cocostuff" --refer_seg_data refcoco \
+    --steps_per_epoch 500 --epochs 4 --lr 1e-3 --warmup_num_steps 30 "$@"
+.venv/bin/python merge_lora_weights.py --weight "$RUNS/selecting" --save_path "$RUNS/selecting/hf" --overwrite
+BASE=(--version "$RUNS/selecting/hf")
+train grounding "${ALL_LAYERS[@]}" --sample_rates "3,12,3,3,4,4,2,3" \
+    --steps_per_epoch 500 --epochs 4 --lr 7e-4 --warmup_num_steps 30 "$@"
 .venv/bin/python -m miniature.base --out "$OUT" --from_run "$RUNS/grounding"
