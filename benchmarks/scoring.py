@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
             lines.append(f"|{name}|{cost[0]}|{cost[1]:.1f}|{cost[2]:.1f}|{cost[3]:.0f}|")
         print("\n".join(lines), flush=True)
         print("\n|part|CPU seconds|\n|---|---|")
-        for name, seconds in in_a_new_process(_parts, root).items():
+        for name, seconds in in_a_new_process(measure_parts, root).items():
             print(f"|{name}|{seconds:.1f}|")
 
 
@@ -172,7 +172,7 @@ def _images(root: Path) -> int:
     return len(groundscore.load("refcoco|unc|val", root))
 
 
-def _parts(root: Path) -> dict[str, float]:
+def measure_parts(root: Path) -> dict[str, float]:
     """CPU seconds of what the command does, part by part."""
     import groundscore
     from groundscore.annotations.images import check_image_file

@@ -17,7 +17,7 @@ from groundscore.exchange import FORMATS
 from groundscore.exchange.converting import add_convert_flags, convert
 from groundscore.exchange.counting import count_predictions
 from groundscore.flags import UserParser, add_counting_flags, add_reading_flags, count, positive
-from groundscore.names import did_you_mean
+from groundscore.names import did_you_mean, split_names
 from groundscore.progress import ProgressBar
 from groundscore.scoring import UNITS
 from groundscore.scoring.comparison import SAMPLES, compare_reports
@@ -197,7 +197,8 @@ def _inspect(flags: Namespace, argv: Sequence[str]) -> int:
     if not flags.data.is_dir():
         raise UserError(f"{flags.data}: no such directory; name the folder that holds the data sets")
     bad = found = 0
-    for spec in (flags.split or "||".join(BENCHMARKS)).split("||"):
+    own = [f"custom|{path.stem}" for path in sorted((flags.data / "custom").glob("*.jsonl"))]
+    for spec in split_names(flags.split) if flags.split else [*BENCHMARKS, *own]:
         try:
             (benchmark,) = load_all(spec, flags.data, skip_bad_samples=0.99).values()
         except UserError as error:
@@ -215,7 +216,7 @@ def _inspect(flags: Namespace, argv: Sequence[str]) -> int:
                 left_out += [item] if isinstance(item, LeftOut) else []
                 bar.show(number + 1, len(benchmark))
         expressions = sum(len(benchmark[number].expressions) for number in range(len(benchmark)))
-        print(f"{spec}: {len(benchmark)} images, {expressions} expressions")
+        print(f"{spec}: {len(benchmark)} image{'s' * (len(benchmark) != 1)}, {expressions} expressions")
         for one in left_out:
             print(f"  cannot be used: {one.reason}")
         bad += len(left_out)

@@ -21,7 +21,7 @@ from tests.page_plugins import importable_plugins
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "dataloaders/README.md", "miniature/weights/README.md")),
+    *(ROOT / f"{folder}README.md" for folder in ("", "dataloaders/", "groundscore/", "miniature/weights/")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]

@@ -258,5 +258,5 @@ def too_many(left_out: Sequence[LeftOut]) -> str:
     reasons = "; ".join(one.reason for one in left_out[:SHOWN])
     return (
         f"{len(left_out)} images or more cannot be used, which is more than --skip_bad_samples allows; `python -m "
-        f"dataloaders.inspect --decode` lists all. The first: {reasons}"
+        f"groundscore inspect DIR --split SPLIT --decode` lists all. The first: {reasons}"
     )
