@@ -11,7 +11,9 @@ unpickled.
 """
 
 import re
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -29,6 +31,9 @@ from groundscore.scoring.metrics import kind_of
 from groundscore.splits import OpenSplit
 
 _PNG = ".png"
+# What zipfile, zlib and numpy raise for a damaged archive; an unknown compression is a NotImplementedError.
+_DAMAGED = (ValueError, KeyError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error,
+            tokenize.TokenError, SyntaxError, MemoryError)  # fmt: skip
 Read = Callable[[], Any]
 
 
@@ -74,7 +79,7 @@ def read_npz(path: Path, splits: Mapping[str, OpenSplit], ids: str | None = None
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             large = [one.filename for one in archive.infolist() if one.file_size > most_bytes()]
-    except (OSError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise UserError(f"{path} is not a NumPy archive ({error}); write it with numpy.savez_compressed") from error
     if large:
         raise UserError(f"{path}: {shown(large[0])} is larger than a mask can be")
@@ -105,7 +110,7 @@ def _array(path: Path, name: str) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return archive[name]
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         reason = "it holds Python objects, which are not read" if "pickle" in str(error) else str(error)
         raise UserError(f"{path}: {shown(name)} cannot be read ({reason})") from error
 

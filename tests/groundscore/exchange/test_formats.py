@@ -1,5 +1,6 @@
 """Predictions as people have them: every form gives the same counts, and what is wrong in one is named."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -296,6 +297,23 @@ def test_counts_against_another_ground_truth_are_refused(benchmarks, tmp_path):
 
     with pytest.raises(UserError, match="counted against another ground truth|no prediction"):
         rows_of(tmp_path, benchmarks[REASON])
+
+
+@pytest.mark.parametrize("form", ["npz", "coco", "sam3_agent", "lmms_eval"])
+def test_damaged_files_end_in_one_line(benchmarks, tmp_path, form):
+    rng = np.random.default_rng(0)
+    path = FORMS[form](tmp_path / f"mine{SUFFIX.get(form, '')}", benchmarks[REASON])
+    files = [path] if path.is_file() else sorted(path.iterdir())
+    for _ in range(60):
+        file = files[rng.integers(len(files))]
+        good = file.read_bytes()
+        bad = bytearray(good)
+        for place in rng.integers(len(bad), size=rng.integers(1, 9)):
+            bad[place] = rng.integers(256)
+        file.write_bytes(bytes(bad[: rng.integers(1, len(bad))] if rng.random() < 0.2 else bad))
+        with contextlib.suppress(UserError):
+            rows_of(path, benchmarks[REASON], format=form)
+        file.write_bytes(good)
 
 
 def test_an_unknown_format_or_file_names_those_that_are_known(benchmarks, tmp_path):
