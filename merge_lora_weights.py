@@ -7,7 +7,8 @@ consolidated training file (or directory of shards) of the reference (then with 
 read, merged in fp32, rounded to `--precision` and written one by one: what is in memory is what was trained, not the
 model. The new directory is read back, and its logits and masks for a small input are compared with the run's; only
 then it gets its name. `--overwrite` replaces a merged model of this program, and nothing else. `--export reference`
-writes the reference's names, `--export adapter` the trained parameters alone.
+writes the reference's names, `--export adapter` the trained parameters alone, `--export transformers` the multimodal
+LLM alone as its base was published (backbones other than LLaVA).
 """
 
 import sys
@@ -28,7 +29,7 @@ from utils.plugins import import_plugins
 if TYPE_CHECKING:
     from checkpoints.merging import Merge
 
-OURS, REFERENCE, ADAPTER = "uground", "reference", "adapter"
+OURS, REFERENCE, ADAPTER, TRANSFORMERS = "uground", "reference", "adapter", "transformers"
 
 
 def build_parser() -> FlagParser:
@@ -43,7 +44,10 @@ def build_parser() -> FlagParser:
         "--precision", choices=("fp32", "bf16", "fp16"), help="dtype of the saved weights (default: that of training)"
     )
     parser.add_argument(
-        "--export", choices=(OURS, REFERENCE, ADAPTER), default=OURS, help="names and layout of the saved directory"
+        "--export",
+        choices=(OURS, REFERENCE, ADAPTER, TRANSFORMERS),
+        default=OURS,
+        help="names and layout of the saved directory",
     )
     parser.add_argument(
         "--no_check",
@@ -97,7 +101,8 @@ def main(argv: Sequence[str]) -> None:
 
     export = export_adapter if flags.export == ADAPTER else export_merged
     export(merge, flags, target, check=None if flags.no_check else check)
-    print(f"answers as the run does: {results[0]}" if results else "not compared with the run (--no_check)")
+    without = "--no_check" if flags.no_check else "it makes no masks"
+    print(f"answers as the run does: {results[0]}" if results else f"not compared with the run ({without})")
     if flags.push_to_hub:
         from checkpoints.saving import upload
 
@@ -138,8 +143,8 @@ def _keep_apart(target: Path, sources: Mapping[str, str | None]) -> None:
 
 
 def export_merged(merge: "Merge", flags: Namespace, target: Path, *, check: Callable[[Path], None] | None) -> None:
-    """Merge while writing, under our names or the reference's."""
-    from checkpoints import export_reference, save_model
+    """Merge while writing, under our names, the reference's or those of transformers."""
+    from checkpoints import export_base, export_reference, save_model
     from checkpoints.sources import HUB_CLIP
 
     model, processor = merge.opened.model, merge.opened.processor
@@ -149,6 +154,9 @@ def export_merged(merge: "Merge", flags: Namespace, target: Path, *, check: Call
         tower = merge.base.get("vision_tower") or HUB_CLIP
         export_reference(model, processor, target, vision_tower=tower, **common)
         what = "the reference's names, without CLIP"
+    elif flags.export == TRANSFORMERS:
+        export_base(model, processor, target, **common | {"check": None})
+        what = f"{merge.opened.model.config.backbone} of transformers, without what makes masks"
     else:
         card = {"base": merge.base.get("version"), "scores": merge.scores, "name": flags.push_to_hub}
         save_model(model, processor, target, **card, **common)

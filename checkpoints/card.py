@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from model.backbones import backbone_of
 from model.config import GroundingConfig
 from model.systems import build_system
 
@@ -29,14 +30,14 @@ A question about an image is answered in words and masks: every `[SEG]` of the a
 | system | {system} |
 | base | {base} |
 | language model | {layers} layers, width {width}, {rows} tokens |
-| CLIP | {clip} pixels, {fit}, {tokens} image tokens |
+| {encoder} | {images} |
 | masks from | {decoder} |
 
 {scores}
 
 ## Use
 
-The directory (or its hub id) contains everything: weights with CLIP and SAM, tokenizer, image settings.
+The directory (or its hub id) contains everything: weights with {encoder} and SAM, tokenizer, image settings.
 
 ```bash
 python chat.py --version {name} --image photo.jpg --prompt "Which of these could hold hot tea?"
@@ -63,7 +64,7 @@ def model_card(config: GroundingConfig, name: str, *, base: str | None = None, s
     is_hub_id = (
         base is not None and base.count("/") == 1 and not base.startswith((".", "~")) and not Path(base).exists()
     )
-    text, decoder = config.text_config, build_system(config).decoder()
+    text, backbone, decoder = config.text_config, backbone_of(config), build_system(config).decoder()
     return _CARD.format(
         base_model=f"base_model: {base}\n" if is_hub_id else "",
         title=Path(name).name,
@@ -73,9 +74,8 @@ def model_card(config: GroundingConfig, name: str, *, base: str | None = None, s
         layers=text.num_hidden_layers,
         width=text.hidden_size,
         rows=text.vocab_size,
-        clip=config.clip_image_size,
-        fit="the whole image, padded" if config.pad_train_clip_images else "its centre",
-        tokens=config.image_grid**2,
+        encoder=backbone.encoder_name,
+        images=backbone.image_summary(config),
         decoder="CLIP's features (a decoder of its own)" if decoder.scales(config) else decoder.encoder_name,
         scores=_score_table(scores) if scores else "No scores were recorded with it.",
         paper=PAPER,

@@ -107,7 +107,7 @@ class OpenedModel:
         return replace(
             report,
             new=[name for name in report.new if name not in trained],
-            new_tokens=0 if set(tables_of(self.model.config)) <= set(trained) else report.new_tokens,
+            new_tokens=0 if tables_of(self.model.config)[0] in trained else report.new_tokens,
             notes=[*report.notes, f"{len(trained)} tensors of {checkpoint} laid over"],
         )
 
@@ -189,7 +189,7 @@ def open_model(
         stored.vision_config = deepcopy(config.vision_config)
         stored.sam_config = deepcopy(config.sam_config)
         stored.mask_decoder = config.mask_decoder
-    report = LoadReport(source.kind, source.path, config.system, notes=source.notes)
+    report = LoadReport(source.what, source.path, config.system, notes=source.notes)
 
     report.notes += [note for note in checked if note]
     if source.kind == BASE:

@@ -20,6 +20,7 @@ from checkpoints.processing import GroundingProcessor
 from checkpoints.runs import is_run, read_settings, resolve_checkpoint, scores_at, trained_weights, verify_checkpoint
 from checkpoints.runs.restoring import load_trained, open_base
 from checkpoints.sources import refuse_deepspeed
+from checkpoints.vocabulary import tables_of
 from checkpoints.weights import check_names, check_shapes
 from checkpoints.writing import TensorToWrite
 from dataloaders.batching.collate import Collator
@@ -127,6 +128,9 @@ def merged_tensors(
         weights.put(name, tuple(drawn[name].shape), partial(drawn.__getitem__, name))
     for name, tensor in trained.items():
         weights.put(name, tuple(tensor.shape), partial(trained.__getitem__, name))
+    words, head = tables_of(opened.model.config)
+    if head not in trained and getattr(opened.model.config.text_config, "tie_word_embeddings", False):
+        weights.put(head, weights.shape(words), weights.reader(words))
     merge_lora(weights, alpha, source)
     check_names(drawn.keys() - weights.keys(), weights.keys() - drawn.keys(), f"what was trained on {source}")
     check_shapes(weights, drawn, f"what was trained on {source}")

@@ -1,4 +1,4 @@
-"""Models to disk and to the hub: our self-contained directory, and the layout of the reference.
+"""Models to disk and to the hub: our self-contained directory, and the layouts of the reference and of transformers.
 
 A directory appears whole or not at all (`writing.py`).
 """
@@ -12,9 +12,18 @@ import torch
 
 from checkpoints.architecture import LLAMA_FIELDS
 from checkpoints.card import Scores, model_card
-from checkpoints.files import CARD_FILE, CONFIG_FILE, SAFETENSORS_FILE, SAFETENSORS_INDEX, TORCH_FILE, TORCH_INDEX
-from checkpoints.names import to_reference
+from checkpoints.files import (
+    CARD_FILE,
+    CONFIG_FILE,
+    SAFETENSORS_FILE,
+    SAFETENSORS_INDEX,
+    SETTINGS_FILE,
+    TORCH_FILE,
+    TORCH_INDEX,
+)
+from checkpoints.names import layout_of, to_reference
 from checkpoints.processing import GroundingProcessor
+from checkpoints.vocabulary import tables_of
 from checkpoints.writing import (
     TensorToWrite,
     config_values,
@@ -119,6 +128,51 @@ def export_reference(
             beside / CONFIG_FILE, _reference_config(model, vision_tower, ours["lm_head.weight"].dtype), sort_keys=True
         )
         processor.tokenizer.save(beside)
+
+
+def export_base(
+    model: GroundingModel,
+    processor: GroundingProcessor,
+    directory: str | Path,
+    *,
+    tensors: Mapping[str, TensorToWrite] | None = None,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Callable[[int, int], None] | None = None,
+    check: Callable[[Path], None] | None = None,
+) -> None:
+    """Write the multimodal LLM alone, as transformers reads it: for programs that answer without masks.
+
+    Its tensors have the names of the base that training started from, and it is a base again. Text projection, mask
+    decoder and what the system adds are left out. tensors, progress, check: as in `save_model`.
+    """
+    backbone = type(model.backbone)
+    if not backbone.names:
+        raise UserError(f"{model.config.backbone} has no layout of transformers here; export the reference's names")
+    ours = in_memory(model.state_dict()) if tensors is None else tensors
+    _check_merged(ours)
+    parts = tuple(f"{name}." for name, _ in model.backbone.named_children())
+    _, head = tables_of(model.config)
+    left_out = {head} if model.config.text_config.tie_word_embeddings else set()
+    layout = layout_of(backbone)
+    state = {
+        layout.to_theirs(name): each for name, each in ours.items() if name.startswith(parts) and name not in left_out
+    }
+    dtype = str(ours[head].dtype).removeprefix("torch.")
+    config = backbone.config_of_base(model.config).to_dict() | {"dtype": dtype}
+    with written_beside(Path(directory), overwrite, check) as beside:
+        write_shards(
+            state,
+            beside,
+            single=SAFETENSORS_FILE,
+            index=SAFETENSORS_INDEX,
+            shard_bytes=shard_bytes,
+            write=write_safetensors,
+            progress=progress,
+        )
+        write_json(beside / CONFIG_FILE, config, sort_keys=True)
+        processor.tokenizer.save(beside)
+        write_json(beside / SETTINGS_FILE, backbone.image_settings_of_base(model.config), sort_keys=True)
 
 
 def _check_merged(state: Mapping[str, TensorToWrite]) -> None:

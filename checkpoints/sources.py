@@ -63,6 +63,11 @@ class Source:
     describes_clip: bool = False
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def what(self) -> str:
+        """What it is, for a report."""
+        return self.kind if self.kind != BASE or self.config.backbone == "llava" else f"{self.config.backbone} base"
+
 
 def read_source(path: Path, *, system: str | None, weight: Path | None = None, lora_alpha: float = 16) -> Source:
     """Recognise and describe a directory.

@@ -145,6 +145,11 @@ class Backbone(nn.Module):
     def check(cls, config: PreTrainedConfig) -> None:
         """Raises `UserError` for settings of a model that this backbone cannot have, or that exclude each other."""
 
+    @classmethod
+    def image_summary(cls, config: PreTrainedConfig) -> str:
+        """How it sees images, in a few words for the card of a model."""
+        return "as many image tokens as its pixels take, in its own proportions"
+
     # --- text
 
     @property
@@ -241,7 +246,17 @@ class Backbone(nn.Module):
 
         yield step
 
-    # --- the model of transformers that it is compared with (`check.py`)
+    # --- the model of transformers that it is compared with (`check.py`) and written as
+
+    @classmethod
+    def config_of_base(cls, config: PreTrainedConfig) -> PreTrainedConfig:
+        """The configuration of the whole model in transformers, of a backbone with `names`."""
+        raise NotImplementedError
+
+    @classmethod
+    def image_settings_of_base(cls, config: PreTrainedConfig) -> dict[str, Any]:
+        """What `preprocessor_config.json` of a base says."""
+        raise NotImplementedError
 
     def take_base(self, base: nn.Module) -> None:
         """Copies the weights of the model of transformers, whose parts have the names of our children."""

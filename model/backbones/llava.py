@@ -118,6 +118,11 @@ class LlavaBackbone(LanguageModelBackbone):
             return AnyresPreparation(Tiling(side, config.vision_config.patch_size), canvases)
         return LlavaPreparation(config.clip_image_size, (config.image_grid,) * 2, config.pad_train_clip_images)
 
+    @classmethod
+    def image_summary(cls, config: PreTrainedConfig) -> str:
+        fit = "the whole image, padded" if config.pad_train_clip_images else "its centre"
+        return f"{config.clip_image_size} pixels, {fit}, {config.image_grid**2} image tokens"
+
     # --- images
 
     @property
