@@ -99,6 +99,8 @@ def export_reference(
     vision_tower: where the reference shall find CLIP. What the reference keeps outside its checkpoints (the running
     reward) is lost. tensors, progress, check: as in `save_model`.
     """
+    if model.config.backbone != "llava":
+        raise UserError(f"the reference implementation has no {model.config.backbone}; write another layout")
     if model.system.uses_policy and model.config.gate == CONTEXT_GATE:
         raise UserError(f"the reference has no --gate {CONTEXT_GATE}; export this checkpoint in our own layout")
     if type(model.decoder).published not in (None, SAM):

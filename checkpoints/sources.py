@@ -87,6 +87,8 @@ def read_source(path: Path, *, system: str | None, weight: Path | None = None, l
     member = backbone_of_base(config.get("model_type"))
     if weight is None and member is not None and BACKBONES[member].names:
         return _read_named_base(path, config, member, system)
+    if weight is None and "model_type" in config and member is None and not architecture.is_reference(config):
+        raise _unsupported(path, config)
     tokenizer = GroundingTokenizer.from_directory(path)
     if weight is not None:
         return _read_reference(path, config, open_tensors(weight), tokenizer, system, lora_alpha, consolidated=True)
@@ -218,8 +220,6 @@ def _read_reference(
 def _read_base(path: Path, config: dict[str, Any], tokenizer: GroundingTokenizer, system: str) -> Source:
     weights = Weights()
     files = open_tensors(path)
-    if "model_type" in config and backbone_of_base(config["model_type"]) is None:
-        raise _unsupported(path, config)
     if architecture.is_llava_hf(config):
         fields = architecture.llava_hf_fields(config, path)
         weights.add(files, names.from_llava_hf, str(path))

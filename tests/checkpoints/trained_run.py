@@ -51,12 +51,15 @@ def write_run(root: Path, model, processor, *flags: str, precision: str = "fp32"
     add_adapters_and_freeze(trained, config)
     generator = torch.Generator().manual_seed(5)
     state = trained.state_dict()
-    for name, parameter in trained.named_parameters():
-        if parameter.requires_grad:
-            noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
-            state[name] = parameter.detach() + 0.02 * noise
-        else:
+    learned: dict[torch.nn.Parameter, torch.Tensor] = {}
+    for name, parameter in trained.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
             del state[name]
+            continue
+        if parameter not in learned:  # tied ones stay so
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+            learned[parameter] = parameter.detach() + 0.02 * noise
+        state[name] = learned[parameter]
     world = World(rank=0, size=1, local_rank=0, device=CPU)
     save_checkpoint(
         EngineOfStageZero(state),
