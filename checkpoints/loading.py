@@ -146,7 +146,8 @@ def open_model(
     path: a merged directory of ours, an adapter (its base is found through it), a reference checkpoint, or a LLaVA
         base (original or llava-hf); or its hub id.
     system: needed for a base; another one than a checkpoint's keeps what both share.
-    vision_tower, vision_pretrained: CLIP directory and SAM (`.pth` or transformers directory), where `path` has none.
+    vision_tower, vision_pretrained: CLIP directory and mask decoder (the authors' file or a directory of transformers),
+        where `path` has none.
     overrides: fields of `GroundingConfig`.
     seed: of what is newly initialised.
     weight: a consolidated training file of the reference, `path` then being its base; lora_alpha as in that training.

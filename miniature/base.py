@@ -2,7 +2,7 @@
 
 Written in the layouts of the real ones, so that the same loading code runs: `DIR/llava` (llava-hf layout with a
 SentencePiece tokenizer trained on the miniature's text), `DIR/clip`, and `DIR/sam_miniature.pth` in the layout of
-segment-anything.
+segment-anything; another mask decoder is a directory of transformers, `DIR/sam2_miniature`.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from groundscore.errors import UserError, run_main
 
 if TYPE_CHECKING:
-    from transformers import CLIPVisionConfig, LlamaConfig, SamConfig
+    from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, SamConfig
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,12 @@ def main(argv: Sequence[str]) -> None:
     source.add_argument("--dataset_dir", type=Path, help="the miniature data, for the tokenizer of an untrained base")
     source.add_argument("--from_run", type=Path, help="take the weights of this training run (runs/NAME)")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
+    parser.add_argument(
+        "--decoder",
+        choices=("sam", "sam_hq", "sam2", "sam3_tracker"),
+        default="sam",
+        help="mask decoder of an untrained base (sam); a run has its own",
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments = parser.parse_args(argv)
     if arguments.from_run:
@@ -61,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
                 f"{arguments.dataset_dir} holds no miniature data; write it with python -m miniature.data --out "
                 f"{arguments.dataset_dir}"
             )
-        build(arguments.out, arguments.dataset_dir, arguments.seed)
+        build(arguments.out, arguments.dataset_dir, arguments.seed, decoder=arguments.decoder)
     print(f"[miniature] base models in {arguments.out}")
 
 
@@ -165,6 +171,66 @@ def sam_config(sizes: MiniatureSizes) -> "SamConfig":
     )
 
 
+def decoder_config(name: str, sizes: MiniatureSizes) -> "PreTrainedConfig":
+    """The configuration of the model of any mask decoder, as wide and about as deep as the miniature SAM."""
+    from transformers import Sam2Config, Sam3TrackerConfig, SamHQConfig
+
+    if name == "sam":
+        return sam_config(sizes)
+    if name == "sam_hq":
+        of_sam = sam_config(sizes)
+        parts = {part: getattr(of_sam, part).to_dict() for part in of_sam.sub_configs}
+        parts["mask_decoder_config"]["vit_dim"] = sizes.sam_width
+        for part in parts.values():
+            del part["model_type"]
+        return SamHQConfig(**parts)
+    patch, grid = (sizes.sam_patch, sizes.sam_image // sizes.sam_patch) if name == "sam2" else (14, 8)
+    widths = [sizes.sam_width // 4 * 2**stage for stage in range(4)]
+    hiera = {
+        "model_type": "sam2_hiera_det_model",
+        "hidden_size": widths[0],
+        "image_size": [patch * grid, patch * grid],
+        "blocks_per_stage": [1, 1, 3, 1],
+        "embed_dim_per_stage": widths,
+        "num_attention_heads_per_stage": [1, 2, 4, 8],
+        "window_size_per_stage": [8, 4, 4, 2],
+        "global_attention_blocks": [3],
+        "window_positional_embedding_background_size": [4, 4],
+    }
+    vit = {
+        "model_type": "sam3_vit_model",
+        "hidden_size": sizes.sam_width,
+        "intermediate_size": 4 * sizes.sam_width,
+        "num_hidden_layers": sizes.sam_layers,
+        "num_attention_heads": sizes.sam_heads,
+        "image_size": patch * grid,
+        "patch_size": patch,
+        "window_size": sizes.sam_window,
+        "global_attn_indexes": list(sizes.sam_global),
+        "pretrain_image_size": patch * grid,
+    }
+    own = {"backbone_channel_list": widths[::-1]} if name == "sam2" else {"scale_factors": [4.0, 2.0, 1.0]}
+    return (Sam2Config if name == "sam2" else Sam3TrackerConfig)(
+        vision_config={
+            "backbone_config": hiera if name == "sam2" else vit,
+            "backbone_feature_sizes": [[times * grid, times * grid] for times in (4, 2, 1)],
+            "fpn_hidden_size": sizes.decoder_width,
+            **own,
+        },
+        prompt_encoder_config={
+            "hidden_size": sizes.decoder_width,
+            "image_size": patch * grid,
+            "patch_size": patch,
+        },
+        mask_decoder_config={
+            "hidden_size": sizes.decoder_width,
+            "mlp_dim": sizes.decoder_mlp,
+            "iou_head_hidden_dim": sizes.decoder_width,
+            "dynamic_multimask_via_stability": False,
+        },
+    )
+
+
 def vision_config(sizes: MiniatureSizes) -> "CLIPVisionConfig":
     """The configuration of the miniature CLIP tower."""
     from transformers import CLIPVisionConfig
@@ -199,10 +265,10 @@ def text_config(sizes: MiniatureSizes, vocabulary: int) -> "LlamaConfig":
     )
 
 
-def build(out: Path, dataset_dir: Path, seed: int, sizes: MiniatureSizes | None = None) -> None:
-    """Write the three base models with random weights."""
+def build(out: Path, dataset_dir: Path, seed: int, sizes: MiniatureSizes | None = None, decoder: str = "sam") -> None:
+    """Write the three base models with random weights; decoder: the name of the mask decoder."""
     import torch
-    from transformers import CLIPVisionModel, LlamaForCausalLM, SamModel
+    from transformers import MODEL_MAPPING, CLIPVisionModel, LlamaForCausalLM
 
     from dataloaders.batching.tokenization import GroundingTokenizer
 
@@ -216,7 +282,9 @@ def build(out: Path, dataset_dir: Path, seed: int, sizes: MiniatureSizes | None 
         torch.nn.GELU(),
         torch.nn.Linear(sizes.llm_width, sizes.llm_width),
     )
-    sam = SamModel(sam_config(sizes))
+    config = decoder_config(decoder, sizes)
+    sam = MODEL_MAPPING[type(config)](config)
+    sam.shared_image_embedding.positional_embedding.copy_(sam.prompt_encoder.shared_embedding.positional_embedding)
     _write(out, tokenizer, language.model, language.lm_head, tower, projector, sam, dtype=torch.float32)
 
 
@@ -252,8 +320,6 @@ def _write(out: Path, tokenizer, language, head, tower, projector, sam, *, dtype
     import torch
     from transformers import CLIPVisionModel, LlavaConfig, LlavaForConditionalGeneration
 
-    from checkpoints.names import sam_state_dict_to_original
-
     language_config, tower_config = copy.deepcopy(language.config), copy.deepcopy(tower.config)
     language_config.vocab_size = len(tokenizer)
     config = LlavaConfig(
@@ -278,7 +344,22 @@ def _write(out: Path, tokenizer, language, head, tower, projector, sam, *, dtype
     clip = CLIPVisionModel(copy.deepcopy(tower_config))
     clip.load_state_dict(tower.state_dict())
     clip.to(dtype).save_pretrained(out / "clip")
-    torch.save(sam_state_dict_to_original(sam.float().state_dict()), out / "sam_miniature.pth")
+    _write_decoder(out, sam.float())
+
+
+def _write_decoder(out: Path, sam: "PreTrainedModel") -> None:
+    """SAM as segment-anything publishes it, another mask decoder as transformers does."""
+    import torch
+    from transformers import MODEL_MAPPING, SamConfig
+
+    from checkpoints.names import sam_state_dict_to_original
+
+    if isinstance(sam.config, SamConfig):
+        torch.save(sam_state_dict_to_original(sam.state_dict()), out / "sam_miniature.pth")
+        return
+    theirs = MODEL_MAPPING[type(sam.config)](sam.config)
+    theirs.load_state_dict(sam.state_dict())
+    theirs.save_pretrained(out / f"{sam.config.model_type}_miniature")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ contact sheet. Everything lands in runs/quickstart. Arguments go to train_ds.py.
 
   DATA     data set                (default dataset/miniature)
   BASE     base models             (default miniature/weights)
+  SAM      mask decoder, any kind  (default $BASE/sam_miniature.pth)
   DEVICE   cpu, cuda or auto       (default cpu)
 HELP
     exit 0
@@ -20,6 +21,7 @@ fi
 
 DATA="${DATA:-dataset/miniature}"
 BASE="${BASE:-miniature/weights}"
+SAM="${SAM:-$BASE/sam_miniature.pth}"
 DEVICE="${DEVICE:-cpu}"
 RUN=runs/quickstart
 SPLITS="ReasonSeg|val||ReasonSeg|test||refcoco|unc|val"
@@ -53,9 +55,9 @@ mkdir -p "$RUN"
 stage data .venv/bin/python -m miniature.data --out "$DATA" --scale 0.75 \
     --sets ade20k,refcoco,grefcoco,reason_seg,llava
 stage untrained .venv/bin/python eval.py --version "$BASE/llava" --vision_tower "$BASE/clip" \
-    --vision_pretrained "$BASE/sam_miniature.pth" --model_key UGround "${SCORING[@]}" --output "$RUN/untrained.json"
+    --vision_pretrained "$SAM" --model_key UGround "${SCORING[@]}" --output "$RUN/untrained.json"
 stage train .venv/bin/torchrun --standalone --nproc_per_node "$processes" train_ds.py \
-    --version "$BASE/llava" --vision_tower "$BASE/clip" --vision_pretrained "$BASE/sam_miniature.pth" \
+    --version "$BASE/llava" --vision_tower "$BASE/clip" --vision_pretrained "$SAM" \
     --dataset_dir "$DATA" --exp_name quickstart --model_key UGround --device "$DEVICE" \
     --dataset "refer_seg||reason_seg" --sample_rates "1,1" --refer_seg_data refcoco --explanatory -1 \
     --num_classes_per_sample 4 --pad_train_clip_images --mode 3 --no_gradient_checkpointing \

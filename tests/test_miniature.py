@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import MODEL_MAPPING
 
 from dataloaders.mixture import build_mixture
 from groundscore.errors import UserError
@@ -152,6 +153,18 @@ def test_a_failing_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         data.write(tmp_path / "out", seed=0, scale=0.01)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("decoder", ["sam_hq", "sam2", "sam3_tracker"])
+def test_a_mask_decoder_of_the_miniature_s_size_loads_by_its_directory(decoder, tmp_path):
+    from checkpoints.sources import read_decoder
+
+    config = base.decoder_config(decoder, base.MiniatureSizes())
+    theirs = MODEL_MAPPING[type(config)](config)
+    base._write_decoder(tmp_path, theirs)
+    name, found, tensors = read_decoder(tmp_path / f"{decoder}_miniature")
+    assert name == decoder and found.prompt_encoder_config.hidden_size == 64
+    assert len(tensors) == len(theirs.state_dict())
 
 
 def test_the_untrained_base_loads_and_its_tokenizer_knows_every_word(world, tmp_path):

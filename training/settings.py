@@ -48,7 +48,10 @@ class BaseSettings:
     )
     vision_tower: str | None = option(None, "model", "CLIP directory", default_text="what --version names")
     vision_pretrained: str | None = option(
-        None, "model", "SAM: an original sam_vit_{b,l,h} .pth file or a transformers directory"
+        None,
+        "model",
+        "SAM, SAM-HQ, SAM 2.1 or SAM 3, which tells the mask decoder: a directory of transformers or its hub id, or the "
+        "authors' .pth or .pt file (not of SAM 3)",
     )
     weight: str | None = option(
         None, "model", "consolidated training file of the reference, --version being the base it was trained from"

@@ -11,9 +11,12 @@ from tests.tiny import tiny_model, tiny_samples
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-@pytest.mark.parametrize("system", ["UGround", "PixelLM"])
-def test_compiled_encoders_give_the_same_losses_and_keep_their_names(system):
-    model, processor = tiny_model(system)
+@pytest.mark.parametrize(
+    ("system", "decoder"),
+    [("UGround", "sam"), ("PixelLM", "sam"), ("UGround", "sam_hq"), ("UGround", "sam2"), ("UGround", "sam3_tracker")],
+)
+def test_compiled_encoders_give_the_same_losses_and_keep_their_names(system, decoder):
+    model, processor = tiny_model(system, mask_decoder=decoder)
     model.vision_tower.requires_grad_(False)
     if model.decoder.encoder is not None:
         model.sam.vision_encoder.requires_grad_(False)

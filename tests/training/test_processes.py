@@ -102,6 +102,43 @@ def test_a_process_without_targets_takes_part_in_every_system():
     on_processes(_train_without_targets, [(system, {}) for system in SYSTEMS])
 
 
+def _train_decoders(world, names: list[str]) -> None:
+    """Two steps under ZeRO 3 and without ZeRO end in the same weights, points and mask prompts among what is read."""
+    for name in names:
+        for system in ("UGround", "READ"):
+            ended = []
+            for stage in (0, 3):
+                model, processor = tiny_model(system, mask_decoder=name)
+                model.decoder.encoder.requires_grad_(False)
+                engine = engine_for(model, world, zero_stage=stage)
+                batch = Collator(processor)(tiny_samples() if world.rank == 0 else [text_only_sample()])
+                for _ in range(2):
+                    torch.manual_seed(0)
+                    choice = torch.zeros(len(batch.seg_positions) or 1, dtype=torch.int64)
+                    loss = engine(batch, layer_choice=choice).loss
+                    engine.backward(loss)
+                    engine.step()
+                ended.append(_whole(engine.module))
+            for key, value in ended[0].items():
+                torch.testing.assert_close(ended[1][key], value, atol=2e-4, rtol=1e-3, msg=f"{name}, {system}: {key}")
+
+
+def _whole(model) -> dict[str, torch.Tensor]:
+    """All parameters, gathered where ZeRO 3 has them in pieces."""
+    from deepspeed.zero import GatheredParameters
+
+    whole = {}
+    for name, parameter in model.named_parameters():
+        with GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+            whole[name] = parameter.detach().clone()
+    return whole
+
+
+@pytest.mark.slow
+def test_every_mask_decoder_trains_under_zero_3_as_without():
+    on_processes(_train_decoders, ["sam", "sam_hq", "sam2", "sam3_tracker"])
+
+
 def _leave(world) -> None:
     """Train a step, talk, close; the threads of the process groups must be gone."""
     _train_a_step(world)
