@@ -50,7 +50,7 @@ class BaseSettings:
     vision_pretrained: str | None = option(
         None,
         "model",
-        "SAM, SAM-HQ, SAM 2.1 or SAM 3, which tells the mask decoder: a directory of transformers or its hub id, or the "
+        "SAM, SAM-HQ, SAM 2.1 or SAM 3, which tells the mask decoder: a directory of transformers, its hub id, or the "
         "authors' .pth or .pt file (not of SAM 3)",
     )
     weight: str | None = option(
