@@ -284,7 +284,8 @@ def build(out: Path, dataset_dir: Path, seed: int, sizes: MiniatureSizes | None 
     )
     config = decoder_config(decoder, sizes)
     sam = MODEL_MAPPING[type(config)](config)
-    sam.shared_image_embedding.positional_embedding.copy_(sam.prompt_encoder.shared_embedding.positional_embedding)
+    frequencies = sam.prompt_encoder.shared_embedding.positional_embedding
+    sam.shared_image_embedding.positional_embedding.data.copy_(frequencies)  # one matrix, as in published ones
     _write(out, tokenizer, language.model, language.lm_head, tower, projector, sam, dtype=torch.float32)
 
 

@@ -16,16 +16,20 @@ from torch import nn
 
 from checkpoints.runs.resharding import is_gate
 from groundscore.errors import UserError
+from model.decoders.multiscale import ScaleTransformers
+from model.decoders.sam import TargetDecoder
 from model.policy import REFERENCE_GATE
 from training.config import TrainingConfig
 from utils.distributed import World
 
 BUCKET = 200_000_000
-KEEP_FLOAT32 = ("inv_freq", "original_inv_freq", "reward_mean")
+# Frequencies and positions of rotary embeddings, SAM 3's under either name that transformers gave them; the policy's.
+KEEP_FLOAT32 = ("inv_freq", "original_inv_freq", "position_ids", "rope_embeddings_cos", "rope_embeddings_sin")
+KEEP_FLOAT32 += ("reward_mean",)
 GRADIENT_CLIPPING = 1.0
 POLICY_LR = 0.1  # fast enough to find an advantage, too slow for noise to settle: `benchmarks.policy --gate`
 GATE_EPSILON = 1e-15  # of Adam: a normalised state has entries of 1 / width, and its gradients are as small
-WHOLE_MODULES = ("TargetDecoder", "MultiScaleDecoder")  # use the weights of their children, so fetch all of them
+WHOLE_MODULES = (TargetDecoder, ScaleTransformers)  # use the weights of their children, so fetch all of them
 
 
 def engine_config(

@@ -77,9 +77,9 @@ def called_modules(model, batch) -> list[str]:
     called, hooks = [], []
 
     def watch(module, name: str) -> None:
-        if any(True for _ in module.parameters(recurse=False)) or type(module).__name__ in WHOLE_MODULES:
+        if any(True for _ in module.parameters(recurse=False)) or isinstance(module, WHOLE_MODULES):
             hooks.append(module.register_forward_pre_hook(lambda *_: called.append(name)))
-        if type(module).__name__ not in WHOLE_MODULES:
+        if not isinstance(module, WHOLE_MODULES):
             for child_name, child in module.named_children():
                 watch(child, f"{name}.{child_name}")
 
@@ -90,10 +90,13 @@ def called_modules(model, batch) -> list[str]:
     return called
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_which_modules_are_called_does_not_depend_on_the_batch(system, monkeypatch):
+DECODERS = [("UGround", "sam_hq"), ("READ", "sam2"), ("UGround", "sam3_tracker")]
+
+
+@pytest.mark.parametrize(("system", "decoder"), [*((system, "sam") for system in SYSTEMS), *DECODERS])
+def test_which_modules_are_called_does_not_depend_on_the_batch(system, decoder, monkeypatch):
     monkeypatch.setattr(losses.token_losses, "__defaults__", (16,))
-    model, processor = tiny_model(system)
+    model, processor = tiny_model(system, mask_decoder=decoder)
     collate = Collator(processor)
     first, *others = (called_modules(model, collate(samples)) for samples in BATCHES)
     assert all(other == first for other in others)

@@ -125,11 +125,11 @@ def _train_decoders(world, names: list[str]) -> None:
 
 def _whole(model) -> dict[str, torch.Tensor]:
     """All parameters, gathered where ZeRO 3 has them in pieces."""
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
     whole = {}
     for name, parameter in model.named_parameters():
-        with GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
             whole[name] = parameter.detach().clone()
     return whole
 
