@@ -59,7 +59,7 @@ def build_parser() -> FlagParser:
     group = parser.add_argument_group("base, where it is no longer at the path that the run recorded")
     group.add_argument("--version", metavar="DIR", help="base LLaVA, or the merged model that training started from")
     group.add_argument("--vision_tower", metavar="DIR", help="CLIP")
-    group.add_argument("--vision_pretrained", metavar="FILE", help="SAM")
+    group.add_argument("--vision_pretrained", metavar="FILE", help="SAM, SAM-HQ, SAM 2.1 or SAM 3")
     group = parser.add_argument_group("for a consolidated file of the reference")
     group.add_argument("--model_key", metavar="SYSTEM", help="system of the file")
     group.add_argument(

@@ -302,7 +302,8 @@ def _named_tower(path: Path) -> str | None:
 
 
 def add_sam(source: Source, vision_pretrained: str | None) -> None:
-    """Take SAM from its file where the source has none, and its configuration with it."""
+    """Take SAM, or another mask decoder's model, from its file or directory where the source has none, and which mask
+    decoder that is and its configuration with it."""
     if source.weights.has("sam."):
         if vision_pretrained:
             source.notes.append(f"--vision_pretrained {vision_pretrained} ignored: the checkpoint has its own SAM")
