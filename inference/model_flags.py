@@ -36,7 +36,7 @@ def add_model_flags(parser: argparse.ArgumentParser, *, version_required: bool =
     )
     group.add_argument("--model_key", metavar="SYSTEM", help="system, if the checkpoint does not name it")
     group.add_argument("--vision_tower", metavar="DIR", help="CLIP directory, for a plain LLaVA base")
-    group.add_argument("--vision_pretrained", metavar="FILE", help="SAM, SAM-HQ, SAM 2.1 or SAM 3: file or directory, for a base")
+    group.add_argument("--vision_pretrained", metavar="FILE", help="SAM of any kind, file or directory, for a base")
     group.add_argument(
         "--weight",
         metavar="FILE",
