@@ -5,15 +5,19 @@ The default `BenchShape` is the yardstick of `docs/performance.md`; other shapes
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 
 from dataloaders.batching.batch import PREFIX_BRANCH, Batch, Geometry, PreparedImages, place_images
 from groundscore.errors import UserError
+from model.backbones import backbone_of
 from model.config import GroundingConfig
 from model.grounding import GroundingModel
-from model.images import centre_window, fitted_size
+from model.images import fitted_size
 from model.lora import add_lora
 from training.trainable import set_trainable, trainable_prefixes
 
@@ -29,6 +33,7 @@ class BenchShape:
     image counts as one), of which the first common_tokens, up to and including the image, are the same
     for all of an image; segs `[SEG]` and labelled tokens with a label in each.
     layers, width, mlp, heads: of the LLM; clip_…, sam_…: of the encoders. packed: one row an image.
+    backbone: llava, or one whose `text` and `vision` have more fields: of the configurations of LLM and encoder.
     """
 
     images: int = 2
@@ -54,16 +59,25 @@ class BenchShape:
     sam_heads: int = 4
     sam_global: tuple[int, ...] = (3,)
     packed: bool = True
+    backbone: str = "llava"
+    text: Mapping[str, Any] = field(default_factory=dict)
+    vision: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def image_grid(self) -> tuple[int, int]:
         """Rows and columns of the image tokens."""
-        return (self.clip_image_size // 14,) * 2
+        return self.image[1].grid
 
     @property
     def image_tokens(self) -> int:
         """Image tokens of an image."""
-        return self.image_grid[0] * self.image_grid[1]
+        return self.image[1].tokens
+
+    @cached_property
+    def image(self) -> tuple[torch.Tensor, Geometry]:
+        """An image as the backbone takes it, and where it lies."""
+        config, size = bench_config(self), (self.height, self.width_pixels)
+        return backbone_of(config).preparation(config)(torch.zeros(*size, 3, dtype=torch.uint8).numpy())
 
 
 CLIP_L = {"clip_width": 1024, "clip_layers": 24, "clip_heads": 16}
@@ -86,6 +100,17 @@ SIZES = {
     "bench": BenchShape(),
     "7b": BenchShape(width=4096, mlp=11008, layers=32, heads=32, **CLIP_L, **SAM_H),
     "13b": BenchShape(width=5120, mlp=13824, layers=40, heads=40, **CLIP_L, **SAM_H),
+    "internvl3-8b": BenchShape(
+        backbone="internvl3",
+        width=3584,
+        mlp=18944,
+        layers=28,
+        heads=28,
+        vocabulary=151674,
+        text={"num_key_value_heads": 4},
+        vision={"attention_bias": True},  # InternViT-300M, the class's own
+        **SAM_H,
+    ),
 }
 
 
@@ -140,8 +165,11 @@ def bench_config(shape: BenchShape, system: str = "UGround", **settings) -> Grou
             "bos_token_id": 1,
             "eos_token_id": 2,
             "pad_token_id": 0,
+            **shape.text,
         },
-        vision_config={
+        vision_config=dict(shape.vision)
+        if shape.backbone != "llava"
+        else {
             "hidden_size": shape.clip_width,
             "intermediate_size": 4 * shape.clip_width,
             "num_hidden_layers": shape.clip_layers,
@@ -150,6 +178,7 @@ def bench_config(shape: BenchShape, system: str = "UGround", **settings) -> Grou
             "patch_size": 14,
             "hidden_act": "quick_gelu",
         },
+        backbone=shape.backbone,
         sam_config={
             "vision_config": {
                 "hidden_size": shape.sam_width,
@@ -186,7 +215,7 @@ def bench_batch(shape: BenchShape, seed: int = 0) -> Batch:
     head = [*prefix_text, *[IMAGE_ID] * shape.image_tokens]
     input_ids = torch.tensor([head + [token for branch in row for token in branch] for row in rows])
     branch_numbers = [PREFIX_BRANCH] * prefix + [n for n in range(1, per_row + 1) for _ in range(branch_length)]
-    positions = [*range(prefix), *[prefix + i for _ in range(per_row) for i in range(branch_length)]]
+    positions = _positions(shape, len(prefix_text), list(range(branch_length)) * per_row)
     labels, label_ids, seg = [], [], []
     for number, row in enumerate(rows):
         for branch, tokens in enumerate(row):
@@ -201,7 +230,7 @@ def bench_batch(shape: BenchShape, seed: int = 0) -> Batch:
     return Batch(
         input_ids=input_ids,
         branches=torch.tensor(branch_numbers).expand(len(rows), -1).contiguous(),
-        position_ids=torch.tensor(positions).expand(len(rows), -1).contiguous(),
+        position_ids=_in_rows(positions, len(rows)),
         image_index=torch.arange(len(rows)) // rows_per_image,
         **place_images(
             images["backbone_images"],
@@ -236,7 +265,7 @@ def bench_prompt(shape: BenchShape, tokens: int, seed: int = 0, rows: int = 1) -
     return Batch(
         input_ids=row,
         branches=branches,
-        position_ids=torch.arange(row.shape[1]).expand(rows, -1),
+        position_ids=_in_rows(_positions(shape, before, list(range(len(ids) - before))), rows),
         image_index=torch.zeros(rows, dtype=torch.int64),
         **place_images(images["backbone_images"], [before] * rows, [0] * rows, row.shape[1]),
         label_positions=none,
@@ -251,6 +280,20 @@ def bench_prompt(shape: BenchShape, tokens: int, seed: int = 0, rows: int = 1) -
         sources=["bench/0"],
         **images,
     )
+
+
+def _positions(shape: BenchShape, before: int, after: list[int]) -> torch.Tensor:
+    """Position ids [axes, T] of a row: `before` tokens, the image, and tokens so far after it."""
+    geometry = shape.image[1]
+    of_image, following = geometry.token_positions(before)
+    parts = (torch.arange(before), of_image, following + torch.tensor(after, dtype=torch.int64))
+    return torch.cat([part.expand(geometry.axes, -1) for part in parts], dim=1)
+
+
+def _in_rows(positions: torch.Tensor, rows: int) -> torch.Tensor:
+    """[axes, T] → [axes, R, T], or [R, T] where there is one axis."""
+    repeated = positions.unsqueeze(1).expand(-1, rows, -1).contiguous()
+    return repeated.squeeze(0) if len(positions) == 1 else repeated
 
 
 def _words(shape: BenchShape, count: int, generator: torch.Generator) -> list[int]:
@@ -281,17 +324,17 @@ def _masks(shape: BenchShape, targets: int, generator: torch.Generator) -> list[
 
 
 def _images(shape: BenchShape, generator: torch.Generator) -> dict[str, object]:
-    """The fields of a `Batch` that hold images: random ones, padded for SAM and cropped for CLIP."""
-    size, side, clip = (shape.height, shape.width_pixels), shape.sam_image_size, shape.clip_image_size
+    """The fields of a `Batch` that hold images: random ones, padded for SAM and as the backbone takes them."""
+    size, side = (shape.height, shape.width_pixels), shape.sam_image_size
     part, window = fitted_size(*size, side), (0, 0, max(size), max(size))
     squares = torch.zeros((shape.images, 3, side, side), dtype=torch.uint8)
     noise = torch.randint(0, 256, (shape.images, 3, *part), dtype=torch.uint8, generator=generator)
     squares[:, :, : part[0], : part[1]] = noise
-    centres = torch.randint(0, 256, (shape.images, 3, clip, clip), dtype=torch.uint8, generator=generator)
+    pixels, geometry = shape.image
+    seen = torch.randint(0, 256, (shape.images, *pixels.shape), dtype=torch.uint8, generator=generator)
     padded = Geometry(part, window, True, (side // 16,) * 2)
-    cropped = Geometry((clip, clip), centre_window(size), False, shape.image_grid, shape.image_tokens)
     return {
-        "backbone_images": PreparedImages.of([(pixels, cropped) for pixels in centres]),
+        "backbone_images": PreparedImages.of([(each, geometry) for each in seen]),
         "decoder_images": PreparedImages.of([(pixels, padded) for pixels in squares]),
         "original_sizes": [size] * shape.images,
     }

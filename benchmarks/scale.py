@@ -24,6 +24,7 @@ from training.memory import GIB, estimate_memory
 if TYPE_CHECKING:
     from benchmarks.counting import StepCount
 
+LARGE = ("7b", "13b", "internvl3-8b")  # of `bench_model.SIZES`, which imports torch
 GPUS_PER_NODE = 8
 BF16_BYTES = 2
 LAYER_TENSORS = 16  # of the hidden states' size that one layer's backward pass needs: attention 8, MLP 3 × 2.7
@@ -88,7 +89,7 @@ def predict(count: StepCount, machine: Machine, *, gpus: int, zero_stage: int, i
 def main(argv: Sequence[str]) -> None:
     """Prints a line per model, number of GPUs and ZeRO stage."""
     parser = benchmark_parser("scale", __doc__)
-    parser.add_argument("--sizes", nargs="+", choices=("7b", "13b"), default=["7b", "13b"])
+    parser.add_argument("--sizes", nargs="+", choices=LARGE, default=["7b", "13b"])
     parser.add_argument("--gpus", nargs="+", type=int, default=[1, 8, 64], metavar="N")
     parser.add_argument("--images", type=int, default=2, metavar="N", help="images per GPU and micro-batch")
     parser.add_argument("--conversations", type=int, default=3, metavar="N", help="conversations about each image")
