@@ -60,7 +60,7 @@ train() { # RECIPE FLAG...
     pass device "$DEVICE"
     need_data "ade20k,refcoco,grefcoco,reason_seg,llava"
     need LLAVA "the base model"
-    need CLIP "the CLIP tower"
+    if [[ -n "$CLIP" ]]; then need CLIP "the CLIP tower"; fi
     if [[ -n "$SAM" ]]; then need SAM "SAM"; fi
     local gpus
     gpus="$(setting gpus)"
@@ -135,7 +135,11 @@ use() { # RECIPE: set the variables that the user has not
     if [[ "$base" == "$(setting dataset_dir)" ]]; then base="$DATA"; fi # base models lie beside the data
     BASE="${BASE:-$base}"
     LLAVA="${LLAVA:-$BASE/$(basename "$(setting version)")}"
-    CLIP="${CLIP:-$BASE/$(basename "$(setting vision_tower)")}"
+    if [[ -n "$(setting vision_tower)" ]]; then
+        CLIP="${CLIP:-$BASE/$(basename "$(setting vision_tower)")}"
+    else
+        CLIP='' # the base model has an image encoder of its own
+    fi
     if [[ -n "$(setting vision_pretrained)" ]]; then
         SAM="${SAM:-$BASE/$(basename "$(setting vision_pretrained)")}"
     else
