@@ -1,6 +1,7 @@
 """The benchmarks: their batch is the yardstick's, counted work equals real work, and the limits hold."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -143,3 +144,11 @@ def test_the_parts_of_a_step_add_up(capsys):
     rows = [line.strip("|").split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
     *parts, forward, _ = [float(row[1]) for row in rows]
     assert sum(parts) == pytest.approx(forward, abs=0.05 * len(parts)) and forward > 0
+
+
+@pytest.mark.slow
+def test_the_page_says_what_the_mask_decoders_cost(capsys):
+    counting.main(["--decoders"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|S")]
+    page = (Path(__file__).parents[2] / "docs/performance.md").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == len(counting.DECODER_SIZES) and set(rows) <= set(page)
