@@ -11,7 +11,7 @@ Without `--val_dataset` a terminal shows a menu. Several processes share the ima
 from collections.abc import Sequence
 from pathlib import Path
 
-from groundscore.annotations.bad_entries import DEFAULT_SHARE
+from evaluation.flags import add_protocol_flags, add_report_flags, add_speed_flags, add_split_flags
 from groundscore.errors import UserError, run_main
 from groundscore.flags import add_counting_flags, add_reading_flags, count, positive
 from inference.model_flags import add_model_flags
@@ -26,65 +26,11 @@ def build_parser() -> FlagParser:
         description="Score a checkpoint, or saved predictions, on the benchmarks; compare two reports.",
     )
     add_model_flags(parser, version_required=False)
-    group = parser.add_argument_group("benchmarks")
-    group.add_argument("--dataset_dir", default="./dataset", metavar="DIR", help="root of all data sets")
-    group.add_argument(
-        "--val_dataset",
-        metavar="SPLITS",
-        help="splits joined by ||, such as ReasonSeg|val||refcoco|unc|testA (default: a menu on a terminal, "
-        "ReasonSeg|val elsewhere)",
-    )
-    group.add_argument("--limit", type=positive, metavar="N", help="score the first N images of each split only")
-    group.add_argument(
-        "--skip_bad_samples",
-        type=float,
-        default=DEFAULT_SHARE,
-        metavar="R",
-        help="share of entries without a usable image or mask to leave out and list beside the report; 0 stops at the "
-        "first",
-    )
-    group = parser.add_argument_group("protocol")
-    group.add_argument(
-        "--answer",
-        choices=("given", "generated", "both"),
-        default="generated",
-        help="given: the answer with its targets is forced on the model, as for published numbers; generated: the "
-        "model writes it",
-    )
-    group.add_argument(
-        "--expressions",
-        choices=("together", "single"),
-        help="one question about all expressions of an image, or one for each (default: together for given answers, "
-        "single for generated ones)",
-    )
-    group.add_argument(
-        "--max_new_tokens", type=positive, default=128, metavar="N", help="maximum length of an answer in tokens"
-    )
-    add_counting_flags(group)
-    group.add_argument(
-        "--selected_on",
-        metavar="SPLITS",
-        help="splits joined by || by whose scores this model or a setting was chosen: recorded, and shown in the table "
-        "(default: what a run records of its best checkpoint)",
-    )
-    group = parser.add_argument_group("speed")
-    group.add_argument("--val_batch_size", type=positive, default=8, metavar="N", help="images per batch")
-    group.add_argument(
-        "--val_expressions",
-        type=positive,
-        default=64,
-        metavar="N",
-        help="expressions at a time; an image with more is split",
-    )
-    group.add_argument("--workers", type=count, metavar="N", help="processes that load images (GPU: 4, CPU: 0)")
+    add_split_flags(parser)
+    add_counting_flags(add_protocol_flags(parser, answer="generated"))
+    add_speed_flags(parser)
     group = parser.add_argument_group("results")
-    group.add_argument("--log_base_dir", type=Path, default="./runs", metavar="DIR", help="directory of all runs")
-    group.add_argument("--exp_name", metavar="RUN", help="run that the report belongs to (default: from --version)")
-    group.add_argument("--name", metavar="NAME", help="the report is RUN/eval/NAME.json (default: from the splits)")
-    group.add_argument("--output", type=Path, metavar="FILE", help="write the report to this file instead")
-    group.add_argument(
-        "--bootstrap", type=count, default=1000, metavar="N", help="resamples for the intervals; 0: none"
-    )
+    add_report_flags(group, ".json")
     group.add_argument("--save_predictions", action="store_true", help="also write every mask, as COCO RLE (.jsonl)")
     group.add_argument("--gallery", action="store_true", help="also draw best, worst and random cases (HTML)")
     group.add_argument("--sheet", type=Path, metavar="FILE", help="write a contact sheet (PNG) of answered samples")

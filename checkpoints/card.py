@@ -1,5 +1,6 @@
 """The model card of a saved model: the `README.md` that the hub shows."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from model.config import GroundingConfig
 from model.systems import build_system
 
 PAPER = "https://arxiv.org/abs/2510.03853"
+SCORES_HEADING = "Scores while training:"
 Scores = Mapping[str, Mapping[str, float | None]]
 
 _CARD = """\
@@ -82,12 +84,18 @@ def model_card(config: GroundingConfig, name: str, *, base: str | None = None, s
     )
 
 
+def split_of_card(card: str) -> str | None:
+    """Returns the split that a model was selected on by its card, the first of its scores; None where it has none."""
+    found = re.search(rf"^{SCORES_HEADING}\n\n.*\n.*\n\| (.*?) \| [\d.-]+ \|", card, re.MULTILINE)
+    return found and found.group(1).replace("\\|", "|")
+
+
 def _score_table(scores: Scores) -> str:
     lines = ["| split | " + " | ".join(metrics := _metrics(scores)) + " |", "|---" * (len(metrics) + 1) + "|"]
     for split, values in scores.items():
         cells = (f"{values[metric]:.4f}" if values.get(metric) is not None else "-" for metric in metrics)
         lines.append("| " + " | ".join([split.replace("|", "\\|"), *cells]) + " |")
-    return "\n".join(["Scores while training:", "", *lines])
+    return "\n".join([SCORES_HEADING, "", *lines])
 
 
 def _metrics(scores: Scores) -> list[str]:

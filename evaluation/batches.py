@@ -34,7 +34,8 @@ class Part:
     image: its path; index: the entry's index in its file, where an image may occur more than once.
     refs [E], objects [E], exists [E]: as in `EvaluationItem`.
     truth bool [E, H, W]; for MUSE the targets of all questions, [ΣT, H, W], and `targets` [E] how many each has.
-    ignore: bool [H, W] or None. data: see `digest_of`. repairs: of the item.
+    ignore: bool [H, W] or None. kinds [E]: see `EvaluationItem.query_kinds`. data: see `digest_of`. repairs: of the
+    item.
     """
 
     number: int
@@ -48,6 +49,7 @@ class Part:
     truth: Tensor
     targets: list[int]
     ignore: Tensor | None
+    kinds: list[tuple[str, ...]]
     data: str
     repairs: tuple[Repair, ...] = ()
 
@@ -170,6 +172,7 @@ class Batches(IterableDataset):
             truth=torch.from_numpy(truth != 0),
             targets=targets,
             ignore=None if item.ignore is None else torch.from_numpy(np.array(item.ignore, dtype=bool)),
+            kinds=[item.query_kinds(each) for each in chosen],
             data=digest_of(item),
             repairs=item.repairs,
         )

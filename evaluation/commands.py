@@ -37,11 +37,11 @@ def evaluate_checkpoint(flags: Namespace, argv: Sequence[str]) -> int:
     if flags.sheet and flags.sheet.is_dir():
         raise UserError(f"{flags.sheet} is a directory; name a file in it")
     adopt_slurm()
-    flags.val_dataset = flags.val_dataset or _ask_for_benchmarks()
+    flags.val_dataset = flags.val_dataset or ask_for_benchmarks()
     task = Task.of(flags, argv)
     if flags.vis:
         make_directory(flags.vis_save_path)
-    world = _join_processes(flags)
+    world = join_processes(flags)
     with lock_report(task.files.report, world):
         return _evaluate_all(task, world)
 
@@ -50,11 +50,9 @@ def _evaluate_all(task: Task, world: World) -> int:
     flags = task.flags
     model, processor = load_flagged_model(flags, int(os.environ.get("LOCAL_RANK", flags.local_rank)))
     weights = weights_hash(model) if world.is_main else None
-    flags.selected_on = flags.selected_on or _selected_on(flags.version)
-    report = task.new_report(checkpoint=_describe_checkpoint(flags, model, weights))
-    workers = flags.workers
-    if workers is None:
-        workers = 4 if model.device.type == "cuda" else 0
+    flags.selected_on = flags.selected_on or selected_on(flags.version)
+    report = task.new_report(checkpoint=describe_checkpoint(flags, model, weights))
+    effort = effort_of(flags, model)
     outcomes: list[Outcome] = []
     partials: list[PartialResults] = []
     for spec, items in task.sets.items():
@@ -69,7 +67,7 @@ def _evaluate_all(task: Task, world: World) -> int:
                     flags.dataset_dir,
                     protocol,
                     items=items,
-                    effort=Effort(flags.val_batch_size, flags.val_expressions, workers),
+                    effort=effort,
                     tolerance=task.tolerance,
                     keep_predictions=flags.save_predictions or flags.gallery,
                     partial=partial,
@@ -98,6 +96,14 @@ def _evaluate_all(task: Task, world: World) -> int:
     return int(report.failed)
 
 
+def effort_of(flags: Namespace, model: GroundingModel) -> Effort:
+    """How an evaluation is run, by the flags of `add_speed_flags` and the model's device."""
+    workers = flags.workers
+    if workers is None:
+        workers = 4 if model.device.type == "cuda" else 0
+    return Effort(flags.val_batch_size, flags.val_expressions, workers)
+
+
 def _partial_results(
     task: Task, world: World, weights: str | None, spec: str, images: int, protocol: Protocol
 ) -> PartialResults:
@@ -109,7 +115,7 @@ def _partial_results(
     return PartialResults(directory, world.broadcast(own), key=fingerprint(spec, protocol.answer)[:8])
 
 
-def _describe_checkpoint(flags: Namespace, model: GroundingModel, weights: str | None) -> dict[str, Any]:
+def describe_checkpoint(flags: Namespace, model: GroundingModel, weights: str | None) -> dict[str, Any]:
     """What a report says of the checkpoint; weights: their hash."""
     return {
         "version": str(flags.version),
@@ -122,11 +128,18 @@ def _describe_checkpoint(flags: Namespace, model: GroundingModel, weights: str |
     }
 
 
-def _selected_on(version: str) -> str | None:
-    """The split that a run chose its best checkpoint by, where that is what is scored; None for anything else."""
-    from checkpoints.runs import is_run, resolve_checkpoint, selected_on
+def selected_on(version: str) -> str | None:
+    """The split that a run chose its best checkpoint by, where that is what is scored, or that a merged model's card
+    has first; None for anything else."""
+    from checkpoints import runs
+    from checkpoints.card import split_of_card
+    from checkpoints.files import CARD_FILE
 
-    return selected_on(resolve_checkpoint(Path(version))) if is_run(Path(version)) else None
+    path = Path(version)
+    if runs.is_run(path):
+        return runs.selected_on(runs.resolve_checkpoint(path))
+    card = path / CARD_FILE
+    return split_of_card(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
 
 
 def _trained_steps(version: str) -> int:
@@ -138,7 +151,7 @@ def _trained_steps(version: str) -> int:
     return read_position(resolve_checkpoint(Path(version))).step
 
 
-def _ask_for_benchmarks() -> str:
+def ask_for_benchmarks() -> str:
     """What the menu gives on a terminal; the reference's default elsewhere."""
     if not sys.stdin.isatty():
         return "ReasonSeg|val"
@@ -147,7 +160,7 @@ def _ask_for_benchmarks() -> str:
     return choose_benchmarks()
 
 
-def _join_processes(flags: Namespace) -> World:
+def join_processes(flags: Namespace) -> World:
     """Starts talking to the other processes where a launcher has started several.
 
     One that cannot score an image waits for the others, who first finish their shares: hours, perhaps.

@@ -6,8 +6,9 @@ each layer.
 Legend: S targets, m targets of one image, L+1 hidden states, H W size of an image.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -22,7 +23,11 @@ from groundscore.splits import EvaluationItem
 from groundscore.splits.wording import worded
 from model.grounding import GroundingModel
 from model.losses import gaussian_target, losses_of_maps, map_losses, map_targets, mask_bce, mask_dice
+from model.similarity import map_on_image, similarity_scores
 from model.states import TargetStates
+from model.systems.base import Prompt
+
+MASKS_AT_ONCE = 128
 
 
 @dataclass
@@ -60,15 +65,62 @@ class LayerAnalysis(LayerScores):
     """The scores of a batch's `[SEG]`, and what was scored.
 
     maps: for every image the similarity maps [m, L+1, H, W] in [0, 1]; masks: bool [m, L+1, H, W].
+    decoder_maps: the same on the mask decoder's side, see `decoder_maps`; None where these were not asked for.
     """
 
     maps: list[Tensor]
     masks: list[Tensor]
+    decoder_maps: list[Tensor] | None = None
 
 
 @torch.no_grad()
-def layer_analysis(model: GroundingModel, batch: Batch, *, layers_at_once: int = 8) -> LayerAnalysis:
-    """Masks of every `[SEG]` of `batch` at all layers; `layers_at_once` bounds the memory of the mask decoder.
+def masks_of_prompts(
+    model: GroundingModel, batch: Batch, states: TargetStates, features: list[Tensor], prompts: Iterable[Prompt]
+) -> Iterator[tuple[Prompt, list[Tensor]]]:
+    """Each prompt of the same targets with its mask logits [m, H, W] of every group; several are decoded together.
+
+    features: of the batch's images, from the mask decoder. `MASKS_AT_ONCE` bounds the decoder's memory.
+    """
+    together = max(1, MASKS_AT_ONCE // max(1, len(states.image)))
+    prompts = iter(prompts)
+    while some := list(islice(prompts, together)):
+        sparse = [prompt.sparse for prompt in some]
+        decoded = model.decoder.decode(
+            features,
+            states.image.repeat(len(some)),
+            [each for of in sparse for each in of] if isinstance(sparse[0], list) else torch.cat(sparse),
+            None if some[0].dense is None else torch.cat([prompt.dense for prompt in some]),
+        )
+        of_prompts = zip(*(scale.split(len(states.image)) for scale in decoded.low_res), strict=True)
+        for prompt, logits in zip(some, of_prompts, strict=True):
+            yield prompt, model.upscale(batch, states, list(logits))
+
+
+@torch.no_grad()
+def decoder_maps(
+    model: GroundingModel, batch: Batch, states: TargetStates, features: list[Tensor], layer: int
+) -> list[Tensor] | None:
+    """Similarity maps [m, H, W] in [0, 1] of every group on the mask decoder's side, as READ draws them (its figure 2).
+
+    They are the products of the projected `[SEG]` state of `layer` with SAM's image embedding, whose cells they have.
+    None for a decoder whose features are no single map of the prompt's width.
+    """
+    seg = states.seg[:, 0, layer]
+    text = model.text_hidden_fcs(seg)  # [S, C]
+    if len(features) != 1 or features[0].dim() != 4 or features[0].shape[1] != text.shape[1]:
+        return None
+    cells = features[0].flatten(2).transpose(1, 2)[states.image]  # [S, P, C]
+    grid = tuple(features[0].shape[2:])
+    groups = zip(similarity_scores(text, cells).split(states.counts), states.groups, states.sizes, strict=True)
+    return [
+        map_on_image(scores, replace(batch.decoder_images.geometries[image], grid=grid), size)
+        for scores, image, size in groups
+    ]
+
+
+@torch.no_grad()
+def layer_analysis(model: GroundingModel, batch: Batch, *, both_sides: bool = False) -> LayerAnalysis:
+    """Masks of every `[SEG]` of `batch` at all layers; both_sides: with the maps on the mask decoder's side, too.
 
     batch: on the model's device, with its masks; where they are made up, `iou` and `loss` say nothing.
     Raises `UserError` for systems that always use the last layer.
@@ -80,32 +132,24 @@ def layer_analysis(model: GroundingModel, batch: Batch, *, layers_at_once: int =
         nothing = [torch.zeros((0, number, *size), device=model.device) for size in batch.original_sizes]
         empty = torch.zeros((0, number), device=model.device)
         return LayerAnalysis(empty, empty, empty, nothing, [each.bool() for each in nothing])
-    states = _target_states(model, batch)
+    states = target_states(model, batch)
     features = model.decoder_features(batch, states.images)
     targets = [gaussian_target(truth) if len(truth) else None for truth in batch.masks]
     maps, masks, losses = [], [], []
-    for start in range(0, number, layers_at_once):
-        layers = range(start, min(start + layers_at_once, number))
-        prompts = [model.system.prompt(model, states, batch, layer) for layer in layers]
-        decoded = model.decoder.decode(
-            features,
-            states.image.repeat(len(layers)),
-            torch.cat([prompt.sparse for prompt in prompts]),
-            None if prompts[0].dense is None else torch.cat([prompt.dense for prompt in prompts]),
-        )
-        of_layers = zip(*(scale.split(len(states.image)) for scale in decoded.low_res), strict=True)
-        for prompt, logits in zip(prompts, of_layers, strict=True):
-            upscaled = model.upscale(batch, states, list(logits))
-            maps.append(prompt.maps)
-            masks.append([each > 0 for each in upscaled])
-            losses.append(_loss(model, batch, upscaled, prompt.maps, targets))
+    prompts = (model.system.prompt(model, states, batch, layer) for layer in range(number))
+    for prompt, logits in masks_of_prompts(model, batch, states, features, prompts):
+        maps.append(prompt.maps)
+        masks.append([each > 0 for each in logits])
+        losses.append(_loss(model, batch, logits, prompt.maps, targets))
+    theirs = [decoder_maps(model, batch, states, features, layer) if both_sides else None for layer in range(number)]
     masks = [torch.stack(layers, dim=1) for layers in zip(*masks, strict=True)]
     return LayerAnalysis(
         iou=torch.cat([_iou(*one) for one in zip(masks, batch.masks, batch.ignore, strict=True)]),
         loss=torch.stack(losses, dim=1),
-        probabilities=_probabilities(model, states),
+        probabilities=policy_probabilities(model, states),
         maps=[torch.stack(layers, dim=1) for layers in zip(*maps, strict=True)],
         masks=masks,
+        decoder_maps=None if theirs[0] is None else [torch.stack(layers, dim=1) for layers in zip(*theirs)],
     )
 
 
@@ -139,24 +183,27 @@ def _batches(
     collate = Collator(processor, packed=True, max_length=None, check_masks=False)
     for start in range(0, total, batch_size):
         stop = min(start + batch_size, total)
-        yield stop, collate([_sample(items[index]) for index in range(start, stop)])
+        yield stop, collate([sample_of(items[index]) for index in range(start, stop)])
 
 
-def _sample(item: EvaluationItem) -> Sample:
-    """An image's expressions as conversations with their given answers."""
-    masks = item.masks if item.target_masks is None else [mask for each in item.target_masks for mask in each]
+def sample_of(item: EvaluationItem, chosen: Sequence[int] | None = None) -> Sample:
+    """An image's expressions, or the `chosen` ones, as conversations with their given answers."""
+    masks = item.masks if chosen is None else item.masks[list(chosen)]
+    chosen = range(len(item.expressions)) if chosen is None else chosen
+    if item.target_masks is not None:
+        masks = [mask for each in chosen for mask in item.target_masks[each]]
     words = worded(item)
-    conversations = [(Turn(*turn),) for turn in zip(words.prompts, words.answers, strict=True)]
+    conversations = [(Turn(words.prompts[each], words.answers[each]),) for each in chosen]
     return Sample(item.image_path, item.image, conversations, masks, item.ignore, "evaluation", item.dataset)
 
 
-def _target_states(model: GroundingModel, batch: Batch) -> TargetStates:
+def target_states(model: GroundingModel, batch: Batch) -> TargetStates:
     """The hidden states of the batch's targets, from reading its given answers once."""
     images = model.encode_images(batch)
     return model.target_states(batch, images, model.read(batch, images))
 
 
-def _probabilities(model: GroundingModel, states: TargetStates) -> Tensor:
+def policy_probabilities(model: GroundingModel, states: TargetStates) -> Tensor:
     """The policy's probabilities of every target [S, L+1]; 1 for the last layer where no policy is asked."""
     if model.config.mode != 1:
         return model.policy(states.seg[:, 0]).exp()
@@ -203,7 +250,7 @@ def layer_rewards(
     seen, rewards = [], []
     for _, batch in _batches(processor, items, min(limit, len(items)), batch_size):
         batch = batch.to(model.device)
-        states = _target_states(model, batch)
+        states = target_states(model, batch)
         seen.append(states.seg[:, 0].float().cpu())
         targets = map_targets(batch.masks, batch.ignore)
         losses = []
@@ -231,7 +278,7 @@ class TargetPoints:
 @torch.no_grad()
 def point_analysis(model: GroundingModel, batch: Batch) -> list[TargetPoints]:
     """The points of every `[SEG]` of the batch's given answers, in order; `batch` on the model's device."""
-    states = _target_states(model, batch)
+    states = target_states(model, batch)
     prompt = model.system.prompt(model, states, batch, "last")
     if prompt.points is None or prompt.maps is None:
         raise UserError(f"{model.config.system} prompts its masks without points")

@@ -19,8 +19,10 @@ from groundscore.errors import UserError
 from groundscore.scoring.counts import ExpressionCounts, QuestionCounts, Row
 from groundscore.scoring.masks import encode_mask
 from model.config import GroundingConfig
+from model.generation import answer_of, write_answers
 from model.grounding import GroundingModel
 from model.outputs import Answer
+from model.states import TargetStates
 
 
 @dataclass
@@ -55,6 +57,65 @@ def predict(
     if protocol.answer == "given":
         return _from_given(model, work, protocol)
     return _from_generated(model, work, protocol, decode)
+
+
+@dataclass
+class Reading:
+    """A batch after the model has read or written its answers: masks of any prompts may be made from it.
+
+    states: of all targets, grouped as the answers' masks are; None where no answer names a target.
+    owner: the part that each target belongs to, and the expression there, by their indices; in the targets' order.
+    predicted: from mask logits [m, H, W] of each group of targets, or None without any, to the parts' predictions.
+    """
+
+    states: TargetStates | None
+    owner: list[tuple[int, int]]
+    predicted: Callable[[list[Tensor] | None], list[Predicted]]
+
+
+@torch.no_grad()
+def read(model: GroundingModel, work: Work, protocol: Protocol, decode: Callable[[list[int]], str]) -> Reading:
+    """Has the model read the given answers of a batch, or write its own; see `predict` for the arguments."""
+    none = torch.zeros(0, dtype=torch.int64, device=model.device)
+    if protocol.answer == "given":
+        states, written = model.read_given(work.batch, work.decided)
+        sizes = [len(part.questions.targets) for part in work.parts]
+        targets = [target for part in work.parts for target in part.questions.targets]
+        accepted = _accepted(model.config, written, targets).split(sizes)
+
+        def of_given(logits: list[Tensor] | None) -> list[Predicted]:
+            logits = logits or [torch.zeros((0, *part.truth.shape[1:]), device=model.device) for part in work.parts]
+            return [_of_targets(*each, none, None) for each in zip(work.parts, logits, accepted, strict=True)]
+
+        owner = [(n, target.expression) for n, part in enumerate(work.parts) for target in part.questions.targets]
+        return Reading(states, owner, of_given)
+
+    written = write_answers(model, work.batch, protocol.max_new_tokens)
+    sizes = [len(part.questions.with_seg) for part in work.parts]
+    texts = [decode(row.token_ids) for row in written.rows]
+
+    def of_generated(logits: list[Tensor] | None) -> list[Predicted]:
+        empty = [work.batch.original_sizes[image] for image in written.images]
+        logits = logits or [torch.zeros((0, *size), device=model.device) for size in empty]
+        answers = [answer_of(model, *each) for each in zip(written.rows, logits, strict=True)]
+        found, first = [], 0
+        for part, size in zip(work.parts, sizes, strict=True):
+            own = slice(first, first + size)
+            found.append(_of_answers(part, answers[own], model.device, texts[own]))
+            first += size
+        return found
+
+    rows, owner = iter(written.rows), []
+    for number, part in enumerate(work.parts):
+        for question, _ in enumerate(part.questions.with_seg):
+            row = next(rows)
+            asked = [question] * len(row.targets)
+            if part.questions.joint:  # the n-th target of the answer, `[SEG]` or `[REJ]`, is for the n-th expression
+                last, none = len(part.questions.expressions) - 1, torch.zeros(0)
+                decisions = answer_of(model, row, none).decisions
+                asked = [min(index, last) for index, is_seg in enumerate(decisions) if is_seg]
+            owner += [(number, expression) for expression in asked]
+    return Reading(written.states, owner, of_generated)
 
 
 # --- given answers ----------------------------------------------------------------------------------------------------

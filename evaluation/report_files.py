@@ -33,16 +33,20 @@ Sets = Mapping[str, Sequence[EvaluationItem]]
 
 @dataclass
 class Task:
-    """What the flags ask for, checked: splits by spec, which entries may be left out, the report's files."""
+    """What the flags ask for, checked: splits by spec, which entries may be left out, the report's files.
+
+    program, argv: the command, as reports tell it.
+    """
 
     flags: Namespace
     argv: Sequence[str]
     sets: Sets
     tolerance: Tolerance
     files: ReportFiles
+    program: tuple[str, ...] = ("eval.py",)
 
     @classmethod
-    def of(cls, flags: Namespace, argv: Sequence[str]) -> "Task":
+    def of(cls, flags: Namespace, argv: Sequence[str], program: Sequence[str] = ("eval.py",)) -> "Task":
         """Opens the splits and finds everything that can be wrong before a model is loaded."""
         tolerance = Tolerance(flags.skip_bad_samples)
         sets = evaluation_sets(flags.val_dataset, flags.dataset_dir, tolerance)
@@ -55,7 +59,7 @@ class Task:
             refuse_foreign_image(flags.sheet)
         for path in filter(None, (files.report, flags.sheet)):
             make_directory(path.parent)
-        return cls(flags, argv, sets, tolerance, files)
+        return cls(flags, argv, sets, tolerance, files, tuple(program))
 
     def new_report(self, **beside: Any) -> Report:
         """An empty report; `beside` joins what every report says: how it was counted, data, command and versions."""
@@ -71,7 +75,7 @@ class Task:
         header = {
             "protocol": protocol,
             "dataset_dir": str(flags.dataset_dir),
-            "command": ["eval.py", *self.argv],
+            "command": [*self.program, *self.argv],
             "versions": {name: metadata.version(name) for name in PACKAGES},
         }
         return Report(

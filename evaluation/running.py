@@ -14,7 +14,7 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from checkpoints.processing import GroundingProcessor
-from evaluation.batches import Batches, DigestedItems, Part
+from evaluation.batches import Batches, DigestedItems, Part, Work
 from evaluation.predicting import count, predict, prediction_lines
 from evaluation.progress import Progress, RunningScores
 from evaluation.questions import Protocol
@@ -45,6 +45,20 @@ class Effort:
     expressions: int = 64
     workers: int = 0
     prepare: Callable[[int], None] | None = None
+
+
+@dataclass
+class Counted:
+    """What was counted of one part of an image, and what is kept of it; see `ImageResult`."""
+
+    rows: list[Row]
+    silent: int
+    layers: list[int]
+    lines: list[dict]
+
+
+# What counts a batch that is on the model's device, one result for each of its parts.
+Measure = Callable[[GroundingModel, Work, Protocol, Callable[[list[int]], str]], list[Counted]]
 
 
 @dataclass(kw_only=True)
@@ -79,11 +93,13 @@ def evaluate(
     keep_predictions: bool = False,
     partial: PartialResults | None = None,
     progress: Progress | None = None,
+    measure: Measure | None = None,
 ) -> Outcome:
     """Counts `model` on the split `spec` below `dataset_dir`.
 
     items: the split, where the caller has opened it already. tolerance: which entries may be left out.
     keep_predictions: masks come back from the device too. partial: where finished images are kept, and found again.
+    measure: counts in another way; the outcome's predictions are then the lines that it keeps.
     Under torch.distributed every process takes its share of the images and all return the same outcome.
     Raises `UserError`, on all processes, where more than `tolerance` permits cannot be scored.
     """
@@ -109,7 +125,8 @@ def evaluate(
         context=model.config.context_length,
     )
     scores = RunningScores(done.values(), len(batches.numbers), progress)
-    share = _Share(spec, model, processor, keep_predictions, scores, tolerance.most(total))
+    counting = measure or _masks_of_the_model(spec, keep_predictions)
+    share = _Share(spec, model, processor, counting, scores, tolerance.most(total))
     was_training = model.training
     model.eval()
     try:
@@ -130,7 +147,7 @@ def evaluate(
         spec=spec,
         protocol=protocol,
         rows=[row for result in results for row in result.rows],
-        masks=[masks_of(line) for line in predictions],
+        masks=[] if measure else [masks_of(line) for line in predictions],
         images=len(results),
         silent=sum(result.silent for result in results),
         layers=dict(sorted(Counter(layer for result in results for layer in result.layers).items())),
@@ -142,10 +159,25 @@ def evaluate(
     )
 
 
-class _Share:
-    """This process's share of a split: batches are predicted and counted, images finished one by one.
+def _masks_of_the_model(spec: str, keep: bool) -> Measure:
+    """Counts the masks that the model draws by the protocol's layer; keep: as lines for `--save_predictions`, too."""
 
-    keep: predictions are kept. most: how many items may be left out.
+    def measure(
+        model: GroundingModel, work: Work, protocol: Protocol, decode: Callable[[list[int]], str]
+    ) -> list[Counted]:
+        predicted = predict(model, work, protocol, decode)
+        return [
+            Counted(rows, one.silent, layers, prediction_lines(spec, part, one, rows, protocol.answer) if keep else [])
+            for part, one, (rows, layers) in zip(work.parts, predicted, count(work.parts, predicted), strict=True)
+        ]
+
+    return measure
+
+
+class _Share:
+    """This process's share of a split: batches are counted, images finished one by one.
+
+    measure: counts a batch. most: how many items may be left out.
     """
 
     def __init__(
@@ -153,11 +185,11 @@ class _Share:
         spec: str,
         model: GroundingModel,
         processor: GroundingProcessor,
-        keep: bool,
+        measure: Measure,
         scores: RunningScores,
         most: int,
     ):
-        self.spec, self.model, self.decode, self.keep, self.scores = spec, model, processor.decode, keep, scores
+        self.spec, self.model, self.decode, self.measure, self.scores = spec, model, processor.decode, measure, scores
         self.most = most
         self.finished: list[ImageResult] = []
         self.left_out: list[LeftOut] = []
@@ -205,12 +237,10 @@ class _Share:
             if isinstance(work, LeftOut):
                 self._leave_out(work)
                 continue
-            predicted = predict(self.model, work.to(device), batches.protocol, self.decode)
-            counted = count(work.parts, predicted)
+            counted = self.measure(self.model, work.to(device), batches.protocol, self.decode)
             new = []
-            for part, one, (rows, layers) in zip(work.parts, predicted, counted, strict=True):
-                lines = prediction_lines(self.spec, part, one, rows, batches.protocol.answer) if self.keep else []
-                new += self._finish(part, rows, one.silent, layers, lines)
+            for part, one in zip(work.parts, counted, strict=True):
+                new += self._finish(part, one)
             if file:
                 file.add(new)
             self.finished += new
@@ -223,18 +253,16 @@ class _Share:
         if len(self.left_out) > self.most:
             raise UserError(too_many(self.left_out))
 
-    def _finish(
-        self, part: Part, rows: list[Row], silent: int, layers: list[int], lines: list[dict]
-    ) -> list[ImageResult]:
+    def _finish(self, part: Part, counted: Counted) -> list[ImageResult]:
         """The image's result once all its parts are counted, else nothing."""
         if part.number not in self._waiting:
             repaired = [{"item": part.number, "image": part.image, **one.to_dict()} for one in part.repairs]
             self._waiting[part.number] = ImageResult(part.number, [], data=part.data, repaired=repaired)
         result = self._waiting[part.number]
-        result.rows += rows
-        result.silent += silent
-        result.layers += layers
-        result.predictions += lines
+        result.rows += counted.rows
+        result.silent += counted.silent
+        result.layers += counted.layers
+        result.predictions += counted.lines
         return [self._waiting.pop(part.number)] if len(result.rows) == part.total else []
 
 

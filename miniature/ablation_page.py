@@ -1,223 +1,223 @@
-"""docs/ablation.md: tables of all rows, in words what they show and what they do not, and plots."""
+"""docs/policy_study.md: what the policy buys in its first lines, tables of all rows, findings, and plots."""
 
+import argparse
 import textwrap
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundscore.errors import UserError
+from groundscore.scoring.tables import markdown_table
+from groundscore.splits import QUERY_KINDS
 from miniature.ablation_results import (
     ANALYSED,
     COMPARED,
-    GENERALISED,
-    LAST,
+    LAST_ROW,
     LEARNED,
-    ROWS,
-    SPLITS,
-    Results,
-    Spread,
+    above_noise,
+    audits,
     best_layer,
     difference,
     favourite,
     final_entropy,
+    gain,
     layer_curve,
-    score,
-    score_of_targets,
-    spread,
 )
+from miniature.study import COLUMNS, Results, Spread, StudyRow, queries_table, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DECIDED = 2.0  # standard errors that a difference must exceed to count
+LEVEL = 0.95  # of the intervals over seeds
 
 
-def page(results: Results, images: dict[str, Path], directory: Path) -> str:
-    """The page as Markdown; `images` by name, linked relative to `directory`."""
-    any_run = next(iter(next(iter(results.values())).values()))
+def page(results: Results, rows: Sequence[StudyRow], images: dict[str, Path], options: argparse.Namespace) -> str:
+    """The page as Markdown; `images` by name, linked relative to the page."""
     seeds = sorted({seed for runs in results.values() for seed in runs})
-    missing = [row.title for row in ROWS if row.name not in results]
+    bases = list(dict.fromkeys(row.base for row in rows))
+    missing = [row.title for row in rows if row.name not in results]
 
     def image(name: str, title: str) -> str:
-        return f"\n![{title}]({images[name].relative_to(directory).as_posix()})\n" if name in images else ""
+        if name not in images:
+            return ""
+        return f"\n![{title}]({images[name].relative_to(options.out.parent).as_posix()})\n"
 
-    return f"""# Does choosing a layer help?
+    return f"""# What does the layer policy buy?
 
-UGround lets every `[SEG]` choose the hidden state whose similarity map prompts SAM. Each row is trained from the
-shipped miniature base for {any_run["steps"]} steps of LoRA on the same batches for the same seed, and scored on answers
-that it writes itself, on the first {any_run["limit"]} images of three held-out splits. Numbers are means over seeds
-({", ".join(map(str, seeds))}) ± their standard deviation; a row with one seed has none.
-{_missing(missing)}
-## Scores
+{verdicts(results, rows, bases)}
 
-gIoU. For the last split also the part whose expressions have targets, two thirds of them several at once
-("multi-target"), and N_acc, the share of the no-target expressions that the model rejects.
+UGround lets every `[SEG]` choose the hidden state whose similarity map prompts SAM. Each row is trained for
+{options.steps} steps of LoRA, on the same batches for the same seed, and scored on the first {options.limit} images of
+each held-out split; means over seeds ({", ".join(map(str, seeds))}) ± standard deviation. Rows of one seed ran before
+those of the next. Every run has a page of its own with all layers (`python -m evaluation.audit`).
+{f"{chr(10)}Not trained yet: {'; '.join(missing)}.{chr(10)}" if missing else ""}
+{COLUMNS}
 
-{scores_table(results)}
+## Answers that the model writes itself
+
+{queries_table(results, rows, "generated")}
+
+## Given answers
+
+{queries_table(results, rows, "given")}
 
 ## What holds
 
-{findings(results)}
+{findings(results, bases)}
 
-## Every layer, and the best one
+## The best layer, and luck
 
-Masks of given answers, decoded from each hidden state of the trained model in one pass
-(`evaluation/layer_analysis.py`). "Policy" takes each target's likeliest layer, "oracle" the best layer of each target
-by its truth: no policy can exceed it. The oracle also profits from choosing among {_layer_count(results)} masks by
-luck.
+Masks of given answers, decoded from each hidden state. The best of all layers, taken by the truth, gains over the last
+layer; the best of as many redraws of the last layer (dropout on its `[SEG]` state) gains by luck. What is left is the
+layers'. "Above noise" is the share of expressions for which another layer is better by more than 95 % of the
+expressions gain from redraws; beside it the same share of the redraws. Means over {", ".join(ANALYSED)}.
 
-{layers_table(results)}
+{gains_table(results, rows)}
+
+Which kinds of query gain from another layer, beyond luck (all UGround rows of a base together):
+
+{kinds_table(results, rows, bases)}
+
+gIoU by layer, of the policy, and of the best layer of each expression:
+
+{layers_table(results, rows)}
 {image("layers", "gIoU of every layer")}
-## Why one layer
-
-The shipped base decides much of this. It was pretrained in mode 2 with a policy of its own, which went
-from uniform to the last layer within about 1000 of 1750 steps. Its similarity loss trained the chosen layer's map,
-which may have made a small lead a large one; that was not measured. What was measured: the base's last layer shows the
-targets and no other does. On `refcoco|unc|val` the mean reward of layers 0 to 6 is −1.69, −1.69, −1.69, −1.69, −1.69,
-−1.64 and −1.30, and the last is the best layer for 353 of 354 targets (`python -m benchmarks.policy`). A policy that is
-right about its reward must choose it. The row with similarity loss on the maps of all layers takes the advantage of
-being chosen away: its curve below 6 shows what the other layers can reach.
-
 ## The policies over training
 
 Reward is minus the map loss of the chosen layer. The histograms show the first seed of each row.
 {image("training", "entropy and reward over training")}{image("histograms", "chosen layers over training")}
-`./scripts/miniature/ablation.sh` makes this page again; `--rows mode1,{LEARNED} --seeds 7` adds a seed to two rows.
-`python -m benchmarks.policy` measures bias and variance of the estimators.
+`./scripts/miniature/ablation.sh` makes this page again; `--rows mode1,{LEARNED} --seeds 7` adds a seed to two rows. An
+[earlier study](ablation.md) used a base whose pretraining had settled on the last layer.
 """
 
 
-def _missing(titles: list[str]) -> str:
-    return f"\nNot trained yet: {'; '.join(titles)}.\n" if titles else ""
+def verdicts(results: Results, rows: Sequence[StudyRow], bases: Sequence[str]) -> str:
+    """For each base the policy against the last layer, and what is left of the best layer's gain without luck."""
+    lines = []
+    for base in bases:
+        learned, last = (f"{base}.{name}" if base else name for name in (LEARNED, LAST_ROW))
+        found = difference(results, learned, last)
+        left = spread(gain(run, "beyond_luck") for run in results.get(learned, {}).values())
+        share = spread(above_noise(run, "beyond_luck") for run in results.get(learned, {}).values())
+        parts = [f"the policy against the last layer {_interval(found)}" if found else "the policy is not trained yet"]
+        if left:
+            parts.append(f"the best layer beyond luck {_interval(left)}")
+        if share:
+            parts.append(f"{100 * share.mean:+.1f} % of the expressions need another layer, beyond luck")
+        lines.append(f"**{base or 'This base'}**: {'; '.join(parts)}.")
+    return "\n".join(f"- {line}" for line in lines) if len(lines) > 1 else "".join(lines)
 
 
-def _layer_count(results: Results) -> int:
-    curves = [layer_curve(runs, ANALYSED[0]) for runs in results.values()]
-    return next((len(curve["iou"]) for curve in curves if curve), 0)
+def _interval(found: Spread) -> str:
+    """A mean with its interval over seeds, and whether 0 is outside."""
+    if found.error is None:
+        return f"{found.mean:+.3f} IoU (one seed: not decided)"
+    low, high = bounds(found)
+    verdict = "not decided" if low <= 0 <= high else "better" if found.mean > 0 else "worse"
+    return f"{found.mean:+.3f} IoU ({low:+.3f} to {high:+.3f}, {found.n} seeds: {verdict})"
 
 
-def scores_table(results: Results) -> str:
-    """One line for each row."""
+def bounds(found: Spread) -> tuple[float, float]:
+    """The interval of a mean over seeds by Student's t; `found` has more than one."""
+    from scipy.stats import t
+
+    half = float(t.ppf((1 + LEVEL) / 2, found.n - 1)) * found.error
+    return found.mean - half, found.mean + half
+
+
+def gains_table(results: Results, rows: Sequence[StudyRow]) -> str:
+    """One line for each row that has layers."""
     lines = [
-        ["row", "seeds", *(f"{kind}<br>{_escaped(split)}" for kind, split in SPLITS.items()), "multi-target", "N_acc"]
+        ["row", "likeliest layer (share)", "entropy", "best layer", "luck", "beyond luck", "above noise", "redraws"]
     ]
-    lines[0] += ["likeliest layer (share)", "entropy", "training s"]
-    for row in ROWS:
-        runs = list(results.get(row.name, {}).values())
+    for row in rows:
+        runs = [run for run in results.get(row.name, {}).values() if any(one.get("gains") for one in audits(run))]
         if not runs:
             continue
         likes = [favourite(run) for run in runs] if row.has_policy else []
-        lines.append(
-            [
-                row.title,
-                str(len(runs)),
-                *(_shown(spread([score(run, kind) for run in runs])) for kind in SPLITS),
-                _shown(spread([score_of_targets(run) for run in runs])),
-                _shown(spread([score(run, GENERALISED, "N_acc") for run in runs])),
-                ", ".join(f"{layer} ({share:.0%})" for layer, share in likes) or "-",
-                _shown(spread([final_entropy(run) for run in runs])),
-                str(round(sum(run["seconds"]["training"] for run in runs) / len(runs))),
-            ]
-        )
-    return _markdown(lines)
+        numbers = [spread(gain(run, name) for run in runs) for name in ("layers", "luck", "beyond_luck")]
+        numbers += [spread(above_noise(run, name) for run in runs) for name in ("layers", "redraws")]
+        shown = ", ".join(f"{layer} ({share:.0%})" for layer, share in filter(None, likes))
+        entropy = spread(final_entropy(run) for run in runs)
+        lines.append([row.title, shown or "-", str(entropy or "-"), *(str(one or "-") for one in numbers)])
+    return markdown_table(lines) if len(lines) > 1 else "No row of UGround has run yet."
 
 
-def layers_table(results: Results) -> str:
-    """Mean IoU of every layer, of the policy's choice and of the oracle, for each analysed split."""
-    number = _layer_count(results)
-    lines = [["row", "split", *map(str, range(number)), "policy", "oracle"]]
-    for row in ROWS:
-        for kind in ANALYSED:
-            curve = layer_curve(results.get(row.name, {}), kind)
-            if curve:
-                values = [*curve["iou"], curve["greedy"], curve["oracle"]]
-                lines.append([row.title, kind, *(f"{value:.3f}" for value in values)])
-    return _markdown(lines) if len(lines) > 1 else "No row of UGround has run yet."
+def kinds_table(results: Results, rows: Sequence[StudyRow], bases: Sequence[str]) -> str:
+    """The gain beyond luck by kind of query: means over runs, splits and rows of a base."""
+    lines = [["base", *QUERY_KINDS[:4]]]
+    for base in bases:
+        runs = [run for row in rows if row.base == base for run in results.get(row.name, {}).values()]
+        cells = []
+        for kind in QUERY_KINDS[:4]:
+            found = [one["kinds"].get(kind, {}).get("beyond_luck") for run in runs for one in audits(run)]
+            cells.append(str(spread(one["value"] for one in found if one) or "-"))
+        lines.append([base or "this base", *cells])
+    return markdown_table(lines)
 
 
-def findings(results: Results) -> str:
-    """What the numbers say, as a list; differences are paired by seed, on the mean of the compared splits."""
+def layers_table(results: Results, rows: Sequence[StudyRow]) -> str:
+    """gIoU of every layer, of the policy's choice and of the best layer, for each analysed split."""
+    curves = [(row, split, layer_curve(results.get(row.name, {}), split)) for row in rows for split in ANALYSED]
+    curves = [one for one in curves if one[2]]
+    if not curves:
+        return "No row of UGround has run yet."
+    depth = max(len(curve["layers"]) for _, _, curve in curves)
+    lines = [["row", "split", *map(str, range(depth)), "policy", "best"]]
+    for row, split, curve in curves:
+        values = [f"{value:.3f}" for value in curve["layers"]] + [""] * (depth - len(curve["layers"]))
+        lines.append([row.title, split, *values, f"{curve['policy']:.3f}", f"{curve['best']:.3f}"])
+    return markdown_table(lines)
+
+
+def findings(results: Results, bases: Sequence[str]) -> str:
+    """What the numbers say, as a list; differences are paired by seed."""
     claims = [
-        (LEARNED, LAST, "the learned policy with greedy layers", "the fixed last layer"),
+        (LEARNED, LAST_ROW, "the policy", "the fixed last layer"),
+        ("mode3_context", LEARNED, "the context gate", "a gate per layer"),
+        ("mode3_context_expected", "mode3_expected", "the context gate with expected", "a gate per layer"),
         (LEARNED, "mode3_sample_ema", "leave_one_out", "sample + EMA"),
         ("mode3_expected", LEARNED, "expected", "leave_one_out"),
+        (LEARNED, "mode2", "mode 3", "mode 2"),
+        ("mode1_all_maps", LAST_ROW, "similarity loss on all layers without a policy", "on the last alone"),
+        ("mode3_all_maps", "mode1_all_maps", "the policy over layers that are all trained", "their last layer"),
+        ("mode3_context_all_maps", "mode1_all_maps", "the context gate over layers that are all trained", "their last"),
         ("mode3_sample_ema", "mode3_sample_none", "the EMA baseline", "no baseline"),
         ("mode3_sample_critic", "mode3_sample_ema", "the critic", "the EMA baseline"),
-        ("mode3_sample_ema", "mode3_reference", "a reward per target", "one per micro-batch"),
-        (LEARNED, "mode2", "mode 3", "mode 2"),
+        ("mode3_sample_ema", "mode3_reference", "a reward per target and normalized states", "the reference's form"),
         (LEARNED, "no_mask_prompt", "the mask prompt", "none"),
         (LEARNED, "no_map_loss", "the similarity loss", "none"),
-        ("mode3_all_maps", "mode3_expected", "similarity loss on all layers", "on the chosen one"),
-        ("mode3_all_maps", LAST, "the policy over layers that are all trained", "the fixed last layer"),
         ("mode3_entropy", LEARNED, "an entropy bonus", "none"),
-        (LAST, "lisa", "UGround's mode 1", "LISA"),
-        (LAST, "read", "UGround's mode 1", "READ"),
+        (LAST_ROW, "lisa", "UGround's mode 1", "LISA"),
+        (LAST_ROW, "read", "UGround's mode 1", "READ"),
     ]
-    lines = [_claim(difference(results, row, other), a, b) for row, other, a, b in claims]
-    lines = [f"- {line}" for line in [*lines, *_collapse(results)] if line]
+    lines = []
+    for base in bases:
+        prefix, said = (f"{base}.", f" ({base})") if base else ("", "")
+        for row, other, a, b in claims:
+            found = difference(results, prefix + row, prefix + other)
+            if found:
+                lines.append(f"- **{a[0].upper()}{a[1:]} against {b}**{said}: {_interval(found)}.")
+    runs = [run for of_row in results.values() for run in of_row.values() if favourite(run)]
+    if runs:
+        settled = [run for run in runs if favourite(run)[1] > 0.95]
+        right = [run for run in settled if favourite(run)[0] == best_layer(run)]
+        lines.append(
+            f"- **One layer for all**: in {len(settled)} of {len(runs)} runs with a policy one layer is the likeliest "
+            f"for more than 95 % of the targets; in {len(right)} of these it is also the layer with the best gIoU."
+        )
     head = (
-        f"Differences are in gIoU, the mean of {' and '.join(COMPARED)}, paired by seed. With two or three seeds the\n"
-        "standard error is itself a rough guess: a difference below 0.01 is no finding, whatever its verdict here."
+        f"Differences are in IoU, generated answers, the mean of {', '.join(COMPARED)} queries, paired by seed, with "
+        f"{LEVEL:.0%}\nintervals by Student's t. A difference below 0.01 is no finding, whatever its verdict here."
     )
     return "\n".join([head, "", *lines])
-
-
-def _claim(found: Spread | None, better: str, worse: str) -> str | None:
-    if found is None:
-        return None
-    shown = f"**{better[0].upper()}{better[1:]} against {worse}**: {found.mean:+.3f}"
-    if found.error is None:
-        return f"{shown}, one seed: not decided."
-    verdict = "not decided: less than two standard errors"
-    if abs(found.mean) > DECIDED * found.error:
-        verdict = "it helps" if found.mean > 0 else "it harms"
-    return f"{shown} ± {found.error:.3f} (standard error, {found.n} seeds): {verdict}."
-
-
-def _collapse(results: Results) -> list[str]:
-    """Whether policies end on one layer, whether that is the best one, and what a perfect choice would add."""
-    runs = [run for row in ROWS if row.has_policy for run in results.get(row.name, {}).values()]
-    if not runs:
-        return []
-    likes = [favourite(run) for run in runs]
-    one_layer = [run for run, (_, share) in zip(runs, likes, strict=True) if share > 0.95]
-    right = [run for run in one_layer if favourite(run)[0] == best_layer(run)]
-    gaps = [run["layers"][kind]["oracle"] - run["layers"][kind]["greedy"] for run in runs for kind in ANALYSED]
-    lines = [
-        f"**One layer for all**: in {len(one_layer)} of {len(runs)} runs with a policy one layer is the likeliest for "
-        f"more than 95 % of the targets; in {len(right)} of these it is also the layer with the best mean IoU.",
-        f"**What is left to gain**: the oracle is {sum(gaps) / len(gaps):.3f} above the policy's choice, on average.",
-    ]
-    fixed = results.get(LAST, {})
-    curves = [layer_curve(fixed, kind) for kind in ANALYSED]
-    if fixed and all(curves):
-        room = sum(curve["oracle"] - curve["iou"][-1] for curve in curves) / len(curves)
-        lines.append(
-            f"**What any policy could gain on the model with a fixed last layer**: at most {room:.3f}, by which the "
-            "oracle leads there."
-        )
-    return lines
-
-
-def _shown(value: object) -> str:
-    return "-" if value is None else str(value)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-def _markdown(lines: list[list[str]]) -> str:
-    rows = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([rows[0], "|" + "---|" * len(lines[0]), *rows[1:]])
 
 
 # --- plots ---------------------------------------------------------------------------------------------------------
 
 
-TITLES = {row.name: row.title for row in ROWS}
-
-
-def draw(results: Results, directory: Path) -> dict[str, Path]:
+def draw(results: Results, rows: Sequence[StudyRow], directory: Path) -> dict[str, Path]:
     """Write the images that the results allow into `directory`: "training", "histograms" and "layers", by name."""
     try:
         import matplotlib
@@ -226,8 +226,9 @@ def draw(results: Results, directory: Path) -> dict[str, Path]:
 
     matplotlib.use("Agg")
     directory.mkdir(parents=True, exist_ok=True)
-    policies = {row.name: results[row.name] for row in ROWS if row.has_policy and row.name in results}
-    analysed = {name: runs for name, runs in results.items() if any(run["layers"] for run in runs.values())}
+    known = {row: results[row.name] for row in rows if row.name in results}
+    policies = {row: runs for row, runs in known.items() if row.has_policy}
+    analysed = {row: runs for row, runs in known.items() if layer_curve(runs, ANALYSED[0])}
     made = {}
     if policies:
         made["training"] = _training(policies, directory / "training.png")
@@ -237,19 +238,19 @@ def draw(results: Results, directory: Path) -> dict[str, Path]:
     return made
 
 
-def _training(policies: Results, path: Path) -> Path:
+def _training(policies: dict[StudyRow, dict], path: Path) -> Path:
     """Entropy and reward of every policy, a line for each seed."""
     import matplotlib.pyplot as plt
 
     figure, (entropy, reward) = plt.subplots(1, 2, figsize=(13, 4.2), layout="constrained")
     colours = plt.get_cmap("tab10").colors + plt.get_cmap("Set2").colors
-    for (name, runs), colour in zip(policies.items(), colours):
+    for (row, runs), colour in zip(policies.items(), cycle(colours)):
         for number, run in enumerate(runs.values()):
             lines = [line for line in run["history"] if "policy/entropy" in line]
             steps = [line["step"] for line in lines]
-            label = TITLES[name] if number == 0 else None
+            label = row.title if number == 0 else None
             entropy.plot(steps, [line["policy/entropy"] for line in lines], color=colour, label=label, linewidth=1.2)
-            if "--reward batch" not in _flags(name):  # a sum over the micro-batch, on another scale
+            if "--reward batch" not in row.flags:  # a sum over the micro-batch, on another scale
                 reward.plot(steps, [line["policy/reward"] for line in lines], color=colour, linewidth=1.2)
     entropy.set(xlabel="step", ylabel="entropy in nats", ylim=(0, None))
     reward.set(xlabel="step", ylabel="reward of the chosen layer")
@@ -257,7 +258,7 @@ def _training(policies: Results, path: Path) -> Path:
     return _save(figure, path)
 
 
-def _histograms(policies: Results, path: Path) -> Path:
+def _histograms(policies: dict[StudyRow, dict], path: Path) -> Path:
     """Which layers each policy chose over training, the first seed of each."""
     import matplotlib.pyplot as plt
 
@@ -272,41 +273,39 @@ def _histograms(policies: Results, path: Path) -> Path:
     )
     for axis in axes.flat[len(policies) :]:
         axis.set_axis_off()
-    for axis, (name, runs) in zip(axes.flat, policies.items()):
+    for axis, (row, runs) in zip(axes.flat, policies.items()):
         lines = [line for line in next(iter(runs.values()))["history"] if "policy/layers" in line]
         shares = [[count / max(sum(line["policy/layers"]), 1) for count in line["policy/layers"]] for line in lines]
         number = len(shares[0])
         colours = plt.get_cmap("viridis")([layer / (number - 1) for layer in range(number)])
         stacked = axis.stackplot([line["step"] for line in lines], *zip(*shares), colors=colours)
-        axis.set_title(textwrap.fill(TITLES[name], 42), fontsize=8)
+        axis.set_title(textwrap.fill(row.title, 42), fontsize=8)
         axis.set(ylim=(0, 1), xlabel="step")
     figure.legend(stacked, [f"layer {layer}" for layer in range(number)], loc="outside right center", fontsize=8)
     return _save(figure, path)
 
 
-def _layers(analysed: Results, path: Path) -> Path:
+def _layers(analysed: dict[StudyRow, dict], path: Path) -> Path:
     """Mean mask IoU with every layer, given answers; a dot where the policy's own choice ends up."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(ANALYSED), figsize=(13, 4.2), layout="constrained", sharey=True)
     colours = plt.get_cmap("tab10").colors + plt.get_cmap("Set2").colors
-    for axis, kind in zip(axes, ANALYSED):
-        for (name, runs), colour in zip(analysed.items(), colours):
-            curve = layer_curve(runs, kind)
-            label = TITLES[name] if kind == ANALYSED[0] else None
-            axis.plot(curve["iou"], color=colour, marker=".", linewidth=1.2, label=label)
-            axis.plot(len(curve["iou"]), curve["greedy"], color=colour, marker="o", linestyle="none")
-            axis.plot(len(curve["iou"]) + 1, curve["oracle"], color=colour, marker="^", linestyle="none")
-        number = len(curve["iou"])
-        axis.set_xticks(range(number + 2), [*map(str, range(number)), "policy", "oracle"], fontsize=8)
-        axis.set(xlabel="hidden state that prompts the mask", title=kind)
+    for axis, split in zip(axes, ANALYSED):
+        for (row, runs), colour in zip(analysed.items(), cycle(colours)):
+            curve = layer_curve(runs, split)
+            if curve is None:
+                continue
+            number = len(curve["layers"])
+            label = row.title if split == ANALYSED[0] else None
+            axis.plot(curve["layers"], color=colour, marker=".", linewidth=1.2, label=label)
+            axis.plot(number, curve["policy"], color=colour, marker="o", linestyle="none")
+            axis.plot(number + 1, curve["best"], color=colour, marker="^", linestyle="none")
+            axis.set_xticks(range(number + 2), [*map(str, range(number)), "policy", "best"], fontsize=8)
+        axis.set(xlabel="hidden state that prompts the mask", title=split)
     axes[0].set_ylabel("gIoU with given answers")
     figure.legend(loc="outside right center", fontsize=8)
     return _save(figure, path)
-
-
-def _flags(name: str) -> str:
-    return next(row.flags for row in ROWS if row.name == name)
 
 
 def _save(figure: "Figure", path: Path) -> Path:

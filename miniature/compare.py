@@ -1,163 +1,151 @@
-"""Train the six systems on the miniature with one budget, and put their scores in one table.
+"""Six systems on the data that make them what they are, and all six on everything: tables by kind of query.
 
-    python -m miniature.compare --steps 300
+    python -m miniature.compare                        11 rows, three seeds
+    python -m miniature.compare --dry_run              what would run, and about how long
+    python -m miniature.compare --systems LISA,UGround --diets full --seeds 7
 
-Each system trains from the same base on the same data with the same flags (PixelLM with its own tokens and decoder),
-and is scored on the answers that it writes itself. A second call resumes where the first stopped.
+Every row starts from the same base with one budget, and is scored on answers that it writes itself and on given ones
+(`miniature/study.py`). PixelLM has its own tokens and decoder.
 """
 
 import argparse
-import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from dataloaders.settings import ALL_FAMILIES
 from groundscore.errors import UserError, run_main
-from groundscore.reading import parse_json, read_json, read_lines
 from groundscore.scoring.tables import markdown_table
-from miniature.programs import chosen_systems, scoring_command, start, training_command
+from groundscore.writing import write_text
+from miniature.programs import chosen_systems
+from miniature.study import (
+    COLUMNS,
+    Results,
+    StudyRow,
+    add_study_arguments,
+    check_study,
+    queries_table,
+    run_study,
+    spread,
+)
 from model.systems import SYSTEMS
 
-STEPS_BETWEEN_CHECKPOINTS = 50
+PUBLISHED, FULL = DIETS = ("published", "full")
 PIXELLM = """--seg_token_num 3 --image_feature_scale_num 2 --vision_tower_for_mask --separate_mm_projector
-    --resize_vision_tower --resize_vision_tower_size 256 --unfreeze image_feature_neck"""
-REFER_SETS = "--refer_seg_data refcoco"
+    --resize_vision_tower --resize_vision_tower_size 256 --unfreeze image_feature_neck --out_dim 64"""
+_NAMED = "--refer_seg_data refclef||refcoco||refcoco+||refcocog"
+# Families as the papers name them; a short training needs rates by which each family has its share.
+EVERYTHING = f"--dataset {ALL_FAMILIES} --sample_rates 3,12,4,4,4,4,2,4"
+PUBLISHED_DIETS = {
+    "LISA": f"--dataset sem_seg||refer_seg||vqa||reason_seg --sample_rates 3,12,4,4 {_NAMED}",
+    "READ": f"""--dataset sem_seg||refer_seg||correct_refer_seg||vqa||reason_seg --sample_rates 3,12,4,4,4 {_NAMED}""",
+    "PixelLM": f"--dataset sem_seg||refer_seg||vqa||multi_reason_seg --sample_rates 3,12,4,4 {_NAMED}",
+    "GSVA": f"--dataset sem_seg||refer_seg||vqa||reason_seg --sample_rates 3,12,4,4 {_NAMED}||grefcoco",
+    "SESAME": f"""--dataset sem_seg||refer_seg||neg_refer_seg||correct_refer_seg||vqa||reason_seg
+        --sample_rates 3,12,4,4,4,4 {_NAMED}""",
+}
+_OPTIONS = "--num_classes_per_sample 5 --use_expand_question_list"
 SHOWN_LOSSES = 5
 
 
+def study_rows(systems: Sequence[str], diets: Sequence[str]) -> list[StudyRow]:
+    """Rows of these systems on these diets; UGround's published one is everything, so that it has one row."""
+    rows = []
+    for diet in diets:
+        for system in systems:
+            own = PUBLISHED_DIETS.get(system) if diet == PUBLISHED else EVERYTHING
+            if own is None and FULL in diets:
+                continue
+            flags = f"{own or EVERYTHING} {_OPTIONS} {PIXELLM if system == 'PixelLM' else ''}"
+            if own is None:
+                diet_of_row, title = FULL, f"{system}, everything"
+            else:
+                diet_of_row, title = diet, f"{system}, {'everything' if diet == FULL else 'as published'}"
+            rows.append(StudyRow(f"{system}.{diet_of_row}", title, system, flags))
+    return rows
+
+
 def main(argv: Sequence[str]) -> None:
-    """Trains and scores the systems that have no report yet, and writes the page."""
+    """Trains and audits the rows that have no result yet, and writes the page."""
+    options = build_parser().parse_args(argv)
+    diets = [diet.strip() for diet in options.diets.split(",")]
+    unknown = set(diets) - set(DIETS)
+    if unknown:
+        raise UserError(f"--diets: there is no {', '.join(sorted(unknown))}; choose from {', '.join(DIETS)}")
+    seeds = check_study(options, "six_systems.sh")
+    rows = study_rows(chosen_systems(options.systems), [diet for diet in DIETS if diet in diets])
+
+    def write(results: Results) -> None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(options.out, page(results, rows, options))
+
+    run_study("compare", rows, seeds, options, {"": options.base}, write)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of `python -m miniature.compare`."""
     parser = argparse.ArgumentParser(
         prog="python -m miniature.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=300, help="optimizer steps of each system (300)")
     parser.add_argument(
         "--systems", default=",".join(SYSTEMS), help="systems to train, joined by commas (default: all)"
     )
-    parser.add_argument("--base", type=Path, default=Path("miniature/weights"), help="base models (miniature/weights)")
-    parser.add_argument(
-        "--dataset_dir", type=Path, default=Path("dataset/miniature"), help="root of the miniature's data set"
-    )
-    parser.add_argument("--splits", default="ReasonSeg|val||refcoco|unc|val", help="splits to score on, joined by ||")
-    parser.add_argument("--limit", type=int, default=60, help="images of each split (60)")
-    parser.add_argument("--batch_size", type=int, default=16, help="images per step, over all processes (16)")
-    parser.add_argument("--processes", type=int, default=1, help="training processes (1)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
-    parser.add_argument("--runs", type=Path, default=Path("runs/six_systems"), help="where runs and reports are kept")
-    parser.add_argument("--out", type=Path, default=Path("docs/six_systems.md"), help="the table to write")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    options = parser.parse_args(argv)
-    systems = chosen_systems(options.systems)
-    _check(options)
-
-    directory = options.runs / f"{options.steps}_steps"
-    results = {}
-    for system in systems:
-        report = directory / f"{system}.json"
-        run = directory / system
-        if not _is_complete(report, options):
-            seconds = train(system, run, options)
-            print(f"\n[compare] scoring {system}", flush=True)
-            start(f"scoring {system}", scoring_command(options, run, report, splits=options.splits))
-            _add_training(report, run, seconds, options)
-        results[system] = read_json(report, missing="eval.py writes it")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(page(results, options), encoding="utf-8")
-    print(table(results))
-    print(f"[compare] {options.out}")
+    parser.add_argument("--diets", default=",".join(DIETS), help="published, full, or both joined by a comma (both)")
+    add_study_arguments(parser, steps=400, seeds="0,1,2", limit=40, runs="runs/six_systems")
+    parser.add_argument("--out", type=Path, default=Path("docs/six_systems.md"), help="the page to write")
+    return parser
 
 
-def _check(options: argparse.Namespace) -> None:
-    for flag, path in (("--base", options.base / "llava"), ("--dataset_dir", options.dataset_dir)):
-        if not path.is_dir():
-            raise UserError(
-                f"{flag}: {path} does not exist; scripts/miniature/six_systems.sh --help says how to make it"
-            )
-    if options.steps < 1 or options.batch_size % options.processes:
-        raise UserError("--steps must be above 0, and --batch_size a multiple of --processes")
-
-
-def train(system: str, run: Path, options: argparse.Namespace) -> float:
-    """Trains one system, or resumes its run; returns the seconds of this call."""
-    started = time.monotonic()
-    each = STEPS_BETWEEN_CHECKPOINTS if options.steps % STEPS_BETWEEN_CHECKPOINTS == 0 else options.steps
-    flags = f"{REFER_SETS} {PIXELLM if system == 'PixelLM' else ''}"
-    command = training_command(options, run, system=system, steps=each, epochs=options.steps // each, flags=flags)
-    print(f"\n[compare] training {system}", flush=True)
-    start(f"training {system}", command)
-    return time.monotonic() - started
-
-
-def _is_complete(report: Path, options: argparse.Namespace) -> bool:
-    """Whether a report exists and covers training. Raises `UserError` if it was made with other settings."""
-    if not report.exists():
-        return False
-    training = read_json(report, missing="eval.py writes it").get("training")
-    if training is not None and training.get("settings") != settings(options):
-        made = training.get("settings", "those of an older version")
-        raise UserError(f"{report} was made with other settings ({made}); remove it, or name another --runs")
-    return training is not None
-
-
-def settings(options: argparse.Namespace) -> dict:
-    """What the numbers of a report depend on."""
-    return {name: str(getattr(options, name)) for name in ("batch_size", "limit", "splits", "dataset_dir", "base")}
-
-
-def _add_training(report: Path, run: Path, seconds: float, options: argparse.Namespace) -> None:
-    """Put the loss at both ends of training, and the seconds of it, into a report."""
-    metrics = run / "metrics.jsonl"
-    lines = [parse_json(text, str(metrics)) for _, text in read_lines(metrics, missing="train_ds.py writes it")]
-    losses = [values["train/loss"] for values in lines if "train/loss" in values]
-    ends = [sum(part) / len(part) for part in (losses[:SHOWN_LOSSES], losses[-SHOWN_LOSSES:])]
-    content = read_json(report, missing="eval.py writes it")
-    content["training"] = {"first_loss": ends[0], "last_loss": ends[1], "seconds": round(seconds)}
-    content["training"]["settings"] = settings(options)
-    report.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def table(results: dict[str, dict]) -> str:
-    """One line per system, aligned Markdown."""
-    splits = list(next(iter(results.values()))["splits"])
-    rows = [["system", *(f"{split} gIoU / cIoU" for split in splits), "without [SEG]", "loss", "s"]]
-    for system, result in results.items():
-        scores = [result["splits"][split] for split in splits]
-        silent, asked = (sum(one[name] for one in scores) for name in ("silent", "expressions"))
-        training = result["training"]
-        rows.append(
-            [
-                system,
-                *(f"{_shown(one['gIoU'])} / {_shown(one['cIoU'])}" for one in scores),
-                f"{silent} of {asked}",
-                f"{training['first_loss']:.2f} → {training['last_loss']:.2f}",
-                str(training["seconds"]),
-            ]
-        )
-    return markdown_table(rows)
-
-
-def _shown(number: float | None) -> str:
-    return "none" if number is None else f"{number:.3f}"
-
-
-def page(results: dict[str, dict], options: argparse.Namespace) -> str:
-    """The table with what it was made of."""
+def page(results: Results, rows: Sequence[StudyRow], options: argparse.Namespace) -> str:
+    """The tables with what they were made of."""
+    seeds = sorted({seed for runs in results.values() for seed in runs})
+    missing = [row.title for row in rows if row.name not in results]
     return f"""# Six systems, one budget
 
-Each trained for {options.steps} steps of {options.batch_size} images on the miniature, from the same base, with LoRA
-and the same flags; scored on the answers that it wrote itself, on the first {options.limit} images of each split.
-PixelLM has 3 × 2 tokens and its own decoder on CLIP features of 256 pixels, the others SAM.
-"Without [SEG]" counts answers that name no target, "loss" is the mean of the first and of the last {SHOWN_LOSSES}
-recorded ones, "s" the seconds of training (device: {options.device}).
+Each row is trained for {options.steps} steps of {options.batch_size} images on the miniature, from one base without a
+head start for any, with LoRA and the same flags but for its data: "as published" are the families that the system's
+paper trains on, "everything" all eight families (UGround's own diet). Scored on the first {options.limit} images of
+each split; means over seeds ({", ".join(map(str, seeds))}) ± standard deviation. PixelLM has 3 × 2 tokens and its own
+decoder on CLIP features of 256 pixels, the others SAM.
+{f"Not trained yet: {'; '.join(missing)}." if missing else ""}
+{COLUMNS}
 
-{table(results)}
+## Answers that the system writes itself
 
-The miniature is small and the budget short: the table shows that every system trains, writes `[SEG]` and finds
-targets. Two caveats: LISA, GSVA and SESAME have the same network and differ in their data (GSVA answers `[REJ]`, SESAME
-denies and corrects in words); here every expression has a target, so their rows are equal to the last digit, as
-expected. And the base was pretrained with similarity maps as mask prompts, which only UGround uses: a head start.
-`./scripts/miniature/six_systems.sh` makes the table again.
+{queries_table(results, rows, "generated")}
+
+## Given answers
+
+{queries_table(results, rows, "given")}
+
+## Training
+
+"Loss" is the mean of the first and of the last {SHOWN_LOSSES} recorded ones; seconds on {options.processes} processes
+(device: {options.device}).
+
+{_training_table(results, rows)}
+
+PixelLM decodes 16 × 16 and 32 × 32 cells where SAM's decoder has 8 × 8, which makes its step about three times LISA's,
+at the same width (`--out_dim 64`; at the 7B's 256, its default without a SAM, ten times).
+
+LISA, GSVA and SESAME are one network; what differs is their data and how they answer what is not there (GSVA writes
+`[REJ]`, SESAME denies and corrects in words). `./scripts/miniature/six_systems.sh` makes this page again, and
+`--seeds 7` adds a seed.
 """
+
+
+def _training_table(results: Results, rows: Sequence[StudyRow]) -> str:
+    table = [["row", "loss", "seconds"]]
+    for row in rows:
+        runs = list(results.get(row.name, {}).values())
+        if runs:
+            losses = [[line["train/loss"] for line in run["history"]] for run in runs]
+            first, last = (
+                spread(sum(part) / len(part) for part in parts)
+                for parts in ([one[:SHOWN_LOSSES] for one in losses], [one[-SHOWN_LOSSES:] for one in losses])
+            )
+            seconds = spread(run["seconds"]["training"] for run in runs)
+            table.append([row.title, f"{first.mean:.2f} → {last.mean:.2f}", f"{seconds.mean:.0f}"])
+    return markdown_table(table)
 
 
 if __name__ == "__main__":

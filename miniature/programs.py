@@ -18,17 +18,17 @@ RECIPE = """--dataset refer_seg||reason_seg --sample_rates 1,1 --explanatory -1 
 
 
 def training_command(
-    options: argparse.Namespace, run: Path, *, system: str, steps: int, epochs: int, flags: str
+    options: argparse.Namespace, run: Path, *, base: Path, system: str, steps: int, epochs: int, flags: str
 ) -> list[str]:
-    """Returns the command that trains `system` in the directory `run`. flags: beyond `RECIPE`."""
+    """Returns the command that trains `system` from `base` in the directory `run`. flags: beyond `RECIPE`."""
     launcher = [sys.executable]
     if options.processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.processes}"]
     command = [
         *launcher,
         "train_ds.py",
-        *("--version", options.base / "llava", "--vision_tower", options.base / "clip"),
-        *("--vision_pretrained", options.base / "sam_miniature.pth", "--dataset_dir", options.dataset_dir),
+        *("--version", base / "llava", "--vision_tower", base / "clip"),
+        *("--vision_pretrained", base / "sam_miniature.pth", "--dataset_dir", options.dataset_dir),
         *("--model_key", system, "--exp_name", run.name, "--log_base_dir", run.parent, "--device", options.device),
         *("--batch_size", options.batch_size // options.processes, "--steps_per_epoch", steps, "--epochs", epochs),
         *RECIPE.split(),
@@ -46,6 +46,16 @@ def scoring_command(
         *(sys.executable, "eval.py", "--version", run, "--dataset_dir", options.dataset_dir),
         *("--val_dataset", splits, "--answer", answer, "--limit", options.limit),
         *("--val_batch_size", 16, "--max_new_tokens", 64, "--device", options.device, "--output", report),
+    ]
+    return [str(part) for part in command]
+
+
+def audit_command(options: argparse.Namespace, run: Path, page: Path, *, splits: str) -> list[str]:
+    """Returns the command that audits a run on the first `options.limit` images of each split. page: to write."""
+    command = [
+        *(sys.executable, "-m", "evaluation.audit", "--version", run, "--dataset_dir", options.held_out),
+        *("--val_dataset", splits, "--answer", "both", "--limit", options.limit, "--val_batch_size", 16),
+        *("--max_new_tokens", 64, "--redraw_rates", "0.2,0.4", "--device", options.device, "--output", page),
     ]
     return [str(part) for part in command]
 

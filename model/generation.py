@@ -62,6 +62,18 @@ class WrittenRow:
         self.token_ids.append(token)
 
 
+@dataclass
+class WrittenAnswers:
+    """Answers as they were written, before any mask is decoded: R of them, ordered by row and branch.
+
+    images: the image that each is about. states: of the targets of all of them, None where no answer names any.
+    """
+
+    rows: list[WrittenRow]
+    images: list[int]
+    states: TargetStates | None
+
+
 def generate_answers(
     model: PreTrainedModel,
     batch: Batch,
@@ -73,13 +85,37 @@ def generate_answers(
 
     layer: a checked layer rule; on_token(number of the answer, token id) is called as tokens are written.
     """
+    written = write_answers(model, batch, max_new_tokens, on_token)
+    if written.states is None:
+        empty = [
+            batch.input_ids.new_zeros((0, *batch.original_sizes[image]), dtype=torch.float32)
+            for image in written.images
+        ]
+        return [answer_of(model, row, masks) for row, masks in zip(written.rows, empty, strict=True)]
+    prompt = model.system.prompt(model, written.states, batch, layer)
+    masks, present = model.masks(batch, written.states, prompt)
+    layers, scores = iter(prompt.layers.tolist()), iter(torch.cat([mask_scores(each) for each in masks]).tolist())
+    answers = []
+    for row, own, maps in zip(written.rows, masks, prompt.maps or [None] * len(masks), strict=True):
+        answer = answer_of(model, row, own)
+        answer.layers, answer.mask_scores = (list(islice(each, len(own))) for each in (layers, scores))
+        answer.similarity_maps = maps if row.targets else None
+        answer.object_scores = None if present is None else present[len(answers)].tolist()
+        answers.append(answer)
+    return answers
+
+
+def write_answers(
+    model: PreTrainedModel, batch: Batch, max_new_tokens: int, on_token: Callable[[int, int], None] | None = None
+) -> WrittenAnswers:
+    """Answers to the prompts of a batch, and the states that their masks are decoded from; see `generate_answers`."""
     encoded = model.encode_images(batch)
     prompts = read_prompts(model, batch, encoded)
     rows = _write_all(model, prompts, max_new_tokens, on_token)
     images = prompts.image.tolist()
     targets = [state for row in rows for state in row.targets]
     if not targets:
-        return [_answer_without_masks(model, batch, image, row) for image, row in zip(images, rows, strict=True)]
+        return WrittenAnswers(rows, images, None)
     counts = [len(row.targets) for row in rows]
     row_of_target = torch.tensor([i for i, count in enumerate(counts) for _ in range(count)], device=model.device)
     states = TargetStates(
@@ -94,22 +130,20 @@ def generate_answers(
         sizes=[batch.original_sizes[image] for image in images],
         written=torch.stack(targets),
     )
-    prompt = model.system.prompt(model, states, batch, layer)
-    masks, present = model.masks(batch, states, prompt)
-    layers, scores = iter(prompt.layers.tolist()), iter(torch.cat([mask_scores(each) for each in masks]).tolist())
-    return [
-        Answer(
-            token_ids=row.token_ids,
-            seg_indices=row.seg_indices,
-            mask_logits=masks[index],
-            layers=list(islice(layers, counts[index])),
-            similarity_maps=prompt.maps[index] if prompt.maps and row.targets else None,
-            mask_scores=list(islice(scores, counts[index])),
-            rej_indices=written_at(row.token_ids, model.config.rej_token_ids),
-            object_scores=None if present is None else present[index].tolist(),
-        )
-        for index, row in enumerate(rows)
-    ]
+    return WrittenAnswers(rows, images, states)
+
+
+def answer_of(model: PreTrainedModel, row: WrittenRow, mask_logits: Tensor) -> Answer:
+    """A written answer with the masks [n, H, W] of its targets; of their layers, maps and scores it says nothing."""
+    return Answer(
+        token_ids=row.token_ids,
+        seg_indices=row.seg_indices,
+        mask_logits=mask_logits,
+        layers=[],
+        similarity_maps=None,
+        mask_scores=[],
+        rej_indices=written_at(row.token_ids, model.config.rej_token_ids),
+    )
 
 
 @dataclass
@@ -261,16 +295,3 @@ def _write(
             positions = positions + 1
             last = step(ids, positions)
     return rows
-
-
-def _answer_without_masks(model: PreTrainedModel, batch: Batch, image: int, row: WrittenRow) -> Answer:
-    empty = torch.zeros((0, *batch.original_sizes[image]), device=batch.input_ids.device)
-    return Answer(
-        token_ids=row.token_ids,
-        seg_indices=[],
-        mask_logits=empty,
-        layers=[],
-        similarity_maps=None,
-        mask_scores=[],
-        rej_indices=written_at(row.token_ids, model.config.rej_token_ids),
-    )

@@ -168,16 +168,23 @@ class GroundingModel(PreTrainedModel):
         """Masks for the `[SEG]` of given answers, and the tokens that the model would write at flat positions
         `decided` int64 [Q]; all results stay on the device."""
         layer = self.system.layer_rule(layer)
-        images = self.encode_images(batch)
-        unrolled = self.read(batch, images)
-        written = self.lm_head(unrolled[-1].flatten(0, 1)[decided]).argmax(dim=-1)
-        if batch.seg_positions.shape[0] == 0:
+        states, written = self.read_given(batch, decided)
+        if states is None:
             empty = [torch.zeros((0, *size), device=written.device) for size in batch.original_sizes]
             return ForcedMasks(empty, written, layers=batch.seg_image, similarity_maps=None)
-        states = self.target_states(batch, images, unrolled)
         prompt = self.system.prompt(self, states, batch, layer)
         masks, scores = self.masks(batch, states, prompt)
         return ForcedMasks(masks, written, prompt.layers, prompt.maps, scores)
+
+    @torch.no_grad()
+    def read_given(self, batch: Batch, decided: Tensor) -> tuple[TargetStates | None, Tensor]:
+        """The states of the `[SEG]` of given answers, None where there is none, and the tokens int64 [Q] that the model
+        would write at the flat positions `decided` int64 [Q]."""
+        images = self.encode_images(batch)
+        unrolled = self.read(batch, images)
+        written = self.lm_head(unrolled[-1].flatten(0, 1)[decided]).argmax(dim=-1)
+        states = self.target_states(batch, images, unrolled) if batch.seg_positions.shape[0] else None
+        return states, written
 
     @torch.no_grad()
     def generate(

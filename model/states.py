@@ -8,7 +8,7 @@ Legend: S targets, c tokens per target, L+1 hidden states, P cells of the larges
 target, D width, R rows of T tokens, H W size of an image.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class TargetStates:
         an image in training and an answer in generation.
     geometries, sizes: of the image of each group, as the backbone sees it and (H, W).
     written [S, c, L+1, D]: the states of targets that were generated, which no row holds.
+    factor [S, D]: what the target states that `chosen` returns are multiplied by, see `redrawn`; None for nothing.
     """
 
     unrolled: tuple[Tensor, ...]
@@ -43,6 +44,11 @@ class TargetStates:
     geometries: list[Geometry]
     sizes: list[tuple[int, int]]
     written: Tensor | None = None
+    factor: Tensor | None = None
+
+    def redrawn(self, rate: float, uniform: Tensor) -> "TargetStates":
+        """The same with dropout at `rate` on the state of each target, by random numbers [S, D] from 0 to 1."""
+        return replace(self, factor=(uniform >= rate) / (1 - rate))
 
     @property
     def last_layer(self) -> int:
@@ -73,6 +79,10 @@ class TargetStates:
 
         layers: int64 [S], or one for all.
         """
+        states, tokens = self._chosen(layers)
+        return states if self.factor is None else states * self.factor.to(states.dtype), tokens
+
+    def _chosen(self, layers: Tensor | int) -> tuple[Tensor, Tensor]:
         if self.written is not None:
             tokens = select_states(self.unrolled, layers, self.cell_positions)
             if isinstance(layers, int):

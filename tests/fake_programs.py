@@ -5,9 +5,20 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import eval as eval_script
+from evaluation import audit
 from evaluation.report_files import report_path
+from groundscore.scoring.layers import LayerRow, summarise_rows
 from miniature import programs
+from tests.groundscore.scoring.rows import row
 from training.arguments import parse_arguments
+
+KINDS = (
+    ("explicit", "positive", "single"),
+    ("implicit", "positive", "single"),
+    ("explicit", "positive", "multi"),
+    ("explicit", "none"),
+    ("explicit", "correction"),
+)
 
 
 def replace_programs(monkeypatch, root: Path, losses: list[dict], scores: dict) -> list[list[str]]:
@@ -25,6 +36,10 @@ def replace_programs(monkeypatch, root: Path, losses: list[dict], scores: dict) 
             directory = parse_arguments(command[command.index("train_ds.py") + 1 :]).log_dir
             directory.mkdir(parents=True)
             (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in losses))
+        elif "evaluation.audit" in command:
+            flags = audit.build_parser().parse(command[command.index("evaluation.audit") + 1 :])
+            assert flags.output.is_relative_to(root)
+            write_audit(flags.output, flags.val_dataset.split("||"), scores)
         else:
             flags = eval_script.build_parser().parse(command[command.index("eval.py") + 1 :])
             splits = flags.val_dataset.split("||")
@@ -36,3 +51,26 @@ def replace_programs(monkeypatch, root: Path, losses: list[dict], scores: dict) 
 
     monkeypatch.setattr(programs.subprocess, "run", run)
     return commands
+
+
+def audit_rows(split: str, answer: str, *, last: int = 50, first: int = 20, luck: int = 55, greedy: int = 1):
+    """An expression of every kind on an image each; IoU in percent of two layers, of a redraw, and what is greedy."""
+    rows = []
+    for item, kinds in enumerate(KINDS):
+        target = 100 if "positive" in kinds else 0
+        masks = [row(min(iou, target), min(iou, target), target, item=item) for iou in (first, last, luck)]
+        choice = [0.9, 0.1] if greedy == 0 else [0.1, 0.9]
+        rows.append(LayerRow(split, answer, kinds, masks[:2], masks[greedy], {"0.2": masks[2:]}, [choice], [greedy]))
+    return rows
+
+
+def write_audit(page: Path, splits: list[str], scores: dict, **options) -> None:
+    """What an audit leaves behind, from `audit_rows` with these options."""
+    path = page.with_suffix(".layers.jsonl")
+    rows = [
+        one for split in splits for answer in ("given", "generated") for one in audit_rows(split, answer, **options)
+    ]
+    path.write_text("".join(one.to_line() for one in rows))
+    both = {"given": scores, "generated": scores}
+    report = {"protocol": {}, "splits": dict.fromkeys(splits, both), "audit": summarise_rows(path, bootstrap=20)}
+    page.with_suffix(".json").write_text(json.dumps(report))

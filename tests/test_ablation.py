@@ -1,4 +1,4 @@
-"""The ablation: what it starts, what it skips, and what its page says."""
+"""The policy study: what it starts, what it skips, and what its page says."""
 
 import json
 
@@ -6,61 +6,44 @@ import pytest
 
 from groundscore.errors import UserError
 from miniature import ablation
-from miniature.ablation_page import page
-from miniature.ablation_results import (
-    COMPARED,
-    GENERALISED,
-    LAST,
-    LEARNED,
-    ROWS,
-    SPLITS,
-    difference,
-    read_results,
-    score_of_targets,
-)
+from miniature.ablation_page import bounds, page
+from miniature.ablation_results import LAST_ROW, LEARNED, ROWS, STUDY, best_layer, difference, favourite, gain
+from miniature.study import SPLITS, query_scores, read_results, settings
 from model.settings import model_overrides
-from tests.fake_programs import replace_programs
+from tests.fake_programs import audit_rows, replace_programs, write_audit
 from training.arguments import parse_arguments
 
 
-def result(row: str, seed: int, giou: float, favourite: int = 6) -> dict:
-    """What a run leaves behind: 10 targets a split, the last of 7 layers the best one."""
-    counts = [10 if layer == favourite else 0 for layer in range(7)]
-    curve = {
-        "targets": 10,
-        "iou": [0.1] * 6 + [giou],
-        "greedy": giou,
-        "oracle": giou + 0.02,
-        "probabilities": [1 / 7] * 7,
-        "chosen": counts,
-        "best": counts,
-    }
-    line = {"step": 5, "train/loss": 2.0, "policy/entropy": 0.5, "policy/reward": -1.0, "policy/layers": counts}
-    policy = next(each for each in ROWS if each.name == row).has_policy
-    return {
-        "row": row,
+def options_for(tmp_path, *more):
+    options = ablation.build_parser().parse_args(["--out", str(tmp_path / "page.md"), "--held_out", "data", *more])
+    options.steps, options.limit = 5, 3
+    return options
+
+
+def write(directory, name: str, seed: int, *, last: int, **options) -> None:
+    """The result of a run whose last layer has this IoU; `options` of `audit_rows`."""
+    write_audit(directory / "made.html", SPLITS.split("||"), {"gIoU": last / 100}, last=last, **options)
+    report = json.loads((directory / "made.json").read_text())
+    rows = [one for answer in ("given", "generated") for one in audit_rows("a|val", answer, last=last, **options)]
+    line = {"step": 5, "train/loss": 2.0, "policy/entropy": 0.5, "policy/reward": -1.0, "policy/layers": [1, 9]}
+    result = {
+        "row": name,
         "seed": seed,
-        "steps": 5,
-        "limit": 3,
-        "scores": {kind: {"gIoU": giou, "N_acc": 1.0, "expressions": 4, "empty_targets": 1} for kind in SPLITS},
-        "history": [line if policy else {"step": 5, "train/loss": 2.0}],
-        "layers": dict.fromkeys(COMPARED, curve),
+        "settings": settings(options_for(directory)),
+        "splits": report["splits"],
+        "audit": report["audit"],
+        "queries": query_scores(rows),
+        "history": [line if "mode1" not in name else {"step": 5, "train/loss": 2.0}],
         "seconds": {"training": 60, "scoring": 10},
     }
-
-
-def write(directory, *results):
-    for each in results:
-        (directory / f"{each['row']}.seed{each['seed']}.json").write_text(json.dumps(each))
+    (directory / f"{name}.seed{seed}.json").write_text(json.dumps(result))
 
 
 @pytest.fixture
 def start(monkeypatch, tmp_path):
     """Runs `ablation` in `tmp_path` with training and scoring replaced; returns the commands that it started."""
-    scores = {"gIoU": 0.5, "cIoU": 0.5, "N_acc": 1.0}
-    commands = replace_programs(monkeypatch, tmp_path, [{"step": 5, "train/loss": 2.0}], scores)
-    monkeypatch.setattr(ablation, "layers_of", lambda run, options: None)
-    monkeypatch.setattr(ablation, "write_page", lambda directory, options: None)
+    commands = replace_programs(monkeypatch, tmp_path, [{"step": 5, "train/loss": 2.0}], {"gIoU": 0.5})
+    monkeypatch.setattr("miniature.ablation_page.draw", lambda results, rows, directory: {})
 
     def go(*more):
         commands.clear()
@@ -72,9 +55,14 @@ def start(monkeypatch, tmp_path):
     return go
 
 
+def trained(commands):
+    return [
+        parse_arguments(command[command.index("train_ds.py") + 1 :]) for command in commands if "train_ds.py" in command
+    ]
+
+
 def test_every_row_trains_with_flags_that_train_ds_knows(start):
-    trainings = [command for command in start("--seeds", "3") if "train_ds.py" in command]
-    configs = [parse_arguments(command[command.index("train_ds.py") + 1 :]) for command in trainings]
+    configs = trained(start("--rows", "all", "--seeds", "3"))
     assert [config.run_name for config in configs] == [f"{row.name}.seed3" for row in ROWS]
     assert {config.seed for config in configs} == {3}
     settings = [
@@ -83,9 +71,25 @@ def test_every_row_trains_with_flags_that_train_ds_knows(start):
     assert len(set(settings)) == len(ROWS), "two rows are trained alike"
 
 
-def test_all_rows_of_a_seed_come_before_the_next_seed(start):
-    names = [dict(zip(command, command[1:])).get("--exp_name") for command in start("--rows", "lisa,mode1")]
-    assert [name for name in names if name] == [f"{row}.seed{seed}" for seed in (0, 1, 2) for row in ("mode1", "lisa")]
+def test_bases_and_rows_of_a_seed_come_before_the_next_seed(start, tmp_path):
+    for name in ("none", "last"):
+        (tmp_path / name / "llava").mkdir(parents=True)
+    bases = f"none={tmp_path / 'none'},last={tmp_path / 'last'}"
+    configs = trained(start("--bases", bases, "--rows", "mode3_context,mode1", "--seeds", "0,1"))
+    rows = ["none.mode1", "last.mode1", "none.mode3_context", "last.mode3_context"]
+    assert [config.run_name for config in configs] == [f"{row}.seed{seed}" for seed in (0, 1) for row in rows]
+    assert configs[1].version == str(tmp_path / "last/llava") and configs[2].gate == "context"
+    text = (tmp_path / "page.md").read_text()
+    assert "- **none**: " in text and "| last: mode 1: last layer" in text
+
+
+def test_the_study_has_modes_estimators_gates_and_deep_supervision_and_five_seeds(start, capsys):
+    start("--dry_run")
+    told = capsys.readouterr().out
+    assert f"{5 * len(STUDY)} runs to go" in told
+    flags = " ".join(row.flags for row in ROWS if row.name in STUDY)
+    for part in ("--mode 1", "--mode 2", "--mode 3", "leave_one_out", "expected", "sample", "--gate context", "all"):
+        assert part in flags
 
 
 def test_what_is_done_is_not_done_again(start):
@@ -93,71 +97,79 @@ def test_what_is_done_is_not_done_again(start):
     assert len(start("--rows", "lisa", "--seeds", "0,1,2")) == 2
 
 
-def test_results_of_different_numbers_of_images_are_not_mixed(start, tmp_path):
-    start("--rows", "lisa,mode1", "--seeds", "0")
-    assert set(read_results(tmp_path / "runs/5_steps")) == {"lisa", "mode1"}
-    start("--rows", "lisa", "--seeds", "1", "--limit", "5")
-    with pytest.raises(UserError, match="on the first 5 images do not belong in one table"):
-        read_results(tmp_path / "runs/5_steps")
+def test_mistakes_are_said(start, tmp_path):
+    for flags, message in (
+        (["--rows", "nothing"], "no nothing"),
+        (["--bases", "none"], "expected NAME=DIR"),
+        (["--bases", f"none={tmp_path}/nowhere", "--rows", "lisa"], "nowhere/llava does not exist"),
+    ):
+        with pytest.raises(UserError, match=message):
+            start(*flags)
 
 
-def test_mistakes_are_said(start):
-    with pytest.raises(UserError, match="no nothing"):
-        start("--rows", "nothing")
-    with pytest.raises(UserError, match="--seeds one"):
-        start("--seeds", "one")
+def test_scores_by_kind_of_query_are_means_over_expressions():
+    scores = query_scores(audit_rows("a|val", "given", last=60, greedy=1))
+    assert scores == {"given": {"explicit": 0.6, "positive": 1.0, "single": 0.6, "implicit": 0.6, "multi": 0.6,
+                                "none": 1.0, "correction": 1.0}}  # fmt: skip
 
 
 def test_differences_are_paired_by_seed(tmp_path):
-    write(tmp_path, *(result(LAST, seed, 0.5 + seed / 10) for seed in range(3)))
-    write(tmp_path, *(result(LEARNED, seed, 0.6 + seed / 10) for seed in range(1, 4)))
-    found = difference(read_results(tmp_path), LEARNED, LAST)
-    assert found.n == 2
-    assert found.mean == pytest.approx(0.1)
-    assert found.error == pytest.approx(0, abs=1e-9)
-
-
-def test_expressions_that_mean_nothing_are_taken_out_of_the_multi_target_score():
-    run = result(LAST, 0, 0.0)
-    run["scores"][GENERALISED] = {"gIoU": (1 + 0 + 0.5 + 0.3) / 4, "N_acc": 0.5, "expressions": 4, "empty_targets": 2}
-    assert score_of_targets(run) == pytest.approx(0.4)
+    for seed in range(3):
+        write(tmp_path, LAST_ROW, seed, last=50 + seed)
+    for seed in range(1, 4):
+        write(tmp_path, LEARNED, seed, last=60 + seed)
+    found = difference(read_results(tmp_path, ROWS), LEARNED, LAST_ROW)
+    assert found.n == 2 and found.mean == pytest.approx(0.1) and found.error == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize(
-    "learned, verdict",
-    [
-        ((0.60, 0.61, 0.62), "it helps"),
-        ((0.40, 0.41, 0.42), "it harms"),
-        ((0.40, 0.50, 0.60), "not decided"),
-    ],
+    "learned, verdict", [((60, 61, 62), "better"), ((40, 41, 42), "worse"), ((40, 50, 60), "not decided")]
 )
-def test_the_page_calls_a_difference_by_its_standard_error(tmp_path, learned, verdict):
-    write(tmp_path, *(result(LAST, seed, 0.5 + seed / 1000) for seed in range(3)))
-    write(tmp_path, *(result(LEARNED, seed, giou) for seed, giou in enumerate(learned)))
-    text = page(read_results(tmp_path), {}, tmp_path)
-    line = next(line for line in text.splitlines() if "greedy layers against the fixed last layer" in line)
-    assert verdict in line
+def test_the_page_says_first_what_the_policy_buys_with_an_interval(tmp_path, learned, verdict):
+    for seed in range(3):
+        write(tmp_path, LAST_ROW, seed, last=50 + seed % 2)
+    for seed, iou in enumerate(learned):
+        write(tmp_path, LEARNED, seed, last=iou)
+    results = read_results(tmp_path, ROWS)
+    text = page(results, ROWS, {}, options_for(tmp_path))
+    first = text.splitlines()[2]
+    found = difference(results, LEARNED, LAST_ROW)
+    low, high = bounds(found)
+    assert f"{found.mean:+.3f} IoU ({low:+.3f} to {high:+.3f}, 3 seeds: {verdict})" in first
+    assert "the best layer beyond luck" in first and "Not trained yet: " in text
 
 
-def test_the_page_says_where_a_policy_collapsed_and_whether_that_layer_is_the_best(tmp_path):
-    write(tmp_path, result(LAST, 0, 0.5), result(LEARNED, 0, 0.5), result(LEARNED, 1, 0.5, favourite=2))
-    text = page(read_results(tmp_path), {}, tmp_path)
+def test_luck_is_subtracted_from_what_the_best_layer_gains(tmp_path):
+    write(tmp_path, LEARNED, 0, last=50, first=70, luck=65)
+    (run,) = read_results(tmp_path, ROWS)[LEARNED].values()
+    assert (gain(run, "layers"), gain(run, "luck")) == (pytest.approx(0.2), pytest.approx(0.15))
+    assert gain(run, "beyond_luck") == pytest.approx(0.05)
+
+
+def test_the_page_says_where_a_policy_settled_and_whether_that_layer_is_the_best(tmp_path):
+    write(tmp_path, LEARNED, 0, last=50)
+    write(tmp_path, LEARNED, 1, last=50, greedy=0)
+    results = read_results(tmp_path, ROWS)
+    assert [favourite(run) for run in results[LEARNED].values()] == [(1, 1.0), (0, 1.0)]
+    assert {best_layer(run) for run in results[LEARNED].values()} == {1}
+    text = page(results, ROWS, {}, options_for(tmp_path))
     assert "in 2 of 2 runs with a policy one layer" in text
-    assert "in 1 of these it is also the layer with the best mean IoU" in text
-    assert "| 6 (100%), 2 (100%) |" in text
-    assert "Not trained yet: " in text
+    assert "in 1 of these it is also the layer with the best gIoU" in text
+    assert "1 (100%), 0 (100%)" in text
 
 
 @pytest.mark.slow
-def test_a_short_ablation_trains_scores_and_writes_its_page(tmp_path):
-    """The real thing on the shipped base, with pictures of its own."""
+def test_a_short_study_trains_audits_and_writes_its_page(tmp_path):
+    """The real thing on the shipped base, with images of its own."""
     from miniature import data
 
+    splits = "ReasonSeg|val||refcoco|unc|val||grefcoco|unc|val"
     data.main(["--out", str(tmp_path / "data"), "--scale", "0.05", "--sets", "refcoco,grefcoco,reason_seg"])
-    paths = ["--dataset_dir", tmp_path / "data", "--runs", tmp_path / "runs", "--out", tmp_path / "docs/ablation.md"]
-    ablation.main([*map(str, paths), "--quick", "--rows", f"{LAST},{LEARNED}", "--steps", "3", "--limit", "2"])
-    text = (tmp_path / "docs/ablation.md").read_text()
-    assert text.count("| UGround, mode 1: last layer |") == 1 + len(COMPARED)
+    paths = ["--dataset_dir", tmp_path / "data", "--runs", tmp_path / "runs", "--out", tmp_path / "docs/study.md"]
+    flags = [*map(str, paths), "--rows", f"{LAST_ROW},mode3_context", "--seeds", "0", "--splits", splits]
+    ablation.main([*flags, "--steps", "2", "--limit", "2"])
+    text = (tmp_path / "docs/study.md").read_text()
+    assert text.count("| mode 3, leave_one_out, context gate ") >= 2
     for name in ("training", "histograms", "layers"):
-        assert f"(ablation/{name}.png)" in text
-        assert (tmp_path / f"docs/ablation/{name}.png").stat().st_size > 5000
+        assert f"(study/{name}.png)" in text
+        assert (tmp_path / f"docs/study/{name}.png").stat().st_size > 5000

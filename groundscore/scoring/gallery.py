@@ -24,7 +24,7 @@ from groundscore.writing import write_lines
 SIDE = 320  # longest side of an image in the page
 CASES = 6  # of each choice
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --line: #d5d9df; --soft: #66707c; --card: #fff; --page: #f4f5f7; --ink: #1c1e22 }
 @media (prefers-color-scheme: dark) {
   :root { --line: #3a3f47; --soft: #9aa4b0; --card: #22252a; --page: #17191c; --ink: #e8eaed }
@@ -102,14 +102,28 @@ def _target_area(row: Row) -> int:
     return sum(row.target_areas) if isinstance(row, QuestionCounts) else row.target_area
 
 
-def _page(title: str, sections: Iterable[Section], cases: int, seed: int) -> Iterable[str]:
+def page_head(title: str, style: str = "") -> str:
+    """Returns a page's beginning up to its heading; it may load and run nothing. style: rules beside `STYLE`."""
     name = html.escape(title)
-    yield (
+    return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{name}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{name}</h1>\n"
+        f"<title>{name}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n<h1>{name}</h1>\n"
+    )
+
+
+def inline_image(image: np.ndarray) -> str:
+    """Returns an image uint8 [H, W, 3] as base64 JPEG for a `data:` address."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="JPEG", quality=85)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _page(title: str, sections: Iterable[Section], cases: int, seed: int) -> Iterable[str]:
+    yield page_head(title)
+    yield (
         '<p class="soft">Image, truth and prediction; where a target is one of several, each has its colour. Grey '
         "pixels do not count.</p>\n"
     )
@@ -163,6 +177,4 @@ def _drawn(item: EvaluationItem, masks: Sequence[np.ndarray], *, ignored: bool =
         image = overlay(image, [resize_mask(item.ignore, size)], [IGNORE_COLOUR], contour=0)
     if len(masks):
         image = overlay(image, [resize_mask(mask, size) for mask in masks], map(colour_of, range(len(masks))), dim=0.35)
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="JPEG", quality=85)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+    return inline_image(image)

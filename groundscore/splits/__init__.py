@@ -10,6 +10,7 @@
 """
 
 from groundscore.splits.items import (
+    QUERY_KINDS,
     EvaluationItem,
     EvaluationSet,
     LeftOut,
@@ -27,10 +28,12 @@ from groundscore.splits.opening import (
     evaluation_set,
     evaluation_sets,
     shares_images,
+    split_names,
 )
 
 __all__ = [
     "BENCHMARKS",
+    "QUERY_KINDS",
     "READERS",
     "EvaluationItem",
     "EvaluationSet",
@@ -42,6 +45,7 @@ __all__ = [
     "path_below",
     "read_item",
     "shares_images",
+    "split_names",
     "spread_items",
     "too_many",
     "unnumbered_entries",

@@ -28,6 +28,7 @@ Kind = Literal[
     "reasoning with names",  # questions with named targets
     "own words",  # whole questions, with an answer each
 ]
+QUERY_KINDS = ("explicit", "implicit", "single", "multi", "positive", "none", "correction")
 _WITH_JOINT_QUESTION = ("reasoning", "referring", "referring or absent")
 
 
@@ -139,6 +140,21 @@ class EvaluationItem:
     def has_joint_question(self) -> bool:
         """Whether one question can ask for all expressions; MUSE's and own questions are always asked one by one."""
         return self.kind in _WITH_JOINT_QUESTION
+
+    def query_kinds(self, expression: int) -> tuple[str, ...]:
+        """What kind of query an expression is, as names of `QUERY_KINDS`.
+
+        How the target is said (explicit or implicit; own words are neither); then "positive" and how many targets there
+        are, or why there is none: "none" in sets of no-target expressions, "correction" in those of false premises.
+        """
+        said = {"referring": ("explicit",), "reasoning": ("implicit",)}.get(self.kind.split()[0], ())
+        if not self.exists[expression]:
+            return (*said, "correction" if self.kind.endswith("or absent") else "none")
+        if self.target_masks is not None:
+            count = len(self.target_masks[expression])
+        else:
+            count = len(self.annotation_ids[expression]) if self.annotation_ids else 1
+        return (*said, "positive", "multi" if count > 1 else "single")
 
     def path_below(self, root: Path) -> str:
         """Returns the name of the image in reports."""

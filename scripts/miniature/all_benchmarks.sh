@@ -8,7 +8,8 @@ if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
 Usage: ./scripts/miniature/all_benchmarks.sh [ARGUMENT OF miniature.benchmarks...]
 
 Writes the miniature's data set in the layouts of all benchmarks, then scores the systems that
-scripts/miniature/six_systems.sh trained (runs/six_systems) on all of them. Start it again to go on.
+scripts/miniature/six_systems.sh trained on the data of their papers (runs/six_systems) on all of them. Start it again
+to go on.
 
   ./scripts/miniature/all_benchmarks.sh --limit 2                  a look at it
   ./scripts/miniature/all_benchmarks.sh --systems LISA,UGround     some of them

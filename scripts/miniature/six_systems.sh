@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the six systems on the miniature with one budget and writes their scores to docs/six_systems.md.
+# Trains six systems on their own data and on everything, and writes their scores to docs/six_systems.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -7,20 +7,23 @@ if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
     cat <<'HELP'
 Usage: ./scripts/miniature/six_systems.sh [ARGUMENT OF miniature.compare...]
 
-Writes the miniature's data set, then trains and scores LISA, READ, PixelLM, GSVA, SESAME and UGround, one after the
-other, a few minutes each. What is done already is kept in runs/six_systems: start it again to go on.
+Writes the miniature's data sets, then trains and audits LISA, READ, PixelLM, GSVA, SESAME and UGround, each on the data
+of its paper and on all eight families, three seeds in turn. Finished runs are kept in runs/six_systems: start it again
+to go on. The page is written after every run.
 
-  ./scripts/miniature/six_systems.sh --steps 50                    a shorter budget
+  ./scripts/miniature/six_systems.sh --dry_run                     what would run, and about how long
   ./scripts/miniature/six_systems.sh --systems LISA,UGround        some of them
   .venv/bin/python -m miniature.compare --help                     all arguments
 
-  DATA     data set                (default dataset/miniature)
+  DATA     images to train on      (default dataset/miniature_pretrain)
+  HELD_OUT images to score on      (default dataset/miniature_all)
   BASE     base models             (default miniature/weights)
 HELP
     exit 0
 fi
 
-DATA="${DATA:-dataset/miniature}"
+DATA="${DATA:-dataset/miniature_pretrain}"
+HELD_OUT="${HELD_OUT:-dataset/miniature_all}"
 BASE="${BASE:-miniature/weights}"
 
 # Small matrices on few cores: two processes of one thread each beat one process of two threads.
@@ -28,5 +31,7 @@ processes=$(($(nproc) > 1 ? 2 : 1))
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 ./build.sh
-.venv/bin/python -m miniature.data --out "$DATA" --scale 0.75 --sets ade20k,refcoco,grefcoco,reason_seg,llava
-.venv/bin/python -m miniature.compare --dataset_dir "$DATA" --base "$BASE" --processes "$processes" "$@"
+.venv/bin/python -m miniature.data --out "$DATA" --seed 1 --scale 5
+.venv/bin/python -m miniature.data --out "$HELD_OUT" --scale 0.75
+.venv/bin/python -m miniature.compare --dataset_dir "$DATA" --held_out "$HELD_OUT" --base "$BASE" \
+    --processes "$processes" "$@"

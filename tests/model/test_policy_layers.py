@@ -92,7 +92,7 @@ def test_segment_knows_the_mixture_and_refuses_it_where_there_is_no_policy():
 @pytest.mark.parametrize("settings", [{}, {"mode": 2}, {"mode": 1}, {"mask_prompt": False}])
 def test_the_analysis_has_the_masks_that_each_layer_gives_alone(settings):
     model, batch = model_and_batch(**settings)
-    analysis = layer_analysis(model, batch, layers_at_once=3)
+    analysis = layer_analysis(model, batch)
     for layer in range(model.config.num_layers):
         for image, one in enumerate(model.segment(batch, layer)):
             assert torch.equal(analysis.masks[image][:, layer], one.mask_logits > 0)
@@ -109,7 +109,7 @@ def test_the_analysis_has_the_masks_that_each_layer_gives_alone(settings):
 @pytest.mark.parametrize("settings", [{}, {"map_loss": False}, {"mask_prompt": False}])
 def test_the_analysis_has_the_mask_loss_that_training_has_with_each_layer(settings):
     model, batch = model_and_batch(**settings)
-    analysis = layer_analysis(model, batch, layers_at_once=3)
+    analysis = layer_analysis(model, batch)
     for layer in range(model.config.num_layers):
         trained = model(batch, layer_choice=torch.full((len(batch.seg_positions),), layer))
         torch.testing.assert_close(analysis.loss[:, layer].mean(), trained.losses["mask_loss"])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from groundscore.errors import UserError
-from groundscore.splits import evaluation_set, evaluation_sets
+from groundscore.splits import QUERY_KINDS, evaluation_set, evaluation_sets
 
 
 def test_reason_seg_takes_the_first_sentence(data_root):
@@ -172,3 +172,20 @@ def test_an_annotation_without_a_target_is_an_error(data_root):
 
     with pytest.raises(UserError, match=r"a_short\.json marks no target"):
         [item.read_masks() for item in evaluation_set("ReasonSeg|val", data_root)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "kinds"),
+    [
+        ("ReasonSeg|val", {("implicit", "positive", "single")}),
+        ("refcoco|unc|val", {("explicit", "positive", "single")}),
+        (
+            "grefcoco|unc|testA",
+            {("explicit", "positive", "single"), ("explicit", "positive", "multi"), ("explicit", "none")},
+        ),
+    ],
+)
+def test_expressions_know_what_kind_of_query_they_are(data_root, spec, kinds):
+    found = {item.query_kinds(index) for item in evaluation_set(spec, data_root) for index in range(len(item.exists))}
+    assert found == kinds
+    assert {name for each in found for name in each} <= set(QUERY_KINDS)

@@ -1,0 +1,383 @@
+"""What a choice of layer is worth: scores of every layer's masks, of the best layer, and of what luck alone would be.
+
+A row holds the counts of one expression (for MUSE of one question) with the mask that each hidden state of the LLM
+prompts. The best of L+1 layers is better than the last for two reasons: some expressions need another layer, and the
+best of several masks is better than one of them by luck. The second is measured by redraws of the last layer's state:
+the best of L+1 masks of one layer, the undisturbed one and L with dropout, beside the best of the L+1 layers. What
+remains of the gain is the layers'.
+
+Legend: N expressions, L+1 layers, C candidates (masks of an expression), I images.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groundscore.errors import UserError
+from groundscore.reading import parse_json, read_lines
+from groundscore.schema import ShapeError, anything, list_of, mapping, number, optional, record, text, whole
+from groundscore.scoring.bootstrap import Terms, interval, ratios, resample
+from groundscore.scoring.counts import QuestionCounts, Row, check_row, row_from_dict
+
+NOISE = 0.95  # a gain is more than noise if it exceeds this share of the gains from redraws,
+LEAST = 0.01  # and so much IoU, below which a mask is not another one
+LAST, GREEDY, ORACLE, REDRAWN = "last", "greedy", "best layer", "best redraw"
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One expression and the masks of all its candidates.
+
+    split: as in `groundscore.splits`; answer: "given" or "generated"; kinds: see `EvaluationItem.query_kinds`.
+    layers: the counts with the mask of every layer, the last one last; one where a system has no choice.
+    greedy: with each target's mask at the policy's likeliest layer; None where no policy chooses.
+    redraws: by rate of dropout, the counts with L masks of the last layer.
+    probabilities: the policy's, [L+1] of each target of the answer; chosen: its likeliest layer of each.
+    An expression with several targets has one layer for all of them in `layers` and `redraws`.
+    """
+
+    split: str
+    answer: str
+    kinds: tuple[str, ...]
+    layers: list[Row]
+    greedy: Row | None = None
+    redraws: dict[str, list[Row]] = field(default_factory=dict)
+    probabilities: list[list[float]] = field(default_factory=list)
+    chosen: list[int] = field(default_factory=list)
+
+    @property
+    def last(self) -> Row:
+        """The counts with the mask of the last layer."""
+        return self.layers[-1]
+
+    def to_line(self) -> str:
+        """Returns a line of JSON; `from_line` reads it back. Other masks differ from the last one's in few numbers."""
+        content = {"split": self.split, "protocol": self.answer, "kinds": list(self.kinds), **self.last.to_dict()}
+        content |= {"layers": [_differing(row) for row in self.layers]}
+        if self.greedy is not None:
+            content |= {"greedy": _differing(self.greedy), "probabilities": self.probabilities, "chosen": self.chosen}
+        content["redraws"] = {rate: [_differing(row) for row in rows] for rate, rows in self.redraws.items()}
+        return json.dumps(content) + "\n"
+
+    @classmethod
+    def from_line(cls, line: str, where: str) -> "LayerRow":
+        """Returns the row in a line; `UserError` where there is none."""
+        content = parse_json(line, where, remedy="make the audit again")
+        try:
+            mapping(anything, at_least=list(_OWN_FIELDS))(content, "")
+            own = {name: content.pop(name) for name in (*_OWN_FIELDS, *_POLICY_FIELDS) if name in content}
+            _OWN(own, "")
+            check_row(content, "")
+            last = row_from_dict(content)
+            layers = [_with_counts(last, counts) for counts in own["layers"]]
+            redraws = {rate: [_with_counts(last, one) for one in some] for rate, some in own["redraws"].items()}
+            greedy = None if own.get("greedy") is None else _with_counts(last, own["greedy"])
+        except ShapeError as error:
+            raise UserError(f"{where} is not a row of an audit ({error}); make the audit again") from error
+        return cls(
+            own["split"],
+            own["protocol"],
+            tuple(own["kinds"]),
+            layers,
+            greedy,
+            redraws,
+            own.get("probabilities", []),
+            own.get("chosen", []),
+        )
+
+
+def _differing(row: Row) -> Any:
+    """What a mask changes of a row: [intersection, union], for MUSE the intersections and predicted areas."""
+    if isinstance(row, QuestionCounts):
+        return {"intersections": row.intersections, "predicted_areas": row.predicted_areas}
+    return [row.intersection, row.union]
+
+
+def _with_counts(last: Row, counts: Any) -> Row:
+    """The row of another mask of the same expression, from `_differing`."""
+    if isinstance(last, QuestionCounts):
+        if not isinstance(counts, dict):
+            raise ShapeError("a question has intersections and predicted areas of every mask")
+        row = replace(last, **counts)
+    else:
+        if not isinstance(counts, list) or len(counts) != 2:
+            raise ShapeError("an expression has an intersection and a union of every mask")
+        intersection, union = counts
+        area = union - last.target_area + intersection
+        row = replace(last, intersection=intersection, union=union, predicted_area=area)
+    check_row(row.to_dict(), "mask")
+    return row
+
+
+_OWN_FIELDS = {
+    "split": text,
+    "protocol": text,
+    "kinds": list_of(text),
+    "layers": list_of(anything),
+    "redraws": mapping(list_of(anything)),
+}
+_POLICY_FIELDS = {
+    "greedy": optional(anything),
+    "probabilities": list_of(list_of(number)),
+    "chosen": list_of(whole(0)),
+}
+_OWN = record(_OWN_FIELDS, _POLICY_FIELDS)
+
+
+def read_layer_rows(path: Path) -> Iterator[LayerRow]:
+    """The rows of an audit's file, one after the other."""
+    for index, line in read_lines(path, missing="python -m evaluation.audit writes it"):
+        yield LayerRow.from_line(line, f"{path}, line {index}")
+
+
+# --- rows as columns --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LayerColumns:
+    """The rows of one split asked in one way, as columns.
+
+    image: int64 [N], index of the image among those of the rows; images: how many there are. kinds: of each row.
+    iou: float64 [N, C], the sum of IoU over the pairs of masks of each candidate; pairs: float64 [N], how many pairs an
+    expression has (1; for MUSE more). intersection, union: int64 [N, C].
+    layered: bool [N], the expression has a target and the answer a mask, so that the layer matters.
+    layers, redraws: which candidates are the layers' and, by rate, the redraws'; greedy: the policy's, or None.
+    probabilities: float64 [targets, L+1]; chosen: int64 [targets].
+    """
+
+    images: int
+    image: np.ndarray
+    kinds: list[tuple[str, ...]]
+    iou: np.ndarray
+    pairs: np.ndarray
+    intersection: np.ndarray
+    union: np.ndarray
+    layered: np.ndarray
+    layers: slice
+    redraws: dict[str, slice]
+    greedy: int | None
+    probabilities: np.ndarray
+    chosen: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Iterable[LayerRow]) -> "LayerColumns":
+        """Returns the columns of rows with the same candidates; ValueError where they differ or there are none."""
+        first: LayerRow | None = None
+        items, kinds, layered, probabilities, chosen, sums = [], [], [], [], [], []
+        for row in rows:
+            first = first or row
+            if _candidates(row) != _candidates(first):
+                raise ValueError("rows with different layers or redraws do not belong together")
+            items.append(row.last.item)
+            kinds.append(row.kinds)
+            layered.append(_layer_matters(row.last))
+            probabilities += row.probabilities
+            chosen += row.chosen
+            candidates = [*row.layers, *([row.greedy] if row.greedy is not None else [])]
+            candidates += [one for some in row.redraws.values() for one in some]
+            pairs = [one.pairs() for one in candidates]
+            sums.append(
+                [
+                    (sum(p.iou for p in of), sum(p.intersection for p in of), sum(p.union for p in of), len(of))
+                    for of in pairs
+                ]
+            )
+        if first is None:
+            raise ValueError("there are no rows")
+        depth = len(first.layers)
+        start = depth + (first.greedy is not None)
+        redraws = {}
+        for rate, some in first.redraws.items():
+            redraws[rate] = slice(start, start + len(some))
+            start += len(some)
+        known, image = np.unique(items, return_inverse=True)
+        table = np.array(sums, np.float64).reshape(len(items), -1, 4)  # [N, C, 4]; pixels stay below 2^53
+        return cls(
+            images=len(known),
+            image=image,
+            kinds=kinds,
+            iou=table[..., 0],
+            pairs=table[:, 0, 3],
+            intersection=table[..., 1].astype(np.int64),
+            union=table[..., 2].astype(np.int64),
+            layered=np.array(layered, bool),
+            layers=slice(0, depth),
+            redraws=redraws,
+            greedy=None if first.greedy is None else depth,
+            probabilities=np.array(probabilities, np.float64).reshape(-1, depth),
+            chosen=np.array(chosen, np.int64),
+        )
+
+    @property
+    def depth(self) -> int:
+        """L+1."""
+        return self.layers.stop
+
+    @property
+    def last(self) -> int:
+        """The candidate of the last layer."""
+        return self.depth - 1
+
+    def best(self, candidates: slice) -> np.ndarray:
+        """int64 [N]: of these candidates and the last layer the one with the best mask, the last layer where equal."""
+        some = np.arange(self.iou.shape[1])[candidates]
+        found = some[self.iou[:, some].argmax(axis=1)]
+        return np.where(self.iou[np.arange(len(found)), found] > self.iou[:, self.last], found, self.last)
+
+    def ious(self, chosen: np.ndarray) -> np.ndarray:
+        """float64 [N]: sums of IoU of the chosen candidates [N]."""
+        return self.iou[np.arange(len(chosen)), chosen]
+
+    def gain(self, chosen: np.ndarray) -> np.ndarray:
+        """float64 [N]: how much better the chosen candidates [N] are than the last layer, in IoU."""
+        return (self.ious(chosen) - self.iou[:, self.last]) / np.maximum(self.pairs, 1)
+
+
+def _candidates(row: LayerRow) -> tuple:
+    return len(row.layers), row.greedy is None, {rate: len(some) for rate, some in row.redraws.items()}
+
+
+def _layer_matters(row: Row) -> bool:
+    if isinstance(row, QuestionCounts):
+        return bool(row.predicted_areas and row.target_areas)
+    return row.exists and row.present and row.target_area > 0
+
+
+# --- a summary --------------------------------------------------------------------------------------------------------
+
+
+def summarise(columns: LayerColumns, *, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """All numbers of an audit's page for one split asked in one way, with 95 % intervals by bootstrap over images.
+
+    scores: gIoU and cIoU with the last layer, the policy's, every layer, the best layer of each expression and the best
+        of its redraws. differences: of gIoU. rate: the dropout of the redraws, the one of several with which luck gains
+        most. gains: over the expressions where the layer matters: `layers` the best layer's gain in IoU, `luck` the
+        best redraw's, `beyond_luck` their difference; noise: the gain that 95 % of expressions have at most from
+        redraws, at least `LEAST`; above_noise: shares of expressions with more, of layers, of redraws, the difference.
+    kinds: the same by kind of query. chosen, best: how often each layer is the policy's, for the targets, and the best,
+        for the expressions. probabilities: the policy's mean.
+    """
+    strongest = _strongest(columns)
+    quantities = _Quantities(columns.image, columns.images)
+    oracle = columns.best(columns.layers)
+    named = {LAST: np.full(len(oracle), columns.last)}
+    if columns.greedy is not None:
+        named[GREEDY] = np.full(len(oracle), columns.greedy)
+    if columns.depth > 1:
+        named |= {f"layer {layer}": np.full(len(oracle), layer) for layer in range(columns.depth)}
+        named[ORACLE] = oracle
+        if strongest is not None:
+            named[REDRAWN] = columns.best(columns.redraws[strongest])
+    for name, chosen in named.items():
+        rows = np.arange(len(chosen))
+        quantities.add(("scores", name, "gIoU"), Terms(columns.image, columns.ious(chosen), columns.pairs))
+        counts = columns.intersection[rows, chosen], columns.union[rows, chosen]
+        quantities.add(("scores", name, "cIoU"), Terms(columns.image, *counts), zero=1.0)
+    for better, worse in ((GREEDY, LAST), (ORACLE, LAST), (REDRAWN, LAST), (ORACLE, REDRAWN)):
+        if better in named and worse in named:
+            difference = columns.ious(named[better]) - columns.ious(named[worse])
+            name = f"{better} - {worse}"
+            quantities.add(("differences", name), Terms(columns.image, difference, columns.pairs))
+    kinds = {name: np.array([name in each for each in columns.kinds]) for name in _names(columns.kinds)}
+    noise = None
+    if ORACLE in named and REDRAWN in named and columns.layered.any():
+        gain, luck = columns.gain(oracle), columns.gain(named[REDRAWN])
+        noise = max(LEAST, float(np.quantile(luck[columns.layered], NOISE)))
+        for path, some in ((("gains",), columns.layered), *((("kinds", kind), k) for kind, k in kinds.items())):
+            _add_gains(quantities, path, columns.image, some & columns.layered, gain, luck, noise)
+    for kind, some in kinds.items():
+        for name in (LAST, GREEDY) if columns.greedy is not None else (LAST,):
+            terms = Terms(columns.image[some], columns.ious(named[name])[some], columns.pairs[some])
+            quantities.add(("kinds", kind, f"gIoU {name}"), terms)
+    found = quantities.results(bootstrap, seed)
+    for kind, some in kinds.items():
+        found["kinds"][kind] |= {"expressions": int(some.sum()), "layered": int((some & columns.layered).sum())}
+    return {
+        "images": columns.images,
+        "expressions": len(columns.image),
+        "layered": int(columns.layered.sum()),
+        "depth": columns.depth,
+        "rate": strongest,
+        "rates": {rate: _mean_luck(columns, rate) for rate in columns.redraws},
+        "noise": noise,
+        **found,
+        "chosen": np.bincount(columns.chosen, minlength=columns.depth).tolist(),
+        "best": np.bincount(oracle[columns.layered], minlength=columns.depth).tolist(),
+        "probabilities": columns.probabilities.mean(axis=0).tolist() if len(columns.probabilities) else None,
+    }
+
+
+def _add_gains(
+    quantities: "_Quantities",
+    path: tuple[str, ...],
+    image: np.ndarray,
+    some: np.ndarray,
+    gain: np.ndarray,
+    luck: np.ndarray,
+    noise: float,
+) -> None:
+    """Adds what the best layer and the best redraw gain over the last layer; some: bool [N], of these expressions."""
+    above = {"layers": gain > noise, "redraws": luck > noise}
+    above["beyond_luck"] = above["layers"].astype(np.int64) - above["redraws"]
+    for name, values in {"layers": gain, "luck": luck, "beyond_luck": gain - luck}.items():
+        quantities.add((*path, name), Terms.mean(image[some], values[some]))
+    for name, values in above.items():
+        quantities.add((*path, "above_noise", name), Terms.mean(image[some], values[some].astype(np.int64)))
+
+
+def _strongest(columns: LayerColumns) -> str | None:
+    """The rate of dropout whose redraws gain most by luck; None where there are none."""
+    return max(columns.redraws, key=lambda rate: _mean_luck(columns, rate) or 0.0, default=None)
+
+
+def _mean_luck(columns: LayerColumns, rate: str) -> float | None:
+    gains = columns.gain(columns.best(columns.redraws[rate]))[columns.layered]
+    return float(gains.mean()) if len(gains) else None
+
+
+def _names(kinds: Sequence[tuple[str, ...]]) -> list[str]:
+    return sorted({name for each in kinds for name in each})
+
+
+class _Quantities:
+    """Ratios of sums under nested names, resampled with the same draws of images."""
+
+    def __init__(self, image: np.ndarray, images: int):
+        self.image, self.images = image, images
+        self._terms: dict[tuple[str, ...], tuple[Terms, float | None]] = {}
+
+    def add(self, path: tuple[str, ...], terms: Terms, zero: float | None = None) -> None:
+        """path: where its value stands in the results. zero: see `Terms.ratio`."""
+        self._terms[path] = terms, zero
+
+    def results(self, bootstrap: int, seed: int) -> dict[str, Any]:
+        """Nested objects that end in {"value": …, "ci95": [low, high] or None}; value None where there are no terms."""
+        found: dict[str, Any] = {"scores": {}, "differences": {}, "kinds": {}}
+        totals = None
+        if bootstrap and self.images > 1:
+            sums = np.concatenate([terms.by_image(self.images) for terms, _ in self._terms.values()], axis=1)
+            totals = np.split(resample(sums, bootstrap, seed), len(self._terms), axis=1)
+        for index, (path, (terms, zero)) in enumerate(self._terms.items()):
+            value = terms.ratio(zero)
+            bounds = None if totals is None or value is None else interval(ratios(totals[index], zero))
+            place = found
+            for name in path[:-1]:
+                place = place.setdefault(name, {})
+            place[path[-1]] = {"value": value, "ci95": bounds}
+        return found
+
+
+def summarise_rows(path: Path, *, bootstrap: int = 1000, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
+    """The summaries of an audit's file of rows, by split and answer, in their order there."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for (split, answer), rows in groupby(read_layer_rows(path), key=lambda row: (row.split, row.answer)):
+        found.setdefault(split, {})[answer] = summarise(LayerColumns.of(rows), bootstrap=bootstrap, seed=seed)
+    return found

@@ -1,0 +1,307 @@
+"""What the two studies of the miniature share: rows are trained and audited seed by seed, and tables made of results.
+
+Every run leaves one result file, from which the pages are made; a second call skips the runs that have one. All rows of
+a seed run before those of the next, so that what disturbs the machine disturbs all rows alike and a page can be written
+early. A run that was stopped goes on where its last checkpoint was.
+"""
+
+import argparse
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from groundscore.errors import UserError
+from groundscore.progress import duration
+from groundscore.reading import parse_json, read_json, read_lines
+from groundscore.scoring.counts import QuestionCounts, Row, row_iou
+from groundscore.scoring.layers import LayerRow, read_layer_rows
+from groundscore.scoring.tables import markdown_table
+from groundscore.splits import QUERY_KINDS
+from miniature.programs import audit_command, start, training_command
+
+ANSWERS = ("generated", "given")
+# One split of every kind of query; the columns of the tables pool their expressions.
+SPLITS = "ReasonSeg|val||refcoco|unc|val||grefcoco|unc|val||refzom|final|val||fprefcoco|val||R-refcoco|val"
+SPLITS += "||MultiReasonSeg|val"
+STEPS_BETWEEN_CHECKPOINTS = 50
+SECONDS_PER_STEP, SECONDS_OF_SCORING = 1.0, 240  # on two idle cores, where no run has told better
+COLUMNS = """`explicit` (named), `implicit` (reasoned about), `single` and `multi` (one target, several) are mean IoU of
+the expressions with targets, `positive` the share of these that get a mask; `none` is the share of no-target
+expressions (gRefCOCO, Ref-ZOM) without a mask, `correction` that of false premises (FP- and R-RefCOCO)."""
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """A row of a study. name: of its runs and files. system: for --model_key. flags: beyond the recipe, as one string.
+
+    base: name of the base that it starts from, where a study has several.
+    """
+
+    name: str
+    title: str
+    system: str = "UGround"
+    flags: str = ""
+    base: str = ""
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether a layer policy is trained."""
+        return self.system == "UGround" and "--mode 1" not in self.flags
+
+
+Results = dict[str, dict[int, dict]]  # row -> seed -> what `run_row` wrote
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def add_study_arguments(parser: argparse.ArgumentParser, *, steps: int, seeds: str, limit: int, runs: str) -> None:
+    """Adds the arguments of both studies, with these defaults."""
+    parser.add_argument("--steps", type=int, default=steps, help=f"optimizer steps of each run ({steps})")
+    parser.add_argument("--seeds", default=seeds, help=f"joined by commas ({seeds})")
+    parser.add_argument("--limit", type=int, default=limit, help=f"images of each split ({limit})")
+    parser.add_argument("--splits", default=SPLITS, help="held-out splits, joined by || (one of every kind)")
+    parser.add_argument("--batch_size", type=int, default=16, help="images per step, over all processes (16)")
+    parser.add_argument("--processes", type=int, default=1, help="training processes (1)")
+    parser.add_argument("--base", type=Path, default=Path("miniature/weights"), help="base models (miniature/weights)")
+    parser.add_argument(
+        "--dataset_dir", type=Path, default=Path("dataset/miniature_pretrain"), help="root of the training data"
+    )
+    parser.add_argument("--held_out", type=Path, help="root of the data to score on (default: --dataset_dir)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
+    parser.add_argument("--runs", type=Path, default=Path(runs), help=f"where runs and results are kept ({runs})")
+    parser.add_argument("--page_only", action="store_true", help="write the page from existing results, train nothing")
+    parser.add_argument("--dry_run", action="store_true", help="print what would run and about how long; do nothing")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def check_study(options: argparse.Namespace, script: str) -> list[int]:
+    """Returns the seeds; raises `UserError` for arguments that cannot be. script: makes the data."""
+    try:
+        seeds = list(dict.fromkeys(int(seed) for seed in options.seeds.split(",")))
+    except ValueError:
+        raise UserError(f"--seeds {options.seeds}: expected numbers joined by commas") from None
+    options.held_out = options.held_out or options.dataset_dir
+    if options.steps < 1 or options.limit < 1 or options.batch_size % options.processes:
+        raise UserError("--steps and --limit must be above 0, and --batch_size a multiple of --processes")
+    paths = {"--dataset_dir": options.dataset_dir, "--held_out": options.held_out}
+    for flag, path in {} if options.dry_run or options.page_only else paths.items():
+        if not path.is_dir():
+            raise UserError(f"{flag}: {path} does not exist; scripts/miniature/{script} --help says how to make it")
+    return seeds
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def run_study(
+    name: str,
+    rows: Sequence[StudyRow],
+    seeds: Sequence[int],
+    options: argparse.Namespace,
+    bases: dict[str, Path],
+    write_page: Callable[[Results], None],
+) -> None:
+    """Trains and audits the runs that have no result yet, and writes the page after each; see the module's docstring.
+
+    bases: the directory of each base by name. write_page: called with all results.
+    """
+    directory = options.runs / f"{options.steps}_steps"
+    runs = [(row, seed) for seed in seeds for row in rows]
+    todo = [run for run in runs if not result_path(directory, *run).exists()]
+    print(f"[{name}] {len(runs)} runs, {len(runs) - len(todo)} of them already done, in {directory}")
+    results = read_results(directory, rows)
+    if options.dry_run:
+        print_plan(runs, todo, results, options, bases)
+        return
+    for row in {row.base: row for row, _ in ([] if options.page_only else todo)}.values():
+        if not (bases[row.base] / "llava").is_dir():
+            raise UserError(f"base {row.base or 'model'}: {bases[row.base] / 'llava'} does not exist")
+    for number, (row, seed) in enumerate([] if options.page_only else todo, start=1):
+        print(f"\n[{name}] {number} of {len(todo)}: {row.title}, seed {seed}", flush=True)
+        run_row(row, seed, directory, options, bases[row.base])
+        results = read_results(directory, rows)
+        write_page(results)
+        left = sum(estimate(row, results, options) for row, _ in todo[number:])
+        print(f"[{name}] about {duration(left)} left", flush=True)
+    if options.page_only or not todo:
+        if not results:
+            raise UserError(f"{directory} holds no result; run the study without --page_only first")
+        write_page(results)
+    print(f"[{name}] {options.out}")
+
+
+def print_plan(
+    runs: Sequence[tuple[StudyRow, int]],
+    todo: Sequence[tuple[StudyRow, int]],
+    results: Results,
+    options: argparse.Namespace,
+    bases: dict[str, Path],
+) -> None:
+    """Prints every run in order, with the time that it is expected to take, and the commands of the first."""
+    for row, seed in runs:
+        shown = duration(estimate(row, results, options)) if (row, seed) in todo else "done"
+        print(f"{run_name(row, seed):<36} {shown:>8}  {row.title}")
+    total = sum(estimate(row, results, options) for row, _ in todo)
+    known = sum(row.name in results for row in {row for row, _ in runs})
+    source = f"{known} rows by their finished runs, the others by two idle cores"
+    print(f"{len(todo)} runs to go, about {duration(total)} ({source})")
+    for row, seed in todo[:1]:
+        run = options.runs / f"{options.steps}_steps" / run_name(row, seed)
+        for command in commands_of(row, seed, run, options, bases[row.base]):
+            print(shlex.join(command))
+
+
+def estimate(row: StudyRow, results: Results, options: argparse.Namespace) -> float:
+    """Seconds that a run of this row takes: the mean of its finished runs, else of all runs, else of two idle cores."""
+    known = results.get(row.name) or {(n, s): one for n, runs in results.items() for s, one in runs.items()}
+    seconds = [sum(one["seconds"].values()) for one in known.values()]
+    return mean(seconds) if seconds else options.steps * SECONDS_PER_STEP + SECONDS_OF_SCORING
+
+
+def run_name(row: StudyRow, seed: int) -> str:
+    """The name of a run's directory and of its result."""
+    return f"{row.name}.seed{seed}"
+
+
+def result_path(directory: Path, row: StudyRow, seed: int) -> Path:
+    """The file with the result of a row and seed."""
+    return directory / f"{run_name(row, seed)}.json"
+
+
+def commands_of(
+    row: StudyRow, seed: int, run: Path, options: argparse.Namespace, base: Path
+) -> tuple[list[str], list[str]]:
+    """The commands that train and audit a run."""
+    each = STEPS_BETWEEN_CHECKPOINTS if options.steps % STEPS_BETWEEN_CHECKPOINTS == 0 else options.steps
+    flags = f"--seed {seed} {row.flags}"
+    training = training_command(
+        options, run, base=base, system=row.system, steps=each, epochs=options.steps // each, flags=flags
+    )
+    return training, audit_command(options, run, run / "audit.html", splits=options.splits)
+
+
+def run_row(row: StudyRow, seed: int, directory: Path, options: argparse.Namespace, base: Path) -> None:
+    """Trains and audits one row with one seed, and writes its result."""
+    name = run_name(row, seed)
+    run = directory / name
+    training, audit = commands_of(row, seed, run, options, base)
+    started = time.monotonic()
+    start(f"training {name}", training)
+    trained = time.monotonic()
+    start(f"the audit of {name}", audit)
+    report = read_json(run / "audit.json", missing="python -m evaluation.audit writes it")
+    result = {
+        "row": row.name,
+        "seed": seed,
+        "settings": settings(options),
+        "splits": report["splits"],
+        "audit": report["audit"],
+        "queries": query_scores(read_layer_rows(run / "audit.layers.jsonl")),
+        "history": history(run / "metrics.jsonl"),
+        "seconds": {"training": round(trained - started), "scoring": round(time.monotonic() - trained)},
+    }
+    unfinished = directory / f"{name}.part"
+    unfinished.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    unfinished.replace(result_path(directory, row, seed))
+
+
+def settings(options: argparse.Namespace) -> dict[str, str]:
+    """What the numbers of a result depend on, beside its row and seed."""
+    return {name: str(getattr(options, name)) for name in ("batch_size", "limit", "splits", "held_out")}
+
+
+def history(metrics: Path) -> list[dict]:
+    """The policy's numbers over training, one entry for each recorded step; losses alone where there is no policy."""
+    kept = ("step", "train/loss", "policy/entropy", "policy/reward", "policy/layers")
+    lines = [parse_json(text, str(metrics)) for _, text in read_lines(metrics, missing="train_ds.py writes it")]
+    return [{name: line[name] for name in kept if name in line} for line in lines if "train/loss" in line]
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def read_results(directory: Path, rows: Sequence[StudyRow]) -> Results:
+    """All results of these rows, in their order, seeds rising.
+
+    Raises `UserError` where they were made with different settings.
+    """
+    found: Results = {}
+    first: tuple[Path, dict] | None = None
+    for row in rows:
+        for path in sorted(directory.glob(f"{row.name}.seed*.json")):
+            result = read_json(path, missing="run the study first")
+            first = first or (path, result["settings"])
+            if result["settings"] != first[1]:
+                differ = [name for name, value in first[1].items() if result["settings"].get(name) != value]
+                raise UserError(
+                    f"{path} was made with another --{', --'.join(differ)} than {first[0].name}; they do not belong in "
+                    "one table: remove it, or name another --runs"
+                )
+            found.setdefault(row.name, {})[result["seed"]] = result
+    return {name: dict(sorted(runs.items())) for name, runs in found.items()}
+
+
+def query_scores(rows: Iterable[LayerRow]) -> dict[str, dict[str, float]]:
+    """For each answer and kind of query the score of `COLUMNS`, over the expressions of all splits together."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for layer_row in rows:
+        row = layer_row.last if layer_row.greedy is None else layer_row.greedy
+        of_answer = found.setdefault(layer_row.answer, {})
+        for kind in layer_row.kinds:
+            if kind == "positive":
+                value = float(_has_mask(row))
+            elif kind in ("none", "correction"):
+                value = float(not _has_mask(row))
+            elif "positive" in layer_row.kinds:
+                value = row_iou(row)
+            else:
+                continue
+            of_answer.setdefault(kind, []).append(value)
+    return {answer: {kind: mean(values) for kind, values in kinds.items()} for answer, kinds in found.items()}
+
+
+def _has_mask(row: Row) -> bool:
+    if isinstance(row, QuestionCounts):
+        return any(row.predicted_areas)
+    return row.present and row.predicted_area > 0
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over n seeds; the deviation is None for one seed."""
+
+    mean: float
+    deviation: float | None
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" if self.deviation is None else f"{self.mean:.3f} ± {self.deviation:.3f}"
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of the mean."""
+        return None if self.deviation is None else self.deviation / self.n**0.5
+
+
+def spread(values: Iterable[float | None]) -> Spread | None:
+    """Mean and standard deviation of the known values; None if there are none."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return Spread(mean(known), stdev(known) if len(known) > 1 else None, len(known))
+
+
+def queries_table(results: Results, rows: Sequence[StudyRow], answer: str) -> str:
+    """A line per row, a column per kind of query; mean ± deviation over seeds."""
+    table = [["row", "seeds", *QUERY_KINDS]]
+    for row in rows:
+        runs = list(results.get(row.name, {}).values())
+        if runs:
+            scores = [spread(run["queries"].get(answer, {}).get(kind) for run in runs) for kind in QUERY_KINDS]
+            table.append([row.title, str(len(runs)), *(str(one or "-") for one in scores)])
+    return markdown_table(table)
