@@ -25,12 +25,13 @@ from groundscore.annotations.label_maps import read_mask
 from groundscore.errors import UserError, shown
 from groundscore.exchange.addresses import Addresses, resolve_names
 from groundscore.exchange.predictions import Prediction, PredictionFormat, Predictions, add_prediction
-from groundscore.reading import most_bytes
+from groundscore.reading import MAX_MEGABYTES, most_bytes
 from groundscore.scoring.masks import parts_of
 from groundscore.scoring.metrics import kind_of
 from groundscore.splits import OpenSplit
 
 _PNG = ".png"
+_SHARE = 8  # an array of an archive may have this part of the size that a file may have
 # What zipfile, zlib and numpy raise for a damaged archive; an unknown compression is a NotImplementedError.
 _DAMAGED = (ValueError, KeyError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error,
             tokenize.TokenError, SyntaxError, MemoryError)  # fmt: skip
@@ -78,11 +79,14 @@ def read_npz(path: Path, splits: Mapping[str, OpenSplit], ids: str | None = None
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
-            large = [one.filename for one in archive.infolist() if one.file_size > most_bytes()]
+            large = [one for one in archive.infolist() if one.file_size > most_bytes() // _SHARE]
     except _DAMAGED as error:
         raise UserError(f"{path} is not a NumPy archive ({error}); write it with numpy.savez_compressed") from error
     if large:
-        raise UserError(f"{path}: {shown(large[0])} is larger than a mask can be")
+        raise UserError(
+            f"{path}: {shown(large[0].filename)} has {large[0].file_size >> 20} MB unpacked, more than "
+            f"{most_bytes() // _SHARE >> 20}; write bool arrays, one for each id, or set {MAX_MEGABYTES}"
+        )
     if {"ids", "masks"} <= set(names):
         rows = _array(path, "ids")
         if rows.ndim != 1 or rows.dtype.kind not in "USiu":

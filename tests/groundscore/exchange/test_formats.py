@@ -211,6 +211,14 @@ def test_python_objects_in_an_archive_are_not_unpickled(benchmarks, tmp_path):
     assert not (tmp_path / "trapped").exists()
 
 
+def test_a_small_archive_cannot_unpack_to_a_large_one(benchmarks, tmp_path, monkeypatch):
+    monkeypatch.setenv("UGROUND_MAX_FILE_MB", "8")
+    np.savez_compressed(tmp_path / "mine.npz", bomb=np.zeros((2000, 1000), bool))
+
+    with pytest.raises(UserError, match="'bomb.npy' has 1 MB unpacked, more than 1; write bool arrays"):
+        rows_of(tmp_path / "mine.npz", benchmarks[REFER])
+
+
 def test_a_link_out_of_a_folder_of_masks_is_refused(benchmarks, tmp_path):
     folder = as_png(tmp_path / "mine", benchmarks[REASON])
     first = min(folder.iterdir())
