@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from evaluation.questions import EXPLAIN
 from groundscore.annotations.bad_entries import Tolerance, describe_bad_samples
 from groundscore.errors import UserError
-from groundscore.scoring.report import Report, ReportFiles, refuse_foreign_report
+from groundscore.scoring.report import Report, ReportFiles, place_for_report
 from groundscore.scoring.tables import entries_of
 from groundscore.splits import EvaluationItem, evaluation_sets
 from groundscore.writing import make_directory
@@ -53,12 +53,10 @@ class Task:
         for spec, items in sets.items():
             if len(items) == 0:
                 raise UserError(f"{spec}: the split below {flags.dataset_dir} contains no images")
-        files = ReportFiles(report_path(flags, list(sets)))
-        refuse_foreign_report(files.report)
+        files = place_for_report(report_path(flags, list(sets)))
         if flags.sheet:
             refuse_foreign_image(flags.sheet)
-        for path in filter(None, (files.report, flags.sheet)):
-            make_directory(path.parent)
+            make_directory(flags.sheet.parent)
         return cls(flags, argv, sets, tolerance, files, tuple(program))
 
     def new_report(self, **beside: Any) -> Report:
@@ -126,10 +124,6 @@ def write_points(directory: Path, report: Report, step: int) -> None:
 def report_path(flags: Namespace, specs: Sequence[str]) -> Path:
     """The JSON file, from the flags `output`, or `log_base_dir`, `exp_name`, `name`, `version` and `predictions`."""
     if flags.output:
-        if flags.output.is_dir():
-            raise UserError(f"{flags.output} is a directory; name a file in it")
-        if flags.output.suffix != ".json":
-            raise UserError(f"--output {flags.output}: name a .json file; its tables and rows get the same name")
         return flags.output
     source = flags.version or flags.predictions
     if flags.exp_name:  # the reference's recipes name it "<run>/eval" when they evaluate

@@ -21,7 +21,7 @@ from groundscore.names import did_you_mean, split_names
 from groundscore.progress import ProgressBar
 from groundscore.scoring import UNITS
 from groundscore.scoring.comparison import SAMPLES, compare_reports
-from groundscore.scoring.report import Report, ReportFiles, refuse_foreign_report
+from groundscore.scoring.report import Report, place_for_report
 from groundscore.scoring.scorer import report_of
 from groundscore.splits import BENCHMARKS, EvaluationItem, LeftOut, OpenSplit, unnumbered_entries
 from groundscore.writing import make_directory, write_lines
@@ -99,12 +99,10 @@ def _add_score_flags(parser: UserParser) -> None:
 def _score(flags: Namespace, argv: Sequence[str]) -> int:
     if flags.gallery and not flags.output:
         raise UserError("--gallery needs --output FILE.json: the page is written beside it")
-    if flags.output:
-        check_report_path(flags.output)
+    files = place_for_report(flags.output) if flags.output else None
     benchmarks, report = _counted(flags, argv, keep_masks=flags.gallery)
     print(report)
-    if flags.output:
-        files = ReportFiles(flags.output)
+    if files:
         report.write(files, report.table())
         print(f"report: {files.report}")
         if flags.gallery:
@@ -113,16 +111,6 @@ def _score(flags: Namespace, argv: Sequence[str]) -> int:
         if told := describe_bad_samples(files.bad_samples):
             print(f"bad samples: {told}")
     return int(report.failed)
-
-
-def check_report_path(path: Path) -> None:
-    """Makes the folder of a report; raises `UserError` where no report can be written under this name."""
-    if path.is_dir():
-        raise UserError(f"{path} is a directory; name a file in it")
-    if path.suffix != ".json":
-        raise UserError(f"--output {path}: name a .json file; its table and rows get the same name")
-    refuse_foreign_report(path)
-    make_directory(path.parent)
 
 
 def _counted(flags: Namespace, argv: Sequence[str], *, keep_masks: bool) -> tuple[dict[str, Benchmark], Report]:

@@ -133,12 +133,7 @@ class Report:
 
     def save(self, path: str | Path) -> None:
         """Writes the report, its table and its rows, as eval.py does: `path` is that of the JSON file."""
-        path = Path(path)
-        if path.suffix != ".json":
-            raise UserError(f"{path}: name a .json file; table and rows get the same name")
-        refuse_foreign_report(path)
-        make_directory(path.parent)
-        self.write(ReportFiles(path), self.table())
+        self.write(place_for_report(Path(path)), self.table())
 
     def table(self, explain: Mapping[str, str] = {}) -> str:
         """See `tables.scores_table`."""
@@ -180,6 +175,20 @@ def write_report(
     write_lines(files.rows, lines)
     write_lines(files.table, [f"# {path.stem}\n\n{table}\n"])
     write_lines(path, [json.dumps(report, indent=2, allow_nan=False) + "\n"])
+
+
+def place_for_report(path: Path) -> ReportFiles:
+    """Makes the folder of a report and returns its files, before any work is spent on it.
+
+    path: of the JSON file. Raises `UserError` where no report can be written under this name.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a directory; name a file in it")
+    if path.suffix != ".json":
+        raise UserError(f"{path}: name a .json file for a report; its table and rows get the same name")
+    refuse_foreign_report(path)
+    make_directory(path.parent)
+    return ReportFiles(path)
 
 
 def refuse_foreign_report(path: Path) -> None:
