@@ -18,10 +18,11 @@ from typing import TextIO
 
 import torch
 
-from evaluation.report_files import locked_report, open_locked
+from evaluation.report_files import locked_report
 from groundscore.errors import UserError
 from groundscore.schema import DamagedFile, anything, list_of, mapping, parse, record, set_aside, text, whole
 from groundscore.scoring.counts import Row, check_row, row_from_dict
+from groundscore.writing import open_locked
 from utils.distributed import World
 
 _RESULT = record(

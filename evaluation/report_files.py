@@ -1,27 +1,23 @@
 """The report of an evaluation, of a model or of saved predictions: where it goes, `<runs>/<run>/eval/<name>.json`, that
 one evaluation at a time writes it, and all that is written. Without torch."""
 
-import errno
-import fcntl
 import hashlib
-import os
 import re
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from evaluation.questions import EXPLAIN
 from groundscore.annotations.bad_entries import Tolerance, describe_bad_samples
 from groundscore.errors import UserError
-from groundscore.scoring.report import Report, ReportFiles, place_for_report
+from groundscore.scoring.report import Report, ReportFiles, place_for_report, versions_of
 from groundscore.scoring.tables import entries_of
 from groundscore.splits import EvaluationItem, evaluation_sets
-from groundscore.writing import make_directory
+from groundscore.writing import make_directory, open_locked
 from utils.contact_sheet import refuse_foreign_image
 
 PACKAGES = ("torch", "transformers", "numpy")
@@ -74,7 +70,7 @@ class Task:
             "protocol": protocol,
             "dataset_dir": str(flags.dataset_dir),
             "command": [*self.program, *self.argv],
-            "versions": {name: metadata.version(name) for name in PACKAGES},
+            "versions": versions_of(PACKAGES),
         }
         return Report(
             header | beside,
@@ -101,10 +97,16 @@ class Task:
 
 
 def write_points(directory: Path, report: Report, step: int) -> None:
-    """Writes TensorBoard points at `step`, `<split>/<answer>/<score>`: no split overwrites another."""
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    """Writes TensorBoard points at `step`, `<split>/<answer>/<score>`: no split overwrites another.
+
+    Where TensorBoard is not installed, as saved predictions do not need it, there are none.
+    """
+    try:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    except ImportError:
+        return
 
     writer = EventFileWriter(str(directory))
     try:
@@ -184,29 +186,3 @@ def locked_report(report: Path) -> Iterator[None]:
     finally:
         Path(lock.name).unlink(missing_ok=True)
         lock.close()
-
-
-def open_locked(path: Path) -> TextIO | None:
-    """Opens a file to append to, creating it if need be, locked until it is closed; None if another process has it.
-
-    The lock goes with the process, however that ends. A disk that knows no locks gives the file to everybody.
-    """
-    while True:
-        file = path.open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                file.close()
-                return None
-            return file
-        if _is_still(file, path):
-            return file
-        file.close()  # its owner removed it in between
-
-
-def _is_still(file: TextIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False

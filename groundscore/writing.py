@@ -1,16 +1,18 @@
-"""Files that appear whole or not at all: written beside their place, then renamed.
+"""Files that appear whole or not at all: written beside their place, then renamed; and locked files.
 
 A reader sees the old content or the new, whatever happens in between; a failure leaves nothing behind.
 """
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from groundscore.errors import UserError, naming
 
@@ -75,3 +77,29 @@ def make_directory(directory: Path) -> None:
         raise UserError(
             f"{directory} cannot be written ({error.strerror}); choose another directory for results"
         ) from None
+
+
+def open_locked(path: Path) -> TextIO | None:
+    """Opens a file to append to, creating it if need be, locked until it is closed; None if another process has it.
+
+    The lock goes with the process, however that ends. A disk that knows no locks gives the file to everybody.
+    """
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                file.close()
+                return None
+            return file
+        if _is_still(file, path):
+            return file
+        file.close()  # its owner removed it in between
+
+
+def _is_still(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

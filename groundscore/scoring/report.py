@@ -3,10 +3,12 @@
 <name>.json  <name>.md  <name>.rows.jsonl  and, where asked for,  <name>.predictions.jsonl  <name>.html
 """
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +177,15 @@ def write_report(
     write_lines(files.rows, lines)
     write_lines(files.table, [f"# {path.stem}\n\n{table}\n"])
     write_lines(path, [json.dumps(report, indent=2, allow_nan=False) + "\n"])
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Returns the versions of those packages that are installed."""
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def place_for_report(path: Path) -> ReportFiles:

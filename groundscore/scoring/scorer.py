@@ -9,12 +9,10 @@ A scorer holds the counts of every expression, no mask. With a file it appends e
 killed program goes on where it was; several processes write files of their own, which one scorer merges.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +33,9 @@ from groundscore.scoring.counts import (
 )
 from groundscore.scoring.masks import parts_of, to_rle
 from groundscore.scoring.metrics import kind_of
-from groundscore.scoring.report import Report
+from groundscore.scoring.report import Report, versions_of
 from groundscore.splits import EvaluationItem, OpenSplit
-from groundscore.writing import write_lines
+from groundscore.writing import open_locked, write_lines
 
 PREDICTED = "predicted"  # the protocol of predictions that do not say how the model was asked
 PACKAGES = ("numpy", "scipy", "pycocotools")
@@ -281,20 +279,23 @@ class Scorer:
         """Counts what the file has, and appends to it from now on; nobody else may."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{path} is in use by another scorer; give each process a file of its own, or close() the scorer before"
-            ) from error
+            self._file = open_locked(path)
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror})") from error
+        if self._file is None:
+            raise UserError(
+                f"{path} is in use by another scorer; give each process a file of its own, or close() the scorer before"
+            )
         header = (json.dumps(self._header()) + "\n").encode()
-        if header.startswith(path.read_bytes()[: len(header)]) and path.stat().st_size < len(header):
-            self._file.truncate(0)  # new, or killed before its first line was whole
-            self._append(header.decode())
-        else:
-            self._file.truncate(self._read_file(path))
+        try:
+            if header.startswith(path.read_bytes()[: len(header)]) and path.stat().st_size < len(header):
+                self._file.truncate(0)  # new, or killed before its first line was whole
+                self._append(header.decode())
+            else:
+                self._file.truncate(self._read_file(path))
+        except UserError:
+            self.close()
+            raise
 
     def _append(self, line: str) -> None:
         data = line.encode()
@@ -399,7 +400,7 @@ def report_of(
     header = {
         "protocol": protocol | {"gres_reference": gres_reference, "limit": benchmarks[0].limit},
         "dataset_dir": str(benchmarks[0].root),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": versions_of(PACKAGES),
     }
     report = Report(
         header | about, gres_reference=gres_reference, bootstrap=bootstrap, selected_on=selected_on, unit=unit
