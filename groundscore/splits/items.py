@@ -58,6 +58,24 @@ class Deferred(Generic[T]):
         vars(instance)[self._name] = value
 
 
+# Functions with names: an item goes from a worker process to another with those that were not called yet.
+
+
+def _one_target_each(item: "EvaluationItem") -> None:
+    return None
+
+
+def _size_of_image(item: "EvaluationItem") -> Size:
+    return item.image.shape[:2]
+
+
+def _encoded_targets(item: "EvaluationItem") -> list[list[Rle]]:
+    """Returns `targets` from the masks."""
+    if item.target_masks is None:
+        return [[encode(mask)] for mask in item.masks]
+    return [[encode(mask) for mask in masks] for masks in item.target_masks]
+
+
 @dataclass
 class EvaluationItem:
     """One image with its expressions, N of them.
@@ -100,12 +118,12 @@ class EvaluationItem:
     may_be_absent: bool = False
     together: bool = False
     ref_ids: list[int] = field(default_factory=list)
-    target_masks: list[np.ndarray] | None = Deferred(lambda item: None)
+    target_masks: list[np.ndarray] | None = Deferred(_one_target_each)
     target_names: list[list[str]] = field(default_factory=list)
     index: int | None = None
     repairs: tuple[Repair, ...] = ()
-    size: Size = Deferred(lambda item: item.image.shape[:2])
-    targets: list[list[Rle]] = Deferred(lambda item: item.encoded_targets())
+    size: Size = Deferred(_size_of_image)
+    targets: list[list[Rle]] = Deferred(_encoded_targets)
     sentence_ids: list[int] = field(default_factory=list)
     annotation_ids: list[list[int]] = field(default_factory=list)
 
@@ -172,12 +190,6 @@ class EvaluationItem:
         """Reads the image and draws the targets; the same item."""
         _ = self.image, self.masks, self.ignore, self.target_masks
         return self
-
-    def encoded_targets(self) -> list[list[Rle]]:
-        """Returns `targets` from the masks."""
-        if self.target_masks is None:
-            return [[encode(mask)] for mask in self.masks]
-        return [[encode(mask) for mask in masks] for masks in self.target_masks]
 
     def decoded_masks(self) -> np.ndarray:
         """Returns `masks` from the targets."""

@@ -1,6 +1,7 @@
 """The scorer: every form of mask counts alike, counts survive their process, nothing is counted twice or never."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -57,6 +58,16 @@ def test_an_item_is_decoded_when_asked_for_and_knows_its_ids_and_questions(bench
     assert all(text.strip(".").lower() in prompt for text, prompt in zip(item.expressions, item.prompts))
     assert len(item.sentence_ids) == len(item.ref_ids) == len(item.annotation_ids) == len(item.expressions)
     assert item.image.shape == (*item.size, 3) and item.masks.shape == (len(item.expressions), *item.size)
+
+
+@pytest.mark.parametrize("spec", [SPEC, "ReasonSeg|val", "MultiReasonSeg|val"])
+def test_an_item_goes_to_another_process_undecoded(world, spec):
+    item = groundscore.load(spec, root=world)[0]
+
+    copy = pickle.loads(pickle.dumps(item))
+
+    assert callable(vars(copy)["image"]) and callable(vars(copy)["masks"])
+    assert (copy.masks == item.masks).all() and (copy.image == item.image).all()
 
 
 def test_all_forms_of_a_mask_count_alike(benchmark, tmp_path):
