@@ -203,7 +203,7 @@ def _inspect(flags: Namespace, argv: Sequence[str]) -> int:
                 item = benchmark.read(number)
                 left_out += [item] if isinstance(item, LeftOut) else []
                 bar.show(number + 1, len(benchmark))
-        expressions = sum(len(benchmark[number].expressions) for number in range(len(benchmark)))
+        expressions = sum(len(item.expressions) for item in benchmark.undecoded())
         print(f"{spec}: {len(benchmark)} image{'s' * (len(benchmark) != 1)}, {expressions} expressions")
         for one in left_out:
             print(f"  cannot be used: {one.reason}")
@@ -235,8 +235,7 @@ def _export(flags: Namespace, argv: Sequence[str]) -> int:
 
 def item_lines(split: OpenSplit) -> Iterator[dict]:
     """Yields what a model needs of every expression: with "present" and "mask" added each is a line of predictions."""
-    for number in range(len(split)):
-        item = split[number]
+    for item in split.undecoded():
         for index, text in enumerate(item.expressions):
             yield {
                 "split": split.spec,

@@ -59,6 +59,13 @@ class OpenSplit(Sequence[EvaluationItem]):
             else:
                 yield item
 
+    def undecoded(self) -> Iterator[EvaluationItem]:
+        """Yields the items as the annotation files list them, nothing drawn or decoded; without unreadable entries."""
+        for number in range(len(self)):
+            item = read_item(self.items, number, self.tolerance, self.root, lambda item: item)
+            if isinstance(item, EvaluationItem):
+                yield item
+
     def read(self, number: int) -> EvaluationItem | LeftOut:
         """Returns an item with its masks read and its image checked, or why it cannot be used."""
         return read_item(self.items, number, self.tolerance, self.root, EvaluationItem.read_masks)
