@@ -37,7 +37,7 @@ class _Parts:
 class Gathered:
     """Predictions of one file, from its records.
 
-    once: an expression may have one record only; else the masks of several are joined.
+    once: an expression may have one record only, or the same one again; else the masks of several are joined.
     protocol: how the model was asked, as in `Answered`.
     """
 
@@ -60,7 +60,7 @@ class Gathered:
 
         masks: in forms of `groundscore.scoring.masks`. counts: intersection and union, where a file has these instead.
         """
-        for spec, addresses in self._addresses_of(record, where).items():
+        for spec, addresses in self.addresses_of(record, where).items():
             for one in addresses:
                 self.add_to(spec, one, where, masks, present=present, answer=answer, counts=counts)
 
@@ -79,14 +79,16 @@ class Gathered:
         parts = self._found[spec].get(address.key)
         if parts is None:
             parts = self._found[spec][address.key] = _Parts(address, where)
-        elif self._once or counts is not None:
+        elif self._once and (list(masks), counts) == (parts.masks, parts.counts):
+            return
+        elif self._once:
             raise UserError(f"{where} is about the same expression as {parts.where}: {spec}, {address.id}")
         parts.masks += masks
         parts.counts = counts
         parts.present = parts.present if present is None else (parts.present is not False and present)
         parts.answer = answer if isinstance(answer, str) else parts.answer
 
-    def _addresses_of(self, record: Mapping[str, Any], where: str) -> dict[str, list[Address]]:
+    def addresses_of(self, record: Mapping[str, Any], where: str) -> dict[str, list[Address]]:
         """The expressions that a record is about, by split; of several splits it must be about one."""
         named = record.get("split")
         if named is not None and named in self.addresses:

@@ -173,6 +173,45 @@ def test_counts_of_vision_reasoner_are_scored_as_its_script_scores_them(benchmar
     assert scores["cIoU"] == totals[0] / totals[1]
 
 
+def test_counts_of_objects_stand_for_all_their_expressions_or_for_one_each(benchmarks, tmp_path):
+    by_object, by_expression = {}, []
+    for item in benchmarks[REFER]:
+        for number, (ids, mask) in enumerate(zip(item.annotation_ids, item.masks, strict=True)):
+            area = int(mask.sum())
+            entry = {"image_id": item.image_path.name, "ann_id": str(ids[0]), "think": "…"}
+            by_object[ids[0]] = entry | {"intersection": area // 2, "union": area}
+            by_expression.append(entry | {"intersection": area // (1 + number), "union": area})
+    scores = {}
+    for name, entries in (("object", list(by_object.values())), ("expression", by_expression)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "output_0.json").write_text(json.dumps(entries))
+        scorer = count_predictions(tmp_path / name, {REFER: benchmarks[REFER]})[REFER]
+        scores[name] = scorer.report(bootstrap=0, unit=name).splits[REFER]
+
+    assert scores["object"]["gIoU"] == pytest.approx(
+        np.mean([e["intersection"] / e["union"] for e in by_object.values()])
+    )
+    ious = [e["intersection"] / e["union"] for e in by_expression]
+    assert scores["expression"]["gIoU"] == pytest.approx(np.mean(ious), abs=1e-12)
+    (tmp_path / "expression" / "output_0.json").write_text(json.dumps([*by_expression, by_expression[0]]))
+    with pytest.raises(UserError, match="entries are about the .* expressions of refcoco.unc.val"):
+        count_predictions(tmp_path / "expression", {REFER: benchmarks[REFER]})
+
+
+def test_the_same_result_twice_is_one_and_another_is_refused(benchmarks, counted, tmp_path):
+    folder = as_sam3_agent(tmp_path / "mine", benchmarks[REASON])
+    first = min(folder.iterdir())
+    again = first.with_name(f"a_{first.name}")
+    again.write_text(first.read_text())
+    assert rows_of(folder, benchmarks[REASON])[REASON] == counted[REASON]
+
+    content = json.loads(first.read_text())
+    other = [] if content["pred_masks"] else [as_json(next(iter(benchmarks[REASON])).targets[0][0])]
+    again.write_text(json.dumps(content | {"pred_masks": other}))
+    with pytest.raises(UserError, match="is about the same expression as"):
+        rows_of(folder, benchmarks[REASON])
+
+
 def test_logits_in_an_archive_need_a_threshold(benchmarks, counted, tmp_path):
     split = benchmarks[REFER]
     logits = {item.expression_ids[n]: np.where(masks.any(0), 1.5, -1.5) for item, n, masks in noisy_predictions(split)}
