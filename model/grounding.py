@@ -204,13 +204,17 @@ class GroundingModel(PreTrainedModel):
 
     def encode_images(self, batch: Batch) -> EncodedImages:
         """Returns the images as the LLM reads them, each encoded once, unless the features are cached."""
-        tokens, visible, features, injected = [], [], [], []
-        for group in batch.backbone_images.groups:
-            features.append(self._features("backbone", group, batch.image_keys))
-            of_group, seen = self.backbone.project(features[-1], group)
+        groups = batch.backbone_images.groups
+        if "backbone" in self.feature_caches and batch.image_keys is not None:
+            features = [self._features("backbone", group, batch.image_keys) for group in groups]
+        else:
+            features = self.backbone.encode_groups(groups)
+        tokens, visible, injected = [], [], []
+        for group, of_encoder in zip(groups, features, strict=True):
+            of_group, seen = self.backbone.project(of_encoder, group)
             tokens.append(of_group.flatten(0, 1))  # [n · tokens, D]
             visible.append(None if seen is None else seen.flatten())
-            injected.append([each.flatten(0, 1) for each in self.backbone.injections(features[-1], group)])
+            injected.append([each.flatten(0, 1) for each in self.backbone.injections(of_encoder, group)])
         seen = None if all(each is None for each in visible) else _joined(_all_visible(visible, tokens))
         of_layers = [_joined(list(of_groups)) for of_groups in zip(*injected, strict=True)]
         return EncodedImages(_joined(tokens), seen, features, of_layers)

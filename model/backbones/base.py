@@ -181,6 +181,11 @@ class Backbone(nn.Module):
         """Features of the images of a group, one or several tensors [n, …]."""
         raise NotImplementedError
 
+    def encode_groups(self, groups: list[ImageGroup]) -> list[list[Tensor]]:
+        """Features of all groups, as `encode` gives them. A backbone whose batches differ in their number of groups
+        encodes them in one call: ZeRO 3 fetches weights call by call, on all processes together."""
+        return [self.encode(group) for group in groups]
+
     def project(self, features: list[Tensor], group: ImageGroup) -> tuple[Tensor, Tensor | None]:
         """The LLM's image tokens [n, tokens, D], and which of them show more than padding, bool [n, tokens] or None.
 

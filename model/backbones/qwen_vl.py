@@ -199,13 +199,23 @@ class QwenVLBackbone(LanguageModelBackbone):
         return {"encoder": self.config.backbone, "config": self.visual.config.to_diff_dict(), **kept, **sizes}
 
     def encode(self, group: ImageGroup) -> list[Tensor]:
-        """The LLM's image tokens [n, h · w, D], and what is injected after its first layers; no graph is kept while
-        the image encoder is frozen."""
+        return self.encode_groups([group])[0]
+
+    def encode_groups(self, groups: list[ImageGroup]) -> list[list[Tensor]]:
+        """The LLM's image tokens [n, h · w, D] of each group, and what is injected after its first layers; no graph is
+        kept while the image encoder is frozen."""
+        patches = torch.cat([self.patches(group.pixels) for group in groups])
+        grids = torch.cat([self.grids(group) for group in groups])
         trained = any(parameter.requires_grad for parameter in self.visual.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-            output = self.visual(self.patches(group.pixels), grid_thw=self.grids(group))
+            output = self.visual(patches, grid_thw=grids)
         found = [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
-        return [each.unflatten(0, (len(group.pixels), -1)) for each in found]
+        sizes = [len(group.pixels) * group.grid[0] * group.grid[1] for group in groups]
+        of_groups = zip(*(each.split(sizes) for each in found), strict=True)
+        return [
+            [each.unflatten(0, (len(group.pixels), -1)) for each in of_group]
+            for group, of_group in zip(groups, of_groups, strict=True)
+        ]
 
     def patches(self, pixels: Tensor) -> Tensor:
         """The patches of images uint8 [n, 3, H, W] as the image encoder takes them, cell by cell: normalised,

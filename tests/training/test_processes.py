@@ -123,6 +123,35 @@ def _train_decoders(world, names: list[str]) -> None:
                 torch.testing.assert_close(ended[1][key], value, atol=2e-4, rtol=1e-3, msg=f"{name}, {system}: {key}")
 
 
+def _train_backbones(world, bases: list[tuple[str, str, str]]) -> None:
+    """The same of backbones whose images differ in shape, and so in number of groups between the processes."""
+    from checkpoints import load_model
+    from model.lora import add_lora
+
+    for name, version, sam in bases:
+        ended = []
+        for stage in (0, 3):
+            model, processor, _ = load_model(version, system="UGround", vision_pretrained=sam)
+            model.requires_grad_(False)
+            torch.manual_seed(1)
+            add_lora(model, r=2, alpha=4, dropout=0.0, targets=["q_proj", "v_proj"])
+            for part in ("embed_tokens", "lm_head", "text_hidden_fcs", "policy", "lora_"):
+                for key, parameter in model.named_parameters():
+                    parameter.requires_grad_(parameter.requires_grad or part in key)
+            model.backbone.checkpoint_gradients()
+            engine = engine_for(model, world, zero_stage=stage)
+            batch = Collator(processor)(tiny_samples() if world.rank == 0 else [text_only_sample()])
+            for _ in range(2):
+                torch.manual_seed(0)
+                choice = torch.zeros(len(batch.seg_positions) or 1, dtype=torch.int64)
+                loss = engine(batch, layer_choice=choice).loss
+                engine.backward(loss)
+                engine.step()
+            ended.append(_whole(engine.module))
+        for key, value in ended[0].items():
+            torch.testing.assert_close(ended[1][key], value, atol=2e-4, rtol=1e-3, msg=f"{name}: {key}")
+
+
 def _whole(model) -> dict[str, torch.Tensor]:
     """All parameters, gathered where ZeRO 3 has them in pieces."""
     import deepspeed
@@ -132,6 +161,18 @@ def _whole(model) -> dict[str, torch.Tensor]:
         with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
             whole[name] = parameter.detach().clone()
     return whole
+
+
+@pytest.mark.slow
+def test_qwen_vl_trains_under_zero_3_as_without(tmp_path):
+    from tests.tiny_bases import write_qwen, write_sam
+
+    write_sam(tmp_path / "sam")
+    bases = [("plain", "qwen2_5_vl", False), ("tied", "qwen3_vl", True)]
+    for name, kind, tied in bases:
+        write_qwen(tmp_path / name, kind, tie_word_embeddings=tied)
+    sam = str(tmp_path / "sam")
+    on_processes(_train_backbones, [(name, str(tmp_path / name), sam) for name, _, _ in bases])
 
 
 @pytest.mark.slow
