@@ -75,6 +75,7 @@ KEYS = {
     "ann_id": "object",
     "annotation_id": "object",
 }
+INDEX = "index"
 IMAGE_KEYS = ("image", "image_path", "file_name", "image_id")
 TEXT_KEYS = ("expression", "text", "sentence", "sent", "text_prompt", "caption", "query")
 
@@ -146,6 +147,8 @@ class Addresses:
             keys = ", ".join([*KEYS, *IMAGE_KEYS])
             raise UserError(f"{where} does not say which expression it is about; it needs one of {keys}")
         found = self.of_image(image[1])
+        if type(record.get(INDEX)) is int:  # of the entry, where an image may occur twice
+            found = [one for one in found if one.entry in (record[INDEX], one.image)]
         if not found:
             raise UserError(f"{where}: {self.spec} has no image {shown(image[1])}")
         if text is not None:

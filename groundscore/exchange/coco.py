@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from groundscore.errors import UserError, shown
-from groundscore.exchange.addresses import IMAGE_KEYS, KEYS, TEXT_KEYS, UnknownKeys
+from groundscore.exchange.addresses import IMAGE_KEYS, INDEX, KEYS, TEXT_KEYS, UnknownKeys
 from groundscore.exchange.predictions import PredictionFormat, Predictions
 from groundscore.exchange.records import Gathered, beginning
 from groundscore.reading import read_json
 from groundscore.splits import OpenSplit
 
 _IDS = f"{', '.join(KEYS)}, or the image ({', '.join(IMAGE_KEYS)})"
-_KNOWN = (*KEYS, *IMAGE_KEYS, *TEXT_KEYS, "split", "segmentation", "present", "answer")
+_KNOWN = (*KEYS, INDEX, *IMAGE_KEYS, *TEXT_KEYS, "split", "segmentation", "present", "answer")
 _UNUSED = ("category_id", "score", "bbox", "area", "iscrowd", "id")  # COCO's own, which do not change a score
 
 

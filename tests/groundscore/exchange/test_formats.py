@@ -12,6 +12,7 @@ from groundscore.errors import UserError
 from groundscore.exchange import FORMATS
 from groundscore.exchange.addresses import Addresses, resolve_names
 from groundscore.exchange.counting import count_predictions, format_of
+from groundscore.scoring.masks import encode_mask
 from tests.groundscore.exchange.forms import (
     as_coco,
     as_jsonl,
@@ -89,6 +90,20 @@ def test_coco_entries_name_expressions_by_any_of_the_known_keys(benchmarks, coun
     path = as_coco(tmp_path / "mine.json", benchmarks[REFER], key)
 
     assert rows_of(path, benchmarks[REFER])[REFER] == counted[REFER]
+
+
+def test_coco_entries_may_name_image_index_and_number_of_a_question(benchmarks, counted, tmp_path):
+    entries = []
+    for item, number, masks in noisy_predictions(benchmarks[MUSE]):
+        about = {"file_name": item.path_below(benchmarks[MUSE].root), "index": item.index, "expression": number}
+        entries += [about | {"segmentation": encode_mask(mask)} for mask in masks] or [about | {"segmentation": None}]
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(entries))
+
+    assert rows_of(path, benchmarks[MUSE])[MUSE] == counted[MUSE]
+    path.write_text(json.dumps([{**entries[0], "index": 999}]))
+    with pytest.raises(UserError, match="has no image"):
+        rows_of(path, benchmarks[MUSE])
 
 
 def test_a_prediction_for_a_ref_stands_for_all_its_sentences(benchmarks, tmp_path):
