@@ -54,15 +54,14 @@ class Gathered:
         *,
         present: bool | None = None,
         answer: str | None = None,
-        counts: tuple[int, int] | None = None,
     ) -> None:
         """Adds what a record says. record: the keys that name its expression, and perhaps its split.
 
-        masks: in forms of `groundscore.scoring.masks`. counts: intersection and union, where a file has these instead.
+        masks: in forms of `groundscore.scoring.masks`.
         """
         for spec, addresses in self.addresses_of(record, where).items():
             for one in addresses:
-                self.add_to(spec, one, where, masks, present=present, answer=answer, counts=counts)
+                self.add_to(spec, one, where, masks, present=present, answer=answer)
 
     def add_to(
         self,
@@ -75,7 +74,10 @@ class Gathered:
         answer: str | None = None,
         counts: tuple[int, int] | None = None,
     ) -> None:
-        """Adds a prediction for an expression that is known."""
+        """Adds a prediction for an expression that is known.
+
+        counts: intersection and union, where a file has these instead of masks.
+        """
         parts = self._found[spec].get(address.key)
         if parts is None:
             parts = self._found[spec][address.key] = _Parts(address, where)
@@ -89,20 +91,14 @@ class Gathered:
         parts.answer = answer if isinstance(answer, str) else parts.answer
 
     def addresses_of(self, record: Mapping[str, Any], where: str) -> dict[str, list[Address]]:
-        """The expressions that a record is about, by split; of several splits it must be about one."""
+        """The expressions that a record is about, by split; of several splits it must be about one.
+
+        None for a record of another split, or perhaps of an entry that is left out. Raises `UserError` for one about
+        nothing.
+        """
         named = record.get("split")
-        if named is not None and named in self.addresses:
-            return {named: self.addresses[named].of_record(record, where)}
-        if named is not None:
-            return {}  # of a split that is not scored now
-        if len(self.addresses) == 1:
-            ((spec, addresses),) = self.addresses.items()
-            try:
-                return {spec: addresses.of_record(record, where)}
-            except UserError:
-                if addresses.whole:
-                    raise
-                return {}  # perhaps of an entry that is left out
+        if isinstance(named, str) and "|" in named:
+            return {named: self.addresses[named].of_record(record, where)} if named in self.addresses else {}
         found, problems = {}, []
         for spec, addresses in self.addresses.items():
             try:

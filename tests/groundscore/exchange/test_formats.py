@@ -106,6 +106,21 @@ def test_coco_entries_may_name_image_index_and_number_of_a_question(benchmarks, 
         rows_of(path, benchmarks[MUSE])
 
 
+def test_entries_of_several_splits_are_told_apart_by_their_ids_or_by_the_key_split(benchmarks, counted, tmp_path):
+    entries = []
+    for spec in (REFER, REASON):
+        entries += json.loads(as_coco(tmp_path / "one.json", benchmarks[spec]).read_text())
+    path = tmp_path / "mine.json"
+    for split in ({}, {"split": "val"}, {"split": []}):
+        path.write_text(json.dumps([entry | split for entry in entries]))
+        assert rows_of(path, benchmarks[REFER], benchmarks[REASON]) == {REFER: counted[REFER], REASON: counted[REASON]}
+
+    path.write_text(json.dumps([{"sent_id": benchmarks[REFER][0].sentence_ids[0], "segmentation": None}]))
+    multi = load("multirefcoco|unc|val", benchmarks[REFER].root)
+    with pytest.raises(UserError, match="entry 0 may belong to refcoco.unc.val or multirefcoco.unc.val; add the key"):
+        rows_of(path, benchmarks[REFER], multi)
+
+
 def test_a_prediction_for_a_ref_stands_for_all_its_sentences(benchmarks, tmp_path):
     split = benchmarks[REFER]
     refs = {}
