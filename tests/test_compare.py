@@ -126,3 +126,18 @@ def test_the_table_of_all_benchmarks_has_a_line_per_score_and_the_reason_for_a_s
         "",
         "-GSVAongrefcoco|unc|val:outofmemory",
     ]
+
+
+@pytest.mark.slow
+def test_a_short_study_trains_audits_and_writes_its_page(tmp_path):
+    """The real thing on the shipped base: PixelLM with its own decoder and UGround, on all eight families."""
+    from miniature import data
+
+    data.main(["--out", str(tmp_path / "data"), "--scale", "0.05"])
+    paths = ["--dataset_dir", tmp_path / "data", "--runs", tmp_path / "runs", "--out", tmp_path / "page.md"]
+    flags = [*map(str, paths), "--systems", "PixelLM,UGround", "--diets", "full", "--seeds", "0"]
+    compare.main([*flags, "--steps", "2", "--limit", "1"])
+    lines = [
+        line for line in (tmp_path / "page.md").read_text().splitlines() if line.startswith("| UGround, everything")
+    ]
+    assert len(lines) == 3 and "-" not in lines[0].split("|")[4], "every kind of query was asked"
