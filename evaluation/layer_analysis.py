@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -191,7 +192,7 @@ def sample_of(item: EvaluationItem, chosen: Sequence[int] | None = None) -> Samp
     masks = item.masks if chosen is None else item.masks[list(chosen)]
     chosen = range(len(item.expressions)) if chosen is None else chosen
     if item.target_masks is not None:
-        masks = [mask for each in chosen for mask in item.target_masks[each]]
+        masks = np.concatenate([item.target_masks[each] for each in chosen])
     words = worded(item)
     conversations = [(Turn(words.prompts[each], words.answers[each]),) for each in chosen]
     return Sample(item.image_path, item.image, conversations, masks, item.ignore, "evaluation", item.dataset)

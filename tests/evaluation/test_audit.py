@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evaluation.audit import main
-from evaluation.auditing import LayerMeasure, layer_rows_path
+from evaluation.auditing import LayerMeasure, draw_case, layer_rows_path
 from evaluation.layer_analysis import decoder_maps, target_states
 from evaluation.questions import Protocol
 from evaluation.running import Effort, evaluate
@@ -204,6 +204,16 @@ def test_systems_without_a_choice_are_audited_at_the_last_layer(system, monkeypa
     assert ('embedding"' in text) == (system != "PixelLM")
     (row, _) = read_layer_rows(layer_rows_path(page.with_suffix(".json")))
     assert len(row.layers) == 1 and row.redraws == {} and row.greedy is None
+
+
+def test_a_question_with_many_targets_is_drawn_at_its_first():
+    model, processor = tiny_model(pad_train_clip_images=True)
+    item = muse_item(0, 1, 2)
+    case = draw_case(model, processor, item, 1, "why")
+    assert len(case.layers) == model.config.num_layers and (case.truth == (item.target_masks[1][0] != 0)).all()
+    for layer in case.layers:
+        assert layer.similarity.shape == layer.decoder_map.shape == layer.mask.shape == item.image.shape[:2]
+        assert 0 <= layer.iou <= 1 and 0 <= layer.probability <= 1
 
 
 def test_maps_on_the_decoder_s_side_are_products_with_the_image_embedding():
