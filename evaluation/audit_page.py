@@ -94,7 +94,7 @@ def audit_page(
             yield _kinds(found)
             yield "</section>\n"
         if cases.get(split):
-            yield f"<section>\n<h2>{html.escape(split)}, layer by layer</h2>\n{_LEGEND}"
+            yield f"<section>\n<h2>{html.escape(split)}, layer by layer</h2>\n{_legend(cases[split][0].layers[0])}"
             yield from (_case(case) for case in cases[split])
             yield "</section>\n"
     for split, scores in report["splits"].items():
@@ -113,10 +113,6 @@ undisturbed one and others with dropout on the [SEG] state; of several rates of 
 "More than noise" is a gain in IoU above what {NOISE:.0%} of the expressions gain from redraws, and above {LEAST}. Only
 expressions that have a target and got a mask can depend on the layer. Intervals: 95 %, by bootstrap over images.</p>
 </details>
-"""
-_LEGEND = """<p class="soft">Above: the similarity of the [SEG] state to the image tokens of that layer, UGround's mask
-prompt. Middle: the similarity of the projected [SEG] state to SAM's image embedding, as READ draws it. Below: the mask,
-given answer.</p>
 """
 
 
@@ -341,6 +337,19 @@ def _choices(found: Mapping[str, Any]) -> str:
 
 
 # --- cases ------------------------------------------------------------------------------------------------------------
+
+
+def _legend(layer: LayerImages) -> str:
+    """What the images of a layer show, from above."""
+    shown = []
+    if layer.similarity is not None:
+        shown.append(
+            "the similarity of the [SEG] state to the image tokens of that layer (UGround prompts SAM with it)"
+        )
+    if layer.decoder_map is not None:
+        shown.append("the similarity of the projected [SEG] state to SAM's image embedding, as READ draws it")
+    shown.append("the mask, with a given answer")
+    return f'<p class="soft">From above: {"; ".join(shown)}. Bright is similar.</p>\n'
 
 
 def _case(case: Case) -> str:
