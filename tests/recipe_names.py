@@ -10,7 +10,7 @@ LARGE = ("7b_reason_seg_val", "7b_reason_seg_test", "7b_refer_seg", "7b_grefer_s
          "13b_reason_seg_test")  # fmt: skip
 FOLDERS = (*LARGE, "miniature")
 UGROUND = [f"uground_{base}_{baseline}" for base in ("llava1.5", "llava1.6") for baseline in ("ema", "critic")]
-WITHOUT_SCRIPTS = ("7b/uground_llava1.5_sam2.1",)  # started by train_ds.py --recipe
+WITHOUT_SCRIPTS = ("qwen3-vl-8b/uground_sam2.1",)  # started by train_ds.py --recipe
 # Folders of the other backbones, with the scripts of UGround alone.
 BACKBONES = ("qwen2.5-vl-7b", "qwen3-vl-8b")
 OTHERS = [system.lower() for system in SYSTEMS if system != "UGround"]

@@ -17,7 +17,7 @@ from torch import nn
 from checkpoints.runs.resharding import is_gate
 from groundscore.errors import UserError
 from model.decoders.multiscale import ScaleTransformers
-from model.decoders.sam import TargetDecoder
+from model.decoders.targets import TargetDecoder
 from model.policy import REFERENCE_GATE
 from training.config import TrainingConfig
 from utils.distributed import World

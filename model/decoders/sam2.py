@@ -21,7 +21,8 @@ from transformers.models.sam2.modeling_sam2 import Sam2MaskDecoder
 from dataloaders.batching.batch import Geometry, ImageGroup, ImagePreparation
 from model.decoders.base import DecodedTargets
 from model.decoders.published import SAM2
-from model.decoders.sam import SamDecoder, TargetDecoder, head_depths, only_row, use_mask_decoder
+from model.decoders.sam import SamDecoder, head_depths, only_row
+from model.decoders.targets import TargetDecoder, use_mask_decoder
 from model.images import IMAGENET_MEAN, IMAGENET_STD, normalize_stretched, stretch
 
 

@@ -7,8 +7,9 @@ from transformers import PreTrainedConfig, PreTrainedModel, Sam3TrackerConfig, S
 from transformers.models.sam3_tracker.modeling_sam3_tracker import Sam3TrackerMaskDecoder
 
 from model.decoders.published import SAM3_TRACKER
-from model.decoders.sam import head_depths, use_mask_decoder
+from model.decoders.sam import head_depths
 from model.decoders.sam2 import FinerTargets, Sam2Decoder, WithoutMemory
+from model.decoders.targets import use_mask_decoder
 
 
 class Sam3TrackerDecoder(Sam2Decoder):

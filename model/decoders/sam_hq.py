@@ -13,7 +13,8 @@ from transformers.models.sam_hq.modeling_sam_hq import SamHQMaskDecoder
 
 from model.decoders.published import SAM_HQ
 from model.decoders.rowwise_attention import use_rowwise_attention
-from model.decoders.sam import SamDecoder, TargetDecoder, use_mask_decoder
+from model.decoders.sam import SamDecoder
+from model.decoders.targets import TargetDecoder, use_mask_decoder
 
 
 class SamHqDecoder(SamDecoder):
