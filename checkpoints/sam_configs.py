@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Collection, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from model.decoders.base import MaskDecoder
 from model.decoders.published import Shapes
 from utils.settings import Rule, number, one_of, whole
 
+STRIDE = 4  # pixels of a patch of a Hiera, and so of the finest features
 _DEPTHS, _WIDTHS, _HEADS = list_of(whole(1, 1000), 16), list_of(WIDTH, 16), list_of(HEADS, 16)
 _SQUARE = Rule(
     "a side in pixels, or two that are equal",
@@ -103,6 +105,9 @@ RULES: dict[str, dict[str, Any]] = {
                 "num_attention_heads": HEADS,
                 "num_channels": one_of(3),
                 "image_size": _SQUARE,
+                "patch_kernel_size": list_of(whole(1, 64), 2),
+                "patch_stride": list_of(one_of(STRIDE), 2),
+                "patch_padding": list_of(whole(0, 64), 2),
                 "query_stride": list_of(one_of(2), 2),
                 "window_positional_embedding_background_size": list_of(whole(1, 2**10), 2),
                 "num_query_pool_stages": whole(0, 15),
@@ -117,6 +122,9 @@ RULES: dict[str, dict[str, Any]] = {
                 "initializer_range": SPREAD,
             },
             "backbone_channel_list": _WIDTHS,
+            "fpn_kernel_size": one_of(1),
+            "fpn_stride": one_of(1),
+            "fpn_padding": one_of(0),
             "fpn_top_down_levels": list_of(whole(0, 15), 16),
             "num_feature_levels": one_of(3),
         },
@@ -209,7 +217,7 @@ def _check_pyramid(config: PreTrainedConfig, source: str) -> tuple[int]:
             f"patches of {patch}, they are {shown(vision.backbone_feature_sizes)}"
         )
     if trunk.model_type == "sam3_vit_model":
-        check_multiple(trunk.hidden_size, trunk.num_attention_heads, "backbone_config: hidden_size", source)
+        check_multiple(trunk.hidden_size, 4 * trunk.num_attention_heads, "backbone_config: hidden_size", source)
         if trunk.patch_size != patch or len(vision.scale_factors) != len(expected):
             raise UserError(
                 f"{source}: the encoder's patches are of {trunk.patch_size} pixels, the prompts' of {patch}"
@@ -223,6 +231,12 @@ def _check_pyramid(config: PreTrainedConfig, source: str) -> tuple[int]:
         check_multiple(width, heads, "backbone_config: embed_dim_per_stage", source)
     if vision.backbone_channel_list != trunk.embed_dim_per_stage[::-1]:
         raise UserError(f"{source}: backbone_channel_list {vision.backbone_channel_list} is not that of the stages")
+    check_multiple(side // STRIDE, trunk.window_size_per_stage[0], "image_size / 4, the side of the patches,", source)
+    pooling = list(accumulate(trunk.blocks_per_stage))[: min(trunk.num_query_pool_stages, stages - 1)]
+    for stage, first in enumerate(pooling):  # its windows are those of the stage before
+        check_multiple(trunk.window_size_per_stage[stage], 2, f"window_size_per_stage[{stage}]", source)
+        if first in trunk.global_attention_blocks:
+            raise UserError(f"{source}: global_attention_blocks has block {first}, which pools and needs windows")
     return (vision.fpn_hidden_size,)
 
 

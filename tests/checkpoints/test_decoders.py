@@ -192,6 +192,16 @@ BAD = {
         "prompt_encoder_config is for images of 128",
     ),
     "maps of other sides": ("sam2", ("vision_config", "backbone_feature_sizes", [[8, 8], [4, 4], [2, 2]]), "should be"),
+    "global where it pools": (
+        "sam2",
+        ("vision_config", "backbone_config", {"global_attention_blocks": [2]}),
+        "block 2, which pools",
+    ),
+    "patches that windows do not fill": (
+        "sam2",
+        ("vision_config", "backbone_config", {"window_size_per_stage": [6, 2, 4, 2]}),
+        "side of the patches, 16 is not a multiple of 6",
+    ),
     "another width": ("sam3_tracker", ("vision_config", "fpn_hidden_size", 64), "have widths"),
     "a text": ("sam3_tracker", ("mask_decoder_config", "mlp_dim", "wide"), "mlp_dim should be a whole number"),
     "no early layer": ("sam_hq", ("vision_config", "global_attn_indexes", []), "vit_dim 16 is not the width"),
@@ -204,7 +214,7 @@ def test_a_configuration_that_does_not_fit_is_named(case, tmp_path):
     theirs = transformers_model(name)
     theirs.save_pretrained(tmp_path)
     config = theirs.config.to_dict()
-    config[part][key] = value
+    config[part][key] = config[part][key] | value if isinstance(value, dict) else value
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=message):
         read_decoder(tmp_path)

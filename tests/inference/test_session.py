@@ -112,6 +112,9 @@ def test_what_was_not_found_is_said():
     assert "[SEG 2]" in reply_with(masks).remark
     masks[1, 3:9] = True
     assert reply_with(masks).remark is None
+    doubted = reply_with(masks)
+    doubted.objects = [True, False]
+    assert "may be there for [SEG 2]" in doubted.remark
     rejected = reply_with(masks[:0])
     rejected.text = "[REJ]"
     assert "not in the image" in rejected.remark
