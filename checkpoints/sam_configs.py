@@ -175,8 +175,9 @@ def _checked(rules: Mapping[str, Any], values: Mapping[str, Any], source: str) -
     inner = {name: each for name, each in rules.items() if isinstance(each, dict)}
     plain = {name: each for name, each in rules.items() if name not in inner}
     parts = {
-        name: _checked(each, dictionary(values.get(name, {}), f"{source}: {name}"), f"{source}: {name}")
+        name: _checked(each, dictionary(values[name], f"{source}: {name}"), f"{source}: {name}")
         for name, each in inner.items()
+        if name in values
     }
     return check_values(plain, values, source) | parts
 

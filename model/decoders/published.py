@@ -251,6 +251,7 @@ def sam2_values(shapes: Shapes) -> dict[str, Any]:
     return {
         "vision_config": {
             "backbone_config": {
+                "model_type": "sam2_hiera_det_model",
                 "hidden_size": width,
                 "num_attention_heads": heads,
                 "image_size": [SAM2_IMAGE, SAM2_IMAGE],
