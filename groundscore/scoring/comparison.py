@@ -19,7 +19,7 @@ from groundscore.errors import UserError, printable
 from groundscore.scoring import UNITS
 from groundscore.scoring.bootstrap import holm, images_to_show, influence, interval, p_value, ratios, resample
 from groundscore.scoring.counts import Row
-from groundscore.scoring.metrics import columns_of, metrics_of
+from groundscore.scoring.metrics import columns_of, metrics_of, unit_of
 from groundscore.scoring.report import read_report, read_rows
 from groundscore.scoring.tables import left_out_note, markdown_table, selection_note
 
@@ -184,7 +184,7 @@ def _unit_of(keys: Sequence[tuple[str, str]], reports: Sequence[dict[str, Any]],
     if len(set(units)) > 1:
         counted = ", ".join(f"{path} by {unit}" for path, unit in zip(paths, units, strict=True))
         raise UserError(f"{keys[0][0]} was counted differently: {counted}; score them with the same --unit")
-    return units[0]
+    return unit_of(keys[0][0], units[0])
 
 
 # --- rows of reports --------------------------------------------------------------------------------------------------

@@ -117,3 +117,17 @@ def test_reports_by_different_units_do_not_compare(tmp_path):
         if one.metric == "gIoU"
     ]
     assert np.isclose(giou.a, 0.35)
+
+
+def test_a_report_about_muse_that_names_a_unit_compares_by_pairs(tmp_path):
+    rows = [question([[6]], [10], [10], item=n) for n in range(3)]
+    path = tmp_path / "a.json"
+    report = Report({}, bootstrap=0, unit="ref")
+    report.add("MultiReasonSeg|val", {"answer": "given"}, SplitCounts(rows=rows))
+    assert report.splits["MultiReasonSeg|val"]["protocol"]["unit"] == "expression"
+    report.splits["MultiReasonSeg|val"]["protocol"]["unit"] = "ref"
+    report.write(ReportFiles(path), "")
+
+    found = {one.metric: one.a for one in differences_between(path, path, samples=10)}
+
+    assert found["gIoU"] == 6 / 14
