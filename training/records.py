@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: TensorBoard for eyes, `metrics.jsonl` for machines.
+"""Where the numbers of a run go: trackers such as TensorBoard for eyes, `metrics.jsonl` for machines.
 
 The first ten tags are the reference's: train/{loss,ce_loss,mask_bce_loss,mask_dice_loss,mask_loss,lr},
 metrics/{total,data}_secs_per_batch (seconds per optimizer step), val/{giou,ciou}. Besides:
@@ -25,18 +25,17 @@ import numpy as np
 from groundscore.errors import naming
 from groundscore.schema import DamagedFile, anything, mapping, parse, set_aside, whole
 from groundscore.writing import written_whole
+from utils.trackers import TensorBoard, TrackedRun, Trackers
 
 METRICS_FILE = "metrics.jsonl"
 
 
 class Records:
     """Writes to `directory`; only the main process has one. `first_step` is the step that training resumes from:
-    what an interrupted run wrote beyond it is dropped."""
+    what an interrupted run wrote beyond it is dropped. trackers: by default TensorBoard alone."""
 
-    def __init__(self, directory: Path, *, first_step: int = 0):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(directory / "tensorboard"), purge_step=first_step + 1, flush_secs=15)
+    def __init__(self, directory: Path, *, first_step: int = 0, trackers: Trackers | None = None):
+        self.trackers = trackers or Trackers([TensorBoard.name], TrackedRun(directory, first_step=first_step))
         self.path = directory / METRICS_FILE
         _drop_lines_after(self.path, first_step)
         self.file = self.path.open("a", encoding="utf-8")
@@ -66,46 +65,30 @@ class Records:
         }
         if grad_norm is not None:
             scalars["train/grad_norm"] = grad_norm
-        for tag, value in scalars.items():
-            self.writer.add_scalar(tag, value, step)
+        self.trackers.scalars(step, scalars)
         line = {"step": step, **scalars}
         if sum(layers):
-            self._histogram("policy/layers", layers, step)
+            self.trackers.histogram(step, "policy/layers", layers)
             line["policy/layers"] = list(layers)
         self._write(line)
 
     def evaluation(self, step: int, split: str, scores: Mapping[str, float], *, selects: bool) -> None:
         """Scores of one split; the one that selects the best checkpoint has the reference's two tags."""
-        for name, value in scores.items():
-            tag = f"val/{name.lower()}" if selects else f"val/{split.replace('|', '_')}/{name.lower()}"
-            self.writer.add_scalar(tag, value, step)
+        group = "val" if selects else f"val/{split.replace('|', '_')}"
+        self.trackers.scalars(step, {f"{group}/{name.lower()}": value for name, value in scores.items()})
         self._write({"step": step, "split": split, **{f"val/{name.lower()}": v for name, v in scores.items()}})
-        self.writer.flush()
+        self.trackers.flush()
 
     def images(self, step: int, split: str, images: Sequence[np.ndarray]) -> None:
         """Images uint8 [H, W, 3] of a split, the same images every time."""
         for number, image in enumerate(images, start=1):
-            self.writer.add_image(f"{split.replace('|', '_')}/picture_{number}", image, step, dataformats="HWC")
-        self.writer.flush()
+            self.trackers.image(step, f"{split.replace('|', '_')}/picture_{number}", image)
+        self.trackers.flush()
 
     def close(self) -> None:
         """Write what is buffered and close the files."""
-        self.writer.close()
+        self.trackers.close()
         self.file.close()
-
-    def _histogram(self, tag: str, counts: Sequence[int], step: int) -> None:
-        chosen = [(layer, count) for layer, count in enumerate(counts) if count]
-        self.writer.add_histogram_raw(
-            tag,
-            min=chosen[0][0],
-            max=chosen[-1][0],
-            num=sum(counts),
-            sum=sum(layer * count for layer, count in chosen),
-            sum_squares=sum(layer * layer * count for layer, count in chosen),
-            bucket_limits=[layer + 0.5 for layer in range(len(counts))],
-            bucket_counts=list(counts),
-            global_step=step,
-        )
 
     def _write(self, line: Mapping) -> None:
         with naming(self.path):

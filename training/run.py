@@ -21,6 +21,7 @@ from utils.distributed import join_world, naming_lost_processes
 from utils.logging import OutputLog
 from utils.processes import ProcessId
 from utils.seeding import preserved_random_state, seed_everything, use_deterministic_algorithms
+from utils.trackers import TrackedRun, Trackers, tracker_names
 
 
 @contextmanager
@@ -44,6 +45,19 @@ def begun(config: TrainingConfig, at_once: EndAtOnce) -> Iterator[Launch]:
         world.close()
 
 
+def _records(config: TrainingConfig, first_step: int) -> Records:
+    run = TrackedRun(
+        config.run_dir,
+        name=config.run_name,
+        project=config.tracker_project,
+        settings=config.to_dict(),
+        first_step=first_step,
+        online=config.tracker_online,
+    )
+    trackers = Trackers(tracker_names(config.tracker), run)
+    return Records(config.run_dir, first_step=first_step, trackers=trackers)
+
+
 def train_to_end(launch: Launch, built: Built, launchers: Sequence[ProcessId]) -> None:
     """Train, save and validate until the schedule ends or a stop is requested.
 
@@ -55,7 +69,7 @@ def train_to_end(launch: Launch, built: Built, launchers: Sequence[ProcessId]) -
     scores, checkpoint = _scores(launch, built, start)
     title = f"{config.model_key} · {Path(config.version).name}"
     progress = new_progress(schedule, world, style=config.print_style, title=title, scores=scores)
-    records = Records(config.run_dir, first_step=start.step) if world.is_main else None
+    records = _records(config, start.step) if world.is_main else None
     saver = Saver(built.engine, world, built.settings)
     keeper = Keeper(
         saver=saver,

@@ -13,6 +13,7 @@ from model.systems import SYSTEMS
 from model.systems.base import LAYER_RULES
 from training.trainable import unfreezable
 from utils.settings import FIXED, FRACTION, FREE, RANKING, Rule, above, at_least, option
+from utils.trackers import NONE, TRACKERS, tracker_names
 
 FLASH_ATTENTION = "flash_attention_2"
 
@@ -257,7 +258,20 @@ class RunSettings:
     log_base_dir: str = option("./runs", "run", "directory of all runs", on_resume=FREE)
     exp_name: str = option("", "run", "name of the run", default_text="the model key", on_resume=FREE)
     print_freq: int = option(
-        1, "run", "optimizer steps between lines and TensorBoard points", on_resume=FREE, check=at_least(1)
+        1, "run", "optimizer steps between lines and points of curves", on_resume=FREE, check=at_least(1)
+    )
+    tracker: str = option(
+        "tensorboard",
+        "run",
+        f"what shows the curves and images, joined by commas: {', '.join(TRACKERS)}; or {NONE}",
+        on_resume=FREE,
+    )
+    tracker_project: str = option("uground", "run", "project or experiment of the run in its trackers", on_resume=FREE)
+    tracker_online: bool = option(
+        False,
+        "run",
+        "trackers send to their servers, with the account that is logged in; else all stays in the run's directory",
+        on_resume=FREE,
     )
     print_style: str = option("line", "run", "a line or a block per report", choices=("line", "block"), on_resume=FREE)
     memo: str = option("", "run", "a note on this launch, for memo.log of the run", on_resume=FREE)
@@ -319,7 +333,9 @@ class RunSettings:
     debug: bool = option(False, "run", "show tracebacks", names=("debug",), on_resume=FREE)
 
     def check(self: Any) -> None:
-        """Raise `UserError` for a name that is no directory of its own, and flags that exclude each other."""
+        """Raise `UserError` for a name that is no directory of its own, flags that exclude each other, and trackers
+        that are unknown or not installed."""
+        tracker_names(self.tracker)
         if self.save_interval and not self.save_ckpt:
             raise UserError("--save_interval is about the latest checkpoint, which --no_save_ckpt leaves out")
         if self.dry_run and self.eval_only:
