@@ -16,7 +16,7 @@ from groundscore.commands import main
 from groundscore.errors import UserError
 from groundscore.exchange.regions import Region, RegionImage, ToolOptions, outlines, region
 from groundscore.exchange.tools import READABLE, TOOLS, WRITABLE, read_regions, write_regions
-from groundscore.rle import decode, encode
+from groundscore.rle import as_json, decode, encode
 from groundscore.splits import evaluation_set
 
 HEIGHT, WIDTH = 60, 80
@@ -487,3 +487,30 @@ def test_coco_results_have_scores_and_name_image_and_text(photo, tmp_path):
     assert np.array_equal(
         decode({**entry["segmentation"], "counts": entry["segmentation"]["counts"].encode()}), square()
     )
+
+
+def test_predictions_go_out_with_their_expressions_as_names(images, tmp_path, capsys):
+    write_regions(images, tmp_path / "data/custom/mine.jsonl", "custom")
+    items = evaluation_set("custom|mine", tmp_path / "data")
+    lines = [
+        {
+            "split": "custom|mine",
+            "image": items[number].path_below(tmp_path / "data"),
+            "index": items[number].index,
+            "expression": expression,
+            "present": True,
+            "mask": as_json(encode(square())),
+        }
+        for number in range(2)
+        for expression in range(len(items[number].expressions))
+    ]
+    predictions = tmp_path / "predictions.jsonl"
+    predictions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["convert", str(predictions), str(tmp_path / "out"), "--to", "labelme", "--split", "custom|mine"]
+
+    assert main([*words, "--data", str(tmp_path / "data")]) == 0
+
+    assert "2 images, 5 masks" in capsys.readouterr().out
+    found = list(read_regions(tmp_path / "out"))
+    assert {one.label for image in found for one in image.regions} >= {"What flies in the sky?"}
+    assert all(np.array_equal(one.pixels, square()) for image in found for one in image.regions)
