@@ -12,7 +12,7 @@ FOLDERS = (*LARGE, "miniature")
 UGROUND = [f"uground_{base}_{baseline}" for base in ("llava1.5", "llava1.6") for baseline in ("ema", "critic")]
 WITHOUT_SCRIPTS = ("qwen3-vl-8b/uground_sam2.1",)  # started by train_ds.py --recipe
 # Folders of the other backbones, with the scripts of UGround alone.
-BACKBONES = ("qwen2.5-vl-7b", "qwen3-vl-8b")
+BACKBONES = ("qwen2.5-vl-7b", "qwen3-vl-8b", "internvl3-8b")
 OTHERS = [system.lower() for system in SYSTEMS if system != "UGround"]
 
 

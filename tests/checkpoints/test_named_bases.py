@@ -1,6 +1,7 @@
 """The life of a model on a base that transformers published: every system reads it, writes it and finds it again."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers import AutoTokenizer
 
 import merge_lora_weights
 from checkpoints import load_model, save_model
+from checkpoints.names import from_base
 from checkpoints.processing import GroundingProcessor
 from dataloaders.batching.bpe_tokenization import BpeTokenizer
 from dataloaders.batching.collate import Collator
@@ -19,8 +21,15 @@ from model.systems import SYSTEMS
 from tests.checkpoints.trained_run import merge, write_run
 from tests.tiny import picture, tiny_samples, write_answer
 from tests.tiny_bases import write_bpe_tokenizer, write_qwen, write_sam
+from tests.tiny_tiled import write_tiled
 
-BACKBONES = ("qwen2_5_vl", "qwen3_vl")
+WRITERS = {
+    "qwen2_5_vl": write_qwen,
+    "qwen3_vl": partial(write_qwen, tie_word_embeddings=True),
+    "llava_onevision": partial(write_tiled, tie_word_embeddings=True),
+    "internvl3": write_tiled,
+}
+TIED = ("qwen3_vl", "llava_onevision")
 PIXELLM = {"seg_token_num": 3, "image_feature_scale_num": 2}  # masks by SAM
 
 
@@ -28,8 +37,8 @@ PIXELLM = {"seg_token_num": 3, "image_feature_scale_num": 2}  # masks by SAM
 def bases(tmp_path_factory):
     directory = tmp_path_factory.mktemp("bases")
     write_sam(directory / "sam")
-    for name in BACKBONES:
-        write_qwen(directory / name, name, tie_word_embeddings=name == "qwen3_vl")
+    for name, write in WRITERS.items():
+        write(directory / name, name)
     return directory
 
 
@@ -41,7 +50,7 @@ def opened(bases, backbone, system="UGround", **more):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", WRITERS)
 def test_every_system_trains_answers_and_is_saved_on_every_backbone(backbone, system, bases, tmp_path):
     model, processor, _ = opened(bases, backbone, system)
     output = model(Collator(processor)(tiny_samples()))
@@ -62,21 +71,21 @@ def test_every_system_trains_answers_and_is_saved_on_every_backbone(backbone, sy
     assert reply.text == "It is [SEG]." and reply.masks.shape == (1, 33, 47)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", WRITERS)
 def test_what_was_trained_is_merged_and_its_llm_is_one_of_transformers_again(backbone, bases, tmp_path):
     model, processor, _ = opened(bases, backbone)
     run = write_run(tmp_path, model, processor)
     merged, _, _ = load_model(merge(run))
     exported = tmp_path / "transformers"
     merge_lora_weights.main(["--weight", str(run), "--save_path", str(exported), "--export", "transformers"])
-    kind = {"qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}[backbone]
-    theirs = getattr(transformers, f"{kind}ForConditionalGeneration").from_pretrained(exported)
-    ours = merged.state_dict()
-    layout = {name.removeprefix("model."): tensor for name, tensor in theirs.state_dict().items()}
+    theirs = transformers.AutoModelForImageTextToText.from_pretrained(exported)
+    assert type(theirs).__name__ == type(merged.backbone).model_class.replace("Model", "ForConditionalGeneration")
+    ours, to_ours = merged.state_dict(), from_base(type(merged.backbone))
+    layout = {to_ours(name)[0]: tensor for name, tensor in theirs.state_dict().items()}
     assert all(torch.equal(ours[name], tensor) for name, tensor in layout.items())
     base = load_model(bases / backbone, system="LISA", vision_pretrained=str(bases / "sam"))[0]
     assert not torch.equal(ours["lm_head.weight"], base.lm_head.weight)
-    assert torch.equal(ours["lm_head.weight"], ours["language_model.embed_tokens.weight"]) == (backbone == "qwen3_vl")
+    assert torch.equal(ours["lm_head.weight"], ours["language_model.embed_tokens.weight"]) == (backbone in TIED)
     again, _, report = load_model(exported, system="LISA", vision_pretrained=str(bases / "sam"))
     assert report.new_tokens == 0
     assert torch.equal(again.lm_head.weight, merged.lm_head.weight)
@@ -118,12 +127,15 @@ def test_targets_are_single_tokens_and_text_comes_back(tmp_path):
     )
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", WRITERS)
 def test_the_prompt_is_the_one_that_the_chat_template_of_the_base_writes(backbone, bases):
     _, processor, _ = opened(bases, backbone)
-    system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" if backbone == "qwen2_5_vl" else ""
+    has_system = backbone in ("qwen2_5_vl", "llava_onevision")
+    system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" if has_system else ""
+    image = {"llava_onevision": "<|image_pad|>\n", "internvl3": "<img><|image_pad|></img>\n"}
     expected = (
-        f"{system}<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What is the tree?<|im_end|>\n"
+        f"{system}<|im_start|>user\n{image.get(backbone, '<|vision_start|><|image_pad|><|vision_end|>')}"
+        "What is the tree?<|im_end|>\n"
         "<|im_start|>assistant\nIt is [SEG].<|im_end|>\n<|im_start|>user\nAnd the green one?<|im_end|>\n"
         "<|im_start|>assistant\nThey are near.<|im_end|>"
     )
