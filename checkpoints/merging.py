@@ -203,12 +203,17 @@ def small_sample() -> Sample:
 
 @torch.no_grad()
 def probe(model: GroundingModel, processor: GroundingProcessor, layers: list[int] | None = None) -> Probe:
-    """Run the small input; `layers` repeats another probe's choice of layers, so that a near tie changes nothing."""
+    """Run the small input; `layers` repeats another probe's choice, so that a near tie changes nothing.
+
+    The first target's layer is taken for both: one that is asked for is asked for all.
+    """
     batch = Collator(processor)([small_sample()]).to(model.device)
     unrolled = model.read(batch, model.encode_images(batch))
     logits = model.lm_head(unrolled[-1].flatten(0, 1)[batch.label_positions])
     layer = layers[0] if layers and model.system.uses_policy else None
     (answer,) = model.segment(batch, layer)
+    if len(set(answer.layers)) > 1:
+        (answer,) = model.segment(batch, answer.layers[0])
     return Probe(logits.float().cpu(), answer.mask_logits.float().cpu(), answer.layers)
 
 
