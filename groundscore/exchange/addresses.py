@@ -144,8 +144,12 @@ class Addresses:
                 found = self._agreeing(found, ids[0], image, where)
             return self._of_text(found, text, where) if text and len(found) > 1 else found
         if image is None:
-            keys = ", ".join([*KEYS, *IMAGE_KEYS])
-            raise UserError(f"{where} does not say which expression it is about; it needs one of {keys}")
+            keys = [*KEYS, *IMAGE_KEYS]
+            meant = next(filter(None, (did_you_mean(key, keys) for key in record if key not in keys)), "")
+            raise UserError(
+                f"{where} does not say which expression it is about; it needs one of {', '.join(keys)}, and has "
+                f"{', '.join(map(shown, record))}{meant}"
+            )
         found = self.of_image(image[1])
         if type(record.get(INDEX)) is int:  # of the entry, where an image may occur twice
             found = [one for one in found if one.entry in (record[INDEX], one.image)]

@@ -7,6 +7,7 @@ the image with "text"). Several entries of one expression are united, for a ques
 their scores; `"segmentation": null` predicts that there is no target. A COCO file of annotations works as well.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,14 @@ def _present(entry: dict[str, Any], where: str) -> bool | None:
     return present
 
 
+def _recognises(path: Path) -> bool:
+    start = beginning(path)
+    return b'"segmentation"' in start or re.match(rb"\s*\[\s*\{", start) is not None
+
+
 COCO = PredictionFormat(
     name="coco",
     help="COCO results: a JSON list of objects with 'segmentation' (RLE) and the id of an expression or ref",
-    recognises=lambda path: path.is_file() and b'"segmentation"' in beginning(path),
+    recognises=_recognises,
     read=read_coco,
 )

@@ -332,6 +332,7 @@ def test_names_by_sentence_are_found_out(benchmarks, counted, tmp_path):
     "entry,message",
     [
         ({"segmentation": None}, "entry 0 does not say which expression it is about; it needs one of expression_id"),
+        ({"sentid": 3, "segmentation": None}, "and has 'sentid', 'segmentation'. Did you mean 'sent_id'"),
         ({"sent_id": 10**9, "segmentation": None}, "entry 0: refcoco.unc.val has no expression of sent_id 1000000000"),
         ({"file_name": "nowhere.jpg", "segmentation": None}, "entry 0: refcoco.unc.val has no image 'nowhere.jpg'"),
         ({"sent_id": 1}, "entry 0 has no 'segmentation'.*'sent_id'"),
@@ -341,7 +342,7 @@ def test_coco_entries_that_name_nothing_are_named(benchmarks, tmp_path, entry, m
     (tmp_path / "mine.json").write_text(json.dumps([entry]))
 
     with pytest.raises(UserError, match=message):
-        rows_of(tmp_path / "mine.json", benchmarks[REFER], format="coco")
+        rows_of(tmp_path / "mine.json", benchmarks[REFER])
 
 
 def test_an_image_with_several_expressions_does_not_say_which(benchmarks, tmp_path):
