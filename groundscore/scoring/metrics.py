@@ -16,6 +16,7 @@ import numpy as np
 
 from groundscore.annotations.refer_files import REFER_SETS
 from groundscore.errors import UserError
+from groundscore.names import look_up
 from groundscore.scoring import UNITS
 from groundscore.scoring.bootstrap import Terms, interval, ratios, resample
 from groundscore.scoring.counts import ExpressionCounts, Expressions, Pairs, QuestionCounts, Row, ious
@@ -58,7 +59,8 @@ def counts_as_reference(spec: str, gres_reference: bool) -> bool:
 
 
 def unit_of(spec: str, unit: str) -> str:
-    """What has the weight of one in a split's scores: `unit`, where the kind of split has a choice."""
+    """What has the weight of one in a split's scores: `unit`, one of `UNITS`, where the kind of split has a choice."""
+    unit = look_up(unit, {one: one for one in UNITS}, "unit")
     return unit if kind_of(spec) in WEIGHTED else UNITS[0]
 
 

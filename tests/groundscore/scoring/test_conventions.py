@@ -50,6 +50,11 @@ def test_a_unit_has_the_weight_of_its_image_in_resamples():
     assert low == pytest.approx(0.35) and high == pytest.approx(0.35)
 
 
+def test_an_unknown_unit_names_those_that_are_known():
+    with pytest.raises(UserError, match="unknown unit 'objects'; known are expression, object, ref. Did you mean"):
+        score_split(REFER, two_refs(), unit="objects")
+
+
 def test_expressions_without_ref_are_units_of_their_own():
     rows = [row(1, 1, 2, expression=0), row(2, 2, 2, expression=1)]
 
