@@ -6,11 +6,14 @@ H, W: height and width of an image, upright as its EXIF orientation says; all ma
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
+from PIL import Image
 
+from groundscore.annotations.image_files import upright
 from groundscore.annotations.images import read_image
 from groundscore.errors import UserError
 from groundscore.rle import Rle, decode, encode
@@ -54,6 +57,18 @@ class RegionImage:
     def content(self) -> bytes:
         """The encoded image."""
         return self.image if isinstance(self.image, bytes) else self.image.read_bytes()
+
+    @property
+    def upright_content(self) -> bytes:
+        """The encoded image, encoded anew where its EXIF data turn it: not every tool looks at them."""
+        content = self.content
+        with Image.open(BytesIO(content)) as image:
+            kind, turned = image.format, upright(image, Path(self.name))
+            if turned is image:
+                return content
+            out = BytesIO()
+            turned.save(out, kind, exif=b"", **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
+        return out.getvalue()
 
 
 @dataclass(frozen=True)
@@ -124,15 +139,18 @@ def find_image(folders: Iterable[Path], name: str, where: str) -> Path:
 
 
 class NewImages:
-    """Gives images names that differ in a folder that is being written, and writes them there as they are."""
+    """Gives images names that differ in a folder that is being written, and writes them there.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    as_they_are: also where EXIF data turn them; else upright.
+    """
+
+    def __init__(self, folder: Path, *, as_they_are: bool = False):
+        self.folder, self.as_they_are = folder, as_they_are
         self._taken: dict[str, bytes] = {}
 
     def add(self, image: RegionImage) -> str:
         """Returns the name of an image in the folder; one that is there already is not written twice."""
-        content = image.content
+        content = image.content if self.as_they_are else image.upright_content
         path = PurePosixPath(image.name)
         for number in range(1, 1_000_000):
             name = path if number == 1 else path.with_name(f"{path.stem}_{number}{path.suffix}")

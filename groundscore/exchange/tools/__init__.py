@@ -1,5 +1,7 @@
 """Formats of annotation tools, in and out: one a file, registered here. All are read to `regions.RegionImage`."""
 
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -54,11 +56,20 @@ def write_regions(images: Iterable[RegionImage], out: Path, name: str) -> None:
     write = look_up(name, TOOLS, "format").write
     if write is None:
         raise UserError(f"{name} is only read; what can be written is {', '.join(WRITABLE)}")
-    if name != CUSTOM.name:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"{out} exists and is not empty; choose another folder")
-        make_directory(out)
-    write(images, out)
+    if name == CUSTOM.name:
+        write(images, out)
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not empty; choose another folder")
+    make_directory(out.parent)
+    beside = out.with_name(f".{out.name}.{secrets.token_hex(6)}.writing")
+    beside.mkdir()
+    try:
+        write(images, beside)
+        beside.replace(out)
+    except BaseException:  # so that the same command can be repeated
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
 
 
 __all__ = ["READABLE", "TOOLS", "WRITABLE", "ToolFormat", "export_forms", "read_regions", "write_regions"]

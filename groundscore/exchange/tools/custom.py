@@ -6,6 +6,7 @@ asked for together. The labels are kept beside the masks ("labels"), where train
 
 import json
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,9 +39,9 @@ def write_custom(images: Iterable[RegionImage], dataset_dir: Path, name: str) ->
     if "/" in name or name.startswith(".") or not name:
         raise UserError(f"{name!r} is no name of own data: a file name without .jsonl")
     if path.exists() or (folder / name).exists():
-        raise UserError(f"{path} or the folder beside it exists; choose another --name, or remove them")
+        raise UserError(f"{path} or the folder beside it exists; choose another name, or remove them")
     make_directory(folder)
-    new, count = NewImages(folder / name), 0
+    new, count = NewImages(folder / name, as_they_are=True), 0
 
     def lines() -> Iterator[str]:
         nonlocal count
@@ -49,10 +50,14 @@ def write_custom(images: Iterable[RegionImage], dataset_dir: Path, name: str) ->
                 count += 1
                 yield json.dumps(_line(image, f"{name}/{new.add(image)}"), ensure_ascii=False) + "\n"
 
-    write_lines(path, lines())
-    if not count:
-        path.unlink()
-        raise UserError("no image has a region, so there is nothing to ask for")
+    try:
+        write_lines(path, lines())
+        if not count:
+            path.unlink()
+            raise UserError("no image has a region, so there is nothing to ask for")
+    except BaseException:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        raise
     return count
 
 

@@ -180,7 +180,7 @@ def write(images: Iterable[RegionImage], out: Path) -> None:
                 Image.fromarray(one.pixels * np.uint8(255)).save(png, "PNG")
                 rows.append(
                     {
-                        "image": {"bytes": image.content, "path": image.name},
+                        "image": {"bytes": image.upright_content, "path": image.name},
                         "text": [one.label, *one.texts],
                         "mask": {"bytes": png.getvalue(), "path": None},
                     }

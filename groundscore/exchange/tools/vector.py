@@ -30,8 +30,9 @@ def write_svg(images: Iterable[RegionImage], out: Path) -> None:
 def svg_of(image: RegionImage) -> str:
     """Returns the image with a path of every region, filled by the even-odd rule."""
     height, width = image.size
-    kind = _KINDS.get(image.content[:2], "jpeg")
-    data = base64.b64encode(image.content).decode("ascii")
+    content = image.upright_content
+    kind = _KINDS.get(content[:2], "jpeg")
+    data = base64.b64encode(content).decode("ascii")
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">',
         f'<image width="{width}" height="{height}" href="data:image/{kind};base64,{data}"/>',

@@ -455,6 +455,38 @@ def test_nothing_is_overwritten(images, tmp_path):
         write_regions(images, tmp_path / "full", "coco")
 
 
+@pytest.mark.parametrize("form", ["custom", "coco"])
+def test_what_fails_leaves_nothing_behind_and_can_be_repeated(form, images, tmp_path):
+    out = tmp_path / "data/custom/mine.jsonl" if form == "custom" else tmp_path / "out"
+
+    def broken():
+        yield images[0]
+        raise UserError("the second image is bad")
+
+    with pytest.raises(UserError, match="the second image is bad"):
+        write_regions(broken(), out, form)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "photos"]
+    write_regions(images, out, form)
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo", "png", "labelme", "parquet", "custom"])
+def test_an_image_that_exif_turns_is_written_upright_and_stays_as_it_is_in_own_data(form, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn right to see it upright
+    Image.new("RGB", (HEIGHT, WIDTH), "red").transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.jpg", exif=exif)
+    mask = np.zeros((WIDTH, HEIGHT), np.uint8)
+    mask[:20, :30] = 1
+    out = tmp_path / "data/custom/mine.jsonl" if form == "custom" else tmp_path / "out"
+
+    write_regions([RegionImage(tmp_path / "a.jpg", "a.jpg", (WIDTH, HEIGHT), (region("top", mask),))], out, form)
+    (found,) = read_regions(out)
+
+    assert np.array_equal(found.regions[0].pixels, mask)
+    with Image.open(BytesIO(found.content)) as image:
+        assert image.getexif().get(0x0112, 1) == (6 if form == "custom" else 1)
+        assert image.size == ((WIDTH, HEIGHT) if form == "custom" else (HEIGHT, WIDTH))
+
+
 def test_a_folder_of_nothing_that_is_known_is_told(photo):
     with pytest.raises(UserError, match="looks like none of .*labelme"):
         read_regions(photo.parent)
