@@ -119,7 +119,9 @@ def _read_named_base(path: Path, config: dict[str, Any], member: str, system: st
         dictionary(config.get(name) or default, f"{where}: {name}")
         for name, default in (("text_config", config), ("vision_config", {}))
     )
-    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+    (words,), (head,) = (tuple(f"{module}.weight" for module in backbone.parts[of]) for of in ("embeddings", "head"))
+    stated = [part["tie_word_embeddings"] for part in (config, text) if part.get("tie_word_embeddings") is not None]
+    tied = any(stated) if stated else head not in weights  # some classes tie unless told otherwise
     values = backbone.read_base_values(config, _image_settings(path))
     fields = {
         "system": system,
@@ -138,7 +140,6 @@ def _read_named_base(path: Path, config: dict[str, Any], member: str, system: st
         "base_values": values,
     }
     model_config = build_grounding(fields, str(where))
-    (words,), (head,) = (tuple(f"{module}.weight" for module in backbone.parts[of]) for of in ("embeddings", "head"))
     if tied and head not in weights and words in weights:
         weights.put(head, weights.shape(words), weights.reader(words))
     return Source(BASE, path, model_config, backbone.tokenizer.from_directory(path), weights, describes_clip=True)

@@ -112,6 +112,16 @@ def test_every_tensor_of_a_base_is_read_and_saved_again(kind, bases, tmp_path):
         assert torch.equal(tensor, model.state_dict()[name]), name
 
 
+def test_a_base_that_does_not_say_whether_it_is_tied_is_where_it_has_no_head(bases, tmp_path):
+    theirs = write_tiled(tmp_path, "internvl3", tie_word_embeddings=True)
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["tie_word_embeddings"], values["text_config"]["tie_word_embeddings"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    model, _, _ = load_model(tmp_path, system="LISA", vision_pretrained=str(bases / "sam"))
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert torch.equal(model.lm_head.weight[:400], theirs.lm_head.weight[:400])
+
+
 # --- the systems -----------------------------------------------------------------------------------------------------
 
 
