@@ -151,7 +151,8 @@ class NewImages:
     def add(self, image: RegionImage) -> str:
         """Returns the name of an image in the folder; one that is there already is not written twice."""
         content = image.content if self.as_they_are else image.upright_content
-        path = PurePosixPath(image.name)
+        parts = [part for part in PurePosixPath(image.name).parts if part not in ("..", "/", ".")]
+        path = PurePosixPath(*(parts or ["image"]))  # never outside the folder, whatever a file calls its image
         for number in range(1, 1_000_000):
             name = path if number == 1 else path.with_name(f"{path.stem}_{number}{path.suffix}")
             before = self._taken.get(str(name).lower())

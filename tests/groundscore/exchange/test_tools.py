@@ -151,6 +151,17 @@ def test_pixels_to_ignore_are_kept(form, photo, tmp_path):
     assert masks_of(found) == {"cat": [encode(square())["counts"]]}
 
 
+@pytest.mark.parametrize("name", ["../../evil.jpg", "/evil.jpg", ".."])
+def test_an_image_whose_name_leads_out_is_written_inside(name, photo, tmp_path):
+    image = RegionImage(photo, name, (HEIGHT, WIDTH), (region("cat", square()),))
+
+    write_regions([image], tmp_path / "deep/data/custom/mine.jsonl", "custom")
+
+    inside = tmp_path / "deep/data/custom/mine"
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".jsonl" and path != photo]
+    assert written and all(path.is_relative_to(inside) for path in written)
+
+
 def test_images_of_one_name_from_two_folders_stay_two(photo, tmp_path):
     other = tmp_path / "b.jpg"
     Image.new("RGB", (WIDTH, HEIGHT)).save(other)
