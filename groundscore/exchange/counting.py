@@ -49,7 +49,7 @@ def count_predictions(
     scorers = {}
     for spec, split in splits.items():
         scorer = Scorer(split, threshold=threshold, keep_masks=keep_masks)
-        scorers[spec] = _count(Matching(path, split, found.get(spec, {})), scorer, progress)
+        scorers[spec] = _count(Matching(path, split, found.pop(spec, {})), scorer, progress)
     return scorers
 
 

@@ -7,6 +7,7 @@
 """
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -87,7 +88,7 @@ def _read(content: dict, split: str, where: str, read_masks: partial) -> Predict
     index = _index(content, "index", where) if by_index and content.get("index") is not None else None
     image = None
     if index is None or "image" in content:
-        image = PurePosixPath(require_text(content, "image", where, remedy=_REMEDY)).as_posix()
+        image = sys.intern(PurePosixPath(require_text(content, "image", where, remedy=_REMEDY)).as_posix())
     present = content.get("present", True) if several else require(content, "present", where, remedy=_REMEDY)
     if not isinstance(present, bool):
         raise UserError(f"{where}: 'present' is true or false, not {shown(present)}")

@@ -13,7 +13,7 @@ SHOWN = 5  # missing predictions that an error names
 Key = tuple[str | int, int]  # entry and expression of a prediction
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction(Answered):
     """What a file says about one expression.
 
@@ -67,7 +67,7 @@ class Matching:
     """Takes predictions out of `left` as their expressions come by; what remains belongs to none."""
 
     def __init__(self, path: Path, split: OpenSplit, predictions: dict[Key, Prediction]):
-        self.path, self.spec, self.root, self.left = path, split.spec, split.root, dict(predictions)
+        self.path, self.spec, self.root, self.left = path, split.spec, split.root, predictions
         self.seen: dict[str, int] = {}  # expressions of every image that has come by
         self.missing: list[str] = []
 

@@ -42,7 +42,7 @@ class Pair:
         return iou(self.intersection, self.union) if self.matched else 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ExpressionCounts:
     """The counts of one expression and the mask predicted for it.
 
@@ -82,7 +82,7 @@ class ExpressionCounts:
         return values if self.seen is not None else {k: v for k, v in values.items() if k != "seen"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class QuestionCounts:
     """The counts of one question of MUSE: P predicted masks, T targets.
 

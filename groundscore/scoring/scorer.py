@@ -45,7 +45,7 @@ _HEADER = record({"format": one_of(FORMAT), "split": text, "images": whole(0), "
 _ADDED = record({"rows": list_of(check_row), "repaired": list_of(mapping(anything))})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Answered:
     """What was predicted for one expression.
 

@@ -1,6 +1,7 @@
 """One image of an evaluation set with everything that is asked about it; and those that cannot be used."""
 
 import itertools
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -218,8 +219,8 @@ class EvaluationSet(Sequence[EvaluationItem]):
 
 
 def path_below(root: Path, path: Path) -> str:
-    """Returns the path of an image from the data root on, with "/" on every system."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+    """Returns the path of an image from the data root on, with "/" on every system; one object for all who ask."""
+    return sys.intern(path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix())
 
 
 @dataclass(frozen=True)
