@@ -13,7 +13,7 @@ all of them, in four stages, as the published ones came about:
   vision      CLIP tells what its patches show and where, SAM draws what is pointed at, described, or shown by a coarse
               map; side by side, a core each
   language    dialogues in words: projector and LLM
-  selecting   one target at a time, by class or expression, until the LLM's similarity maps select it
+  selecting   one target at a time, by class or expression
   grounding   all eight families
 
 Both last stages train UGround without its policy: its gate stays zero, and the map of a random layer is trained for
@@ -46,7 +46,7 @@ train() { # run, arguments...
 base_of() { # directory
     BASE=(--version "$1/llava" --vision_tower "$1/clip" --vision_pretrained "$1/sam_miniature.pth")
 }
-# Small batches: the LLM learns to select after as many steps, not images.
+# Small batches: the LLM learns to select after as many steps, not images. Dialogues go on, lest it unlearns to read.
 ALL_LAYERS=(--model_key UGround --mode 2 --estimator sample --policy_loss_weight 0 --num_classes_per_sample 5
     --use_expand_question_list --dice_loss_weight 4)
 
@@ -62,11 +62,11 @@ train language --model_key LISA --dataset vqa --sample_rates 1 \
     --steps_per_epoch 500 --epochs 6 --lr 1.5e-3 --warmup_num_steps 50 "$@"
 .venv/bin/python -m miniature.base --out "$RUNS/speaking" --from_run "$RUNS/language"
 base_of "$RUNS/speaking"
-train selecting "${ALL_LAYERS[@]}" --dataset "sem_seg||refer_seg||vqa" --sample_rates "6,10,3" \
+train selecting "${ALL_LAYERS[@]}" --dataset "sem_seg||refer_seg||vqa" --sample_rates "6,10,6" \
     --sem_seg_data "ade20k||cocostuff" --refer_seg_data refcoco \
     --steps_per_epoch 500 --epochs 4 --lr 1e-3 --warmup_num_steps 30 "$@"
 .venv/bin/python merge_lora_weights.py --weight "$RUNS/selecting" --save_path "$RUNS/selecting/hf" --overwrite
 BASE=(--version "$RUNS/selecting/hf")
-train grounding "${ALL_LAYERS[@]}" --sample_rates "3,12,3,3,4,4,2,3" \
+train grounding "${ALL_LAYERS[@]}" --sample_rates "3,12,3,3,6,4,2,3" \
     --steps_per_epoch 500 --epochs 4 --lr 7e-4 --warmup_num_steps 30 "$@"
 .venv/bin/python -m miniature.base --out "$OUT" --from_run "$RUNS/grounding"
