@@ -46,14 +46,15 @@ train() { # run, arguments...
 base_of() { # directory
     BASE=(--version "$1/llava" --vision_tower "$1/clip" --vision_pretrained "$1/sam_miniature.pth")
 }
-# Small batches: the LLM learns to select after as many steps, not images. Dialogues go on, lest it unlearns to read.
+# Small batches: the LLM learns to select after as many steps, not images. A gentle rate and many dialogues, lest it
+# unlearns to read.
 ALL_LAYERS=(--model_key UGround --mode 2 --estimator sample --policy_loss_weight 0 --num_classes_per_sample 5
     --use_expand_question_list --dice_loss_weight 4)
 
 ./build.sh
 .venv/bin/python -m miniature.data --out "$DATA" --seed 1 --scale 5
 [[ -e "$RUNS/untrained/sam_miniature.pth" ]] || .venv/bin/python -m miniature.base --out "$RUNS/untrained" --dataset_dir "$DATA"
-.venv/bin/python -m miniature.vision clip --base "$RUNS/untrained" --steps 4000 &
+.venv/bin/python -m miniature.vision clip --base "$RUNS/untrained" --steps 2500 &
 clip=$!
 .venv/bin/python -m miniature.vision sam --base "$RUNS/untrained" --steps 4000
 wait "$clip"
@@ -62,11 +63,11 @@ train language --model_key LISA --dataset vqa --sample_rates 1 \
     --steps_per_epoch 500 --epochs 6 --lr 1.5e-3 --warmup_num_steps 50 "$@"
 .venv/bin/python -m miniature.base --out "$RUNS/speaking" --from_run "$RUNS/language"
 base_of "$RUNS/speaking"
-train selecting "${ALL_LAYERS[@]}" --dataset "sem_seg||refer_seg||vqa" --sample_rates "6,10,6" \
+train selecting "${ALL_LAYERS[@]}" --dataset "sem_seg||refer_seg||vqa" --sample_rates "6,10,8" \
     --sem_seg_data "ade20k||cocostuff" --refer_seg_data refcoco \
-    --steps_per_epoch 500 --epochs 4 --lr 1e-3 --warmup_num_steps 30 "$@"
+    --steps_per_epoch 500 --epochs 6 --lr 5e-4 --warmup_num_steps 30 "$@"
 .venv/bin/python merge_lora_weights.py --weight "$RUNS/selecting" --save_path "$RUNS/selecting/hf" --overwrite
 BASE=(--version "$RUNS/selecting/hf")
 train grounding "${ALL_LAYERS[@]}" --sample_rates "3,12,3,3,6,4,2,3" \
-    --steps_per_epoch 500 --epochs 4 --lr 7e-4 --warmup_num_steps 30 "$@"
+    --steps_per_epoch 500 --epochs 4 --lr 5e-4 --warmup_num_steps 30 "$@"
 .venv/bin/python -m miniature.base --out "$OUT" --from_run "$RUNS/grounding"
