@@ -58,7 +58,8 @@ def resample(sums: np.ndarray, samples: int, seed: int) -> np.ndarray:
     step = max(1, _DRAWS_AT_ONCE // images)
     for start in range(0, samples, step):
         some = min(step, samples - start)
-        drawn = rng.integers(images, size=(some, images)) + images * np.arange(some)[:, None]
+        drawn = rng.integers(images, size=(some, images))
+        drawn += images * np.arange(some)[:, None]
         times = np.bincount(drawn.reshape(-1), minlength=some * images).reshape(some, images)
         totals[start : start + some] = times.astype(np.float64) @ sums
     return totals
