@@ -5,6 +5,9 @@ about an archive (names with "..", links that a source would take) is an error, 
 user's own copy is left alone.
 """
 
+import gzip
+import lzma
+import os
 import shutil
 import stat
 import tarfile
@@ -27,7 +30,7 @@ from groundscore.writing import make_directory, write_json, written_whole
 
 DEEPEST = 3  # archives in one another
 NOTES = ".prepare"  # folder of the data folder: which archives are unpacked, and inner archives while they are
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, EOFError)
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,11 @@ def unpack(
     The first time, and after a kill, every file is looked at; later nothing is, as long as the archive is the same.
     """
     done = Unpacked()
+    sources = [source for source in sources if source.path.exists() or not source.is_there]
     primary, links = _split_places(sources, root)
     notes = root / NOTES
+    for left in notes.glob("inner-*"):  # of a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
     record = notes / f"{download.file}.json"
     for path in files_of(download, folder):
         state = {"size": path.stat().st_size, "mtime": path.stat().st_mtime_ns, "paths": [str(s.path) for s in primary]}
@@ -82,7 +88,7 @@ def unpack(
         if link.exists() or link.is_symlink() or not target.exists() or is_linked(root, link.parent):
             continue
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(_relative(target, link.parent))
+        link.symlink_to(os.path.relpath(target, link.parent))
         say(f"linked   {link} -> {target}")
     return done
 
@@ -97,24 +103,12 @@ def _split_places(sources: Sequence[Source], root: Path) -> tuple[list[Source], 
         by_content.setdefault(source.inside, []).append(source)
     primary, links = [], []
     for same in by_content.values():
-        first = min(
-            same, key=lambda source: (not source.path.is_dir() or is_linked(root, source.path), same.index(source))
-        )
-        if not first.path.exists() and any(source.is_there for source in same):
-            first = next(source for source in same if source.is_there)
+        there = [source for source in same if source.path.exists()]
+        own = [source for source in there if not is_linked(root, source.path)]
+        first = [*own, *there, *same][0]
         primary.append(first)
         links += [(source.path, first.path) for source in same if source is not first and not source.is_there]
     return primary, links
-
-
-def _relative(target: Path, start: Path) -> Path:
-    return Path(
-        *[".."] * len(start.relative_to(_common(target, start)).parts), target.relative_to(_common(target, start))
-    )
-
-
-def _common(one: Path, other: Path) -> Path:
-    return next(parent for parent in one.parents if parent == other or parent in other.parents)
 
 
 def _record(path: Path) -> dict:
@@ -198,7 +192,7 @@ def _place(sources: Sequence[Source], parts: Sequence[str]) -> Path | None:
 
 
 def _safe_parts(parts: Sequence[str], path: Path) -> Sequence[str]:
-    if ".." in parts or parts[0] in ("/", "") or any("\0" in part or part.endswith(":") for part in parts[:1]):
+    if not parts or ".." in parts or parts[0] == "/" or "\0" in parts[0] or parts[0].endswith(":"):
         raise UserError(f"{path} has a file named {'/'.join(parts)[:200]!r}, which lies outside it; it is not official")
     return parts
 
