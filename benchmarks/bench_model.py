@@ -80,6 +80,11 @@ class BenchShape:
         return backbone_of(config).preparation(config)(torch.zeros(*size, 3, dtype=torch.uint8).numpy())
 
 
+def _rotary(theta: float, sections: tuple[int, int, int]) -> dict[str, Any]:
+    """Rotary positions in three axes; sections: pairs of a head's numbers for each."""
+    return {"rope_type": "default", "rope_theta": theta, "mrope_section": list(sections)}
+
+
 CLIP_L = {"clip_width": 1024, "clip_layers": 24, "clip_heads": 16}
 SAM_H = {"sam_width": 1280, "sam_layers": 32, "sam_heads": 16, "sam_global": (7, 15, 23, 31)}
 SIZES = {
@@ -109,6 +114,28 @@ SIZES = {
         vocabulary=151674,
         text={"num_key_value_heads": 4},
         vision={"attention_bias": True},  # InternViT-300M, the class's own
+        **SAM_H,
+    ),
+    "qwen2.5-vl-7b": BenchShape(
+        backbone="qwen2_5_vl",
+        width=3584,
+        mlp=18944,
+        layers=28,
+        heads=28,
+        vocabulary=152064,
+        text={"num_key_value_heads": 4, "rope_parameters": _rotary(1e6, (16, 24, 24))},
+        vision={"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584},
+        **SAM_H,
+    ),
+    "qwen3-vl-8b": BenchShape(
+        backbone="qwen3_vl",
+        width=4096,
+        mlp=12288,
+        layers=36,
+        heads=32,
+        vocabulary=151936,
+        text={"num_key_value_heads": 8, "head_dim": 128, "rope_parameters": _rotary(5e6, (24, 20, 20))},
+        vision={"out_hidden_size": 4096},
         **SAM_H,
     ),
 }

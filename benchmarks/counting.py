@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks import benchmark_parser
 from benchmarks.bench_model import SIZES, BenchShape, adapt, bench_batch, bench_model
 from benchmarks.measuring import flop_counter
-from dataloaders.batching.batch import ImageGroup
+from dataloaders.batching.batch import Batch, ImageGroup
 from groundscore.errors import run_main
+from model.backbones.qwen_vl import QwenVLBackbone
 from model.config import GroundingConfig
 from model.decoders import decoder_of
 
@@ -78,6 +80,7 @@ def count_step(
     batch = bench_batch(shape)
     model = bench_model(shape, system, dtype=dtype, device="meta")
     adapt(model, lora_r=lora_r, checkpointing=checkpointing)
+    _fix_grids(model, batch)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         _to_fake_cpu(model)
         batch = _without_values(batch, fake)
@@ -236,6 +239,29 @@ def _to_fake_cpu(model: torch.nn.Module) -> None:
         for name, value in module._buffers.items():
             if value is not None:
                 module._buffers[name] = torch.empty(value.shape, dtype=value.dtype)
+
+
+def _fix_grids(model: torch.nn.Module, batch: Batch) -> None:
+    """Give Qwen-VL's image encoder what it computes of the values of its grids, which fake tensors do not have."""
+    if not isinstance(model.backbone, QwenVLBackbone):
+        return
+    from transformers import vision_utils
+
+    encoder, config = model.visual, model.visual.config
+    grids = torch.cat([model.backbone.grids(group) for group in batch.backbone_images.groups])
+    merge = config.spatial_merge_size
+    lengths, longest = vision_utils.get_vision_attention_seqlens(grids, config)
+    known: dict[str, Any] = {"cu_seqlens": lengths.numpy(), "max_seqlen": longest}
+    known["position_ids"] = vision_utils.get_vision_position_ids(grids, merge)
+    if hasattr(config, "window_size"):
+        index, windows = vision_utils.get_vision_window_index(grids, merge, config.window_size, config.patch_size)
+        known |= {"window_index": index, "cu_window_seqlens": windows.numpy()}
+    else:
+        found = vision_utils.get_vision_interpolation_indices_and_weights(
+            grids, encoder.num_grid_per_side, align_corners=True, spatial_merge_size=merge
+        )
+        known |= dict(zip(("interp_indices", "interp_weights"), found, strict=True))
+    encoder.forward = partial(encoder.forward, **known)
 
 
 def _without_values(batch, fake: FakeTensorMode):

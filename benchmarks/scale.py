@@ -24,7 +24,7 @@ from training.memory import GIB, estimate_memory
 if TYPE_CHECKING:
     from benchmarks.counting import StepCount
 
-LARGE = ("7b", "13b", "internvl3-8b")  # of `bench_model.SIZES`, which imports torch
+LARGE = ("7b", "13b", "internvl3-8b", "qwen2.5-vl-7b", "qwen3-vl-8b")  # of `bench_model.SIZES`, which imports torch
 GPUS_PER_NODE = 8
 BF16_BYTES = 2
 LAYER_TENSORS = 16  # of the hidden states' size that one layer's backward pass needs: attention 8, MLP 3 × 2.7

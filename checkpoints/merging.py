@@ -27,6 +27,7 @@ from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
 from groundscore.scoring.counts import iou
+from model.backbones.base import ties_embeddings
 from model.grounding import GroundingModel
 from model.settings import LoraSettings
 from utils.distributed import choose_device
@@ -129,7 +130,7 @@ def merged_tensors(
     for name, tensor in trained.items():
         weights.put(name, tuple(tensor.shape), partial(trained.__getitem__, name))
     words, head = tables_of(opened.model.config)
-    if head not in trained and getattr(opened.model.config.text_config, "tie_word_embeddings", False):
+    if head not in trained and ties_embeddings(opened.model.config):
         weights.put(head, weights.shape(words), weights.reader(words))
     merge_lora(weights, alpha, source)
     check_names(drawn.keys() - weights.keys(), weights.keys() - drawn.keys(), f"what was trained on {source}")

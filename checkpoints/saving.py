@@ -35,6 +35,7 @@ from checkpoints.writing import (
 )
 from groundscore.errors import UserError
 from groundscore.writing import write_json
+from model.backbones.base import ties_embeddings
 from model.decoders.published import SAM
 from model.grounding import GroundingModel
 from model.policy import CONTEXT_GATE
@@ -155,7 +156,7 @@ def export_base(
     _check_merged(ours)
     parts = tuple(f"{name}." for name, _ in model.backbone.named_children())
     _, head = tables_of(model.config)
-    left_out = {head} if model.config.text_config.tie_word_embeddings else set()
+    left_out = {head} if ties_embeddings(model.config) else set()
     layout = layout_of(backbone)
     state = {
         layout.to_theirs(name): each for name, each in ours.items() if name.startswith(parts) and name not in left_out

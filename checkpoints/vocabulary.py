@@ -11,6 +11,7 @@ from checkpoints.sources import BASE, OWN, Source
 from checkpoints.weights import check_names
 from groundscore.errors import UserError, shown
 from model.backbones import backbone_of
+from model.backbones.base import ties_embeddings
 from model.config import GroundingConfig
 
 SPARE_TOKENS = 1000  # that the tokenizer of a base may have beyond its tables
@@ -82,7 +83,7 @@ def _check_vocabulary(source: Source) -> None:
 def _resize_tables(source: Source, rows: int, new_ids: set[int], *, std: float, seed: int) -> int:
     """Give the word embeddings and the output head `rows` rows; those of `new_ids`, and those beyond the stored ones,
     are drawn from N(0, std²), the same for both where they are tied. Returns how many were drawn."""
-    weights, tied = source.weights, getattr(source.config.text_config, "tie_word_embeddings", False)
+    weights, tied = source.weights, ties_embeddings(source.config)
     drawn = sorted(new_ids | set(range(_rows(source), rows)))
     for offset, name in enumerate(tables_of(source.config)):
         stored, width = weights.shape(name)

@@ -306,6 +306,11 @@ def depth_of(part: PreTrainedConfig) -> int:
     return part.depth if hasattr(part, "depth") else part.num_hidden_layers
 
 
+def ties_embeddings(config: PreTrainedConfig) -> bool:
+    """Whether the head of the LLM of a `GroundingConfig` is its table of word embeddings; not every class says."""
+    return bool(getattr(config.text_config, "tie_word_embeddings", False))
+
+
 def row_attention(branches: Tensor, image_positions: Tensor, visible: Tensor | None) -> Tensor:
     """Who sees whom in rows of packed conversations.
 

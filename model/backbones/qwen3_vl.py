@@ -19,7 +19,11 @@ class Qwen3VLBackbone(QwenVLBackbone):
     """Qwen3-VL (https://arxiv.org/abs/2511.21631). Its table of position embeddings is interpolated to the grid of
     each image inside the image encoder of transformers."""
 
-    parts = {**QwenVLBackbone.parts, "projector": ("visual.merger", "visual.deepstack_merger_list")}
+    parts = {
+        **QwenVLBackbone.parts,
+        "encoder": (*QwenVLBackbone.parts["encoder"], "visual.pos_embed"),
+        "projector": ("visual.merger", "visual.deepstack_merger_list"),
+    }
     base_types = ("qwen3_vl",)
     text_types = ("qwen3_vl_text",)
     vision_types = ("qwen3_vl_vision",)

@@ -24,7 +24,7 @@ from dataloaders.batching.batch import Geometry, ImageGroup
 from dataloaders.batching.bpe_tokenization import BpeTokenizer
 from groundscore.annotations.images import check_image
 from groundscore.errors import UserError
-from model.backbones.base import BaseValue, Rows
+from model.backbones.base import BaseValue, Rows, ties_embeddings
 from model.backbones.language_model import LanguageModelBackbone, class_of_transformers
 from model.images import resized, standardize
 from model.losses import TokenHead
@@ -81,7 +81,7 @@ class QwenVLBackbone(LanguageModelBackbone):
 
     encoder_name = "Qwen-VL's image encoder"
     parts = {
-        "encoder": ("visual",),
+        "encoder": ("visual.patch_embed", "visual.blocks"),
         "projector": ("visual.merger",),
         **LanguageModelBackbone.parts,
     }
@@ -122,7 +122,7 @@ class QwenVLBackbone(LanguageModelBackbone):
         self.language_model = model.language_model
         text = config.text_config
         self.lm_head = TokenHead(text.hidden_size, text.vocab_size, bias=False)
-        if text.tie_word_embeddings:
+        if ties_embeddings(config):
             self.lm_head.weight = self.language_model.embed_tokens.weight
 
     # --- the base
@@ -132,7 +132,7 @@ class QwenVLBackbone(LanguageModelBackbone):
         """The configuration of the whole model in transformers."""
         ids = {name: value for name, value in config.base_values.items() if name.endswith("_token_id")}
         parts = {name: copy.deepcopy(getattr(config, name)) for name in ("text_config", "vision_config")}
-        tied = config.text_config.tie_word_embeddings
+        tied = ties_embeddings(config)
         return class_of_transformers(cls.config_class)(**parts, **ids, tie_word_embeddings=tied)
 
     @classmethod

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 from dataloaders.batching.batch import ImageGroup
 from dataloaders.batching.bpe_tokenization import BpeTokenizer
 from groundscore.errors import UserError
-from model.backbones.base import BaseValue
+from model.backbones.base import BaseValue, ties_embeddings
 from model.backbones.language_model import LanguageModelBackbone, class_of_transformers
 from model.backbones.tiles import Tiling, check_map_geometry
 from model.images import CLIP_MEAN, CLIP_STD, standardize
@@ -80,7 +80,7 @@ class TiledBackbone(LanguageModelBackbone):
         self.adopt(model)
         text = config.text_config
         self.lm_head = TokenHead(text.hidden_size, text.vocab_size, bias=False)
-        if text.tie_word_embeddings:
+        if ties_embeddings(config):
             self.lm_head.weight = self.language_model.embed_tokens.weight
 
     def adopt(self, model: nn.Module) -> None:
@@ -93,7 +93,7 @@ class TiledBackbone(LanguageModelBackbone):
         """The configuration of the whole model in transformers."""
         fields = {name: value for name, value in config.base_values.items() if name not in TiledBackbone.base_values}
         parts = {name: copy.deepcopy(getattr(config, name)) for name in ("text_config", "vision_config")}
-        tied = config.text_config.tie_word_embeddings
+        tied = ties_embeddings(config)
         return class_of_transformers(cls.config_class)(**parts, **copy.deepcopy(fields), tie_word_embeddings=tied)
 
     @classmethod

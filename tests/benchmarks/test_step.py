@@ -152,3 +152,15 @@ def test_the_page_says_what_the_mask_decoders_cost(capsys):
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|S")]
     page = (Path(__file__).parents[2] / "docs/performance.md").read_text(encoding="utf-8").splitlines()
     assert len(rows) == len(counting.DECODER_SIZES) and set(rows) <= set(page)
+
+
+@pytest.mark.parametrize(
+    ("size", "lists"),
+    [("qwen2.5-vl-7b", {"fullatt_block_indexes": [0]}), ("qwen3-vl-8b", {"deepstack_visual_indexes": [0]})],
+)
+def test_the_grids_of_qwen_vl_are_counted_without_their_values(size, lists):
+    shape = SIZES[size]
+    vision = {**shape.vision, "depth": 2, **lists}
+    count = count_step(replace(shape, images=1, layers=2, vision=vision, sam_layers=1, sam_global=(0,)), lora_r=2)
+    assert all(flops >= -0.01 * sum(count.forward.values()) for flops in count.forward.values())
+    assert count.forward["Qwen-VL's image encoder"] > count.forward["projector"] > 0
