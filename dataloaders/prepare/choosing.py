@@ -85,8 +85,8 @@ def _recipe_names(recipe: str, sets: Sequence[Wanted]) -> set[tuple[str, str]]:
     values = {str(name).replace("-", "_"): value for name, value in values.items()}
     defaults = {name: setting.default for name, setting in settings_of(*declared_data()).items()}
     families = split_names(str(values.get("dataset", defaults["dataset"])))
-    specs = [spec for name in families for spec in _drawn_specs(name, {**defaults, **values})]
-    names = {pair for family, spec in specs for pair in _matching(spec, sets, family)}
+    drawn = [one for name in families for one in _drawn_specs(name, {**defaults, **values})]
+    names = {pair for family, spec in drawn for pair in _matching(spec, sets, family)}
     for spec in split_names(str(values.get("val_dataset", ""))):
         names |= set(_matching(spec, sets))
     return names

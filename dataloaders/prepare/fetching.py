@@ -206,7 +206,7 @@ def _get(
             for done, total in _receive(download, address, part, options, rate):
                 progress.show(download, done, total)
                 if stop.is_set():
-                    return
+                    raise UserError("interrupted; the same command goes on")
             break
         except WrongFile:
             _discard(part)
