@@ -11,7 +11,7 @@ killed program goes on where it was; several processes write files of their own,
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,9 +120,10 @@ class Scorer:
         """Whether an item is counted."""
         return item.number in self._rows
 
-    def remaining(self) -> Iterator[EvaluationItem]:
-        """Yields the items of the benchmark that are not counted yet."""
-        return self.benchmark.items_at(number for number in range(len(self.benchmark)) if number not in self._rows)
+    def remaining(self, numbers: Iterable[int] | None = None) -> Iterator[EvaluationItem]:
+        """Yields the items that are not counted yet; numbers: of these only, such as one process's share."""
+        numbers = range(len(self.benchmark)) if numbers is None else numbers
+        return self.benchmark.items_at(number for number in numbers if number not in self._rows)
 
     # --- adding -------------------------------------------------------------------------------------------------------
 
