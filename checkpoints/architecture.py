@@ -52,7 +52,7 @@ def original_llava_fields(config: Mapping[str, Any], source: Path) -> dict[str, 
         "text_config": llama_config(config, source),
         "mm_projector_type": config.get("mm_projector_type") or "linear",
         "mm_vision_select_layer": config.get("mm_vision_select_layer", -2),
-        **_canvases([_reversed(size) for size in _listed(config)]),  # (width, height) there
+        **_canvases(config, width_first=True),
     }
 
 
@@ -73,22 +73,17 @@ def llava_hf_fields(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
         "vision_config": build_clip(vision, f"{source / CONFIG_FILE}: vision_config"),
         "mm_projector_type": "mlp2x_gelu",
         "mm_vision_select_layer": config.get("vision_feature_layer", -2),
-        **_canvases(_listed(config)),
+        **_canvases(config, width_first=False),
     }
 
 
-def _listed(config: Mapping[str, Any]) -> list[Any]:
-    """The canvases of a LLaVA 1.6, whatever they are; none for others."""
-    found = config.get("image_grid_pinpoints")
-    return found if isinstance(found, list) else []
-
-
-def _reversed(size: Any) -> Any:
-    return size[::-1] if isinstance(size, list) else size
-
-
-def _canvases(sizes: list[Any]) -> dict[str, Any]:
-    return {"base_values": {"image_grid_pinpoints": sizes}} if sizes else {}
+def _canvases(config: Mapping[str, Any], *, width_first: bool) -> dict[str, Any]:
+    """The field for the canvases (height, width) of a LLaVA 1.6, which are checked where they are used."""
+    sizes = config.get("image_grid_pinpoints")
+    if not isinstance(sizes, list):
+        return {}
+    turned = [size[::-1] if width_first and isinstance(size, list) else size for size in sizes]
+    return {"base_values": {"image_grid_pinpoints": turned}}
 
 
 def _part(config: Mapping[str, Any], name: str, source: Path) -> dict[str, Any]:

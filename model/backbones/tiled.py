@@ -5,7 +5,6 @@ square.
 """
 
 import copy
-from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -24,9 +23,13 @@ from utils.settings import Rule, number, one_of, whole
 
 
 def _channels(lowest: float) -> Rule:
+    """The rule of a statistic of the three colours, each at least `lowest`."""
     holds = number(lowest, 1000).holds
-    is_three = lambda value: isinstance(value, list | tuple) and len(value) == 3 and all(map(holds, value))  # noqa: E731
-    return Rule(f"three numbers from {lowest}", is_three)
+
+    def are_three(value: Any) -> bool:
+        return isinstance(value, list | tuple) and len(value) == 3 and all(map(holds, value))
+
+    return Rule(f"three numbers from {lowest}", are_three)
 
 
 TOKEN = whole(0, 10**7)
@@ -131,13 +134,13 @@ class TiledBackbone(LanguageModelBackbone):
     # --- images
 
     @classmethod
-    @abstractmethod
     def tiling(cls, config: PreTrainedConfig) -> Tiling:
         """The squares of its encoder and their cells."""
+        raise NotImplementedError
 
-    @abstractmethod
     def states(self, squares: Tensor) -> Tensor:
         """The encoder's states [n · t, p², V] of normalised squares [n · t, 3, S, S] that the projector reads."""
+        raise NotImplementedError
 
     @property
     def encoder(self) -> nn.Module:

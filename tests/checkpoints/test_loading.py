@@ -253,3 +253,11 @@ def test_more_tokens_make_more_rows(tmp_path):
 def test_half_precision(saved):
     again, _, _ = load_model(saved[1], precision="fp16")
     assert {parameter.dtype for parameter in again.parameters()} == {torch.float16}
+
+
+def test_an_original_llava_1_6_has_its_line_break_where_its_tiles_are_asked_for(published):
+    flags = published.flags(overrides={"anyres": True})
+    model, _, report = load_model(published.original, system="LISA", **flags)
+    assert not model.image_newline.weight.any() and "image_newline.weight" not in report.new
+    model, _, _ = load_model(published.original, system="LISA", **published.flags())
+    assert not hasattr(model, "image_newline")
