@@ -1,4 +1,4 @@
-"""A split string to items: images in a fixed order, each with expressions, true masks and ids; no question's wording.
+"""A split string to items: images in a fixed order, each with expressions, prompts, true masks and ids.
 
 "ReasonSeg|val"            name and split; also test_overall, test_shortquery and test_longquery
 "fpReasonSeg|val"          the same images, some with a second expression that has a false premise

@@ -63,10 +63,11 @@ class Deferred(Generic[T]):
 
 
 def _one_target_each(item: "EvaluationItem") -> None:
-    return None
+    """Returns `target_masks` of an item whose expressions have one mask each."""
 
 
 def _size_of_image(item: "EvaluationItem") -> Size:
+    """Returns `size` where only the image tells it."""
     return item.image.shape[:2]
 
 
