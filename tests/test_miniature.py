@@ -221,6 +221,7 @@ def test_patches_know_what_they_show_and_where_it_is():
     assert kinds[0, 6].nonzero().tolist() == [[7]] and kinds[0, 0, 0] == 1 and kinds[0, 15, 3] == 0.75
     assert hues[0, 7, 2] == 0.75 and columns[0, 0, 0] == rows[0, 0, 0] == 1  # no background has a square
     assert columns[0, 6].nonzero().tolist() == [[3]] and rows[0, 6].nonzero().tolist() == [[2]]
+    assert [own[6].nonzero().tolist() for own in vision.own_places(4)] == [[[2]], [[1]]]
 
 
 def test_a_description_means_all_that_it_is_true_of():
