@@ -21,7 +21,14 @@ from dataloaders.batching.batch import Geometry, ImageGroup
 from groundscore.errors import UserError
 from model.backbones.base import BaseValue, EncodedImages
 from model.backbones.language_model import LanguageModelBackbone
-from model.backbones.tiles import AnyresPreparation, LineBreak, Tiling, check_map_geometry, checked_canvases
+from model.backbones.tiles import (
+    AnyresPreparation,
+    LineBreak,
+    Tiling,
+    check_map_geometry,
+    checked_canvases,
+    tiles_summary,
+)
 from model.images import fill_and_crop, fit_and_pad, image_cells, normalize_cropped, normalize_padded
 from model.losses import TokenHead
 from utils.settings import Rule
@@ -120,6 +127,8 @@ class LlavaBackbone(LanguageModelBackbone):
 
     @classmethod
     def image_summary(cls, config: PreTrainedConfig) -> str:
+        if config.anyres:
+            return tiles_summary(config.clip_image_size)
         fit = "the whole image, padded" if config.pad_train_clip_images else "its centre"
         return f"{config.clip_image_size} pixels, {fit}, {config.image_grid**2} image tokens"
 

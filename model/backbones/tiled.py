@@ -16,7 +16,7 @@ from dataloaders.batching.bpe_tokenization import BpeTokenizer
 from groundscore.errors import UserError
 from model.backbones.base import BaseValue, ties_embeddings
 from model.backbones.language_model import LanguageModelBackbone, class_of_transformers
-from model.backbones.tiles import Tiling, check_map_geometry
+from model.backbones.tiles import Tiling, check_map_geometry, tiles_summary
 from model.images import CLIP_MEAN, CLIP_STD, standardize
 from model.losses import TokenHead
 from utils.settings import Rule, number, one_of, whole
@@ -130,6 +130,10 @@ class TiledBackbone(LanguageModelBackbone):
             raise UserError(f"--max_pixels {config.max_pixels}: a single tile has {tiling.side**2} pixels")
         if "sliding_attention" in (getattr(config.text_config, "layer_types", None) or ()):
             raise UserError("text_config: use_sliding_window is not supported; set it to false")
+
+    @classmethod
+    def image_summary(cls, config: PreTrainedConfig) -> str:
+        return tiles_summary(cls.tiling(config).side)
 
     # --- images
 

@@ -164,6 +164,11 @@ class LineBreak(nn.Module):
         return torch.cat([grid, self.weight.to(grid.dtype).expand(grid.shape[0], 1, -1)], dim=1)
 
 
+def tiles_summary(side: int) -> str:
+    """How images are seen, in a few words for the card of a model."""
+    return f"the whole image and tiles of it, {side} pixels each"
+
+
 def check_map_geometry(config: PreTrainedConfig) -> None:
     """Raises `UserError` for maps that are placed as on a padded square."""
     if config.map_geometry == "reference":

@@ -106,6 +106,7 @@ def test_every_tensor_of_a_base_is_read_and_saved_again(kind, bases, tmp_path):
     model, processor, report = opened(bases, kind)
     assert {name.split(".")[0] for name in report.new} == {"policy", "text_hidden_fcs"} and not report.dropped
     save_model(model, processor, tmp_path / "merged")
+    assert f"tiles of it, {SIDE} pixels each" in (tmp_path / "merged" / "README.md").read_text()
     again, _, _ = load_model(tmp_path / "merged")
     assert again.config.base_values == model.config.base_values
     for name, tensor in again.state_dict().items():
