@@ -11,6 +11,7 @@ import pytest
 from checkpoints.runs import LATEST, find_checkpoint, read_position
 from checkpoints.runs.resharding import read_states
 from tests.tiny import tiny_model
+from tests.tiny_bases import write_qwen, write_sam
 from tests.training.test_train_ds import ROOT, TRAINING, launch_environment, write_reason_seg
 from tests.training.toy_run import digest
 from tests.training.toys import result_of, start_toy, toy_run
@@ -54,13 +55,24 @@ def test_a_run_goes_on_with_the_optimizer_settings_of_its_command_line(tmp_path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "zero_stage"), [(1, 0), (1, 2), (2, 1), (2, 2), (2, 3)])
-def test_train_ds_killed_in_the_middle_of_a_step_ends_where_it_would_have(tmp_path, processes, zero_stage):
+@pytest.mark.parametrize(
+    ("processes", "zero_stage", "backbone"),
+    [
+        *((*case, "llava") for case in [(1, 0), (1, 2), (2, 1), (2, 2), (2, 3)]),
+        (1, 2, "qwen3_vl"),
+        (2, 3, "qwen2_5_vl"),
+    ],
+)
+def test_train_ds_killed_in_the_middle_of_a_step_ends_where_it_would_have(tmp_path, processes, zero_stage, backbone):
     from checkpoints import save_model
 
     write_reason_seg(tmp_path / "dataset")
-    save_model(*tiny_model(), tmp_path / "base")
     flags = ["--version", tmp_path / "base", "--dataset_dir", tmp_path / "dataset", "--log_base_dir", tmp_path]
+    if backbone == "llava":
+        save_model(*tiny_model(), tmp_path / "base")
+    else:
+        write_qwen(tmp_path / "base", backbone, tie_word_embeddings=backbone == "qwen3_vl")
+        flags += ["--vision_pretrained", write_sam(tmp_path / "sam")]
     flags += [
         *TRAINING,
         "--zero_stage",
