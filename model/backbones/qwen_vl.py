@@ -65,11 +65,15 @@ class CellPreparation:
         return rows * cell, columns * cell
 
 
-def _is_statistic(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 3 and all(map(number(-10, 10).holds, value))
+def _channels(least: float) -> Rule:
+    """Three numbers, one for each channel."""
+    one = number(least, 10)
+    return Rule(
+        f"three numbers from {least:g}",
+        lambda value: isinstance(value, list | tuple) and len(value) == 3 and all(map(one.holds, value)),
+    )
 
 
-_CHANNELS = Rule("three numbers", _is_statistic)
 _PIXELS, _TOKEN = whole(1, 2**28), whole(0, 10**7)
 
 
@@ -98,8 +102,8 @@ class QwenVLBackbone(LanguageModelBackbone):
     base_values = {
         "min_pixels": BaseValue(_PIXELS, 56 * 56),
         "max_pixels": BaseValue(_PIXELS, 28 * 28 * 1280),
-        "image_mean": BaseValue(_CHANNELS, (0.48145466, 0.4578275, 0.40821073)),
-        "image_std": BaseValue(_CHANNELS, (0.26862954, 0.26130258, 0.27577711)),
+        "image_mean": BaseValue(_channels(-10), (0.48145466, 0.4578275, 0.40821073)),
+        "image_std": BaseValue(_channels(1e-3), (0.26862954, 0.26130258, 0.27577711)),
         "image_token_id": BaseValue(_TOKEN, 151655),
         "video_token_id": BaseValue(_TOKEN, 151656),
         "vision_start_token_id": BaseValue(_TOKEN, 151652),

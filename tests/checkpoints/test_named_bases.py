@@ -1,11 +1,13 @@
 """The life of a model on a base that transformers published: every system reads it, writes it and finds it again."""
 
 import json
+import shutil
 from functools import partial
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import merge_lora_weights
@@ -92,6 +94,40 @@ def test_what_was_trained_is_merged_and_its_llm_is_one_of_transformers_again(bac
     assert AutoTokenizer.from_pretrained(exported)("Sure, [SEG].")["input_ids"] == processor.tokenizer.encode(
         "Sure, [SEG]."
     )
+
+
+def test_a_qwen_of_transformers_4_as_the_hub_has_it_is_read(tmp_path):
+    """The LLM's fields at the top of its configuration, tensors as `model.layers…` and `visual…`, limits as pixels."""
+    write_qwen(tmp_path / "new", "qwen2_5_vl")
+    write_sam(tmp_path / "sam")
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    text = {name: value for name, value in config.pop("text_config").items() if name != "model_type"}
+    rope = text.pop("rope_parameters")
+    text["rope_theta"] = rope["rope_theta"]
+    text["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    for name in ("model_type", "rope_parameters"):
+        config["vision_config"].pop(name)
+    (tmp_path / "old" / "config.json").write_text(json.dumps({**config, **text}))
+    tensors = load_file(tmp_path / "new" / "model.safetensors")
+    renamed = {"model.language_model.": "model.", "model.visual.": "visual."}
+    for new, old in renamed.items():
+        tensors = {name.replace(new, old): tensor for name, tensor in tensors.items()}
+    save_file(tensors, tmp_path / "old" / "model.safetensors")
+    images = json.loads((tmp_path / "old" / "preprocessor_config.json").read_text())
+    size = images.pop("size")
+    images |= {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
+    (tmp_path / "old" / "preprocessor_config.json").write_text(json.dumps(images))
+    one, other = (
+        load_model(tmp_path / name, system="LISA", vision_pretrained=str(tmp_path / "sam"))[0]
+        for name in ("new", "old")
+    )
+    for part in ("text_config", "vision_config"):
+        new, old = (getattr(model.config, part).to_dict() for model in (one, other))
+        old["rope_parameters"].pop("type", None)  # the older name, beside rope_type
+        assert {name: (value, old.get(name)) for name, value in new.items() if old.get(name) != value} == {}
+    assert one.config.base_values == other.config.base_values
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
 def test_a_layout_that_the_backbone_does_not_have_is_refused(bases, tmp_path):
