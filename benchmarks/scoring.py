@@ -25,6 +25,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks import benchmark_parser
 from groundscore.errors import run_main
+from groundscore.reading import read_json
 
 # Images, refs and expressions of the official splits.
 SPLITS = {"val": (1500, 3811, 10834), "testA": (750, 1975, 5657), "testB": (750, 1810, 5095)}
@@ -161,7 +162,7 @@ def _score(root: Path, share: float | None) -> tuple[int, float, float, float]:
     with contextlib.redirect_stdout(io.StringIO()):
         program.main(["score", str(root / "all.jsonl"), *flags])
     seconds, cpu_seconds, peak = time.perf_counter() - began, time.process_time() - cpu, peak_memory_mb()
-    report = json.loads((root / "report.json").read_text())
+    report = read_json(root / "report.json")
     expressions = sum(scores["expressions"] for scores in report["splits"].values())
     return expressions, seconds, cpu_seconds, peak - before
 

@@ -6,7 +6,6 @@ identifiers by which a resumed run is the same run there are kept in `trackers.j
 """
 
 import importlib.util
-import json
 import logging
 import os
 import re
@@ -21,6 +20,7 @@ import numpy as np
 
 from groundscore.errors import UserError, describe
 from groundscore.names import look_up
+from groundscore.reading import read_json
 from groundscore.writing import write_json
 
 NONE = "none"
@@ -84,8 +84,8 @@ class TrackedRun:
         """Returns by what the run is known to a tool, the same whenever it is resumed."""
         path = self.directory / IDS_FILE
         try:
-            known = json.loads(path.read_text())
-        except (OSError, ValueError):
+            known = read_json(path)
+        except UserError:
             known = {}
         if not isinstance(known, dict) or not isinstance(known.get(tool), str):
             known = {**(known if isinstance(known, dict) else {}), tool: make()}

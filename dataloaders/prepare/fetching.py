@@ -6,7 +6,6 @@ its name when its size, its first bytes and its digest are right.
 
 import hashlib
 import http.client
-import json
 import os
 import shutil
 import threading
@@ -23,7 +22,7 @@ from dataloaders.downloads import Download
 from dataloaders.prepare.choosing import files_of
 from groundscore.errors import UserError
 from groundscore.progress import ProgressBar
-from groundscore.reading import what_it_is
+from groundscore.reading import read_json, what_it_is
 from groundscore.writing import make_directory, write_json
 
 CHUNK = 1 << 18
@@ -333,8 +332,8 @@ def _record_of(part: Path) -> Path:
 
 def _recorded(part: Path) -> Mapping[str, object]:
     try:
-        value = json.loads(_record_of(part).read_text())
-    except (OSError, ValueError):
+        value = read_json(_record_of(part))
+    except UserError:
         return {}
     return value if isinstance(value, dict) else {}
 

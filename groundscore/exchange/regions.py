@@ -11,9 +11,8 @@ from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from groundscore.annotations.image_files import upright
+from groundscore.annotations.image_files import open_image, upright
 from groundscore.annotations.images import read_image
 from groundscore.errors import UserError
 from groundscore.rle import Rle, decode, encode
@@ -62,12 +61,14 @@ class RegionImage:
     def upright_content(self) -> bytes:
         """The encoded image, encoded anew where its EXIF data turn it: not every tool looks at them."""
         content = self.content
-        with Image.open(BytesIO(content)) as image:
-            kind, turned = image.format, upright(image, Path(self.name))
-            if turned is image:
-                return content
-            out = BytesIO()
-            turned.save(out, kind, exif=b"", **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
+        image = open_image(Path(self.name), content=content)
+        turned = upright(image, Path(self.name))
+        if turned is image:
+            return content
+        out = BytesIO()
+        turned.save(
+            out, image.format, exif=b"", **({"quality": 95, "subsampling": 0} if image.format == "JPEG" else {})
+        )
         return out.getvalue()
 
 

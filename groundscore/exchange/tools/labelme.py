@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from groundscore.annotations.image_files import upright
+from groundscore.annotations.image_files import open_image, upright
 from groundscore.annotations.images import SUFFIXES, list_names
 from groundscore.annotations.json_files import require, require_list
 from groundscore.annotations.labelme import draw_regions, draw_shape, read_annotation, read_shape
@@ -95,10 +95,11 @@ def _image(file: Path, record: dict[str, Any], options: ToolOptions) -> tuple[Pa
     if isinstance(record.get("imageData"), str):
         try:
             content = base64.b64decode(record["imageData"], validate=True)
-            image = upright(Image.open(BytesIO(content)), file)
-        except (binascii.Error, OSError) as error:
+            opened = open_image(file, content=content)
+        except (binascii.Error, UserError) as error:
             raise UserError(f"{file}: 'imageData' is no image in base64 ({error})") from error
-        suffix = f".{(Image.open(BytesIO(content)).format or 'png').lower()}".replace("jpeg", "jpg")
+        image = upright(opened, file)
+        suffix = f".{(opened.format or 'png').lower()}".replace("jpeg", "jpg")
         name = Path(str(named).replace("\\", "/")).name if named else f"{file.stem}{suffix}"
         return content, name, (image.height, image.width)
     names = [

@@ -97,11 +97,12 @@ def _columns(schema: pa.Schema, file: Path, options: ToolOptions) -> dict[str, s
 
 def _read(row: dict[str, Any], columns: dict[str, str], where: str, number: int) -> RegionImage:
     content, name = _bytes(row[columns["image"]], f"{where}, {columns['image']!r}")
-    image = upright(open_image(Path(where), content=content), Path(where))
+    opened = open_image(Path(where), content=content)
+    image = upright(opened, Path(where))
     size = (image.height, image.width)
     own = next((row[key] for key in ("image_id", "id", "file_name") if isinstance(row.get(key), str | int)), None)
     stem = Path(name or str(number if own is None else own)).name
-    suffix = f".{(image.format or Image.open(BytesIO(content)).format or 'png').lower()}".replace("jpeg", "jpg")
+    suffix = f".{(opened.format or 'png').lower()}".replace("jpeg", "jpg")
     name = (
         stem
         if Path(stem).suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
