@@ -25,6 +25,7 @@ INDEX = json.dumps({"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}}).encode()
 MODEL = {
     "config.json": b'{"model_type": "llava"}',
     "tokenizer.model": b"pieces",
+    "tokenizer.json": b"{}",
     "model.safetensors.index.json": INDEX,
     SHARDS[0]: b"first shard" * 1000,
     SHARDS[1]: b"second shard" * 1000,
@@ -32,7 +33,6 @@ MODEL = {
 USELESS = {
     "pytorch_model.bin": b"the same again",
     "README.md": b"# Model",
-    "tokenizer.json": b"{}",
     "onnx/model.onnx": b"onnx",
     "photo.jpg": b"photo",
     "other/config.json": b"{}",

@@ -14,7 +14,7 @@ from tests.tiny import tiny_model
 def test_image_preparation_follows_the_configuration():
     config = GroundingConfig(
         vision_config={"image_size": 32, "patch_size": 8},
-        sam_config={"vision_config": {"image_size": 64}},
+        sam_config={name: {"image_size": 64} for name in ("vision_config", "prompt_encoder_config")},
         resize_vision_tower=True,
         resize_vision_tower_size=48,
         pad_train_clip_images=True,
