@@ -98,7 +98,10 @@ elif [[ -f "$venv/.location" && "$(<"$venv/.location")" != "$(physical_path "$ve
     say ".venv was made elsewhere and has moved, which breaks its commands: making it again"
     make_venv --clear
 fi
-physical_path "$venv" >"$venv/.location"
+# The users of a container may not write to the environment in its image, which is then used as it is.
+read_only=false
+[[ -w "$venv" ]] || read_only=true
+$read_only || physical_path "$venv" >"$venv/.location"
 
 # ---- what is installed ----------------------------------------------------------------------------------------------
 
@@ -164,6 +167,10 @@ PYTHON
 is_done() {
     local stage="$1" stamp
     shift
+    if $read_only; then
+        [[ -z "$(unmet "$@")" ]] || die "requirements are not met and .venv cannot be written: $(unmet "$@" | tr '\n' ' ')"
+        return
+    fi
     stamp="$venv/.stamp-$stage"
     [[ -f "$stamp" && "$(<"$stamp")" == "$(fingerprint "$@")" && -z "$(unmet "$@")" ]]
 }

@@ -9,9 +9,12 @@ Usage: ./scripts/quickstart.sh [TRAIN_DS ARGUMENT...]
 
 Installs the environment, writes the miniature's images, fine-tunes the shipped miniature base with LoRA as the 7B
 recipes do, scores it on held-out images before and after, merges the adapters, asks one question, and draws a
-contact sheet. Everything lands in runs/quickstart. Arguments go to train_ds.py.
+contact sheet. Everything lands in RUNS/quickstart. Arguments go to train_ds.py.
 
+  RUNS     where runs are kept     (default runs)
   DATA     data set                (default dataset/miniature)
+  SCALE    size of the data set    (default 0.75)
+  LIMIT    images scored per split (default 60)
   BASE     base models             (default miniature/weights)
   SAM      mask decoder, any kind  (default $BASE/sam_miniature.pth)
   DEVICE   cpu, cuda or auto       (default cpu)
@@ -19,13 +22,16 @@ HELP
     exit 0
 fi
 
+RUNS="${RUNS:-runs}"
 DATA="${DATA:-dataset/miniature}"
+SCALE="${SCALE:-0.75}"
+LIMIT="${LIMIT:-60}"
 BASE="${BASE:-miniature/weights}"
 SAM="${SAM:-$BASE/sam_miniature.pth}"
 DEVICE="${DEVICE:-cpu}"
-RUN=runs/quickstart
+RUN="$RUNS/quickstart"
 SPLITS="ReasonSeg|val||ReasonSeg|test||refcoco|unc|val"
-SCORING=(--dataset_dir "$DATA" --val_dataset "$SPLITS" --answer both --limit 60 --val_batch_size 16
+SCORING=(--dataset_dir "$DATA" --val_dataset "$SPLITS" --answer both --limit "$LIMIT" --val_batch_size 16
     --max_new_tokens 32 --device "$DEVICE")
 
 ./build.sh
@@ -52,13 +58,13 @@ if [[ -d "$RUN" ]]; then
 fi
 mkdir -p "$RUN"
 
-stage data .venv/bin/python -m miniature.data --out "$DATA" --scale 0.75 \
+stage data .venv/bin/python -m miniature.data --out "$DATA" --scale "$SCALE" \
     --sets ade20k,refcoco,grefcoco,reason_seg,llava
 stage untrained .venv/bin/python eval.py --version "$BASE/llava" --vision_tower "$BASE/clip" \
     --vision_pretrained "$SAM" --model_key UGround "${SCORING[@]}" --output "$RUN/untrained.json"
 stage train .venv/bin/torchrun --standalone --nproc_per_node "$processes" train_ds.py \
     --version "$BASE/llava" --vision_tower "$BASE/clip" --vision_pretrained "$SAM" \
-    --dataset_dir "$DATA" --exp_name quickstart --model_key UGround --device "$DEVICE" \
+    --dataset_dir "$DATA" --log_base_dir "$RUNS" --exp_name quickstart --model_key UGround --device "$DEVICE" \
     --dataset "refer_seg||reason_seg" --sample_rates "1,1" --refer_seg_data refcoco --explanatory -1 \
     --num_classes_per_sample 4 --pad_train_clip_images --mode 3 --no_gradient_checkpointing \
     --lora_r 8 --lr 1e-3 --warmup_num_steps 20 --dice_loss_weight 4 \
