@@ -210,8 +210,8 @@ class GroundingModel(PreTrainedModel):
         else:
             features = self.backbone.encode_groups(groups)
         tokens, visible, injected = [], [], []
-        for group, of_encoder in zip(groups, features, strict=True):
-            of_group, seen = self.backbone.project(of_encoder, group)
+        projected = self.backbone.project_groups(features, groups)
+        for group, of_encoder, (of_group, seen) in zip(groups, features, projected, strict=True):
             tokens.append(of_group.flatten(0, 1))  # [n · tokens, D]
             visible.append(None if seen is None else seen.flatten())
             injected.append([each.flatten(0, 1) for each in self.backbone.injections(of_encoder, group)])

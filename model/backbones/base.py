@@ -186,6 +186,12 @@ class Backbone(nn.Module):
         encodes them in one call: ZeRO 3 fetches weights call by call, on all processes together."""
         return [self.encode(group) for group in groups]
 
+    def project_groups(
+        self, features: list[list[Tensor]], groups: list[ImageGroup]
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """What `project` gives for each group; in one call where `encode_groups` is."""
+        return [self.project(*each) for each in zip(features, groups, strict=True)]
+
     def project(self, features: list[Tensor], group: ImageGroup) -> tuple[Tensor, Tensor | None]:
         """The LLM's image tokens [n, tokens, D], and which of them show more than padding, bool [n, tokens] or None.
 

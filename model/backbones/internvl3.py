@@ -89,11 +89,13 @@ class InternVL3Backbone(TiledBackbone):
         states = tower.layernorm(states) if wanted == -1 else states
         return states[:, 1:]  # without the class token
 
-    def project(self, features: list[Tensor], group: ImageGroup) -> tuple[Tensor, Tensor | None]:
+    def tokens(self, states: Tensor) -> Tensor:
         merged, cells = _merged(self.config), self.tiling(self.config).cells
-        patches = features[0].unflatten(2, (cells, merged, cells, merged))  # [n, t, p/k, k, p/k, k, V]
-        tokens = patches.transpose(3, 4).flatten(4, 6).flatten(1, 3)  # [n, t · (p/k)², k² · V]
-        return self.multi_modal_projector(tokens), None
+        patches = states.unflatten(1, (cells, merged, cells, merged))  # [m, p/k, k, p/k, k, V]
+        return self.multi_modal_projector(patches.transpose(2, 3).flatten(3, 5).flatten(1, 2))  # of [m, (p/k)², k² · V]
+
+    def arranged(self, squares: list[Tensor], groups: list[ImageGroup]) -> list[Tensor]:
+        return [of_group.flatten(1, 2) for of_group in squares]
 
 
 def _merged(config: PreTrainedConfig) -> int:

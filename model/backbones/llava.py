@@ -27,6 +27,7 @@ from model.backbones.tiles import (
     Tiling,
     check_map_geometry,
     checked_canvases,
+    in_one_call,
     tiles_summary,
 )
 from model.images import fill_and_crop, fit_and_pad, image_cells, normalize_cropped, normalize_padded
@@ -148,27 +149,45 @@ class LlavaBackbone(LanguageModelBackbone):
         }
 
     def encode(self, group: ImageGroup) -> list[Tensor]:
-        """CLIP's patch states at `depths`, one tensor [n, d, p, V]; no graph is kept while CLIP is frozen.
+        return self.encode_groups([group])[0]
+
+    def encode_groups(self, groups: list[ImageGroup]) -> list[list[Tensor]]:
+        """CLIP's patch states at `depths`, one tensor [n, d, p, V] of each group (all images are one group then); no
+        graph is kept while CLIP is frozen.
 
         With `anyres` those that the LLM reads of all t squares, [n, t, p, V].
         """
-        tower, pixels = self.vision_tower, group.pixels
-        dtype = tower.embeddings.patch_embedding.weight.dtype
-        with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())):
+        with torch.set_grad_enabled(
+            torch.is_grad_enabled() and any(p.requires_grad for p in self.vision_tower.parameters())
+        ):
             if self.config.anyres:
-                squares = normalize_cropped(pixels.flatten(0, 1), dtype)
-                return [clip_states(tower, squares, self.depths, None)[0].unflatten(0, pixels.shape[:2])]
+                states = in_one_call(lambda squares: self._states(squares)[0], [group.pixels for group in groups])
+                return [[of_group] for of_group in states]
             if self.config.pad_train_clip_images:
-                states = padded_clip_states(tower, pixels, group.sizes, self.depths)
+                tower = self.vision_tower
+                states = (padded_clip_states(tower, each.pixels, each.sizes, self.depths) for each in groups)
             else:
-                states = clip_states(tower, normalize_cropped(pixels, dtype), self.depths, None)
-            return [torch.stack(states, dim=1)]
+                states = (self._states(each.pixels) for each in groups)
+            return [[torch.stack(of_group, dim=1)] for of_group in states]
+
+    def _states(self, squares: Tensor) -> list[Tensor]:
+        """CLIP's patch states [m, p, V] at each of `depths`, of squares uint8 [m, 3, side, side]."""
+        tower = self.vision_tower
+        pixels = normalize_cropped(squares, tower.embeddings.patch_embedding.weight.dtype)
+        return clip_states(tower, pixels, self.depths, None)
+
+    def project_groups(
+        self, features: list[list[Tensor]], groups: list[ImageGroup]
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        if not self.config.anyres:
+            return super().project_groups(features, groups)
+        squares = in_one_call(self.mm_projector, [states for (states,) in features])  # [n, t, p, D]
+        packed = self.preparation(self.config).pack(squares, groups, self.image_newline)
+        return [(of_group, None) for of_group in packed]
 
     def project(self, features: list[Tensor], group: ImageGroup) -> tuple[Tensor, Tensor | None]:
         if self.config.anyres:
-            preparation, squares = self.preparation(self.config), self.mm_projector(features[0])  # [n, t, p, D]
-            images = zip(squares, group.geometries, strict=True)
-            return torch.stack([preparation.pack(each, where, self.image_newline) for each, where in images]), None
+            return self.project_groups([features], [group])[0]
         side, grid = group.pixels.shape[-1], group.grid
         states = features[0][:, 0]  # [n, p, V]
         patches = self._patches(side)

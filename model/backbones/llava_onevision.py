@@ -112,8 +112,5 @@ class LlavaOnevisionBackbone(TiledBackbone):
             passed.append(layer(passed[-1], None))
         return torch.cat([passed[depth] for depth in wanted], dim=-1)
 
-    def project(self, features: list[Tensor], group: ImageGroup) -> tuple[Tensor, Tensor | None]:
-        preparation = self.preparation(self.config)
-        squares = self.multi_modal_projector(features[0])  # [n, t, p², D]
-        images = zip(squares, group.geometries, strict=True)
-        return torch.stack([preparation.pack(each, geometry, self.image_newline) for each, geometry in images]), None
+    def arranged(self, squares: list[Tensor], groups: list[ImageGroup]) -> list[Tensor]:
+        return self.preparation(self.config).pack(squares, groups, self.image_newline)

@@ -1,7 +1,7 @@
 """What the backbones share that see an image as tiles (`tiles.py`): one encoder for all squares, a projector, an LLM.
 
-Legend: n images of one group, t squares of an image, p² encoder tokens of a square, V width of the encoder, S side of a
-square.
+Legend: n images of one group, t squares of an image, m squares of all images, p² encoder tokens of a square, c of them
+after the projector, V width of the encoder, D of the LLM, S side of a square.
 """
 
 import copy
@@ -16,7 +16,7 @@ from dataloaders.batching.bpe_tokenization import BpeTokenizer
 from groundscore.errors import UserError
 from model.backbones.base import BaseValue, ties_embeddings
 from model.backbones.language_model import LanguageModelBackbone, class_of_transformers
-from model.backbones.tiles import Tiling, check_map_geometry, tiles_summary
+from model.backbones.tiles import Tiling, check_map_geometry, in_one_call, tiles_summary
 from model.images import CLIP_MEAN, CLIP_STD, standardize
 from model.losses import TokenHead
 from utils.settings import Rule, number, one_of, whole
@@ -143,7 +143,15 @@ class TiledBackbone(LanguageModelBackbone):
         raise NotImplementedError
 
     def states(self, squares: Tensor) -> Tensor:
-        """The encoder's states [n · t, p², V] of normalised squares [n · t, 3, S, S] that the projector reads."""
+        """The encoder's states [m, p², V] of normalised squares [m, 3, S, S] that the projector reads."""
+        raise NotImplementedError
+
+    def tokens(self, states: Tensor) -> Tensor:
+        """The projector's tokens [m, c, D] of squares, from the encoder's states [m, p², V]."""
+        return self.multi_modal_projector(states)
+
+    def arranged(self, squares: list[Tensor], groups: list[ImageGroup]) -> list[Tensor]:
+        """The LLM's tokens [n, tokens, D] of each group's images, from those of their squares, [n, t, c, D] each."""
         raise NotImplementedError
 
     @property
@@ -159,12 +167,26 @@ class TiledBackbone(LanguageModelBackbone):
         }
 
     def encode(self, group: ImageGroup) -> list[Tensor]:
-        """The states of all squares, one tensor [n, t, p², V]; no graph is kept while the encoder is frozen."""
-        tower = self.vision_tower
-        squares = self.normalized(group.pixels).flatten(0, 1)  # [n · t, 3, S, S]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())):
-            states = self.states(squares.to(next(tower.parameters()).dtype))
-        return [states.unflatten(0, group.pixels.shape[:2])]
+        return self.encode_groups([group])[0]
+
+    def encode_groups(self, groups: list[ImageGroup]) -> list[list[Tensor]]:
+        """The states of each group's squares, [n, t, p², V] alone; no graph is kept while the encoder is frozen."""
+        parameters = list(self.vision_tower.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in parameters)):
+            states = in_one_call(
+                lambda squares: self.states(self.normalized(squares).to(parameters[0].dtype)),
+                [group.pixels for group in groups],
+            )
+        return [[of_group] for of_group in states]
+
+    def project(self, features: list[Tensor], group: ImageGroup) -> tuple[Tensor, Tensor | None]:
+        return self.project_groups([features], [group])[0]
+
+    def project_groups(
+        self, features: list[list[Tensor]], groups: list[ImageGroup]
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        squares = in_one_call(self.tokens, [states for (states,) in features])
+        return [(of_group, None) for of_group in self.arranged(squares, groups)]
 
 
 def passed_layers(index: Any, depth: int) -> int:

@@ -5,7 +5,7 @@ and leave the cells of padding out again after the encoder; InternVL stretches i
 are nearest. The tokens of the view of the whole are no cells of the image's grid: they show the same again, coarsely.
 
 Legend: S side of a tile in pixels, p cells along a side of a tile, t tiles, h w rows and columns of the image's grid,
-D width.
+D width, n images of one group.
 """
 
 import math
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.image_processing_utils import select_best_resolution
 
-from dataloaders.batching.batch import Geometry
+from dataloaders.batching.batch import Geometry, ImageGroup
 from groundscore.annotations.images import check_image
 from groundscore.errors import UserError, shown
 from model.images import resized
@@ -135,11 +135,27 @@ class AnyresPreparation:
             lines.append(np.interp(along, np.arange(len(centres)), centres))
         return lines
 
-    def pack(self, tokens: Tensor, geometry: Geometry, end_rows: Callable[[Tensor], Tensor]) -> Tensor:
-        """The LLM's tokens [geometry.tokens, D] of an image: those of the whole, then the grid with line breaks.
+    def pack(
+        self, squares: list[Tensor], groups: list[ImageGroup], with_break: Callable[[Tensor], Tensor]
+    ) -> list[Tensor]:
+        """The LLM's tokens [n, tokens, D] of each group's images: those of the whole, then the grid with line breaks.
 
-        tokens [1 + t, p², D]: of its squares; end_rows: from a grid [h, w, D] to [h, w + 1, D], see `LineBreak`.
+        squares [n, 1 + t, p², D]: the tokens of each group's squares; with_break: called once, see `LineBreak`.
         """
+        grids = [
+            torch.stack([self._grid_of(*image) for image in zip(of_group, group.geometries, strict=True)])
+            for of_group, group in zip(squares, groups, strict=True)
+        ]  # [n, h, w, D] each
+        cells = [grid.flatten(0, 2) for grid in grids]
+        *cells, end = with_break(torch.cat(cells)).split([*map(len, cells), 1])
+        ended = [
+            torch.cat([each.view_as(grid), end.expand(*grid.shape[:2], 1, -1)], dim=2)
+            for each, grid in zip(cells, grids, strict=True)
+        ]
+        return [torch.cat([whole[:, 0], grid.flatten(1, 2)], dim=1) for whole, grid in zip(squares, ended, strict=True)]
+
+    def _grid_of(self, tokens: Tensor, geometry: Geometry) -> Tensor:
+        """The grid [h, w, D] of an image, from the tokens [1 + t, p², D] of its squares."""
         cells, (rows, columns) = self.tiling.cells, geometry.tiles
         canvas = tokens[1:].unflatten(1, (cells, cells)).unflatten(0, (rows, columns))  # [rows, columns, p, p, D]
         canvas = canvas.transpose(1, 2).flatten(2, 3).flatten(0, 1)  # [rows · p, columns · p, D]
@@ -148,20 +164,33 @@ class AnyresPreparation:
         if grid.shape[:2] != geometry.grid:
             channels = grid.permute(2, 0, 1).unsqueeze(0)  # [1, D, rows, columns]
             grid = F.interpolate(channels, geometry.grid, mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
-        return torch.cat([tokens[0], end_rows(grid).flatten(0, 1)])
+        return grid
 
 
 class LineBreak(nn.Module):
-    """The learned token that ends every row of an image's grid."""
+    """The learned token that ends every row of an image's grid.
+
+    It is a module of its own, called once with one tensor: ZeRO 3 fetches and counts weights by the calls of modules.
+    """
 
     def __init__(self, weight: nn.Parameter):
         """weight [D]."""
         super().__init__()
         self.weight = weight
 
-    def forward(self, grid: Tensor) -> Tensor:
-        """[h, w, D] → [h, w + 1, D]; in a module of its own, since ZeRO 3 fetches weights module by module."""
-        return torch.cat([grid, self.weight.to(grid.dtype).expand(grid.shape[0], 1, -1)], dim=1)
+    def forward(self, cells: Tensor) -> Tensor:
+        """The cells [N, D] of all images → [N + 1, D], the token behind them."""
+        return torch.cat([cells, self.weight.to(cells.dtype).unsqueeze(0)])
+
+
+def in_one_call(run: Callable[[Tensor], Tensor], groups: list[Tensor]) -> list[Tensor]:
+    """[n, t, …] of each group: what `run` makes of the squares [m, …] of all groups, [n, t, …] each.
+
+    ZeRO 3 fetches weights call by call, on all processes together, and these may hold other numbers of groups.
+    """
+    squares = [each.flatten(0, 1) for each in groups]
+    made = run(torch.cat(squares)).split([len(each) for each in squares])
+    return [each.unflatten(0, group.shape[:2]) for each, group in zip(made, groups, strict=True)]
 
 
 def tiles_summary(side: int) -> str:

@@ -150,6 +150,26 @@ def test_packed_rows_equal_plain_rows_and_a_batch_its_images(system, kind, bases
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_all_shapes_of_images_are_one_call_and_give_what_each_alone_gives(kind, bases):
+    model, processor, _ = opened(bases, kind)
+    backbone, groups = model.backbone, Collator(processor)([*tiny_samples(), text_only_sample()]).backbone_images.groups
+    alone = [backbone.project(backbone.encode(group), group)[0] for group in groups]
+    calls = []
+    hooks = [
+        module.register_forward_hook(lambda module, *_: calls.append(module))
+        for part in type(backbone).parts["encoder"] + type(backbone).parts["projector"]
+        if hasattr(backbone, part)
+        for module in getattr(backbone, part).modules()
+    ]
+    together = backbone.project_groups(backbone.encode_groups(groups), groups)
+    assert len(groups) == 3 and len(calls) == len(set(calls)) > 0
+    for hook in hooks:
+        hook.remove()
+    for (one, visible), other in zip(together, alone, strict=True):
+        assert visible is None and torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_target_that_is_written_gets_a_mask_and_a_map(kind, bases):
     model, processor, _ = opened(bases, kind)
     write_answer(model, [5, model.config.seg_token_ids[0]])

@@ -7,7 +7,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
-from dataloaders.batching.batch import Geometry, PreparedImages, place_images
+from dataloaders.batching.batch import Geometry, ImageGroup, PreparedImages, place_images
 from groundscore.errors import UserError
 from model.backbones.tiles import AnyresPreparation, LineBreak, StretchedTiles, Tiling, checked_canvases
 from model.points import PointRule, points_on_image
@@ -79,7 +79,8 @@ def tokens_of(prepare, pixels: torch.Tensor, geometry: Geometry) -> torch.Tensor
     """The tokens [geometry.tokens, 3] that an encoder of means gives."""
     if isinstance(prepare, StretchedTiles):
         return patch_means(pixels).flatten(0, 1)
-    return prepare.pack(patch_means(pixels), geometry, LineBreak(torch.nn.Parameter(torch.zeros(3))))
+    groups, line_break = [ImageGroup([0], pixels, [geometry])], LineBreak(torch.nn.Parameter(torch.zeros(3)))
+    return prepare.pack([patch_means(pixels).unsqueeze(0)], groups, line_break)[0][0]
 
 
 PREPARATIONS = {"anyres": anyres(), "anyres, at most 2 tiles": anyres(2), "InternVL": STRETCHED}

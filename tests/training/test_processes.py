@@ -123,24 +123,25 @@ def _train_decoders(world, names: list[str]) -> None:
                 torch.testing.assert_close(ended[1][key], value, atol=2e-4, rtol=1e-3, msg=f"{name}, {system}: {key}")
 
 
-def _train_backbones(world, bases: list[tuple[str, str, str]]) -> None:
+def _train_backbones(world, bases: list[tuple[str, str, str, dict]]) -> None:
     """The same of backbones whose images differ in shape, and so in number of groups between the processes."""
     from checkpoints import load_model
     from model.lora import add_lora
 
-    for name, version, sam in bases:
+    for name, version, sam, overrides in bases:
         ended = []
         for stage in (0, 3):
-            model, processor, _ = load_model(version, system="UGround", vision_pretrained=sam)
+            model, processor, _ = load_model(version, system="UGround", vision_pretrained=sam, overrides=overrides)
             model.requires_grad_(False)
             torch.manual_seed(1)
             add_lora(model, r=2, alpha=4, dropout=0.0, targets=["q_proj", "v_proj"])
-            for part in ("embed_tokens", "lm_head", "text_hidden_fcs", "policy", "lora_"):
+            for part in ("embed_tokens", "lm_head", "text_hidden_fcs", "policy", "lora_", "projector", "image_newline"):
                 for key, parameter in model.named_parameters():
                     parameter.requires_grad_(parameter.requires_grad or part in key)
             model.backbone.checkpoint_gradients()
             engine = engine_for(model, world, zero_stage=stage)
             batch = Collator(processor)(tiny_samples() if world.rank == 0 else [text_only_sample()])
+            assert world.gather(len(batch.backbone_images.groups)) == [2, 1]
             for _ in range(2):
                 torch.manual_seed(0)
                 choice = torch.zeros(len(batch.seg_positions) or 1, dtype=torch.int64)
@@ -172,7 +173,19 @@ def test_qwen_vl_trains_under_zero_3_as_without(tmp_path):
     for name, kind, tied in bases:
         write_qwen(tmp_path / name, kind, tie_word_embeddings=tied)
     sam = str(tmp_path / "sam")
-    on_processes(_train_backbones, [(name, str(tmp_path / name), sam) for name, _, _ in bases])
+    on_processes(_train_backbones, [(name, str(tmp_path / name), sam, {}) for name, _, _ in bases])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llava_onevision", "internvl3", "llava_next"])
+def test_images_in_tiles_train_under_zero_3_as_without(kind, tmp_path):
+    from tests.tiny_bases import write_sam
+    from tests.tiny_tiled import write_tiled
+
+    write_tiled(tmp_path / "base", kind)
+    overrides = {"anyres": True} if kind == "llava_next" else {}
+    sam = str(write_sam(tmp_path / "sam"))
+    on_processes(_train_backbones, [(kind, str(tmp_path / "base"), sam, overrides)])
 
 
 @pytest.mark.slow

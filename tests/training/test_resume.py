@@ -12,6 +12,7 @@ from checkpoints.runs import LATEST, find_checkpoint, read_position
 from checkpoints.runs.resharding import read_states
 from tests.tiny import tiny_model
 from tests.tiny_bases import write_qwen, write_sam
+from tests.tiny_tiled import write_tiled
 from tests.training.test_train_ds import ROOT, TRAINING, launch_environment, write_reason_seg
 from tests.training.toy_run import digest
 from tests.training.toys import result_of, start_toy, toy_run
@@ -61,6 +62,8 @@ def test_a_run_goes_on_with_the_optimizer_settings_of_its_command_line(tmp_path,
         *((*case, "llava") for case in [(1, 0), (1, 2), (2, 1), (2, 2), (2, 3)]),
         (1, 2, "qwen3_vl"),
         (2, 3, "qwen2_5_vl"),
+        (2, 2, "internvl3"),
+        (2, 3, "llava_onevision"),
     ],
 )
 def test_train_ds_killed_in_the_middle_of_a_step_ends_where_it_would_have(tmp_path, processes, zero_stage, backbone):
@@ -71,7 +74,10 @@ def test_train_ds_killed_in_the_middle_of_a_step_ends_where_it_would_have(tmp_pa
     if backbone == "llava":
         save_model(*tiny_model(), tmp_path / "base")
     else:
-        write_qwen(tmp_path / "base", backbone, tie_word_embeddings=backbone == "qwen3_vl")
+        if backbone.startswith("qwen"):
+            write_qwen(tmp_path / "base", backbone, tie_word_embeddings=backbone == "qwen3_vl")
+        else:
+            write_tiled(tmp_path / "base", backbone)
         flags += ["--vision_pretrained", write_sam(tmp_path / "sam")]
     flags += [
         *TRAINING,
