@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
         content = {
             name: {"batched": numbers(both[0]), "one at a time": numbers(both[1])} for name, both in costs.items()
         }
-        options.out.write_text(json.dumps({"shape": vars(shape), **content}, indent=2) + "\n", encoding="utf-8")
+        options.out.write_text(json.dumps({"shape": asdict(shape), **content}, indent=2) + "\n", encoding="utf-8")
 
 
 def compare(model: GroundingModel, shape: BenchShape, work: Callable, repeat: int) -> tuple[Cost, Cost]:

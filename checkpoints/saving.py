@@ -103,13 +103,13 @@ def export_reference(
     if model.config.backbone != "llava":
         raise UserError(f"the reference implementation has no {model.config.backbone}; write another layout")
     if model.system.uses_policy and model.config.gate == CONTEXT_GATE:
-        raise UserError(f"the reference has no --gate {CONTEXT_GATE}; export this checkpoint in our own layout")
+        raise UserError(f'the reference has no gate "{CONTEXT_GATE}"; export this checkpoint in our own layout')
     if type(model.decoder).published not in (None, SAM):
         raise UserError(
             f"the reference has SAM alone, this checkpoint {model.decoder.encoder_name}; export it in our own layout"
         )
     if model.config.anyres:
-        raise UserError("the reference has no --anyres; export this checkpoint in our own layout")
+        raise UserError("the reference has no images in tiles (anyres); export this checkpoint in our own layout")
     ours = in_memory(model.state_dict()) if tensors is None else tensors
     _check_merged(ours)
     state = {to_reference(name): tensor for name, tensor in ours.items()}

@@ -8,18 +8,31 @@ import app
 import chat
 import eval as eval_script
 import merge_lora_weights
+from groundscore.commands import COMMANDS
+from groundscore.flags import UserParser
 from tests.test_floors import MODULES, ROOT, imported
 from training.arguments import build_parser as training_parser
 
+
+def groundscore_parsers() -> list[UserParser]:
+    """The parsers of groundscore's commands."""
+    parsers = [UserParser(prog=f"groundscore {name}") for name in COMMANDS]
+    for parser, command in zip(parsers, COMMANDS.values()):
+        command.add_flags(parser)
+    return parsers
+
+
 PARSERS = {
-    "train_ds": training_parser(),
-    "eval": eval_script.build_parser(),
-    "chat": chat.build_parser(),
-    "app": app.build_parser(),
-    "merge_lora_weights": merge_lora_weights.build_parser(),
+    "train_ds": [training_parser()],
+    "eval": [eval_script.build_parser()],
+    "chat": [chat.build_parser()],
+    "app": [app.build_parser()],
+    "merge_lora_weights": [merge_lora_weights.build_parser()],
+    "groundscore.commands": groundscore_parsers(),
 }
 FLAGS = {
-    name: {flag for action in parser._actions for flag in action.option_strings} for name, parser in PARSERS.items()
+    name: {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
+    for name, parsers in PARSERS.items()
 }
 FILES = {module: path.relative_to(ROOT).as_posix() for module, path in MODULES.items()}
 ASKING = {"eval", "chat", "app"}
@@ -35,15 +48,23 @@ ONLY = {
     "dataloaders/settings.py": {"train_ds"},
     "evaluation/batches.py": {"eval"},
     "evaluation/records.py": {"eval"},
+    "evaluation/report_files.py": {"eval"},
     "groundscore/annotations/bad_entries.py": {"train_ds", "eval"},
+    "groundscore/exchange/addresses.py": {"eval", "groundscore.commands"},
+    "groundscore/exchange/regions.py": {"groundscore.commands"},  # the others write these forms alone
+    "groundscore/exchange/tools": {"groundscore.commands"},
     "model/backbones": {"train_ds"},
     "model/feature_cache.py": {"train_ds"},
     "model/lora.py": {"train_ds"},
     "model/systems/uground.py": {"train_ds"},
     "utils/distributed.py": {"train_ds", *ASKING},
+    "utils/trackers.py": {"train_ds"},
 }
 # Programs with flags of their own.
-OTHER_PROGRAMS = ("benchmarks/", "miniature/", "dataloaders/inspect.py", "utils/tracking/")
+OTHER_PROGRAMS = (
+    *("benchmarks/", "miniature/", "dataloaders/inspect.py", "dataloaders/prepare/", "evaluation/audit.py"),
+    *("model/backbones/check.py", "model/decoders/check.py", "utils/tracking/"),
+)
 # Phrased by the caller: the default is what training says.
 PHRASED_BY_THE_CALLER = {("dataloaders/batching/collate.py", "--model_max_length")}
 
@@ -61,7 +82,7 @@ def named_flags() -> list[tuple[str, int, str]]:
                     (module, text.lineno, flag)
                     for text in texts
                     if isinstance(text.value, str)
-                    for flag in re.findall(r"(?<!build\.sh )--[a-z]\w+", text.value)
+                    for flag in re.findall(r"(?<!build\.sh )(?<!install )--[a-z]\w+", text.value)
                 ]
     return found
 

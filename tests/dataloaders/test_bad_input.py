@@ -162,4 +162,4 @@ def test_an_expression_whose_mask_is_lost_is_no_absent_one_in_evaluation(data_ro
     change_json(data_root / "refer_seg/grefcoco/instances.json", thin)
 
     with pytest.raises(UserError, match="encloses no pixel .*, though 'The Left one.' means it"):
-        list(evaluation_set("grefcoco|unc|val", data_root))
+        [item.masks for item in evaluation_set("grefcoco|unc|val", data_root)]

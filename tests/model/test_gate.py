@@ -103,7 +103,7 @@ def test_a_context_gate_starts_uniform_and_returns_from_a_checkpoint(tmp_path):
     loaded, _, _ = load_model(tmp_path / "model", precision="fp32")
     states = torch.randn(3, model.config.num_layers, model.config.width)
     torch.testing.assert_close(loaded.policy(states), model.policy(states))
-    with pytest.raises(UserError, match="the reference has no --gate context"):
+    with pytest.raises(UserError, match='the reference has no gate "context"'):
         export_reference(model, processor, tmp_path / "reference", vision_tower="clip")
 
 

@@ -8,7 +8,8 @@ import torch
 
 from checkpoints.runs import BEST, Position, find_checkpoint
 from groundscore.errors import UserError
-from model.settings import model_settings, settings_of_system
+from model.backbones import backbone_named
+from model.settings import ImageSettings, model_settings, settings_of_system
 from tests.tiny import tiny_model
 from tests.training.test_checkpoints import ALONE, fake_checkpoint
 from training.arguments import parse_arguments
@@ -18,7 +19,8 @@ from training.resuming import describe_changes, describe_global_batch, describe_
 from utils.settings import FIXED, FREE, RANKING, REPORTED, settings_of
 
 CHECKPOINT = Path("runs/one/ckpt_model/global_step4")
-FOREIGN = set(model_settings()) - set(settings_of_system("UGround"))
+FOREIGN = set(model_settings()) - set(settings_of_system("UGround"))  # of other systems, and of other backbones
+FOREIGN |= set(settings_of(ImageSettings)) - set(backbone_named("llava").settings)
 FLAGS = [setting for name, setting in settings_of(config_class()).items() if name not in FOREIGN]
 
 
