@@ -8,16 +8,18 @@ Legend: R rows, T tokens of a row, D width, L layers, Q prompts that are answere
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from dataloaders.batching.batch import PADDING_BRANCH, Batch
 from groundscore.errors import UserError
-from model.backbones.base import Backbone, Rows, Step
+from model.backbones.base import Backbone, Rows, Step, ties_embeddings
 from model.backbones.key_value_cache import RowCache, SharedRows, WrittenCache, attending_to_shared_rows
+from model.losses import TokenHead
 
 SDPA, FLASH_ATTENTION = ATTENTIONS = ("sdpa", "flash_attention_2")  # others add a mask to the scores, ours is bool
 
@@ -140,6 +142,38 @@ class LanguageModelBackbone(Backbone):
             llm.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
         else:
             llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+class WholeModelBackbone(LanguageModelBackbone):
+    """A backbone whose parts are those of one multimodal model of transformers; its images may differ in their grids.
+
+    model_class, config_class: of transformers, for the model without its head and for its configuration.
+    """
+
+    model_class: ClassVar[str]
+    config_class: ClassVar[str]
+
+    def __init__(self, config: PreTrainedConfig, scales: int = 0):
+        super().__init__(config, scales)
+        if scales:
+            raise UserError(
+                f"{config.backbone}: the grids of its images differ in shape, and PixelLM's own decoder needs one; "
+                "decode by SAM, without --vision_tower_for_mask"
+            )
+        self.adopt(class_of_transformers(self.model_class)(self.config_of_base(config)))
+        text = config.text_config
+        self.lm_head = TokenHead(text.hidden_size, text.vocab_size, bias=False)
+        if ties_embeddings(config):
+            self.lm_head.weight = self.language_model.embed_tokens.weight
+
+    def adopt(self, model: nn.Module) -> None:
+        """Takes what it needs of a new model of `model_class` as children, `language_model` among them."""
+        raise NotImplementedError
+
+    @classmethod
+    def config_of_base(cls, config: PreTrainedConfig) -> PreTrainedConfig:
+        """The configuration of the whole model in transformers."""
+        raise NotImplementedError
 
 
 def flash_attention_rows(branches: Tensor, visible: Tensor | None, *, packed: bool) -> Tensor:

@@ -66,6 +66,7 @@ class LlavaOnevisionBackbone(TiledBackbone):
     conv_types = ("llava_onevision",)
 
     def adopt(self, model: nn.Module) -> None:
+        super().adopt(model)
         self.image_newline = LineBreak(model.image_newline)
 
     # --- the base

@@ -12,7 +12,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +25,8 @@ from dataloaders.batching.bpe_tokenization import BpeTokenizer
 from groundscore.annotations.images import check_image
 from groundscore.errors import UserError
 from model.backbones.base import BaseValue, Rows, ties_embeddings
-from model.backbones.language_model import LanguageModelBackbone, class_of_transformers
+from model.backbones.language_model import WholeModelBackbone, class_of_transformers
 from model.images import resized, standardize
-from model.losses import TokenHead
 from utils.settings import Rule, number, whole
 
 
@@ -77,17 +76,14 @@ def _channels(least: float) -> Rule:
 _PIXELS, _TOKEN = whole(1, 2**28), whole(0, 10**7)
 
 
-class QwenVLBackbone(LanguageModelBackbone):
-    """`visual`, `language_model` and head of a Qwen-VL of transformers.
-
-    model_class, config_class: of transformers, for the model without its head and for its configuration.
-    """
+class QwenVLBackbone(WholeModelBackbone):
+    """`visual`, `language_model` and head of a Qwen-VL of transformers."""
 
     encoder_name = "Qwen-VL's image encoder"
     parts = {
         "encoder": ("visual.patch_embed", "visual.blocks"),
         "projector": ("visual.merger",),
-        **LanguageModelBackbone.parts,
+        **WholeModelBackbone.parts,
     }
     stacks = {"language_model.layers": "text_config", "visual.blocks": "vision_config"}
     names = (
@@ -111,23 +107,10 @@ class QwenVLBackbone(LanguageModelBackbone):
     }
     tokenizer = BpeTokenizer
     settings = ("min_pixels", "max_pixels")
-    model_class: ClassVar[str]
-    config_class: ClassVar[str]
 
-    def __init__(self, config: PreTrainedConfig, scales: int = 0):
-        super().__init__(config, scales)
-        if scales:
-            raise UserError(
-                f"{config.backbone}: the grids of its images differ in shape, and PixelLM's own decoder needs one; "
-                "decode by SAM, without --vision_tower_for_mask"
-            )
-        model = class_of_transformers(self.model_class)(self.config_of_base(config))
+    def adopt(self, model: nn.Module) -> None:
         self.visual = model.visual
         self.language_model = model.language_model
-        text = config.text_config
-        self.lm_head = TokenHead(text.hidden_size, text.vocab_size, bias=False)
-        if ties_embeddings(config):
-            self.lm_head.weight = self.language_model.embed_tokens.weight
 
     # --- the base
 

@@ -5,7 +5,7 @@ after the projector, V width of the encoder, D of the LLM, S side of a square.
 """
 
 import copy
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,9 @@ from dataloaders.batching.batch import ImageGroup
 from dataloaders.batching.bpe_tokenization import BpeTokenizer
 from groundscore.errors import UserError
 from model.backbones.base import BaseValue, ties_embeddings
-from model.backbones.language_model import LanguageModelBackbone, class_of_transformers
+from model.backbones.language_model import WholeModelBackbone, class_of_transformers
 from model.backbones.tiles import Tiling, check_map_geometry, in_one_call, tiles_summary
 from model.images import CLIP_MEAN, CLIP_STD, standardize
-from model.losses import TokenHead
 from utils.settings import Rule, number, one_of, whole
 
 
@@ -36,17 +35,13 @@ TOKEN = whole(0, 10**7)
 ACTIVATION = one_of("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu", "relu")
 
 
-class TiledBackbone(LanguageModelBackbone):
+class TiledBackbone(WholeModelBackbone):
     """`vision_tower`, `multi_modal_projector`, `language_model` and head of a model of transformers.
 
     A member says how an image is cut, which of the encoder's states are read, and how they become the LLM's tokens.
-
-    model_class, config_class: of transformers, for the model without its head and for its configuration.
     """
 
-    model_class: ClassVar[str]
-    config_class: ClassVar[str]
-    parts = {"encoder": ("vision_tower",), "projector": ("multi_modal_projector",), **LanguageModelBackbone.parts}
+    parts = {"encoder": ("vision_tower",), "projector": ("multi_modal_projector",), **WholeModelBackbone.parts}
     text_types = ("qwen2", "qwen3", "llama")
     names = (  # those of the published checkpoints, which transformers 5 still writes; then its own
         ("language_model.model", "language_model"),
@@ -69,25 +64,10 @@ class TiledBackbone(LanguageModelBackbone):
     tokenizer = BpeTokenizer
     settings = ("max_pixels",)
 
-    def __init__(self, config: PreTrainedConfig, scales: int = 0):
-        super().__init__(config, scales)
-        if scales:
-            raise UserError(
-                f"{config.backbone}: the grids of its images differ in shape, and PixelLM's own decoder needs one; "
-                "decode by SAM, without --vision_tower_for_mask"
-            )
-        model = class_of_transformers(self.model_class)(self.config_of_base(config))
+    def adopt(self, model: nn.Module) -> None:
         self.vision_tower = model.vision_tower
         self.multi_modal_projector = model.multi_modal_projector
         self.language_model = model.language_model
-        self.adopt(model)
-        text = config.text_config
-        self.lm_head = TokenHead(text.hidden_size, text.vocab_size, bias=False)
-        if ties_embeddings(config):
-            self.lm_head.weight = self.language_model.embed_tokens.weight
-
-    def adopt(self, model: nn.Module) -> None:
-        """Takes what else it needs of a new model of `model_class`."""
 
     # --- the base
 
