@@ -21,7 +21,7 @@ from evaluation.running import Effort, evaluate
 from groundscore.annotations.bad_entries import STRICT, Tolerance, list_bad_samples
 from groundscore.errors import UserError
 from groundscore.scoring.counts import mask_iou
-from groundscore.scoring.metrics import score_split
+from groundscore.scoring.split_scores import score_split
 from groundscore.splits import EvaluationItem, evaluation_set, spread_items
 from groundscore.splits.wording import worded
 from model.grounding import GroundingModel

@@ -19,8 +19,9 @@ from groundscore.errors import UserError, printable
 from groundscore.scoring import UNITS
 from groundscore.scoring.bootstrap import holm, images_to_show, influence, interval, p_value, ratios, resample
 from groundscore.scoring.counts import Row
-from groundscore.scoring.metrics import columns_of, metrics_of, unit_of
+from groundscore.scoring.metrics import metrics_of, unit_of
 from groundscore.scoring.report import read_report, read_rows
+from groundscore.scoring.split_scores import columns_of
 from groundscore.scoring.tables import left_out_note, markdown_table, selection_note
 
 SAMPLES = 10_000

@@ -31,7 +31,8 @@ from groundscore.schema import (
 from groundscore.scoring import UNITS
 from groundscore.scoring.counts import Row, SplitCounts, check_row, row_from_dict
 from groundscore.scoring.gallery import Section, write_gallery
-from groundscore.scoring.metrics import COUNTS, INTERVAL, METRICS, kind_of, score_split, unit_of
+from groundscore.scoring.metrics import COUNTS, INTERVAL, METRICS, kind_of, unit_of
+from groundscore.scoring.split_scores import score_split
 from groundscore.scoring.tables import left_out_note, scores_table
 from groundscore.splits import EvaluationItem
 from groundscore.writing import make_directory, write_lines

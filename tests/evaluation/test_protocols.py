@@ -9,7 +9,7 @@ from dataloaders.sample import Sample, Turn
 from evaluation.predicting import share_text
 from evaluation.questions import Protocol, ask
 from evaluation.running import Effort, evaluate
-from groundscore.scoring.metrics import score_split
+from groundscore.scoring.split_scores import score_split
 from groundscore.splits.wording import worded
 from tests.evaluation.balls import Oracle, item_of, muse_item
 from tests.tiny import tiny_model, write_answer

@@ -17,8 +17,9 @@ from PIL import Image
 from groundscore.benchmark import Benchmark, load
 from groundscore.exchange.lmms_eval import masks_in_text
 from groundscore.scoring.counts import row_from_dict
-from groundscore.scoring.metrics import kind_of, score_split
+from groundscore.scoring.metrics import kind_of
 from groundscore.scoring.scorer import Answered
+from groundscore.scoring.split_scores import score_split
 
 ROOT = "GROUNDSCORE_DATA"  # the variable that names the data root
 METRICS = {"plain": ("gIoU", "cIoU"), "gres": ("gIoU", "cIoU", "N_acc", "T_acc")}  # as in the YAML files

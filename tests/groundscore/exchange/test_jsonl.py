@@ -11,7 +11,8 @@ from groundscore.exchange.counting import count_predictions
 from groundscore.exchange.jsonl import write_predictions
 from groundscore.scoring.counts import ExpressionCounts, QuestionCounts
 from groundscore.scoring.masks import encode_mask
-from groundscore.scoring.metrics import kind_of, score_split
+from groundscore.scoring.metrics import kind_of
+from groundscore.scoring.split_scores import score_split
 from groundscore.splits import EvaluationItem, OpenSplit, evaluation_set, evaluation_sets
 from tests.groundscore.scoring.rows import dense_expression_counts, dense_question_counts
 from tests.test_miniature_sets import SPLITS

@@ -7,8 +7,8 @@ import pytest
 
 from groundscore.errors import UserError
 from groundscore.scoring.comparison import differences_between
-from groundscore.scoring.metrics import score_split
 from groundscore.scoring.report import Report, ReportFiles, SplitCounts
+from groundscore.scoring.split_scores import score_split
 from tests.groundscore.scoring.rows import question, row
 
 REFER = "refcoco|unc|val"

@@ -10,8 +10,8 @@ from evaluation.records import ImageResult, PartialFile, PartialResults
 from groundscore.errors import UserError
 from groundscore.exchange.jsonl import read_predictions
 from groundscore.scoring.comparison import compare_reports
-from groundscore.scoring.metrics import score_split
 from groundscore.scoring.report import ReportFiles, write_report
+from groundscore.scoring.split_scores import score_split
 from groundscore.scoring.tables import scores_table
 from groundscore.splits import OpenSplit
 from tests.groundscore.scoring.rows import question, row

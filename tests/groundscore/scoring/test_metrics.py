@@ -2,7 +2,8 @@
 
 import pytest
 
-from groundscore.scoring.metrics import columns_of, metrics_of
+from groundscore.scoring.metrics import metrics_of
+from groundscore.scoring.split_scores import columns_of
 from tests.groundscore.scoring.rows import question, row
 
 GRES_SPLIT, MUSE_SPLIT = "grefcoco|unc|val", "MultiReasonSeg|val"

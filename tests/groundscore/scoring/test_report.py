@@ -7,8 +7,8 @@ import pytest
 
 from groundscore.errors import UserError
 from groundscore.scoring.comparison import compare_reports, differences_between
-from groundscore.scoring.metrics import score_split
 from groundscore.scoring.report import ReportFiles, read_report, read_rows, write_report
+from groundscore.scoring.split_scores import score_split
 from groundscore.scoring.tables import markdown_table, scores_table
 from tests.groundscore.scoring.rows import question, row
 

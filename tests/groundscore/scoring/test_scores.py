@@ -7,7 +7,8 @@ import pytest
 
 from groundscore.errors import UserError
 from groundscore.scoring.bootstrap import resample
-from groundscore.scoring.metrics import kind_of, score_split
+from groundscore.scoring.metrics import kind_of
+from groundscore.scoring.split_scores import score_split
 from tests.groundscore.scoring.rows import question, row
 
 PRECISIONS = {"P@0.5", "P@0.6", "P@0.7", "P@0.8", "P@0.9"}
