@@ -1,9 +1,7 @@
 """What the tabs share: limits, the model, which loads in the background, and its answers, one at a time."""
 
-import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,36 +13,8 @@ import numpy as np
 from groundscore.annotations.images import read_image
 from groundscore.drawing import split_targets
 from groundscore.errors import UserError
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits on the input of visitors.
-
-    upload_mb: megabytes of an image's file; pixels: of an image, before it is decoded.
-    work_pixels: a larger image is scaled down to this before the model sees it (masks have its size).
-    prompt: characters; answer: tokens; targets: masks of one answer.
-    waiting: questions in the queue; history: answers that a visitor can go back to.
-    """
-
-    upload_mb: int = 20
-    pixels: int = 50_000_000
-    work_pixels: int = 4_000_000
-    prompt: int = 2000
-    answer: int = 256
-    targets: int = 32
-    waiting: int = 32
-    history: int = 12
-
-
-def check_prompt(text: str | None, limits: Limits) -> str:
-    """The prompt without surrounding space. Raises `UserError` if it is empty or too long."""
-    text = (text or "").strip()
-    if not text:
-        raise UserError("Please type what you are looking for.")
-    if len(text) > limits.prompt:
-        raise UserError(f"The instruction has {len(text)} characters; at most {limits.prompt} are read.")
-    return text
+from inference.background import BackgroundModel
+from inference.limits import Limits
 
 
 def read_upload(path: str | None, limits: Limits) -> np.ndarray:
@@ -73,75 +43,6 @@ def shrink(image: np.ndarray, pixels: int) -> np.ndarray:
     scale = (pixels / (height * width)) ** 0.5
     size = (max(1, int(width * scale)), max(1, int(height * scale)))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-log = logging.getLogger(__name__)
-
-
-class BackgroundModel:
-    """The value of `load(tell)`, which runs in a thread and reports its progress by `tell(text)`.
-
-    Any number of threads may read it; no call blocks.
-    """
-
-    def __init__(self, load: Callable[[Callable[[str], None]], Any], name: str):
-        self.name = name
-        self._load = load
-        self._began = time.monotonic()
-        self._lock = threading.Lock()
-        self._stage, self._value, self._problem = "starting", None, None
-        self._thread = threading.Thread(target=self._run, name="model loader", daemon=True)
-
-    def start(self) -> "BackgroundModel":
-        """Starts loading; returns itself."""
-        self._thread.start()
-        return self
-
-    @property
-    def ready(self) -> bool:
-        """Whether the model is loaded."""
-        return self._value is not None
-
-    @property
-    def problem(self) -> str | None:
-        """Why loading failed, or None."""
-        return self._problem
-
-    @property
-    def stage(self) -> str:
-        """What `load` is doing, in its own words."""
-        return self._stage
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since loading began."""
-        return time.monotonic() - self._began
-
-    def get(self) -> Any:
-        """The loaded model. Raises `UserError` while it is loading and if loading failed."""
-        if self._problem:
-            raise UserError(f"The model could not be loaded: {self._problem}")
-        if self._value is None:
-            raise UserError(f"The model is still being loaded ({self._stage}). Please try again in a moment.")
-        return self._value
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait until loading has ended."""
-        self._thread.join(timeout)
-
-    def _run(self) -> None:
-        try:
-            self._value = self._load(self._tell)
-        except UserError as error:
-            self._problem = str(error)
-            log.error("loading %s: %s", self.name, error)
-        except Exception as error:
-            self._problem = f"{type(error).__name__}; the program's log has the details"
-            log.exception("loading %s", self.name)
-
-    def _tell(self, stage: str) -> None:
-        self._stage = stage
-        log.info("%s: %s", self.name, stage)
 
 
 class Stopped(Exception):

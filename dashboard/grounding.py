@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from dashboard import exchanges, markup
-from dashboard.context import Context, Stopped, check_prompt, read_upload
+from dashboard.context import Context, Stopped, read_upload
 from dashboard.examples import IMAGES
 from dashboard.exchanges import Exchange, Visitor
 from groundscore.errors import UserError
+from inference.limits import check_prompt
 from inference.reply import LayerChoice
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import numpy as np
 
 from checkpoints.processing import GroundingProcessor
 from dashboard import markup
-from dashboard.context import Limits, check_prompt, read_upload
+from dashboard.context import read_upload
 from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
@@ -23,6 +23,7 @@ from groundscore.scoring.counts import mask_iou
 from groundscore.splits import EvaluationItem, evaluation_set
 from groundscore.splits.wording import worded
 from groundscore.targets import SEG
+from inference.limits import Limits, check_prompt
 from model.grounding import GroundingModel
 
 CARD_SIDE = 280  # pixels

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dashboard import TABS, markup
-from dashboard.context import BackgroundModel, Context, Limits
+from dashboard.context import Context
 from dashboard.examples import IMAGES
 from groundscore.errors import UserError
+from inference.background import BackgroundModel
+from inference.limits import Limits
 
 if TYPE_CHECKING:
     import gradio as gr

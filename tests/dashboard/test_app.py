@@ -7,9 +7,9 @@ import pytest
 
 import app
 from dashboard import TABS, serving
-from dashboard.context import Limits
 from dashboard.serving import Server, choose_tabs, credentials
 from groundscore.errors import UserError
+from inference.limits import Limits
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,15 @@ from PIL import Image
 from pycocotools import mask as run_lengths
 
 from dashboard import markup
-from dashboard.context import BackgroundModel, Context, Limits
+from dashboard.context import Context
 from dashboard.examples import IMAGES
 from dashboard.exchanges import Visitor, thumbnail
 from dashboard.ground import ONE_LAYER, POLICY, _layer_widgets, _wish
 from dashboard.grounding import UNEXPECTED, Grounding
 from groundscore.drawing import colour_of
 from groundscore.errors import UserError
+from inference.background import BackgroundModel
+from inference.limits import Limits
 from tests.dashboard.visits import tiny_session
 
 

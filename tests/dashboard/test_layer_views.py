@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dashboard.context import Limits
 from dashboard.layer_views import Question, measure_split, open_item, question_of, read_question, show_layers
 from groundscore.errors import UserError
+from inference.limits import Limits
 from miniature import data
 from tests.tiny import box_mask, picture, tiny_model
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dashboard.context import Limits, check_prompt, read_upload
+from dashboard.context import read_upload
 from groundscore.errors import UserError
+from inference.limits import Limits, check_prompt
 
 LIMITS = Limits(upload_mb=1, pixels=10_000, work_pixels=1000, prompt=10)
 

@@ -6,7 +6,7 @@ import threading
 import psutil
 import pytest
 
-from dashboard.context import Limits
+from inference.limits import Limits
 from tests.dashboard.test_server import ask, png
 from tests.dashboard.visits import Visit, running, shown, tiny_session
 

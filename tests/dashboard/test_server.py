@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dashboard.context import Limits
+from inference.limits import Limits
 from tests.dashboard.visits import Visit, files_below, running, server_path, shown, tiny_session
 
 LIMITS = Limits(upload_mb=1, pixels=10**6, prompt=300, targets=4)

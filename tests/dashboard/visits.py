@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 
 import app
-from dashboard.context import Limits
 from dashboard.serving import Server
+from inference.limits import Limits
 from inference.session import ChatSession
 from tests.tiny import tiny_model, write_answer
 

@@ -1,0 +1,35 @@
+"""Limits on what strangers send: to the dashboard and to the service."""
+
+from dataclasses import dataclass
+
+from groundscore.errors import UserError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits on the input of visitors.
+
+    upload_mb: megabytes of an image's file; pixels: of an image, before it is decoded.
+    work_pixels: a larger image is scaled down to this before the model sees it (masks have its size).
+    prompt: characters; answer: tokens; targets: masks of one answer.
+    waiting: questions in the queue; history: answers that a visitor can go back to.
+    """
+
+    upload_mb: int = 20
+    pixels: int = 50_000_000
+    work_pixels: int = 4_000_000
+    prompt: int = 2000
+    answer: int = 256
+    targets: int = 32
+    waiting: int = 32
+    history: int = 12
+
+
+def check_prompt(text: str | None, limits: Limits) -> str:
+    """The prompt without surrounding space. Raises `UserError` if it is empty or too long."""
+    text = (text or "").strip()
+    if not text:
+        raise UserError("Please type what you are looking for.")
+    if len(text) > limits.prompt:
+        raise UserError(f"The instruction has {len(text)} characters; at most {limits.prompt} are read.")
+    return text
