@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,36 +50,107 @@ class Stopped(Exception):
     """The visitor, or a limit, ended an answer."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Waiting:
+    """A sign of life from an answer that has nothing new to show.
+
+    before: questions of other visitors that come first, None once the model has this one; seconds: since it was asked;
+    text: of the answer so far.
+    """
+
+    before: int | None
+    seconds: float
+    text: str = ""
+
+    @property
+    def stage(self) -> str:
+        """What is going on, for the visitor."""
+        if self.before:
+            others = "1 question comes" if self.before == 1 else f"{self.before} questions come"
+            doing = f"In the queue: {others} before yours"
+        elif self.before == 0:
+            doing = "Next in the queue"
+        else:
+            doing = "Writing the answer and its masks" if self.text else "Reading the image and the question"
+        return f"{doing} · {self.seconds:.0f} s"
+
+
+@dataclass(eq=False)
 class Answering:
-    """A running answer: its text so far, and whether to stop."""
+    """A running answer: its text so far, whether to stop, and what its listener has not heard yet."""
 
     text: str = ""
+    began: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
+    events: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
+    asked: float = field(default_factory=time.monotonic)
+
+    def end(self) -> None:
+        """Stop; the listener hears of it at once, the model at its next word."""
+        self.stop.set()
+        self.events.put((False, Stopped()))
 
 
 class Answerer:
-    """Runs one answer at a time on the model, each in its own thread.
+    """Runs one answer at a time on the model, first come, first served, each in its own thread.
 
     A visitor is named by a string; a new answer of the same visitor stops the one before.
+    max_targets: masks of one answer; max_waiting: answers that may wait, None for any number.
     """
 
-    def __init__(self, max_targets: int):
-        self._max_targets = max_targets
-        self._model_lock = threading.Lock()
+    HEARTBEAT = 0.5  # seconds
+
+    def __init__(self, max_targets: int, max_waiting: int | None = None):
+        self._max_targets, self._max_waiting = max_targets, max_waiting
+        self._line: list[Answering] = []  # the first one has the model
         self._running: dict[str, Answering] = {}
         self._announced: dict[str, Answering] = {}
-        self._running_lock = threading.Lock()
+        self._changed = threading.Condition()
 
-    def run(self, visitor: str, work: Callable[[Callable[[str], None]], Any]) -> Iterator[str | Any]:
-        """Yields the text so far as it grows, then the value of `work(on_text)`.
+    def run(self, visitor: str, work: Callable[[Callable[[str], None]], Any]) -> Iterator[str | Waiting | Any]:
+        """Yields the text so far as it grows, then the value of `work(on_text)`; `Waiting` where nothing is new.
 
         `work` runs the model and passes pieces of text to `on_text`. Closing the iterator, `stop` and too many
-        targets end it: the first two by `Stopped`, the last by `UserError`.
+        targets end it: the first two by `Stopped`, the last by `UserError`, and so does a full queue.
         """
-        with self._running_lock:
+        answering = self._stand_in_line(visitor)
+        threading.Thread(target=self._answer, args=(answering, work), name="answer", daemon=True).start()
+        try:
+            yield self._waiting(answering)
+            while True:
+                try:
+                    done, event = answering.events.get(timeout=self.HEARTBEAT)
+                except queue.Empty:
+                    yield self._waiting(answering)
+                    continue
+                if done is False:
+                    raise event
+                yield event
+                if done:
+                    return
+        finally:
+            with self._changed:
+                answering.stop.set()
+                if self._running.get(visitor) is answering:
+                    del self._running[visitor]
+                self._changed.notify_all()
+
+    def _stand_in_line(self, visitor: str) -> Answering:
+        with self._changed:
             answering = self._announced.pop(visitor, None) or Answering()
-        events: queue.SimpleQueue = queue.SimpleQueue()
+            if self._max_waiting is not None and len(self._line) > self._max_waiting:
+                wait = "1 question waits" if self._max_waiting == 1 else f"{self._max_waiting} questions wait"
+                raise UserError(f"The queue is full: {wait}. Please try again in a moment.")
+            before, self._running[visitor] = self._running.get(visitor), answering
+            self._line.append(answering)
+            if before is not None:
+                before.end()
+                self._changed.notify_all()
+        return answering
+
+    def _answer(self, answering: Answering, work: Callable[[Callable[[str], None]], Any]) -> None:
+        """Wait for one's turn, then do the work; its end, whatever it is, is the last event."""
+        events = answering.events
 
         def on_text(piece: str) -> None:
             if answering.stop.is_set():
@@ -88,56 +160,50 @@ class Answerer:
                 raise UserError(f"The answer names more than {self._max_targets} targets and was stopped.")
             events.put((None, answering.text))
 
-        def in_thread() -> None:
-            try:
-                with self._model_lock:
-                    if answering.stop.is_set():
-                        raise Stopped
-                    events.put((None, ""))
-                    events.put((True, work(on_text)))
-            except BaseException as error:  # every end must reach the listener, or it would wait for ever
-                events.put((False, error))
-
-        with self._running_lock:
-            before, self._running[visitor] = self._running.get(visitor), answering
-        if before is not None:
-            before.stop.set()
-        threading.Thread(target=in_thread, name="answer", daemon=True).start()
         try:
-            while True:
-                done, event = events.get()
-                if done is False:
-                    raise event
-                yield event
-                if done:
-                    return
+            with self._changed:
+                while self._line[0] is not answering and not answering.stop.is_set():
+                    self._changed.wait()
+                if answering.stop.is_set():
+                    raise Stopped
+                answering.began = True
+            events.put((None, ""))
+            events.put((True, work(on_text)))
+        except BaseException as error:  # every end must reach the listener, or it would wait for ever
+            events.put((False, error))
         finally:
-            answering.stop.set()
-            with self._running_lock:
-                if self._running.get(visitor) is answering:
-                    del self._running[visitor]
+            with self._changed:
+                self._line.remove(answering)
+                self._changed.notify_all()
+
+    def _waiting(self, answering: Answering) -> Waiting:
+        with self._changed:
+            waits = not answering.began and answering in self._line
+            before = self._line.index(answering) if waits else None
+        return Waiting(before, time.monotonic() - answering.asked, answering.text)
 
     @property
     def idle(self) -> bool:
         """Whether no answer runs or waits."""
-        return not self._running and not self._model_lock.locked()
+        return not self._running and not self._line
 
     def announce(self, visitor: str) -> None:
-        """Register a question that waits for its turn, so that it can be stopped."""
-        with self._running_lock:
+        """Register a question that is on its way, so that it can be stopped."""
+        with self._changed:
             self._announced[visitor] = Answering()
 
     def stop(self, visitor: str) -> None:
         """Stop the visitor's answer, whether it is running or waits for its turn."""
-        with self._running_lock:
+        with self._changed:
             for answering in (self._running.get(visitor), self._announced.get(visitor)):
                 if answering is not None:
-                    answering.stop.set()
+                    answering.end()
+            self._changed.notify_all()
 
     def forget(self, visitor: str) -> None:
         """Stop the answer of a visitor who has left, and drop its state."""
         self.stop(visitor)
-        with self._running_lock:
+        with self._changed:
             self._announced.pop(visitor, None)
 
 
@@ -159,4 +225,4 @@ class Context:
     answers: Answerer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.answers = Answerer(self.limits.targets)
+        self.answers = Answerer(self.limits.targets, self.limits.waiting)

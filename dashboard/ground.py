@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import gradio as gr
+from gradio.events import Dependency
 
 from dashboard import markup
 from dashboard.context import Context
@@ -54,7 +55,7 @@ def lay_out_question(context: Context) -> QuestionWidgets:
     prompt = gr.Textbox(
         label="Instruction",
         placeholder="What is the thing you could drink from in this image? Please output segmentation mask.",
-        lines=2,
+        lines=1,  # Enter asks, Shift+Enter makes a line
         max_lines=6,
         max_length=context.limits.prompt,
         elem_id="ground-prompt",
@@ -141,7 +142,7 @@ def ground_tab(context: Context) -> None:
         with gr.Column(scale=7, min_width=300):
             result = lay_out_result()
     bar.when_ready([question.ask, result.rule, result.layer], lambda: _layer_widgets(tab))
-    _bind_asking(tab, question, result, visitor, shown)
+    asking = _bind_asking(tab, question, result, visitor, shown)
     _bind_looking(tab, result, visitor, shown)
 
     def on_forget(person):
@@ -152,15 +153,18 @@ def ground_tab(context: Context) -> None:
     parts = [*result.parts, shown]
     result.forget.click(on_forget, visitor, [visitor, result.history, question.image, *parts], **QUIET)
 
-    def on_clear():
-        return [None, "", *_updates(View(NOTHING_YET)), None]
+    def on_clear(request: gr.Request):
+        context.answers.stop(request.session_hash)
+        return [None, "", *_updates(View(NOTHING_YET)), None, *busy(False)]
 
-    question.clear.click(on_clear, None, [question.image, question.prompt, *parts], **QUIET)
+    cleared = [question.image, question.prompt, *parts, question.ask, question.stop]
+    question.clear.click(on_clear, None, cleared, cancels=asking, queue=False, **QUIET)
 
 
 def _bind_asking(
     tab: Grounding, question: QuestionWidgets, result: ResultWidgets, visitor: gr.State, shown: gr.State
-) -> None:
+) -> Dependency:
+    """Bind Ask and Stop; returns the event of a question, which others cancel."""
     parts, buttons = result.parts, [question.ask, question.stop]
 
     def on_ask(person, upload, prompt, follow_up, rule, layer, opacity, request: gr.Request):
@@ -200,8 +204,7 @@ def _bind_asking(
             result.opacity,
         ],
         [*parts, *buttons, visitor, shown, result.history],
-        concurrency_id="model",
-        concurrency_limit=1,
+        concurrency_limit=None,  # `Answerer` lets one at a time, and says how many come before
         show_progress="minimal",
         show_progress_on=[result.answer],
         api_visibility="private",
@@ -209,6 +212,7 @@ def _bind_asking(
     )
     asking.failure(lambda: busy(False), None, buttons, queue=False, **QUIET)  # where the queue is full
     question.stop.click(on_stop, None, None, queue=False, **QUIET)
+    return asking
 
 
 def _bind_looking(tab: Grounding, result: ResultWidgets, visitor: gr.State, shown: gr.State) -> None:
@@ -233,7 +237,7 @@ def _bind_looking(tab: Grounding, result: ResultWidgets, visitor: gr.State, show
         on_layer,
         [visitor, shown, result.rule, result.layer, result.opacity],
         [*result.parts, visitor, result.history],
-        concurrency_id="model",
+        concurrency_limit=None,
         trigger_mode="always_last",
         show_progress="minimal",
         show_progress_on=[result.overlay],

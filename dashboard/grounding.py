@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dashboard import exchanges, markup
-from dashboard.context import Context, Stopped, read_upload
+from dashboard.context import Context, Stopped, Waiting, read_upload
 from dashboard.examples import IMAGES
 from dashboard.exchanges import Exchange, Visitor
 from groundscore.errors import UserError
@@ -90,12 +90,13 @@ class Grounding:
             image = read_upload(upload, self.context.limits)
             self._note_upload(person, Path(upload))
             earlier = _earlier(person, image) if follow_up else ()
-            yield View(markup.answer("", growing=True, note="waiting for the model"))
             reply = None
             for step in self.context.answers.run(
                 who, lambda on_text: session.ask(image, earlier, question, on_text=on_text, layer=layer)
             ):
-                if isinstance(step, str):
+                if isinstance(step, Waiting):
+                    yield View(markup.answer(said, growing=True, note=step.stage))
+                elif isinstance(step, str):
                     said = step
                     yield View(markup.answer(said, growing=True))
                 else:

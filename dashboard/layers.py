@@ -14,7 +14,7 @@ import numpy as np
 import pandas
 
 from dashboard import markup
-from dashboard.context import Context, Stopped
+from dashboard.context import Context, Stopped, Waiting
 from dashboard.grounding import sentence
 from dashboard.widgets import WaitingBar, busy, example_images, fill_from, image_upload, number
 from groundscore.errors import UserError
@@ -137,6 +137,8 @@ def layers_tab(context: Context) -> None:
         for step in _steps(context, request, work):
             if isinstance(step, UserError):
                 yield [markup.problem(str(step)), *nothing_new, *busy(False)]
+            elif isinstance(step, Waiting):
+                yield [markup.hint(step.stage) if step.before is not None else gr.skip(), *nothing_new, *busy(True)]
             elif isinstance(step, str):
                 yield [markup.hint(step.rpartition("\n")[2] or "Opening the split …"), *nothing_new, *busy(True)]
             else:

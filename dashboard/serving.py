@@ -124,6 +124,8 @@ class Server:
                 auth=self.auth,
                 theme=theme(),
                 css_paths=STYLE,
+                head=f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>",
+                max_threads=40 + self.limits.waiting,  # a question that waits keeps one
                 allowed_paths=[str(IMAGES)],
                 max_file_size=self.limits.upload_mb * 2**20,
                 state_session_capacity=200,
@@ -179,6 +181,7 @@ class Server:
 
 TITLE = "UGround"
 STYLE = Path(__file__).with_name("style.css")
+SCRIPT = Path(__file__).with_name("page.js")
 
 
 def build_page(context: Context, names: Sequence[str]) -> "gr.Blocks":

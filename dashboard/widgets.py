@@ -61,11 +61,11 @@ def busy(running: bool) -> list:
 
 
 class WaitingBar:
-    """A progress bar, laid out where it is constructed, that disappears once the model is loaded."""
+    """A progress bar, laid out where it is constructed, that is there only while the model loads."""
 
     def __init__(self, context: Context):
         self._model, self._page = context.model, gr.context.Context.root_block
-        self._bar = gr.HTML(self._progress(), elem_classes="waiting")
+        self._bar = gr.HTML("", visible=False, elem_classes="waiting")  # a page that just opened does not know yet
 
     def when_ready(self, outputs: Sequence[gr.components.Component], updates: Callable[[], list]) -> None:
         """Show progress until the model is loaded, then set `outputs` to the values of `updates()`, on every page."""
@@ -75,7 +75,7 @@ class WaitingBar:
             if self._model.ready:
                 return [gr.update(value="", visible=False), gr.Timer(active=False), *updates()]
             ended = gr.Timer(active=False) if self._model.problem else gr.skip()
-            return [self._progress(), ended, *[gr.skip()] * len(outputs)]
+            return [gr.update(value=self._progress(), visible=True), ended, *[gr.skip()] * len(outputs)]
 
         quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         gr.on([self._page.load, timer.tick], tick, None, [self._bar, timer, *outputs], **quiet)

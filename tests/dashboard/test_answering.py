@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from dashboard.context import Answerer, Stopped
+from dashboard.context import Answerer, Stopped, Waiting
 from groundscore.errors import UserError
 
 
@@ -21,7 +21,7 @@ def speak(*pieces, result="done"):
 
 def test_the_text_grows_and_the_result_comes_last():
     steps = list(Answerer(9).run("a", speak("It", " is", " here")))
-    assert steps == ["", "It", "It is", "It is here", "done"]
+    assert [step for step in steps if not isinstance(step, Waiting)] == ["", "It", "It is", "It is here", "done"]
 
 
 def test_an_error_reaches_the_one_who_asked_and_the_next_answer_works():
@@ -146,3 +146,48 @@ def test_waiting_for_ones_turn_can_be_stopped():
     go.set()
     second.join(5)
     assert isinstance(ends[0], Stopped)
+
+
+def until(steps, wanted):
+    """The first step for which `wanted(step)` holds."""
+    return next(step for step in steps if wanted(step))
+
+
+def test_who_waits_is_told_how_many_come_before_and_can_stop_at_once():
+    answers, go = Answerer(9), threading.Event()
+    answers.HEARTBEAT = 0.01
+    first = answers.run("a", lambda on_text: go.wait(20))
+    assert until(first, lambda step: step == "") == ""  # it has the model
+    others = {who: answers.run(who, speak(who)) for who in "bc"}
+    places = {who: until(steps, lambda step: step.before is not None).before for who, steps in others.items()}
+    assert places == {"b": 1, "c": 2}
+    assert "2 questions come before yours" in Waiting(places["c"], 3.2).stage
+
+    answers.stop("b")
+    with pytest.raises(Stopped):
+        list(others["b"])
+    assert until(others["c"], lambda step: step.before == 1)
+    go.set()
+    assert list(first)[-1] is True and list(others["c"])[-1] == "done"
+
+
+def test_stopping_is_heard_before_the_model_says_its_next_word():
+    answers, go = Answerer(9), threading.Event()
+    steps = answers.run("a", lambda on_text: go.wait(20))
+    until(steps, lambda step: step == "")
+    answers.stop("a")
+    with pytest.raises(Stopped):
+        list(steps)
+    go.set()
+
+
+def test_a_full_queue_says_so_and_keeps_its_order():
+    answers, go = Answerer(9, max_waiting=1), threading.Event()
+    first = answers.run("a", lambda on_text: go.wait(20))
+    until(first, lambda step: step == "")
+    second = answers.run("b", speak("b"))
+    next(second)
+    with pytest.raises(UserError, match="queue is full: 1 question waits"):
+        next(answers.run("c", speak("c")))
+    go.set()
+    assert list(second)[-1] == "done"
