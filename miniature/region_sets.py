@@ -32,7 +32,7 @@ def write_cocostuff(root: Path, scenes: Iterator[Scene], rng: np.random.Generato
     """Label maps of class indices, the outermost rows unlabelled."""
     indices = {name: index for index, name in enumerate(read_json(STUFF_CLASSES, list))}
     for number, scene in enumerate(scenes, start=1):
-        labels = _labels(scene, {name: indices[STUFF_NAMES.get(name, name)] for name in _names()})
+        labels = class_labels(scene, {name: indices[STUFF_NAMES.get(name, name)] for name in class_names()})
         labels[:1] = labels[-1:] = UNLABELLED
         stem = f"{1_000_000 + number:012d}"
         write_odd_image(root / "coco/train2017" / f"{stem}.jpg", scene, number, may_ignore_exif=True)
@@ -41,7 +41,7 @@ def write_cocostuff(root: Path, scenes: Iterator[Scene], rng: np.random.Generato
 
 def write_mapillary(root: Path, scenes: Iterator[Scene], rng: np.random.Generator) -> None:
     """Label maps with a palette; the car that takes the images is in all of them and is not evaluated."""
-    names = _names()
+    names = class_names()
     colours = rng.integers(0, 256, (len(names) + 2, 3)).tolist()
     labels = [{"name": f"object--{name}", "readable": name.title(), "evaluate": True} for name in names]
     labels.append({"name": "void--ego-vehicle", "readable": "Ego Vehicle", "evaluate": False})
@@ -50,7 +50,7 @@ def write_mapillary(root: Path, scenes: Iterator[Scene], rng: np.random.Generato
     entries = [{**label, "instances": False, "color": colour} for label, colour in zip(labels, colours)]
     write_json(folder / "config_v2.0.json", {"version": "2.0", "labels": entries})
     for number, scene in enumerate(scenes, start=1):
-        values = _labels(scene, {name: index for index, name in enumerate(names)})
+        values = class_labels(scene, {name: index for index, name in enumerate(names)})
         values[-EGO_VEHICLE_ROWS:] = len(names)
         values[:1] = len(names) + 1
         stem = f"street_{number:06d}"
@@ -60,12 +60,12 @@ def write_mapillary(root: Path, scenes: Iterator[Scene], rng: np.random.Generato
         _save(folder / "training/v2.0/labels" / f"{stem}.png", image)
 
 
-def _names() -> list[str]:
+def class_names() -> list[str]:
     """All that a scene is made of: objects and grounds."""
     return [*(category.name for category in CATEGORIES), *UPPER_GROUNDS, *LOWER_GROUNDS]
 
 
-def _labels(scene: Scene, values: dict[str, int]) -> np.ndarray:
+def class_labels(scene: Scene, values: dict[str, int]) -> np.ndarray:
     """uint8 [H, W]: the value of what every pixel shows."""
     labels = np.full((scene.height, scene.width), values[scene.lower], np.uint8)
     labels[: scene.horizon] = values[scene.upper]

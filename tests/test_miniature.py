@@ -12,7 +12,7 @@ from transformers import MODEL_MAPPING
 from dataloaders.mixture import build_mixture
 from groundscore.errors import UserError
 from groundscore.splits import evaluation_set
-from miniature import base, data, vision, words
+from miniature import base, classes, data, vision, words
 from miniature.language import QUESTIONS, absent_expressions, ask, group_expressions, reasoning, referring_expressions
 from miniature.scenes import random_scene
 from miniature.vocabulary import CATEGORIES, LONG_TEMPLATES, SHORT_TEMPLATES, is_held_out
@@ -266,6 +266,21 @@ def test_what_is_asked_in_words_is_scored_by_kind(world, tmp_path, capsys):
     assert sum(len(scores[kind]["wrong"]) for kind in QUESTIONS) == sum(asked)
     table = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert table[2:] == [*QUESTIONS, "all"]
+
+
+def test_every_class_of_a_scene_is_asked_for_and_its_masks_share_the_image_out(world, tmp_path, capsys):
+    for scene in SCENES[:5]:
+        masks = classes.class_masks(scene)
+        assert {thing.category for thing in scene.objects} | {scene.upper, scene.lower} == set(masks)
+        assert (sum(mask.astype(int) for mask in masks.values()) == 1).all()
+    base.build(tmp_path / "base", world, seed=0)
+    command = f"--version {tmp_path}/base/llava --vision_tower {tmp_path}/base/clip --model_key LISA --device cpu"
+    command += f" --vision_pretrained {tmp_path}/base/sam_miniature.pth --scenes 2 --output {tmp_path}/classes.json"
+    classes.main(command.split())
+    scores = json.loads((tmp_path / "classes.json").read_text())
+    assert scores["all"]["asked"] == sum(one["asked"] for name, one in scores.items() if name != "all") > 4
+    assert scores["all"]["gIoU"] == 0  # of a model that was never trained: it writes no target
+    assert "| all" in capsys.readouterr().out
 
 
 def test_the_training_text_leaves_held_out_wordings_out(world):

@@ -46,4 +46,5 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
     --val_batch_size 16 --max_new_tokens 64 --device cpu --output "$RUN/held_out.json" --sheet "$RUN/contact_sheet.png" \
     --sheet_samples 18
 .venv/bin/python -m miniature.words --version "$RUN" --device cpu --output "$RUN/words.json"
+.venv/bin/python -m miniature.classes --version "$RUN" --device cpu --output "$RUN/classes.json"
 .venv/bin/python merge_lora_weights.py --weight "$RUN" --save_path "$OUT" --overwrite --precision fp16
