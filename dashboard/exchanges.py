@@ -19,7 +19,8 @@ from pycocotools import mask as coco_mask
 
 from dataloaders.sample import Turn
 from groundscore.annotations.images import read_image
-from groundscore.drawing import colour_of, heat_map, overlay
+from groundscore.colours import Colour, choose_colours
+from groundscore.drawing import heat_map, overlay
 from groundscore.exchange.regions import answered_regions
 from groundscore.exchange.tools import write_regions
 from groundscore.scoring.masks import encode_mask
@@ -49,7 +50,7 @@ class Exchange:
     """One question and its answer about an image in the visitor's folder.
 
     folder: of this exchange's files; earlier: the turns that the model was shown before; layer: what was asked for.
-    thumbnail: its file, once it is drawn.
+    colours: of the targets, on the image and in the text. thumbnail: its file, once it is drawn.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class Exchange:
     layer: LayerChoice
     earlier: tuple[Turn, ...]
     targets: list[Target]
+    colours: list[Colour]
     thumbnail: Path | None = None
 
     @property
@@ -140,18 +142,18 @@ class Visitor:
         folder.mkdir()
         image_path = folder / "image.png"
         Image.fromarray(image).save(image_path, compress_level=1)
-        self.exchanges.append(_exchange(folder, image_path, (image.shape[0], image.shape[1]), reply, layer, earlier))
+        self.exchanges.append(_exchange(folder, image_path, image, reply, layer, earlier))
         while len(self.exchanges) > most:
             shutil.rmtree(self.exchanges.pop(0).folder, ignore_errors=True)
 
     def replace(self, index: int, reply: Reply, layer: LayerChoice) -> None:
         """Put other masks into an exchange; its files get new names, so that no browser shows old ones."""
         old = self.exchanges[index]
-        self.exchanges[index] = _exchange(old.folder, old.image_path, old.size, reply, layer, old.earlier)
+        self.exchanges[index] = _exchange(old.folder, old.image_path, old.image(), reply, layer, old.earlier)
 
 
 def _exchange(
-    folder: Path, image_path: Path, size: tuple[int, int], reply: Reply, layer: LayerChoice, earlier: tuple[Turn, ...]
+    folder: Path, image_path: Path, image: np.ndarray, reply: Reply, layer: LayerChoice, earlier: tuple[Turn, ...]
 ) -> Exchange:
     maps = [None] * len(reply.masks) if reply.maps is None else [_small(similarity) for similarity in reply.maps]
     targets = [
@@ -161,7 +163,7 @@ def _exchange(
     return Exchange(
         folder=folder,
         image_path=image_path,
-        size=size,
+        size=(image.shape[0], image.shape[1]),
         prompt=reply.prompt,
         text=reply.text,
         remark=reply.remark,
@@ -170,6 +172,7 @@ def _exchange(
         layer=layer,
         earlier=earlier,
         targets=targets,
+        colours=choose_colours(image, reply.masks),
     )
 
 
@@ -181,10 +184,12 @@ def _small(similarity: np.ndarray) -> np.ndarray:
 
 
 def draw_overlay(exchange: Exchange, opacity: float) -> Path:
-    """The image with every mask in its colour, outlined in white, as a PNG below the exchange's folder."""
+    """The image with every mask in its colour, numbered, as a PNG below the exchange's folder."""
     path = _new_file(exchange, "overlay.png")
     alpha = min(1.0, max(0.0, opacity))
-    Image.fromarray(overlay(exchange.image(), exchange.masks(), alpha=alpha)).save(path, compress_level=3)
+    numbers = range(1, len(exchange.targets) + 1)
+    drawn = overlay(exchange.image(), exchange.masks(), exchange.colours, alpha=alpha, numbers=numbers)
+    Image.fromarray(drawn).save(path, compress_level=3)
     return path
 
 
@@ -196,6 +201,7 @@ class TargetImages:
     similarity: Path | None
     found: str
     layer: int
+    colour: Colour
 
 
 def draw_targets(exchange: Exchange) -> list[TargetImages]:
@@ -206,12 +212,12 @@ def draw_targets(exchange: Exchange) -> list[TargetImages]:
         share = 100 * target.pixels / mask.size
         found = f"{share:.1f} % of the image · score {target.score:.2f}" if target.pixels else "nothing found"
         path = _new_file(exchange, f"mask_{number + 1}.png")
-        Image.fromarray(_coloured(mask, colour_of(number))).save(path)
+        Image.fromarray(_coloured(mask, exchange.colours[number])).save(path)
         if target.map is not None:
             similarity = _new_file(exchange, f"similarity_{number + 1}.jpg")
             enlarged = cv2.resize(target.map, mask.shape[::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32) / 255
             Image.fromarray(heat_map(image, enlarged)).save(similarity, quality=90)
-        drawn.append(TargetImages(path, similarity, found, target.layer))
+        drawn.append(TargetImages(path, similarity, found, target.layer, exchange.colours[number]))
     return drawn
 
 
@@ -247,7 +253,7 @@ def write_record(exchange: Exchange) -> Path:
             "pixels": target.pixels,
             "score": round(target.score, 4),
             "layer": target.layer,
-            "colour": list(colour_of(number)),
+            "colour": list(exchange.colours[number]),
         }
         for number, target in enumerate(exchange.targets)
     ]
@@ -260,7 +266,7 @@ def thumbnail(exchange: Exchange, side: int = 256) -> Path:
     """A small overlay for the history, drawn once."""
     if exchange.thumbnail is None:
         exchange.thumbnail = _new_file(exchange, "thumbnail.jpg")
-        image = Image.fromarray(overlay(exchange.image(), exchange.masks()))
+        image = Image.fromarray(overlay(exchange.image(), exchange.masks(), exchange.colours))
         image.thumbnail((side, side))
         image.save(exchange.thumbnail, quality=85)
     return exchange.thumbnail

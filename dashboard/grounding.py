@@ -139,7 +139,7 @@ class Grounding:
         if exchange is None:
             return None
         return View(
-            answer=markup.answer(exchange.text, note=_note(exchange)),
+            answer=markup.answer(exchange.text, colours=exchange.colours, note=_note(exchange)),
             overlay=exchanges.draw_overlay(exchange, opacity),
             targets=markup.targets(exchanges.draw_targets(exchange)),
             masks=exchanges.write_masks(exchange) if exchange.targets else None,

@@ -17,7 +17,8 @@ from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
 from evaluation.layer_analysis import TargetPoints, analyse_split, layer_analysis, point_analysis
-from groundscore.drawing import colour_of, heat_map, overlay
+from groundscore.colours import COLOURS, colour_of
+from groundscore.drawing import heat_map, overlay
 from groundscore.errors import UserError
 from groundscore.scoring.counts import mask_iou
 from groundscore.splits import EvaluationItem, evaluation_set
@@ -109,7 +110,7 @@ def show_layers(model: GroundingModel, processor: GroundingProcessor, question: 
                 zip(analysis.maps[0][target], analysis.masks[0][target], strict=True)
             )
         ]
-        sections.append(f"<p>{markup.badge(target)}</p>" + f'<div class="layers">{"".join(cards)}</div>')
+        sections.append(f"<p>{markup.badge(target, COLOURS)}</p>" + f'<div class="layers">{"".join(cards)}</div>')
     return "".join(sections)
 
 
@@ -158,7 +159,7 @@ def _points_card(question: Question, target: TargetPoints, number: int) -> str:
     if question.truth is not None:
         words += f" · IoU {mask_iou(mask, question.truth[number], question.ignore):.2f}"
     images = _inline(heat_map(small, similarity), "similarity") + _inline(drawn, "mask and points")
-    return f"<p>{markup.badge(number)}</p>" + _figure(images, "", words, "layer")
+    return f"<p>{markup.badge(number, COLOURS)}</p>" + _figure(images, "", words, "layer")
 
 
 def _figure(images: str, bar: str, words: str, kind: str) -> str:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from groundscore.drawing import colour_of, split_targets
+from groundscore.colours import Colour, text_on
+from groundscore.drawing import split_targets
 
 if TYPE_CHECKING:
     from dashboard.exchanges import TargetImages
 
+NO_COLOUR: Colour = (70, 76, 86)  # of a target whose mask is not there yet
 # Characters that command a terminal or turn the direction of writing; browsers have no use for them either.
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -23,18 +25,18 @@ def escape(text: str) -> str:
     return shown.replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;").replace("`", "&#96;")
 
 
-def answer(text: str, *, note: str | None = None, growing: bool = False) -> str:
+def answer(text: str, *, colours: Sequence[Colour] = (), note: str | None = None, growing: bool = False) -> str:
     """An answer with every `[SEG]` as a numbered badge in its mask's colour."""
-    body = numbered(text)
+    body = numbered(text, colours=colours)
     cursor = '<span class="cursor"></span>' if growing else ""
     foot = f'<p class="note">{escape(note)}</p>' if note else ""
     return f'<div class="answer"><p>{body}{cursor}</p>{foot}</div>'
 
 
-def numbered(text: str, *, first: int = 0) -> str:
-    """Text with every `[SEG]` as a badge, numbered from `first`."""
+def numbered(text: str, *, first: int = 0, colours: Sequence[Colour] = ()) -> str:
+    """Text with every `[SEG]` as a badge, numbered from `first`; colours: of the targets from 0 on."""
     pieces = split_targets(text)
-    return "".join(escape(piece) if number is None else badge(first + number) for piece, number in pieces)
+    return "".join(escape(piece) if number is None else badge(first + number, colours) for piece, number in pieces)
 
 
 def table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
@@ -64,15 +66,17 @@ def folded(title: str, content: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 
-def badge(number: int) -> str:
-    """The badge `[SEG n]` of the target with this index, in the colour of its mask."""
-    red, green, blue = colour_of(number)
-    return f'<span class="seg" style="background: rgb({red}, {green}, {blue})">[SEG {number + 1}]</span>'
+def badge(number: int, colours: Sequence[Colour] = ()) -> str:
+    """The badge `[SEG n]` of the target with this index, in the colour of its mask; dark until it has one."""
+    colour = colours[number] if number < len(colours) else NO_COLOUR
+    style = f"background: rgb{colour}; color: rgb{text_on(colour)}"
+    return f'<span class="seg" style="{style}">[SEG {number + 1}]</span>'
 
 
 def targets(drawn: Sequence["TargetImages"]) -> str:
     """A card for each target: its badge, what was found, its mask and its similarity map side by side."""
     cards = []
+    colours = [target.colour for target in drawn]
     for number, target in enumerate(drawn):
         name = f"[SEG {number + 1}]"
         figures = [_figure(target.mask, f"mask of {name}", "mask")]
@@ -80,7 +84,7 @@ def targets(drawn: Sequence["TargetImages"]) -> str:
             figures.append(
                 _figure(target.similarity, f"similarity map of {name}", f"similarity at layer {target.layer}")
             )
-        head = f'<header>{badge(number)} <span class="note">{escape(target.found)}</span></header>'
+        head = f'<header>{badge(number, colours)} <span class="note">{escape(target.found)}</span></header>'
         cards.append(f'<section class="target">{head}<div class="pair">{"".join(figures)}</div></section>')
     return f'<div class="targets">{"".join(cards)}</div>' if cards else ""
 

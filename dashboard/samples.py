@@ -5,7 +5,7 @@ Mixtures are opened when they are first needed; samples are drawn one at a time 
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,8 @@ from dashboard import markup
 from dataloaders.data_checks import SetReport, check_data
 from dataloaders.mixture import Mixture, build_mixture
 from dataloaders.sample import Sample
-from groundscore.drawing import colour_of, overlay
+from groundscore.colours import Colour, choose_colours
+from groundscore.drawing import overlay
 from groundscore.errors import UserError
 from groundscore.targets import SEG
 
@@ -168,14 +169,15 @@ def view(sample: Sample, root: Path, opacity: float) -> SampleView:
     """The sample drawn: every `[SEG]` in its colour, in the image and in the words."""
     masks = sample.masks[sample.target_kinds]
     image, drawn = _enlarged(sample.image, masks)
+    colours = choose_colours(image, drawn)
     return SampleView(
         image=image,
-        overlay=overlay(image, drawn, alpha=opacity),
+        overlay=overlay(image, drawn, colours, alpha=opacity, numbers=range(1, len(drawn) + 1)),
         targets=[
-            (overlay(image, [mask], [colour_of(number)], alpha=0.6, dim=0.5), f"[SEG {number + 1}] {area} px")
+            (overlay(image, [mask], [colours[number]], alpha=0.6, dim=0.5), f"[SEG {number + 1}] {area} px")
             for number, (mask, area) in enumerate(zip(drawn, masks.sum((1, 2)), strict=True))
         ],
-        conversations=_conversations(sample),
+        conversations=_conversations(sample, colours),
         fields=_fields(sample, masks, root),
     )
 
@@ -186,14 +188,14 @@ def _enlarged(image: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndar
     return image.repeat(factor, 0).repeat(factor, 1), masks.repeat(factor, 1).repeat(factor, 2) != 0
 
 
-def _conversations(sample: Sample) -> str:
+def _conversations(sample: Sample, colours: Sequence[Colour]) -> str:
     pieces, number = [], 0
     for turns in sample.conversations:
         lines = []
         for turn in turns:
             answer = turn.answer or ""
             lines.append(f'<p class="question">{markup.escape(turn.question)}</p>')
-            lines.append(f"<p>{markup.numbered(answer, first=number)}</p>")
+            lines.append(f"<p>{markup.numbered(answer, first=number, colours=colours)}</p>")
             number += answer.count(SEG)
         pieces.append(f'<div class="answer conversation">{"".join(lines)}</div>')
     return "".join(pieces) or markup.hint("This sample has no conversation.")

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from groundscore.drawing import colour_of, heat_map, overlay, resize_mask, size_within
+from groundscore.colours import Colour, choose_colours
+from groundscore.drawing import heat_map, overlay, resize_mask, size_within
 from groundscore.scoring.gallery import inline_image, page_head
 from groundscore.scoring.layers import GREEDY, LAST, LEAST, NOISE, ORACLE, REDRAWN
 
@@ -355,11 +356,13 @@ def _legend(layer: LayerImages) -> str:
 def _case(case: Case) -> str:
     size = size_within(case.image, SIDE)
     small = np.asarray(Image.fromarray(case.image).resize(size, Image.Resampling.LANCZOS))
-    truth = overlay(small, [resize_mask(case.truth, size)], [colour_of(0)], dim=0.35)
+    target = resize_mask(case.truth, size)
+    colours = choose_colours(small, [target])
+    truth = overlay(small, [target], colours, dim=0.35)
     figures = [
         f"<figure>{_picture(small, 'image')}{_picture(truth, 'truth')}<figcaption>image, truth</figcaption></figure>"
     ]
-    figures += [_layer(small, size, one) for one in case.layers]
+    figures += [_layer(small, size, one, colours) for one in case.layers]
     asked = f'<span class="asked">{html.escape(case.question)}</span>'
     return (
         f'<article class="case"><p>{asked} <span class="soft">({html.escape(case.title)})</span></p>'
@@ -367,7 +370,7 @@ def _case(case: Case) -> str:
     )
 
 
-def _layer(small: np.ndarray, size: tuple[int, int], layer: LayerImages) -> str:
+def _layer(small: np.ndarray, size: tuple[int, int], layer: LayerImages, colours: Sequence[Colour]) -> str:
     images = [
         _picture(heat_map(small, _resized(one, size)), name)
         for name, one in (
@@ -376,7 +379,7 @@ def _layer(small: np.ndarray, size: tuple[int, int], layer: LayerImages) -> str:
         )
         if one is not None
     ]
-    images.append(_picture(overlay(small, [resize_mask(layer.mask, size)], [colour_of(0)], dim=0.35), "mask"))
+    images.append(_picture(overlay(small, [resize_mask(layer.mask, size)], colours, dim=0.35), "mask"))
     probability = "" if layer.probability is None else f", p {layer.probability:.2f}"
     return (
         f"<figure>{''.join(images)}<figcaption>{layer.name}<br>IoU {layer.iou:.2f}{probability}</figcaption></figure>"

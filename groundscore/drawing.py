@@ -4,33 +4,28 @@ All functions take and return uint8 RGB arrays [H, W, 3]; masks are boolean [n, 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
+from groundscore.colours import BLACK, COLOURS, IGNORE_COLOUR, WHITE, Colour, choose_colours, colour_of, text_on
 from groundscore.targets import SEG
 
-Colour = tuple[int, int, int]
-
-# Bright enough for a photo, dark enough for white text, and told apart by most colour-blind readers.
-COLOURS: tuple[Colour, ...] = (
-    (230, 57, 70),
-    (29, 122, 220),
-    (22, 160, 90),
-    (240, 140, 0),
-    (142, 68, 200),
-    (0, 160, 175),
-    (214, 51, 132),
-    (130, 105, 20),
-)
-IGNORE_COLOUR: Colour = (150, 150, 150)
-
-
-def colour_of(target: int) -> Colour:
-    """The colour of the target of this index, of its mask and of its `[SEG]` alike."""
-    return COLOURS[target % len(COLOURS)]
+__all__ = [
+    "COLOURS",
+    "IGNORE_COLOUR",
+    "Colour",
+    "ansi",
+    "colour_of",
+    "heat_map",
+    "label_points",
+    "overlay",
+    "resize_mask",
+    "size_within",
+    "split_targets",
+]
 
 
 def split_targets(text: str) -> list[tuple[str, int | None]]:
@@ -47,41 +42,141 @@ def split_targets(text: str) -> list[tuple[str, int | None]]:
 def overlay(
     image: np.ndarray,
     masks: np.ndarray | Sequence[np.ndarray],
-    colours: Iterable[Colour] = COLOURS,
+    colours: Iterable[Colour] | None = None,
     *,
     alpha: float = 0.5,
     dim: float = 0.0,
     contour: int | None = None,
+    numbers: Sequence[int] = (),
 ) -> np.ndarray:
-    """Returns the image with every mask in its colour, outlined in white.
+    """Returns the image with every mask in its colour, outlined in white on black.
 
-    The colour is mixed with the image's own pixels (where masks overlap, the later one shows), so that no mask hides
-    what it covers. `dim` fades what lies outside all masks to a dark grey. `contour` is the width of the outline in
-    pixels, by default 1/300 of the longer side; 0 for none.
+    The colour is mixed with the image's own pixels, so that no mask hides what it covers; where masks overlap, their
+    colours alternate in stripes. colours: by default chosen for the image (`choose_colours`). `dim` fades what lies
+    outside all masks to a dark grey. `contour` is the width of the white line in pixels, by default 1/400 of the longer
+    side; 0 for none. numbers: of the masks, each drawn at a point inside its mask.
 
     Raises ValueError for a mask of another size.
     """
-    palette = list(colours)
-    if contour is None:
-        contour = max(1, round(max(image.shape[:2]) / 300))
     masks = [np.asarray(mask, dtype=bool) for mask in masks]
     for mask in masks:
         if mask.shape != image.shape[:2]:
             raise ValueError(f"a mask of {mask.shape} does not fit an image of {image.shape[:2]}")
+    palette = choose_colours(image, masks) if colours is None else list(colours)
+    palette = [palette[number % len(palette)] for number in range(len(masks))]
+    if contour is None:
+        contour = max(1, round(max(image.shape[:2]) / 400))
     drawn = image.copy()
     if dim and any(mask.any() for mask in masks):
         outside = ~np.logical_or.reduce(masks)
         dark_grey = 0.6 * cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
         drawn[outside] = np.rint((1 - dim) * image + dim * dark_grey).astype(np.uint8)[outside]
-    for number, inside in enumerate(masks):
-        colour = np.array(palette[number % len(palette)], dtype=np.float32)
-        drawn[inside] = np.rint((1 - alpha) * image[inside] + alpha * colour).astype(np.uint8)
+    for shown, colour in zip(_striped(masks), palette, strict=True):
+        drawn[shown] = _mixed(image[shown], colour, alpha)
     if contour:
-        for mask in masks:
-            outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-            drawn = np.ascontiguousarray(drawn)
-            cv2.drawContours(drawn, outlines, -1, (255, 255, 255), contour, cv2.LINE_AA)
+        _draw_outlines(drawn, masks, contour)
+    if numbers:
+        drawn = _with_numbers(drawn, masks, palette, numbers)
     return drawn
+
+
+def _mixed(pixels: np.ndarray, colour: Colour, alpha: float) -> np.ndarray:
+    """Pixels [k, 3] mixed with a colour, of which they get the share `alpha`."""
+    levels = np.arange(256, dtype=np.float32)
+    tables = [np.rint((1 - alpha) * levels + alpha * value).astype(np.uint8) for value in colour]
+    return np.stack([table[pixels[:, channel]] for channel, table in enumerate(tables)], axis=1)
+
+
+def _striped(masks: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yields where each mask's colour shows: all of it, but of pixels that k masks cover every k-th stripe only."""
+    if not masks:
+        return
+    covered = np.zeros(masks[0].shape, np.uint8)
+    for mask in masks:
+        covered += mask
+    if covered.max() <= 1:
+        yield from masks
+        return
+    width = max(2, round(max(covered.shape) / 90))
+    rows, columns = (np.arange(length, dtype=np.int32) for length in covered.shape)
+    turn = ((rows[:, None] + columns) // width % np.maximum(covered, 1)).astype(np.uint8)  # whose stripe this is
+    before = np.zeros_like(covered)
+    for mask in masks:
+        yield mask & (turn == before)
+        before += mask
+
+
+def _draw_outlines(drawn: np.ndarray, masks: Sequence[np.ndarray], width: int) -> None:
+    """Draws outlines that show on any image: white, with a black edge on either side."""
+    outlines = []
+    for mask in masks:
+        outlines += cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
+    for colour, thickness in ((BLACK, width + 2 * max(1, round(width * 0.6))), (WHITE, width)):
+        cv2.drawContours(drawn, outlines, -1, colour, thickness, cv2.LINE_AA)
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def label_points(masks: Sequence[np.ndarray], apart: float = 0.0) -> list[tuple[int, int] | None]:
+    """Returns for every mask (bool [H, W]) a point (x, y) inside it, far from its edges; None for an empty one.
+
+    Where it can be it lies in no other mask, and `apart` pixels from the points before.
+    """
+    covered = sum((mask.astype(np.uint8) for mask in masks), start=np.uint8(0))
+    points: list[tuple[int, int] | None] = []
+    for mask in masks:
+        taken = [point for point in points if point is not None]
+        choices = (lambda m=mask: m & (covered == 1), lambda m=mask: m)
+        found = None
+        for choice in choices:
+            found = _deepest(choice(), taken, apart)
+            if found is not None:
+                break
+        points.append(found if found is not None else _deepest(mask, (), 0))
+    return points
+
+
+def _deepest(mask: np.ndarray, taken: Sequence[tuple[int, int]], apart: float) -> tuple[int, int] | None:
+    """The point (x, y) of a mask that is farthest from its edge, `apart` from those that are taken, or None."""
+    box = cv2.boundingRect(mask.astype(np.uint8))
+    left, top, width, height = box
+    if not width:
+        return None
+    step = max(1, max(width, height) // 400)  # pixels of the mask itself, however coarse
+    inside = mask[top : top + height : step, left : left + width : step]
+    if not inside.any():
+        step, inside = 1, mask[top : top + height, left : left + width]
+    depth = cv2.distanceTransform(np.pad(inside.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    y, x = np.ogrid[top : top + height : step, left : left + width : step]
+    for other_x, other_y in taken:
+        depth = np.where((x - other_x) ** 2 + (y - other_y) ** 2 >= apart**2, depth, 0)
+    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+    return (left + int(column) * step, top + int(row) * step) if depth[row, column] > 0 else None
+
+
+def _with_numbers(
+    drawn: np.ndarray, masks: Sequence[np.ndarray], palette: Sequence[Colour], numbers: Sequence[int]
+) -> np.ndarray:
+    """Draws each number on a badge of its mask's colour, which readers tell from the image by its two edges."""
+    size = max(11, round(max(drawn.shape[:2]) / 34))
+    sheet = Image.fromarray(drawn)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size)
+    for point, colour, number in zip(label_points(masks, 1.7 * size), palette, numbers, strict=True):
+        if point is None:
+            continue
+        half = max(0.72 * size, pen.textlength(str(number), font) / 2 + 0.35 * size)
+        # Near the image's edge the badge moves in, so that all of it is seen.
+        x, y = (
+            min(max(value, reach + 2), max(length - reach - 3, length / 2))
+            for value, reach, length in zip(point, (half, 0.72 * size), sheet.size, strict=True)
+        )
+        ink, edge = text_on(colour), max(1, round(size / 12))
+        for grown, fill in ((2 * edge, BLACK if ink == WHITE else WHITE), (edge, ink), (0, colour)):
+            box = (x - half - grown, y - 0.72 * size - grown, x + half + grown, y + 0.72 * size + grown)
+            pen.rounded_rectangle(box, 0.72 * size + grown, fill)
+        pen.text((x, y), str(number), ink, font, anchor="mm")
+    return np.asarray(sheet)
 
 
 def heat_map(image: np.ndarray, similarity: np.ndarray, *, alpha: float = 0.65) -> np.ndarray:
@@ -110,5 +205,5 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def ansi(text: str, colour: Colour) -> str:
     """Returns `text` on a background of `colour`, for a terminal."""
-    red, green, blue = colour
-    return f"\x1b[1;97;48;2;{red};{green};{blue}m{text}\x1b[0m"
+    (red, green, blue), ink = colour, 30 if text_on(colour) == BLACK else 97
+    return f"\x1b[1;{ink};48;2;{red};{green};{blue}m{text}\x1b[0m"

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from dataloaders.sample import Turn
-from groundscore.drawing import colour_of, overlay
+from groundscore.colours import Colour, choose_colours
+from groundscore.drawing import overlay
 from groundscore.errors import UserError
 from groundscore.exchange.regions import answered_regions
 from groundscore.exchange.tools import write_regions
@@ -54,6 +55,16 @@ class Reply:
         return Turn(self.prompt, self.text)
 
     @property
+    def areas(self) -> list[int]:
+        """Pixels of each mask."""
+        return [int(np.count_nonzero(mask)) for mask in self.masks]
+
+    @property
+    def shares(self) -> list[float]:
+        """The share of the image that each mask covers, in [0, 1]."""
+        return [area / mask.size for area, mask in zip(self.areas, self.masks, strict=True)]
+
+    @property
     def remark(self) -> str | None:
         """What the user should be told when something, or everything, was not found, else None."""
         if len(self.masks) == 0:
@@ -77,11 +88,12 @@ class Reply:
 
 @dataclass
 class SavedReply:
-    """Where an answer went; `overlay` is None where there was nothing to draw."""
+    """Where an answer went; `overlay` is None where there was nothing to draw. colours: of its masks there."""
 
     record: Path
     overlay: Path | None = None
     masks: list[Path] = field(default_factory=list)
+    colours: list[Colour] = field(default_factory=list)
 
 
 def save_reply(
@@ -93,14 +105,15 @@ def save_reply(
     """
     make_directory(directory)
     record = _claim(directory, _stem(image_path))
-    saved = SavedReply(record)
+    saved = SavedReply(record, colours=choose_colours(image, reply.masks))
     try:
         for number, mask in enumerate(reply.masks, start=1):
             saved.masks.append(record.with_name(f"{record.stem}_mask_{number}.png"))
             Image.fromarray(mask.astype(np.uint8) * 255).save(saved.masks[-1])
         if reply.masks.any():
             saved.overlay = record.with_name(f"{record.stem}_overlay.png")
-            Image.fromarray(overlay(image, reply.masks)).save(saved.overlay)
+            numbers = range(1, len(reply.masks) + 1)
+            Image.fromarray(overlay(image, reply.masks, saved.colours, numbers=numbers)).save(saved.overlay)
         if export and reply.masks.any():
             regions = answered_regions(image_path, reply.prompt, reply.masks, reply.scores)
             for form in export:
@@ -122,9 +135,9 @@ def reply_record(reply: Reply, image_path: Path, saved: SavedReply) -> dict[str,
         "complete": reply.complete,
         "overlay": saved.overlay and saved.overlay.name,
         "targets": [
-            {"mask": path.name, "pixels": int(mask.sum()), "score": score, "layer": layer, "colour": colour_of(number)}
-            for number, (path, mask, score, layer) in enumerate(
-                zip(saved.masks, reply.masks, reply.scores, reply.layers, strict=True)
+            {"mask": path.name, "pixels": area, "share": share, "score": score, "layer": layer, "colour": colour}
+            for path, area, share, score, layer, colour in zip(
+                saved.masks, reply.areas, reply.shares, reply.scores, reply.layers, saved.colours, strict=True
             )
         ],
         "seconds": round(reply.seconds, 3),

@@ -12,11 +12,12 @@ import numpy as np
 
 from dataloaders.sample import Turn
 from groundscore.annotations.images import read_image
-from groundscore.drawing import ansi, colour_of, split_targets
+from groundscore.colours import Colour
+from groundscore.drawing import ansi, split_targets
 from groundscore.errors import UserError, describe, printable
 from groundscore.reading import user_path
 from inference.model_flags import layer_choice
-from inference.reply import save_conversation, save_reply
+from inference.reply import Reply, save_conversation, save_reply
 from inference.session import ChatSession
 from model.systems.base import LAYER_RULES
 
@@ -115,6 +116,8 @@ class Chat:
             print(reply.remark)
         saved = save_reply(reply, self.image, self.save_to, self.path, self.export)
         self.records.append(saved.record)
+        for line in legend(reply, saved.colours if writer.coloured else None):
+            print(line)
         print(f"saved: {saved.overlay or saved.record}")
 
     def _image_command(self, argument: str) -> None:
@@ -147,7 +150,7 @@ class Chat:
 
 
 class AnswerWriter:
-    """Prints an answer as it arrives, each `[SEG]` with its number and, on a terminal, in its mask's colour."""
+    """Prints an answer as it arrives, each `[SEG]` with its number and, on a terminal, in bold."""
 
     def __init__(self, stream: TextIO):
         self.stream, self.targets, self.open = stream, 0, False
@@ -159,7 +162,7 @@ class AnswerWriter:
         for piece, number in split_targets(printable(text)):
             if number is not None:
                 piece = f"[SEG {self.targets + 1}]"
-                piece = ansi(piece, colour_of(self.targets)) if self.coloured else piece
+                piece = f"\x1b[1m{piece}\x1b[0m" if self.coloured else piece
                 self.targets += 1
             self.stream.write(piece)
         self.stream.flush()
@@ -169,6 +172,16 @@ class AnswerWriter:
         if self.open:
             self.stream.write("\n")
             self.open = False
+
+
+def legend(reply: Reply, colours: Sequence[Colour] | None) -> list[str]:
+    """Returns a line about each mask: its number, in its colour where there are `colours`, area, score and layer."""
+    lines = []
+    for index, (area, share) in enumerate(zip(reply.areas, reply.shares, strict=True)):
+        name = f"[SEG {index + 1}]"
+        found = f"{100 * share:.1f} % of the image, score {reply.scores[index]:.2f}" if area else "nothing found"
+        lines.append(f"{ansi(name, colours[index]) if colours else name} {found}, layer {reply.layers[index]}")
+    return lines
 
 
 @contextmanager

@@ -13,16 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from groundscore.drawing import (
-    IGNORE_COLOUR,
-    Colour,
-    colour_of,
-    heat_map,
-    overlay,
-    resize_mask,
-    size_within,
-    split_targets,
-)
+from groundscore.colours import IGNORE_COLOUR, Colour, choose_colours, text_on
+from groundscore.drawing import heat_map, overlay, resize_mask, size_within, split_targets
 from groundscore.errors import UserError
 from groundscore.writing import written_whole
 
@@ -59,6 +51,11 @@ class SheetRow:
     label: str = ""
     iou: float | None = None
 
+    @property
+    def colours(self) -> list[Colour]:
+        """Of the masks on the image and in the answer."""
+        return choose_colours(self.image, self.masks)
+
 
 def contact_sheet(
     rows: Sequence[SheetRow], *, cell: int = 300, text_width: int = 400, gap: int = 16, title: str = ""
@@ -73,7 +70,7 @@ def contact_sheet(
 
     fitted = [_fit(row, cell) for row in rows]
     images = [[_image(draw(row), cell) for _, draw in columns] for row in fitted]
-    texts = [_text_of(row, text_width) for row in rows]
+    texts = [_text_of(row, text_width) for row in fitted]
     heights = [max(*(each.height for each in line), text.height) for line, text in zip(images, texts, strict=True)]
     text_left = gap + len(columns) * (cell + gap) + gap // 2
     top = gap + (TITLE_SIZE + 2 * gap if title else 0)
@@ -124,7 +121,7 @@ def _truth(row: SheetRow) -> np.ndarray | None:
     if row.truth is None:
         return None
     image = row.image if row.ignore is None else overlay(row.image, [row.ignore], [IGNORE_COLOUR], contour=0)
-    return overlay(image, [row.truth], [colour_of(0)], dim=DIM, contour=2)
+    return overlay(image, [row.truth], dim=DIM)
 
 
 def _similarity(row: SheetRow) -> np.ndarray | None:
@@ -132,7 +129,8 @@ def _similarity(row: SheetRow) -> np.ndarray | None:
 
 
 def _prediction(row: SheetRow) -> np.ndarray | None:
-    return overlay(row.image, row.masks, dim=DIM, contour=2)
+    numbers = range(1, len(row.masks) + 1) if len(row.masks) > 1 else ()
+    return overlay(row.image, row.masks, row.colours, dim=DIM, numbers=numbers)
 
 
 def _image(drawn: np.ndarray | None, cell: int) -> Image.Image:
@@ -163,6 +161,7 @@ class _Text:
     """A column of wrapped text, drawn on an image of its own."""
 
     width: int
+    colours: Sequence[Colour] = ()  # of targets
     image: Image.Image = field(init=False)
     height: int = 0
 
@@ -181,10 +180,9 @@ class _Text:
             if target is None:
                 pen.text((x, y), text, colour, font)
             else:
-                pen.rounded_rectangle(
-                    (x + 1, y, x + pen.textlength(text, font) + 10, y + size + 6), 5, colour_of(target)
-                )
-                pen.text((x + 6, y), text, PAPER, font)
+                chip = self.colours[target] if target < len(self.colours) else SOFT
+                pen.rounded_rectangle((x + 1, y, x + pen.textlength(text, font) + 10, y + size + 6), 5, chip)
+                pen.text((x + 6, y), text, text_on(chip), font)
         self.height += after
 
     def _lay_out(
@@ -227,7 +225,7 @@ def _words_of(pieces: list[tuple[str, int | None]]) -> list[tuple[str, int | Non
 
 
 def _text_of(row: SheetRow, width: int) -> _Text:
-    text = _Text(width)
+    text = _Text(width, row.colours)
     if row.label:
         text.add([(row.label, None)], SMALL_SIZE, SOFT, after=4)
     text.add([(row.question, None)], FONT_SIZE, INK, after=8)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from groundscore.drawing import IGNORE_COLOUR, colour_of, overlay, resize_mask, size_within
+from groundscore.colours import IGNORE_COLOUR, Colour, choose_colours
+from groundscore.drawing import overlay, resize_mask, size_within
 from groundscore.rle import decode
 from groundscore.scoring.counts import QuestionCounts, Row, row_iou
 from groundscore.scoring.masks import to_rle
@@ -151,10 +152,14 @@ def _case(section: Section, index: int) -> str:
     drawn = section.masks[index] if present else ()
     size = item.image.shape[:2]
     predicted = [decode(to_rle(mask, size, f"{row.image}, expression {row.expression}")) for mask in drawn]
+    colours = choose_colours(item.image, max(truth, predicted, key=len))  # the same for a target and its prediction
     figures = (
-        ("image", _drawn(item, ())),
-        ("truth" if truth.any() else "truth: nothing", _drawn(item, truth, ignored=True)),
-        ("prediction" if any(mask.any() for mask in predicted) else "prediction: nothing", _drawn(item, predicted)),
+        ("image", _drawn(item, (), ())),
+        ("truth" if truth.any() else "truth: nothing", _drawn(item, truth, colours, ignored=True)),
+        (
+            "prediction" if any(mask.any() for mask in predicted) else "prediction: nothing",
+            _drawn(item, predicted, colours),
+        ),
     )
     figures = "".join(
         f'<figure><img src="data:image/jpeg;base64,{data}" alt="{html.escape(caption)}">'
@@ -169,12 +174,16 @@ def _case(section: Section, index: int) -> str:
     )
 
 
-def _drawn(item: EvaluationItem, masks: Sequence[np.ndarray], *, ignored: bool = False) -> str:
-    """Returns the image with masks as base64 JPEG, drawn at the size of the page so that outlines stay thin."""
+def _drawn(
+    item: EvaluationItem, masks: Sequence[np.ndarray], colours: Sequence[Colour], *, ignored: bool = False
+) -> str:
+    """Returns the image with masks as base64 JPEG, drawn at the size of the page so that outlines stay thin; several
+    masks are numbered."""
     size = size_within(item.image, SIDE, enlarge=False)
     image = np.asarray(Image.fromarray(item.image).resize(size, Image.Resampling.LANCZOS))
     if ignored and item.ignore is not None:
         image = overlay(image, [resize_mask(item.ignore, size)], [IGNORE_COLOUR], contour=0)
     if len(masks):
-        image = overlay(image, [resize_mask(mask, size) for mask in masks], map(colour_of, range(len(masks))), dim=0.35)
+        numbers = range(1, len(masks) + 1) if len(masks) > 1 else ()
+        image = overlay(image, [resize_mask(mask, size) for mask in masks], colours, dim=0.35, numbers=numbers)
     return inline_image(image)

@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from groundscore.drawing import colour_of
+from groundscore.colours import colour_of
 from groundscore.exchange.regions import NewImages, RegionImage, ToolFormat, outlines
 from groundscore.writing import write_json, write_text
 
