@@ -28,6 +28,9 @@ __all__ = [
 ]
 
 
+SMALLEST_NUMBERED = 96  # longer side of an image, in pixels
+
+
 def split_targets(text: str) -> list[tuple[str, int | None]]:
     """An answer cut at its targets: pieces of text with None, and every `[SEG]` with its index from 0."""
     pieces, end = [], 0
@@ -54,7 +57,7 @@ def overlay(
     The colour is mixed with the image's own pixels, so that no mask hides what it covers; where masks overlap, their
     colours alternate in stripes. colours: by default chosen for the image (`choose_colours`). `dim` fades what lies
     outside all masks to a dark grey. `contour` is the width of the white line in pixels, by default 1/400 of the longer
-    side; 0 for none. numbers: of the masks, each drawn at a point inside its mask.
+    side; 0 for none. numbers: of the masks, each drawn at a point inside it; none where there is no room for them.
 
     Raises ValueError for a mask of another size.
     """
@@ -75,7 +78,7 @@ def overlay(
         drawn[shown] = _mixed(image[shown], colour, alpha)
     if contour:
         _draw_outlines(drawn, masks, contour)
-    if numbers:
+    if len(numbers) and max(image.shape[:2]) >= SMALLEST_NUMBERED:
         drawn = _with_numbers(drawn, masks, palette, numbers)
     return drawn
 

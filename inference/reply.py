@@ -32,8 +32,8 @@ class Reply:
 
     prompt, text: the question and the answer, with `[SEG]` (or `[REJ]`) written once per target, whatever the system.
     masks: bool [n, H, W], one per `[SEG]` in order; scores [n] in [0, 1]: how sure SAM is of each.
-    layers [n]: which hidden state prompted each mask; maps: float32 [n, H, W] in [0, 1], the similarity maps there,
-        or None where the system has none.
+    layers [n]: which hidden state prompted each mask, None for one that points or a box alone did; maps: float32
+        [n, H, W] in [0, 1], the similarity maps there, or None where the system has none.
     complete: False if the answer was cut off by the limit on its length.
     objects [n]: whether the mask decoder's own score says that there is an object, None where it has no such score.
     """
@@ -42,7 +42,7 @@ class Reply:
     text: str
     masks: np.ndarray
     scores: list[float]
-    layers: list[int]
+    layers: list[int | None]
     maps: np.ndarray | None
     tokens: int
     complete: bool

@@ -119,7 +119,7 @@ class ChatSession:
             raise UserError("the prompt is empty")
         try:
             return self.model.generate(
-                self._batch(image, conversations).to(self.model.device),
+                self.batch(image, conversations).to(self.model.device),
                 max_new_tokens=self.max_new_tokens,
                 layer=self.layer if layer is None else layer,
                 on_token=on_token,
@@ -153,7 +153,7 @@ class ChatSession:
         layer = self.layer if layer is None else layer
         start = time.perf_counter()
         answered = [*(turn for turn in history if turn.answer), reply.turn]
-        found = self.model.segment(self._batch(image, [answered]).to(self.model.device), layer=layer)[0]
+        found = self.model.segment(self.batch(image, [answered]).to(self.model.device), layer=layer)[0]
         first = len(found.mask_logits) - len(reply.masks)  # the targets of earlier answers come before
         logits, maps, objects = found.mask_logits[first:], found.similarity_maps, found.object_scores
         return replace(
@@ -166,7 +166,8 @@ class ChatSession:
             objects=None if objects is None else (objects[first:] > 0).tolist(),
         )
 
-    def _batch(self, image: np.ndarray, conversations: Sequence[Sequence[Turn]]) -> Batch:
+    def batch(self, image: np.ndarray, conversations: Sequence[Sequence[Turn]]) -> Batch:
+        """Conversations about one image, whose last answers are given or to be written, as the model reads them."""
         answers = [turn.answer for turns in conversations for turn in turns if turn.answer]
         targets = sum(len(TARGET.findall(answer)) for answer in answers)
         unknown = np.zeros((targets, *image.shape[:2]), np.uint8)

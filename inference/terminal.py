@@ -180,7 +180,9 @@ def legend(reply: Reply, colours: Sequence[Colour] | None) -> list[str]:
     for index, (area, share) in enumerate(zip(reply.areas, reply.shares, strict=True)):
         name = f"[SEG {index + 1}]"
         found = f"{100 * share:.1f} % of the image, score {reply.scores[index]:.2f}" if area else "nothing found"
-        lines.append(f"{ansi(name, colours[index]) if colours else name} {found}, layer {reply.layers[index]}")
+        layer = reply.layers[index]
+        at_layer = "" if layer is None else f", layer {layer}"
+        lines.append(f"{ansi(name, colours[index]) if colours else name} {found}{at_layer}")
     return lines
 
 

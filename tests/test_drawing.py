@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from groundscore.drawing import COLOURS, colour_of, heat_map, overlay, split_targets
+from groundscore.colours import COLOURS, choose_colours, colour_of
+from groundscore.drawing import heat_map, label_points, overlay, split_targets
 from utils.contact_sheet import SheetRow, contact_sheet
 
 
@@ -24,13 +25,62 @@ def test_an_overlay_colours_the_inside_and_leaves_the_outside_alone(image, masks
     drawn = overlay(image, masks, contour=0, alpha=0.5)
 
     assert (drawn[~masks.any(0)] == 100).all()
-    for number, mask in enumerate(masks):
-        assert (drawn[mask] == np.rint((100 + np.array(COLOURS[number])) / 2)).all()
+    for mask, colour in zip(masks, choose_colours(image, masks), strict=True):
+        assert (drawn[mask] == np.rint((100 + np.array(colour)) / 2)).all()
 
 
-def test_an_overlay_is_outlined_in_white(image, masks):
-    drawn = overlay(image, masks)
-    assert (drawn[5, 5:20] > 200).all()
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_outlines_have_a_light_and_a_dark_line_on_any_image(level, masks):
+    drawn = overlay(np.full((40, 60, 3), level, np.uint8), masks)
+    for row in (5, 20 - 1):
+        near = drawn[row - 2 : row + 3, 8:16].max(axis=2)
+        assert (near.max(axis=0) > 200).all() and (near.min(axis=0) < 60).all()
+
+
+def test_where_masks_overlap_the_colours_of_all_are_seen(image):
+    masks = np.zeros((3, 40, 60), bool)
+    masks[0, 5:30, 5:40] = masks[1, 10:35, 10:50] = masks[2, 15:38, 15:55] = True
+    colours = choose_colours(image, masks)
+
+    drawn = overlay(image, masks, colours, contour=0)
+
+    mixed = [np.rint((100 + np.array(colour)) / 2) for colour in colours]
+    both, everywhere = masks[0] & masks[1] & ~masks[2], masks.all(0)
+    for pixels, inside in ((drawn[both], mixed[:2]), (drawn[everywhere], mixed)):
+        shares = [(pixels == colour).all(axis=1).mean() for colour in inside]
+        assert sum(shares) == pytest.approx(1) and min(shares) > 0.7 / len(inside)
+
+
+def test_numbers_stand_inside_their_masks_and_apart():
+    ring = np.zeros((90, 120), bool)
+    ring[10:80, 10:80] = True
+    ring[20:70, 20:70] = False
+    inner, outer, nothing = np.zeros_like(ring), np.ones_like(ring), np.zeros_like(ring)
+    inner[30:60, 30:60] = True
+    masks = [ring, inner, outer, inner, nothing, ring]
+
+    points = label_points(masks, apart=12)
+
+    assert points[4] is None
+    placed = [(point, mask) for point, mask in zip(points, masks) if point is not None]
+    assert all(mask[y, x] for (x, y), mask in placed)
+    (x, y), others = points[2], [ring, inner]
+    assert not any(mask[y, x] for mask in others)  # where nothing else is
+    for one, (a, _) in enumerate(placed):
+        for b, _ in placed[:one]:
+            assert (a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2 >= 12**2
+
+
+def test_a_number_is_drawn_in_its_mask():
+    image, masks = np.full((90, 120, 3), 100, np.uint8), np.zeros((2, 90, 120), bool)
+    masks[0, 20:60, 10:50] = masks[1, :, 119] = True  # the second is narrower than its badge
+
+    changed = overlay(image, masks) != overlay(image, masks, numbers=(1, 12))
+
+    (x, y), (_, other) = label_points(masks)
+    assert changed[y - 4 : y + 4, x - 4 : x + 4].any() and changed[other, 110:].any()
+    small, parts = image[:40, :60], masks[:, :40, :60]  # no room for a number
+    assert (overlay(small, parts, numbers=(1, 12)) == overlay(small, parts)).all()
 
 
 def test_an_overlay_without_masks_is_the_image(image):
@@ -63,6 +113,14 @@ def test_answers_are_cut_at_their_targets():
     ]
     assert split_targets("[SEG]") == [("[SEG]", 0)]
     assert split_targets("") == []
+
+
+@pytest.mark.parametrize("where", [(0, 0), (39, 59)])
+def test_a_mask_of_one_pixel_is_drawn_and_numbered(image, where):
+    mask = np.zeros((40, 60), bool)
+    mask[where] = True
+    assert label_points([mask]) == [where[::-1]]
+    assert (overlay(image, [mask]) != image).any()
 
 
 def test_colours_repeat_for_many_targets():

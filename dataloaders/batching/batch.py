@@ -126,6 +126,10 @@ class PreparedImages:
         ]
         return cls(groups, [geometry for _, geometry in prepared])
 
+    def to(self, device: torch.device | str) -> "PreparedImages":
+        """A copy whose tensors are on `device`."""
+        return _with_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
+
     @property
     def first_tokens(self) -> list[int]:
         """Index of every image's first token among the N tokens of all images, which are ordered by group."""

@@ -19,6 +19,7 @@ from groundscore.errors import UserError
 from model.decoders.published import Published
 
 INSIDE, OUTSIDE, NEITHER = 1, 0, -1  # labels of points
+UPPER_LEFT, LOWER_RIGHT = 2, 3  # corners of a box
 
 
 @dataclass
@@ -42,6 +43,7 @@ class MaskDecoder(nn.Module):
     encoder_name: what its image encoder is called in messages. `config` is always the model's `GroundingConfig`.
     parts: names of modules by what they are: "encoder", "prompt" and "decoder".
     config_class: of `GroundingConfig.sam_config`, the configuration of its model.
+    takes_points: whether points and boxes can prompt it.
     published: how weights of its model are published, which `--vision_pretrained` then takes; None: nowhere. Its child
         that holds them is `sam`.
     """
@@ -49,6 +51,7 @@ class MaskDecoder(nn.Module):
     encoder_name: ClassVar[str] = "image encoder"
     parts: ClassVar[dict[str, tuple[str, ...]]] = {}
     config_class: ClassVar[type[PreTrainedConfig]] = SamConfig
+    takes_points: ClassVar[bool] = False
     published: ClassVar[Published | None] = None
 
     @classmethod
@@ -96,13 +99,15 @@ class MaskDecoder(nn.Module):
         labels: Sequence[Tensor],
         geometries: Sequence[Geometry],
         sizes: Sequence[tuple[int, int]],
+        boxes: Sequence[Tensor] | None = None,
     ) -> list[Tensor]:
-        """Prompt tokens [m, K, C] of the points of each group of targets.
+        """Prompt tokens [m, K, C] of the points of each group of targets and, where there are any, of its boxes.
 
         points: [m, k, 2] (x, y) in pixels of the original image; labels: [m, k], one of `INSIDE`, `OUTSIDE` and
         `NEITHER` (whose location says nothing); geometries, sizes: of each group's prepared and original image.
+        boxes: [m, 4], (left, top, right, bottom) in pixels of the original image.
         """
-        raise UserError(f"{type(self).__name__} takes no points as prompts")
+        raise UserError(f"{type(self).__name__} takes no points or boxes as prompts; ask in words")
 
     # --- masks
 

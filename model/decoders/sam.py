@@ -11,7 +11,7 @@ grid, M = 4 G side of a mask prompt, H W size of an original image.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, SamConfig, SamModel
 from transformers.models.sam.modeling_sam import SamMaskDecoder
 
 from dataloaders.batching.batch import Geometry, ImageGroup, ImagePreparation
-from model.decoders.base import NEITHER, DecodedTargets, MaskDecoder
+from model.decoders.base import LOWER_RIGHT, NEITHER, UPPER_LEFT, DecodedTargets, MaskDecoder
 from model.decoders.published import SAM
 from model.decoders.rowwise_attention import use_rowwise_attention
 from model.decoders.targets import TargetDecoder, use_mask_decoder
@@ -46,6 +46,8 @@ class SamDecoder(MaskDecoder):
     encoder_name = "SAM"
     parts = {"encoder": ("sam.vision_encoder",), "prompt": ("sam.prompt_encoder",), "decoder": ("sam.mask_decoder",)}
     config_class = SamConfig
+    takes_points = True
+    box_tokens: ClassVar[tuple[int, ...]] = (UPPER_LEFT, LOWER_RIGHT)  # kinds of the tokens of a box
     published = SAM
 
     def __init__(self, config: PreTrainedConfig):
@@ -125,28 +127,38 @@ class SamDecoder(MaskDecoder):
         labels: Sequence[Tensor],
         geometries: Sequence[Geometry],
         sizes: Sequence[tuple[int, int]],
+        boxes: Sequence[Tensor] | None = None,
     ) -> list[Tensor]:
-        """Prompt tokens [m, k+1, C]; a token that is `NEITHER` is added last, as SAM has it.
+        """Prompt tokens [m, K, C]: of the points, and then of `box_tokens`, or else one that is `NEITHER`, as SAM has
+        it.
 
         All groups are embedded together: the modules are called once, whatever the batch holds (ZeRO 3).
         """
         encoder = self.sam.prompt_encoder
-        framed = []
-        for each, geometry, size in zip(points, geometries, sizes, strict=True):
+        last = (NEITHER,) if boxes is None else self.box_tokens
+        framed, kinds = [], []
+        for index, (each, geometry, size) in enumerate(zip(points, geometries, sizes, strict=True)):
+            if boxes is not None:
+                each = torch.cat([each, boxes[index].unflatten(1, (2, 2))], dim=1)
             x, y = each.unbind(-1)
-            framed.append(torch.stack([x * (geometry.size[1] / size[1]), y * (geometry.size[0] / size[0])], dim=-1))
-        shapes = [(len(each), each.shape[1] + 1) for each in framed]
-        locations = torch.cat([F.pad(each, (0, 0, 0, 1)).flatten(0, 1) for each in framed])  # [Σ m (k+1), 2]
-        kinds = torch.cat([F.pad(each, (0, 1), value=NEITHER).flatten() for each in labels])
+            located = torch.stack([x * (geometry.size[1] / size[1]), y * (geometry.size[0] / size[0])], dim=-1)
+            label = labels[index]
+            framed.append(F.pad(located, (0, 0, 0, label.shape[1] + len(last) - located.shape[1])))
+            kinds.append(torch.cat([label, label.new_tensor(last).expand(len(label), -1)], dim=1))
+        shapes = [each.shape for each in kinds]
+        locations = torch.cat([each.flatten(0, 1) for each in framed])  # [Σ m K, 2]
+        kinds = torch.cat([each.flatten() for each in kinds])
         tokens = encoder.shared_embedding((locations + 0.5) / encoder.input_image_size)  # of pixel centres
         tokens = tokens.masked_fill((kinds == NEITHER).unsqueeze(1), 0.0)
-        tokens = (tokens + self.kinds_of_points()[kinds - NEITHER]).split([m * k for m, k in shapes])
+        of_kinds = self.kinds_of_points(2 if boxes is None else 4)
+        tokens = (tokens + of_kinds[kinds - NEITHER]).split([m * k for m, k in shapes])
         return [each.unflatten(0, shape) for each, shape in zip(tokens, shapes, strict=True)]
 
-    def kinds_of_points(self) -> Tensor:
-        """[3, C]: what is added to the tokens of points that are `NEITHER`, `OUTSIDE` and `INSIDE`."""
+    def kinds_of_points(self, count: int) -> Tensor:
+        """[1 + count, C]: what is added to the tokens of points that are `NEITHER`, and to those of the first `count`
+        of `OUTSIDE`, `INSIDE`, `UPPER_LEFT` and `LOWER_RIGHT`."""
         encoder = self.sam.prompt_encoder
-        return torch.cat([only_row(each) for each in (encoder.not_a_point_embed, *encoder.point_embed[:2])])
+        return torch.cat([only_row(each) for each in (encoder.not_a_point_embed, *encoder.point_embed[:count])])
 
     # --- masks
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, Sam2Config, Sam2Mode
 from transformers.models.sam2.modeling_sam2 import Sam2MaskDecoder
 
 from dataloaders.batching.batch import Geometry, ImageGroup, ImagePreparation
-from model.decoders.base import DecodedTargets
+from model.decoders.base import NEITHER, DecodedTargets
 from model.decoders.published import SAM2
 from model.decoders.sam import SamDecoder, head_depths, only_row
 from model.decoders.targets import TargetDecoder, use_mask_decoder
@@ -45,6 +45,7 @@ class Sam2Decoder(SamDecoder):
     # The embedding of "no memory" completes the encoder's embeddings, and is trained or frozen with it.
     parts = SamDecoder.parts | {"encoder": ("sam.vision_encoder", "sam.no_memory_embedding")}
     config_class = Sam2Config
+    box_tokens = (*SamDecoder.box_tokens, NEITHER)
     published = SAM2
     pixel_mean, pixel_std = IMAGENET_MEAN, IMAGENET_STD
 
@@ -87,9 +88,9 @@ class Sam2Decoder(SamDecoder):
         ]
         return torch.cat(stretched)
 
-    def kinds_of_points(self) -> Tensor:
+    def kinds_of_points(self, count: int) -> Tensor:
         encoder = self.sam.prompt_encoder
-        kinds = torch.arange(2, device=encoder.point_embed.weight.device)
+        kinds = torch.arange(count, device=encoder.point_embed.weight.device)
         return torch.cat([only_row(encoder.not_a_point_embed), encoder.point_embed(kinds)])
 
     # --- masks

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dashboard.examples import EXAMPLES
-from groundscore.drawing import colour_of
+from groundscore.colours import contrast
 from tests.dashboard.screens import Screen
 from tests.dashboard.visits import running, tiny_session
 
@@ -54,8 +54,11 @@ def test_a_person_asks_about_an_example_and_looks_around(screen, tmp_path):
     badges = page.locator("#ground-answer .seg")
     assert badges.all_inner_texts() == ["[SEG 1]", "[SEG 2]"]
     for number in range(2):
-        colour = badges.nth(number).evaluate("badge => getComputedStyle(badge).backgroundColor")
-        assert tuple(map(int, re.findall(r"\d+", colour)))[:3] == colour_of(number)
+        styles = badges.nth(number).evaluate(
+            "badge => [getComputedStyle(badge)].map(s => [s.backgroundColor, s.color])[0]"
+        )
+        beneath, ink = (tuple(map(int, re.findall(r"\d+", colour)))[:3] for colour in styles)
+        assert contrast(beneath, ink) >= 4.5
     assert page.locator("#ground-targets .target").count() == 2
     assert page.locator("#ground-targets img").evaluate_all("all => all.every(one => one.naturalWidth > 0)")
     assert page.locator("#ground-targets img").count() == 4

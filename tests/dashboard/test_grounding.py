@@ -15,7 +15,6 @@ from dashboard.examples import IMAGES
 from dashboard.exchanges import Visitor, thumbnail
 from dashboard.ground import ONE_LAYER, POLICY, _layer_widgets, _wish
 from dashboard.grounding import UNEXPECTED, Grounding
-from groundscore.drawing import colour_of
 from groundscore.errors import UserError
 from inference.background import BackgroundModel
 from inference.limits import Limits
@@ -57,7 +56,8 @@ def test_the_answer_streams_and_ends_with_every_target(tab, person, photo):
 
     assert len(growing) > 5 and all(view.overlay is None for view in growing)
     for number in range(2):
-        assert markup.badge(number) in last.answer and markup.badge(number) in last.targets
+        badge = markup.badge(number, person.at(-1).colours)
+        assert badge in last.answer and badge in last.targets
     assert last.targets.count("<img") == 4  # a mask and a similarity map each
     with zipfile.ZipFile(last.masks) as archive:
         assert archive.namelist() == ["mask_1.png", "mask_2.png"]
@@ -65,7 +65,7 @@ def test_the_answer_streams_and_ends_with_every_target(tab, person, photo):
     record = json.loads(last.record.read_text())
     decoded = run_lengths.decode(record["targets"][0]["segmentation"])
     assert mask.dtype == np.uint8 and ((mask == 255) == decoded.astype(bool)).all()
-    assert record["targets"][1]["colour"] == list(colour_of(1))
+    assert record["targets"][1]["colour"] == list(person.at(-1).colours[1])
     assert record["size"] == [30, 44]
 
 

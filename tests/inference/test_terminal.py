@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,10 @@ import pytest
 from PIL import Image
 
 import chat
-from groundscore.drawing import colour_of
 from groundscore.errors import UserError
+from inference.reply import Reply
 from inference.session import ChatSession
-from inference.terminal import AnswerWriter, Chat
+from inference.terminal import AnswerWriter, Chat, legend
 from tests.tiny import tiny_model, write_answer
 
 
@@ -129,7 +130,7 @@ def test_nothing_found_is_said(talk, photo):
     assert "Nothing was segmented" in printed
 
 
-def test_on_a_terminal_targets_have_the_colour_of_their_masks():
+def test_on_a_terminal_targets_stand_out():
     class Terminal(io.StringIO):
         def isatty(self):
             return True
@@ -139,8 +140,18 @@ def test_on_a_terminal_targets_have_the_colour_of_their_masks():
     for piece in ("A [SEG]", " and [SEG]"):
         writer.write(piece)
 
-    red, green, blue = colour_of(1)
-    assert f"48;2;{red};{green};{blue}m[SEG 2]\x1b[0m" in terminal.getvalue()
+    assert terminal.getvalue() == "A \x1b[1m[SEG 1]\x1b[0m and \x1b[1m[SEG 2]\x1b[0m"
+
+
+def test_below_an_answer_are_area_score_and_layer_of_every_mask(talk, photo):
+    reply = Reply("q", "[SEG] [SEG]", np.zeros((2, 10, 20), bool), [0.9, 0.5], [3, None], None, 5, True, 0.1)
+    reply.masks[0, :5, :10] = True
+
+    assert (reply.areas, reply.shares) == ([50, 0], [0.25, 0.0])
+    assert legend(reply, None) == ["[SEG 1] 25.0 % of the image, score 0.90, layer 3", "[SEG 2] nothing found"]
+    assert legend(reply, [(0, 0, 102), (255, 255, 0)])[1].startswith("\x1b[1;30;48;2;255;255;0m[SEG 2]\x1b[0m ")
+    printed, _ = talk(f"/image {photo}", "Where?")
+    assert re.search(r"\[SEG 1\] [\d.]+ % of the image, score 0\.\d\d, layer \d", printed)
 
 
 def test_an_answer_cannot_command_the_terminal():
