@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from groundscore.annotations.images import read_image
@@ -19,7 +18,7 @@ from inference.limits import Limits
 
 
 def read_upload(path: str | None, limits: Limits) -> np.ndarray:
-    """A visitor's image as uint8 RGB [H, W, 3], at most `limits.work_pixels` large.
+    """A visitor's image as uint8 RGB [H, W, 3], upright, of the size that it has.
 
     Errors never name the file's place on the server.
     """
@@ -33,17 +32,7 @@ def read_upload(path: str | None, limits: Limits) -> np.ndarray:
         raise UserError("The image could not be read. Please upload it again.") from None
     except UserError as error:
         raise UserError(str(error).replace(f"image {path}", "The image").replace(path, "The image")) from None
-    return shrink(image, limits.work_pixels)
-
-
-def shrink(image: np.ndarray, pixels: int) -> np.ndarray:
-    """The image, scaled down to at most `pixels` pixels with its aspect ratio."""
-    height, width = image.shape[:2]
-    if height * width <= pixels:
-        return image
-    scale = (pixels / (height * width)) ** 0.5
-    size = (max(1, int(width * scale)), max(1, int(height * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return image
 
 
 class Stopped(Exception):
@@ -107,14 +96,18 @@ class Answerer:
         self._announced: dict[str, Answering] = {}
         self._changed = threading.Condition()
 
-    def run(self, visitor: str, work: Callable[[Callable[[str], None]], Any]) -> Iterator[str | Waiting | Any]:
+    def run(
+        self, visitor: str, work: Callable[[Callable[[str], None]], Any], max_targets: int | None = None
+    ) -> Iterator[str | Waiting | Any]:
         """Yields the text so far as it grows, then the value of `work(on_text)`; `Waiting` where nothing is new.
 
         `work` runs the model and passes pieces of text to `on_text`. Closing the iterator, `stop` and too many
         targets end it: the first two by `Stopped`, the last by `UserError`, and so does a full queue.
+        max_targets: where fewer may be named than usual.
         """
+        most = self._max_targets if max_targets is None else max_targets
         answering = self._stand_in_line(visitor)
-        threading.Thread(target=self._answer, args=(answering, work), name="answer", daemon=True).start()
+        threading.Thread(target=self._answer, args=(answering, work, most), name="answer", daemon=True).start()
         try:
             yield self._waiting(answering)
             while True:
@@ -148,7 +141,7 @@ class Answerer:
                 self._changed.notify_all()
         return answering
 
-    def _answer(self, answering: Answering, work: Callable[[Callable[[str], None]], Any]) -> None:
+    def _answer(self, answering: Answering, work: Callable[[Callable[[str], None]], Any], most: int) -> None:
         """Wait for one's turn, then do the work; its end, whatever it is, is the last event."""
         events = answering.events
 
@@ -156,8 +149,9 @@ class Answerer:
             if answering.stop.is_set():
                 raise Stopped
             answering.text += piece
-            if sum(number is not None for _, number in split_targets(answering.text)) > self._max_targets:
-                raise UserError(f"The answer names more than {self._max_targets} targets and was stopped.")
+            if sum(number is not None for _, number in split_targets(answering.text)) > most:
+                for_size = "" if most == self._max_targets else ", the most for an image of this size,"
+                raise UserError(f"The answer names more than {most} targets{for_size} and was stopped.")
             events.put((None, answering.text))
 
         try:

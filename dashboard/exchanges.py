@@ -26,12 +26,10 @@ from groundscore.exchange.tools import write_regions
 from groundscore.scoring.masks import encode_mask
 from inference.reply import LayerChoice, Reply
 
-MAP_SIDE = 336  # maps come from a grid of at most 24 × 24 or so: nothing is lost
-
 
 @dataclass(frozen=True)
 class Target:
-    """One `[SEG]` of an answer. rle: as `encode_mask` returns it; map: uint8 similarity, longest side `MAP_SIDE`, or
+    """One `[SEG]` of an answer. rle: as `encode_mask` returns it; map: uint8 similarity, as small as `Reply.maps`, or
     None."""
 
     rle: dict
@@ -155,7 +153,7 @@ class Visitor:
 def _exchange(
     folder: Path, image_path: Path, image: np.ndarray, reply: Reply, layer: LayerChoice, earlier: tuple[Turn, ...]
 ) -> Exchange:
-    maps = [None] * len(reply.masks) if reply.maps is None else [_small(similarity) for similarity in reply.maps]
+    maps = [None] * len(reply.masks) if reply.maps is None else [_levels(similarity) for similarity in reply.maps]
     targets = [
         Target(encode_mask(mask), int(mask.sum()), score, chosen, similarity)
         for mask, score, chosen, similarity in zip(reply.masks, reply.scores, reply.layers, maps, strict=True)
@@ -176,11 +174,8 @@ def _exchange(
     )
 
 
-def _small(similarity: np.ndarray) -> np.ndarray:
-    scale = min(1.0, MAP_SIDE / max(similarity.shape))
-    size = (max(1, round(similarity.shape[1] * scale)), max(1, round(similarity.shape[0] * scale)))
-    levels = np.rint(np.clip(np.nan_to_num(similarity), 0, 1) * 255).astype(np.uint8)
-    return cv2.resize(levels, size, interpolation=cv2.INTER_AREA)
+def _levels(similarity: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(np.nan_to_num(similarity), 0, 1) * 255).astype(np.uint8)
 
 
 def draw_overlay(exchange: Exchange, opacity: float) -> Path:

@@ -92,7 +92,9 @@ class Grounding:
             earlier = _earlier(person, image) if follow_up else ()
             reply = None
             for step in self.context.answers.run(
-                who, lambda on_text: session.ask(image, earlier, question, on_text=on_text, layer=layer)
+                who,
+                lambda on_text: session.ask(image, earlier, question, on_text=on_text, layer=layer),
+                self.context.limits.targets_of(image.shape[:2]),
             ):
                 if isinstance(step, Waiting):
                     yield View(markup.answer(said, growing=True, note=step.stage))

@@ -43,9 +43,17 @@ class Question:
     ignore: np.ndarray | None = None
 
 
+def _shrunk(image: np.ndarray, pixels: int) -> np.ndarray:
+    """The image, scaled down to at most `pixels` pixels with its aspect ratio: nobody downloads these masks."""
+    height, width = image.shape[:2]
+    scale = min(1.0, (pixels / (height * width)) ** 0.5)
+    size = (max(1, int(width * scale)), max(1, int(height * scale)))
+    return image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
 def read_question(upload: str | None, truth: str | None, prompt: str, answer: str, limits: Limits) -> Question:
     """What a visitor put into the tab; every mistake is a `UserError` with a sentence."""
-    image = read_upload(upload, limits)
+    image = _shrunk(read_upload(upload, limits), limits.analysis_pixels)
     prompt = check_prompt(prompt, limits)
     answer = (answer or "").strip() or f"It is {SEG}."
     targets = answer.count(SEG)
@@ -53,7 +61,7 @@ def read_question(upload: str | None, truth: str | None, prompt: str, answer: st
         raise UserError(f"The answer has {targets} {SEG}; from 1 to {MOST_TARGETS} are shown.")
     if not truth:
         return Question(image, prompt, answer, None)
-    mask = read_upload(truth, limits).max(axis=2) > 127
+    mask = _shrunk(read_upload(truth, limits), limits.analysis_pixels).max(axis=2) > 127
     if mask.shape != image.shape[:2]:
         raise UserError(
             f"The ground truth has {mask.shape[1]} × {mask.shape[0]} pixels, "

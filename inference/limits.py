@@ -10,19 +10,24 @@ class Limits:
     """Limits on the input of visitors.
 
     upload_mb: megabytes of an image's file; pixels: of an image, before it is decoded.
-    work_pixels: a larger image is scaled down to this before the model sees it (masks have its size).
-    prompt: characters; answer: tokens; targets: masks of one answer.
+    analysis_pixels: an image whose layers are all looked at is scaled down to this.
+    prompt: characters; answer: tokens; targets: masks of one answer; mask_pixels: of all of them together.
     waiting: questions in the queue; history: answers that a visitor can go back to.
     """
 
     upload_mb: int = 20
     pixels: int = 50_000_000
-    work_pixels: int = 4_000_000
+    analysis_pixels: int = 4_000_000
     prompt: int = 2000
     answer: int = 256
     targets: int = 32
+    mask_pixels: int = 400_000_000
     waiting: int = 32
     history: int = 12
+
+    def targets_of(self, size: tuple[int, int]) -> int:
+        """Returns how many masks an answer about an image of `size`, (H, W), may have."""
+        return max(1, min(self.targets, self.mask_pixels // (size[0] * size[1])))
 
 
 def check_prompt(text: str | None, limits: Limits) -> str:

@@ -24,6 +24,7 @@ from groundscore.targets import REJ
 from groundscore.writing import make_directory
 
 LayerChoice = int | str | None
+MAP_SIDE = 336  # maps come from a grid of at most 24 × 24 or so: nothing is lost
 
 
 @dataclass
@@ -33,7 +34,8 @@ class Reply:
     prompt, text: the question and the answer, with `[SEG]` (or `[REJ]`) written once per target, whatever the system.
     masks: bool [n, H, W], one per `[SEG]` in order; scores [n] in [0, 1]: how sure SAM is of each.
     layers [n]: which hidden state prompted each mask, None for one that points or a box alone did; maps: float32
-        [n, H, W] in [0, 1], the similarity maps there, or None where the system has none.
+        [n, h, w] in [0, 1], the similarity maps there, of the masks' size or scaled so that the longest side is
+        `MAP_SIDE`, or None where the system has none.
     complete: False if the answer was cut off by the limit on its length.
     objects [n]: whether the mask decoder's own score says that there is an object, None where it has no such score.
     """

@@ -15,6 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from checkpoints.processing import GroundingProcessor
 from dataloaders.batching.batch import Batch
@@ -22,7 +25,7 @@ from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
 from groundscore.targets import TARGET
-from inference.reply import LayerChoice, Reply
+from inference.reply import MAP_SIDE, LayerChoice, Reply
 from model.generation import mask_scores
 from model.grounding import GroundingModel
 from model.outputs import Answer
@@ -138,7 +141,7 @@ class ChatSession:
             masks=(answer.mask_logits > 0).cpu().numpy(),
             scores=[float(score) for score in answer.mask_scores],
             layers=[int(layer) for layer in answer.layers],
-            maps=None if maps is None else maps.float().cpu().numpy(),
+            maps=None if maps is None else _shrunk(maps),
             tokens=len(answer.token_ids),
             complete=len(answer.token_ids) < self.max_new_tokens,
             seconds=seconds,
@@ -161,7 +164,7 @@ class ChatSession:
             masks=(logits > 0).cpu().numpy(),
             scores=mask_scores(logits).tolist(),
             layers=found.layers[first:],
-            maps=None if maps is None else maps[first:].float().cpu().numpy(),
+            maps=None if maps is None else _shrunk(maps[first:]),
             seconds=time.perf_counter() - start,
             objects=None if objects is None else (objects[first:] > 0).tolist(),
         )
@@ -174,6 +177,15 @@ class ChatSession:
         conversations = [tuple(turns) for turns in conversations]
         sample = Sample(Path("the image"), image, conversations, unknown, None, family="chat", dataset="chat")
         return self._collate([sample])
+
+
+def _shrunk(maps: Tensor) -> np.ndarray:
+    """Maps [n, H, W] as float32, at most `MAP_SIDE` high and wide."""
+    height, width = maps.shape[1:]
+    scale = min(1.0, MAP_SIDE / max(height, width))
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    small = [F.interpolate(each[None, None].float(), size, mode="area")[0] for each in maps]
+    return torch.cat(small).cpu().numpy() if small else np.zeros((0, *size), np.float32)
 
 
 class TextStream:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 SHARE_OF_FREE = 0.7  # of the free memory for what is written; the rest is for the activations and for the masks
 
+SCORED_PIXELS = 2**26  # of masks at a time: what is computed of them takes as much memory again
+
 logger = logging.getLogger(__name__)
 
 
@@ -210,9 +212,12 @@ def written_at(token_ids: list[int], target: list[int]) -> list[int]:
 
 def mask_scores(logits: Tensor) -> Tensor:
     """[n]: mean probability of the predicted foreground of each mask [n, H, W] (PixelLM's mask score)."""
-    inside = logits > 0
-    total = (logits.sigmoid() * inside).sum(dim=(1, 2))
-    return total / (inside.sum(dim=(1, 2)) + 1e-6)
+    scores = []
+    for part in logits.split(max(1, SCORED_PIXELS // max(1, logits[0].numel() if len(logits) else 1))):
+        inside = part > 0
+        total = (part.sigmoid() * inside).sum(dim=(1, 2))
+        scores.append(total / (inside.sum(dim=(1, 2)) + 1e-6))
+    return torch.cat(scores)
 
 
 def _write_all(

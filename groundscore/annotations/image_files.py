@@ -37,6 +37,14 @@ _DEPTHS = (8, 10, 12, 14, 16)  # bits of sensors and scanners
 _PHOTOMETRIC, _SUBSAMPLING = 262, 530  # tags of TIFF
 _YCBCR, _HALVED = 6, (2, 2)  # a photometric interpretation, and the subsampling where none is stated
 
+_HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"heif", b"mif1", b"msf1")  # brands in a file's head
+_OTHER_KINDS = {
+    b"%pdf": "a PDF document",
+    b"<svg": "an SVG drawing",
+    b"<?xml": "an XML file, such as an SVG drawing",
+    b"8bps": "a Photoshop file",
+}
+
 FACTOR, SIZE = "factor", "size"
 _FACTORS = {"L;2": 85, "L;4": 17}
 
@@ -228,13 +236,23 @@ def _load_plain_ycbcr(image: Image.Image) -> None:
 
 def _what_else(data: bytes, formats: Sequence[str]) -> str:
     """What to say of a file that is in none of the formats."""
-    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
-        return "is a HEIC image, as phones save them; convert it to JPEG or PNG first, such as: heif-convert FILE x.jpg"
+    if not data:
+        return "is an empty file; save or download it again"
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
+        return (
+            "is a HEIC image, as phones save them; convert it to JPEG or PNG first: share or export it as JPEG, or use "
+            "heif-convert FILE x.jpg"
+        )
+    for start, kind in _OTHER_KINDS.items():
+        if data[:400].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(start):
+            return f"is {kind}, not an image of pixels; save it as JPEG or PNG first"
+    if data[4:8] == b"ftyp" and b"avif" not in data[8:40]:
+        return "is a video; save one of its frames as JPEG or PNG first"
     names = ", ".join(formats)
     with contextlib.suppress(UnidentifiedImageError):
         other = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name not in formats])
         return f"is a {other.format} image, which does not keep every number; it should be {names}"
-    return f"is not an image of a format that is read ({names}); download it again"
+    return f"is not an image of a format that is read ({names}); save it as JPEG or PNG, or download it again"
 
 
 def _without_end(data: bytes) -> Image.Image:

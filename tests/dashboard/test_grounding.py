@@ -79,6 +79,7 @@ def test_what_is_kept_of_an_answer_is_what_the_model_gave(tab, person, photo, se
 
 
 def test_another_opacity_needs_no_model(tab, person, photo):
+    Image.open(photo).resize((440, 300)).save(photo)
     last = ask(tab, person, photo, opacity=0.0)[-1]
     tab.context.model = None
     strong = tab.recompose(person, -1, 1.0)

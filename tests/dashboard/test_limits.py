@@ -8,7 +8,7 @@ from dashboard.context import read_upload
 from groundscore.errors import UserError
 from inference.limits import Limits, check_prompt
 
-LIMITS = Limits(upload_mb=1, pixels=10_000, work_pixels=1000, prompt=10)
+LIMITS = Limits(upload_mb=1, pixels=10_000, prompt=10, mask_pixels=20_000)
 
 
 def save(path, *size, mode="RGB"):
@@ -16,14 +16,13 @@ def save(path, *size, mode="RGB"):
     return str(path)
 
 
-def test_a_picture_is_scaled_down_to_what_is_worked_on(tmp_path):
+def test_a_picture_keeps_its_size_and_a_large_one_gets_fewer_masks(tmp_path):
     image = read_upload(save(tmp_path / "a.png", 100, 50), LIMITS)
-    assert image.shape[0] * image.shape[1] <= 1000
-    assert image.shape[1] / image.shape[0] == pytest.approx(2, rel=0.1)
-    assert image.dtype == np.uint8 and image.shape[2] == 3
+    assert image.shape == (50, 100, 3) and image.dtype == np.uint8
+    assert [LIMITS.targets_of(size) for size in ((50, 100), (10, 10), (100, 100), (10_000, 10_000))] == [4, 32, 2, 1]
 
 
-def test_a_small_picture_keeps_its_size(tmp_path):
+def test_a_picture_of_any_mode_is_read(tmp_path):
     for mode in ("RGB", "RGBA", "L", "P", "CMYK", "1"):
         path = save(tmp_path / f"{mode}.tif", 30, 20, mode=mode)
         assert read_upload(path, LIMITS).shape == (20, 30, 3)

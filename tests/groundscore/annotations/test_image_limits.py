@@ -152,7 +152,11 @@ def test_only_one_place_opens_images():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC.*convert it to JPEG or PNG"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC.*convert it to JPEG or PNG.*heif-convert"),
+        (b"\0\0\0\x18ftypisom" + bytes(40), "is a video"),
+        (b"%PDF-1.7\n" + bytes(40), "PDF document.*save it as JPEG or PNG"),
+        (b"\n <svg xmlns='http://www.w3.org/2000/svg'/>", "SVG drawing"),
+        (b"just words" + bytes(40), "not an image of a format that is read .*save it as JPEG or PNG"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS.*git lfs pull"),
         (b"<!DOCTYPE html><html>not found</html>", "web page"),
         (b"\x1f\x8b\x08" + bytes(40), "gzip"),
