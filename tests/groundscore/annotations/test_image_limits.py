@@ -132,7 +132,7 @@ def test_other_formats_are_not_opened(tmp_path, monkeypatch, name):
     (tmp_path / "photo.jpg").write_bytes(FOREIGN[name])
 
     for read in (read_image, read_label_map):
-        with pytest.raises(BadEntry, match="is not an image of a format that is read"):
+        with pytest.raises(BadEntry, match="is not an image of a format that is read|not an image of pixels"):
             read(tmp_path / "photo.jpg")
     assert not (tmp_path / "started").exists()
 
