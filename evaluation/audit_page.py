@@ -4,6 +4,7 @@ All numbers are those of `groundscore.scoring.layers.summarise`; the page needs 
 """
 
 import html
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from PIL import Image
 
 from groundscore.colours import Colour, choose_colours
 from groundscore.drawing import heat_map, overlay, resize_mask, size_within
-from groundscore.scoring.gallery import inline_image, page_head
 from groundscore.scoring.layers import GREEDY, LAST, LEAST, NOISE, ORACLE, REDRAWN
+from groundscore.scoring.pages import PAGE_END, facts_list, inline_image, page_head
 
 SIDE = 116  # pixels of the longest side of a small image
 KIND_ORDER = ("explicit", "implicit", "single", "multi", "positive", "none", "correction")
@@ -27,11 +28,10 @@ TITLES = {
 }
 
 _STYLE = """
-table { border-collapse: collapse; margin: 6px 0 14px; font-variant-numeric: tabular-nums; display: block;
-        overflow-x: auto }
+.table { overflow-x: auto; margin: 6px 0 14px }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { border-bottom: 1px solid var(--line); padding: 3px 12px 3px 0; text-align: right; white-space: nowrap }
 th:first-child, td:first-child { text-align: left } th { color: var(--soft); font-weight: 500 }
-code { font: 13px/1.5 ui-monospace, monospace; overflow-wrap: anywhere } pre { white-space: pre-wrap; margin: 0 }
 .found { background: var(--card); border: 1px solid var(--line); border-left: 4px solid #3b76d0; border-radius: 6px;
          padding: 10px 14px; margin: 8px 0 12px }
 .plots { display: flex; flex-wrap: wrap; gap: 18px } svg { background: var(--card); border: 1px solid var(--line);
@@ -39,8 +39,6 @@ code { font: 13px/1.5 ui-monospace, monospace; overflow-wrap: anywhere } pre { w
 .strip { display: grid; grid-auto-flow: column; grid-auto-columns: min-content; gap: 6px; overflow-x: auto;
          padding-bottom: 6px }
 .strip figure { width: 116px } .strip img { margin-bottom: 3px } .case { margin: 0 0 16px }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; margin: 0 0 10px } dt { color: var(--soft) }
-dd { margin: 0; overflow-wrap: anywhere }
 """
 
 
@@ -102,7 +100,7 @@ def audit_page(
         for one in scores.values() if "error" not in scores and "protocol" not in scores else [scores]:
             if "error" in one:
                 yield f"<p><strong>{html.escape(split)} could not be scored: {html.escape(one['error'])}</strong></p>\n"
-    yield "</body>\n</html>\n"
+    yield PAGE_END
 
 
 _METHOD = f"""<details><summary>How to read this</summary>
@@ -130,15 +128,8 @@ def _facts(report: Mapping[str, Any], rows: Path, selected_on: str | None) -> st
         + ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
         "rows": rows.name,
     }
-    shown = "".join(f"<dt>{name}</dt><dd>{html.escape(str(value))}</dd>" for name, value in facts.items())
-    command = " ".join(_quoted(word) for word in report["command"])
-    return f"<dl>{shown}<dt>command</dt><dd><code>{html.escape(command)}</code></dd></dl>\n"
-
-
-def _quoted(word: str) -> str:
-    return (
-        word if word and all(c.isalnum() or c in "_./,:=+-" for c in word) else "'" + word.replace("'", "'\\''") + "'"
-    )
+    facts["command"] = shlex.join(report["command"])
+    return facts_list({name: str(fact) for name, fact in facts.items()})
 
 
 def _finding(found: Mapping[str, Any], report: Mapping[str, Any], selected: bool) -> str:
@@ -204,9 +195,12 @@ def _percent(quantity: Mapping[str, Any]) -> str:
 
 def _table(rows: Iterable[Sequence[str]]) -> str:
     head, *lines = rows
-    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    cells = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>\n" for line in lines)
-    return f"<table><tr>{cells}</tr>\n{body}</table>\n"
+    return (
+        f'<div class="table" tabindex="0" role="group" aria-label="Table: {html.escape(", ".join(head))}">'
+        f"<table><tr>{cells}</tr>\n{body}</table></div>\n"
+    )
 
 
 def _scores(found: Mapping[str, Any]) -> str:
@@ -261,7 +255,8 @@ def _frame(title: str, high: float, low: float, marks: Sequence[str], percent: b
     def y(value: float) -> float:
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / span)
 
-    parts = [f'<svg width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">']
+    parts = [f'<svg width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" ']
+    parts[0] += f'aria-label="{html.escape(title)}">'
     parts.append(f'<text x="{LEFT}" y="15">{html.escape(title)}</text>')
     for value in np.linspace(low, high, 4):
         shown = f"{100 * value:.0f} %" if percent else f"{100 * value:.1f}"
@@ -366,7 +361,7 @@ def _case(case: Case) -> str:
     asked = f'<span class="asked">{html.escape(case.question)}</span>'
     return (
         f'<article class="case"><p>{asked} <span class="soft">({html.escape(case.title)})</span></p>'
-        f'<div class="strip">{"".join(figures)}</div></article>\n'
+        f'<div class="strip" tabindex="0" role="group" aria-label="Layers">{"".join(figures)}</div></article>\n'
     )
 
 

@@ -32,8 +32,9 @@ from groundscore.scoring import UNITS
 from groundscore.scoring.counts import Row, SplitCounts, check_row, row_from_dict
 from groundscore.scoring.gallery import Section, write_gallery
 from groundscore.scoring.metrics import COUNTS, INTERVAL, METRICS, kind_of, unit_of
+from groundscore.scoring.pages import report_facts
 from groundscore.scoring.split_scores import score_split
-from groundscore.scoring.tables import left_out_note, scores_table
+from groundscore.scoring.tables import left_out_note, scores_table, selection_note, shown_scores
 from groundscore.splits import EvaluationItem
 from groundscore.writing import make_directory, write_lines
 
@@ -155,8 +156,10 @@ class Report:
         for spec, answer, counts in self._counted:
             scores = self.scores(spec, answer)
             title = " · ".join(filter(None, (spec, answer, scores["protocol"].get("expressions"))))
-            sections.append(Section(title, sets[spec], counts.rows, counts.masks, left_out_note(scores)))
-        write_gallery(path, path.stem, sections)
+            note = " ".join(filter(None, (left_out_note(scores), selection_note(spec, scores))))
+            sections.append(Section(title, sets[spec], counts.rows, counts.masks, note, shown_scores(spec, scores)))
+        specs = ", ".join(dict.fromkeys(spec for spec, *_ in self._counted))
+        write_gallery(path, f"Gallery of {specs or path.stem}", sections, facts=report_facts(self.header))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -46,6 +46,13 @@ def scores_table(splits: Mapping[str, Scores], *, nested: bool = False, explain:
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)])
 
 
+def shown_scores(split: str, scores: Scores) -> dict[str, str]:
+    """The columns of a split's table with its scores as there, and how many images and expressions they are of."""
+    shown = {metric.heading: _percent(scores, name) for name, metric in table_columns(kind_of(split)).items()}
+    counts = {name: str(scores[name]) for name in ("images", "expressions") if name in scores}
+    return {heading: value for heading, value in shown.items() if value != "-"} | counts
+
+
 def entries_of(splits: Mapping[str, Any], nested: bool) -> Iterable[tuple[str, Scores]]:
     """Split and scores, for each answer where there are several."""
     for split, scores in splits.items():

@@ -161,8 +161,10 @@ class EvaluationItem:
         """Whether one question can ask for all expressions; MUSE's and own questions are always asked one by one."""
         return self.kind in _WITH_JOINT_QUESTION
 
-    def query_kinds(self, expression: int) -> tuple[str, ...]:
+    def query_kinds(self, expression: int, targets: int | None = None) -> tuple[str, ...]:
         """What kind of query an expression is, as names of `QUERY_KINDS`.
+
+        targets: how many there are, where that is known and need not be found by drawing them.
 
         How the target is said (explicit or implicit; own words are neither); then "positive" and how many targets there
         are, or why there is none: "none" in sets of no-target expressions, "correction" in those of false premises.
@@ -170,7 +172,9 @@ class EvaluationItem:
         said = {"referring": ("explicit",), "reasoning": ("implicit",)}.get(self.kind.split()[0], ())
         if not self.exists[expression]:
             return (*said, "correction" if self.kind.endswith("or absent") else "none")
-        if self.target_masks is not None:
+        if targets is not None:
+            count = targets
+        elif self.target_masks is not None:
             count = len(self.target_masks[expression])
         else:
             count = len(self.annotation_ids[expression]) if self.annotation_ids else 1

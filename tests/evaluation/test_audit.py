@@ -15,6 +15,8 @@ from evaluation.running import Effort, evaluate
 from groundscore.errors import UserError
 from groundscore.scoring.counts import row_iou
 from groundscore.scoring.layers import LayerRow, read_layer_rows, summarise_rows
+from tests.axe import complaints
+from tests.dashboard.conftest import browser  # noqa: F401
 from tests.evaluation.balls import item_of, muse_item
 from tests.tiny import tiny_model, write_answer
 
@@ -176,6 +178,16 @@ def test_the_page_says_what_it_is_and_needs_nothing_else(made):
     (found,) = report["audit"]["ReasonSeg|val"].values()
     value = found["scores"]["last"]["gIoU"]["value"]
     assert f"{100 * value:.1f} %" in text
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_has_nothing_to_report_about_the_page_which_fits_the_window(made, browser, width):  # noqa: F811
+    page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme="dark" if width < 400 else "light")
+    page.goto(made[0].as_uri())
+
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert complaints(page) == []
+    page.close()
 
 
 def test_an_audit_can_be_made_again_but_replaces_nothing_else(made, tmp_path):

@@ -79,6 +79,17 @@ def test_an_image_comes_once_before_any_comes_twice():
     assert choose_cases(rows, 3, seed=0)["Best"] == [0, 5, 10]
 
 
+def test_best_and_worst_are_of_every_kind_of_query_and_random_ones_as_often_as_in_the_split():
+    rows = [row(50 - n, 50, 50, item=n) for n in range(40)]
+    kinds = ["single"] * 30 + ["multi"] * 10
+
+    chosen = choose_cases(rows, 4, seed=0, kinds=kinds)
+
+    assert chosen["Best"] == [0, 1, 30, 31]
+    assert chosen["Worst"] == [39, 38, 29, 28]
+    assert chosen["Random"] == choose_cases(rows, 4, seed=0)["Random"]
+
+
 def test_few_rows_are_shared_out():
     rows = [row(n, 50, 50, item=n) for n in range(4)]
 
@@ -95,17 +106,18 @@ def test_the_page_shows_image_truth_and_prediction_and_escapes_every_word(tmp_pa
     predicted = np.zeros((40, 60), np.uint8)
     predicted[5:35, 30:55] = 1
     rows = [ExpressionCounts(0, EVIL, 0, None, True, True, 0, 1350, 750, 600, EVIL)]
-    section = Section(EVIL, [item(truth)], rows, [[encode_mask(predicted)]])
+    section = Section(EVIL, [item(truth)], rows, [[encode_mask(predicted)]], EVIL, {EVIL: EVIL})
 
-    write_gallery(tmp_path / "g.html", EVIL, [section])
+    write_gallery(tmp_path / "g.html", EVIL, [section], facts={EVIL: EVIL})
 
     page = (tmp_path / "g.html").read_text()
     tags = Tags(page).found
-    assert not {tag for tag, _ in tags} & {"script", "a", "link", "iframe"}
+    assert not {tag for tag, _ in tags} & {"script", "link", "iframe"}
+    assert all(attrs["href"].startswith("#") for tag, attrs in tags if tag == "a")
     assert not [name for _, attrs in tags for name in attrs if name.startswith("on")]
-    assert page.count("&lt;script&gt;") == 6  # title twice, section, expression, answer, path
+    assert page.count("&lt;script&gt;") == 11  # title twice, fact and score with names, section, note, …
     assert "default-src 'none'" in page
-    assert "IoU 0.000" in page
+    assert "IoU 0.0<" in page
     plain, shown_truth, prediction = (drawn.astype(int) for drawn in images_in(page))
     assert np.ptp(plain) < 8
     assert np.ptp(shown_truth[20, 15]) > 30  # coloured on the target
@@ -137,7 +149,7 @@ def test_questions_of_muse_show_every_mask(tmp_path):
     write_gallery(tmp_path / "g.html", "t", [section])
 
     page = (tmp_path / "g.html").read_text()
-    assert "IoU 0.500" in page
+    assert "IoU 50.0" in page
     _, truth, prediction = (drawn.astype(int) for drawn in images_in(page))
     assert truth[10, 10, 0] > truth[10, 10, 2]  # the first colour is red, the second blue
     assert truth[30, 45, 2] > truth[30, 45, 0]
@@ -150,7 +162,7 @@ def test_large_images_are_shrunk(tmp_path):
 
     write_gallery(tmp_path / "g.html", "t", [section])
 
-    assert {drawn.shape for drawn in images_in((tmp_path / "g.html").read_text())} == {(240, 320, 3)}
+    assert {drawn.shape for drawn in images_in((tmp_path / "g.html").read_text())} == {(480, 640, 3)}
     assert re.fullmatch(r"g\.html", *[path.name for path in tmp_path.iterdir()])
 
 
@@ -160,4 +172,4 @@ def test_a_question_without_any_target_scores_one(tmp_path):
 
     write_gallery(tmp_path / "g.html", "t", [Section("MultiReasonSeg|val", [muse], [question([], [], [])], [[]])])
 
-    assert "IoU 1.000" in (tmp_path / "g.html").read_text()
+    assert "IoU 100.0" in (tmp_path / "g.html").read_text()
