@@ -15,7 +15,7 @@ from evaluation.menu import choose_benchmarks
 from evaluation.progress import ScoreBar
 from evaluation.questions import ANSWERS, Protocol
 from evaluation.records import PartialResults, fingerprint, lock_report, weights_hash
-from evaluation.report_files import Task
+from evaluation.report_files import Task, tag_of_split, write_cards
 from evaluation.running import Effort, Outcome, evaluate
 from groundscore.annotations.bad_entries import Tolerance
 from groundscore.errors import UserError
@@ -28,7 +28,7 @@ from groundscore.writing import make_directory
 from inference.model_flags import load_flagged_model
 from inference.session import ChatSession
 from model.grounding import GroundingModel
-from utils.contact_sheet import SheetRow, contact_sheet, save_sheet
+from utils.contact_sheet import SheetRow, contact_sheet, sample_card, save_sheet
 from utils.distributed import World, adopt_slurm, choose_device
 
 
@@ -87,12 +87,13 @@ def _evaluate_all(task: Task, world: World) -> int:
     if world.is_main:
         if flags.save_predictions:
             _save_predictions(task.files, outcomes, nested=report.nested)
-        task.write(report, _trained_steps(flags.version))
+        step = _trained_steps(flags.version)
+        task.write(report, step)
         for partial in partials:
             partial.remove()
         if flags.sheet or flags.vis:
             session = ChatSession(model, processor, layer=flags.layer, max_new_tokens=flags.max_new_tokens)
-            _draw_samples(task, session)
+            _draw_samples(task, session, step)
     return int(report.failed)
 
 
@@ -190,18 +191,21 @@ def _save_predictions(files: ReportFiles, outcomes: Sequence[Outcome], *, nested
 # --- answered samples -------------------------------------------------------------------------------------------------
 
 
-def _draw_samples(task: Task, session: ChatSession) -> None:
-    """Draws the contact sheet and the single samples that the flags ask for."""
+def _draw_samples(task: Task, session: ChatSession, step: int) -> None:
+    """Draws the contact sheet, with its samples in TensorBoard, too, and the single samples that the flags ask for."""
     flags, sets = task.flags, task.sets
     if flags.sheet:
         rows = []
         for number, (split, items) in enumerate(sets.items()):
             share = flags.sheet_samples // len(sets) + (number < flags.sheet_samples % len(sets))
-            rows += _sample_rows(session, split, items, share, task.tolerance)
+            of_split = _sample_rows(session, split, items, share, task.tolerance)
+            if task.curves:
+                write_cards(task.curves, split, map(sample_card, of_split), step)
+            rows += of_split
         save_sheet(contact_sheet(rows), flags.sheet)
         print(f"contact sheet: {flags.sheet}")
     for split, items in sets.items() if flags.vis else ():
-        directory = flags.vis_save_path / split.replace("|", "_")
+        directory = flags.vis_save_path / tag_of_split(split)
         directory.mkdir(parents=True, exist_ok=True)
         for number, row in enumerate(_sample_rows(session, split, items, flags.vis, task.tolerance), start=1):
             save_sheet(contact_sheet([row]), directory / f"{number:04d}.png")

@@ -2,14 +2,17 @@
 one evaluation at a time writes it, and all that is written. Without torch."""
 
 import hashlib
+import io
 import re
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from evaluation.questions import EXPLAIN
 from groundscore.annotations.bad_entries import Tolerance, describe_bad_samples
@@ -81,13 +84,21 @@ class Task:
             unit=flags.unit,
         )
 
+    @property
+    def curves(self) -> Path | None:
+        """Where TensorBoard points and images go: into the run, None where `--output` leads to none."""
+        folder = self.files.report.parent
+        if not self.flags.output:
+            return folder / "tensorboard"
+        return folder / "eval" / "tensorboard" if is_run_folder(folder) else None
+
     def write(self, report: Report, step: int) -> None:
         """Writes and prints everything but answered samples; step: of the TensorBoard points."""
         if self.flags.gallery:
             report.write_gallery(self.files.gallery, self.sets)
             print(f"gallery: {self.files.gallery}")
-        if not self.flags.output:
-            write_points(self.files.report.parent / "tensorboard", report, step)
+        if self.curves:
+            write_points(self.curves, report, step)
         table = report.table(EXPLAIN)
         print(table)
         report.write(self.files, table)
@@ -97,10 +108,37 @@ class Task:
 
 
 def write_points(directory: Path, report: Report, step: int) -> None:
-    """Writes TensorBoard points at `step`, `<split>/<answer>/<score>`: no split overwrites another.
+    """Writes TensorBoard points at `step`, `eval/<split>/<answer>/<score>`: no split overwrites another.
 
     Where TensorBoard is not installed, as saved predictions do not need it, there are none.
     """
+    tags = {
+        f"eval/{tag_of_split(split)}/{scores['protocol']['answer']}/{name}": value
+        for split, scores in entries_of(report.splits, report.nested)
+        for name, value in scores.items()
+        if isinstance(value, float) and name != "seconds"
+    }
+    _write_events(directory, step, [{"tag": tag, "simple_value": value} for tag, value in tags.items()])
+
+
+def write_cards(directory: Path, split: str, cards: Iterable[Image.Image], step: int) -> None:
+    """Writes images to TensorBoard at `step`, `eval/<split>/picture_<number>`; see `write_points`."""
+    values = []
+    for number, card in enumerate(cards, start=1):
+        buffer = io.BytesIO()
+        card.save(buffer, format="PNG")
+        shown = {"width": card.width, "height": card.height, "colorspace": 3, "encoded_image_string": buffer.getvalue()}
+        values.append({"tag": f"eval/{tag_of_split(split)}/picture_{number}", "image": shown})
+    _write_events(directory, step, values)
+
+
+def tag_of_split(split: str) -> str:
+    """A split as TensorBoard's tags and the names of folders have it."""
+    return split.replace("|", "_")
+
+
+def _write_events(directory: Path, step: int, values: Sequence[Mapping[str, Any]]) -> None:
+    """values: the fields of each TensorBoard summary value."""
     try:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -110,12 +148,10 @@ def write_points(directory: Path, report: Report, step: int) -> None:
 
     writer = EventFileWriter(str(directory))
     try:
-        for split, scores in entries_of(report.splits, report.nested):
-            for name, value in scores.items():
-                if isinstance(value, float) and name != "seconds":
-                    tag = f"{split.replace('|', '_')}/{scores['protocol']['answer']}/{name}"
-                    point = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
-                    writer.add_event(Event(wall_time=time.time(), step=step, summary=point))
+        for fields in values:
+            fields = fields | ({"image": Summary.Image(**fields["image"])} if "image" in fields else {})
+            event = Event(wall_time=time.time(), step=step, summary=Summary(value=[Summary.Value(**fields)]))
+            writer.add_event(event)
     finally:
         writer.close()
 
@@ -143,9 +179,14 @@ def run_of(version: Path, runs: Path) -> str:
         return path.stem if path.is_file() else path.name
     below = path.relative_to(runs)
     for parent in [below, *below.parents][:-1]:
-        if any((runs / parent / mark).exists() for mark in MARKS_OF_A_RUN):
+        if is_run_folder(runs / parent):
             return parent.as_posix()
     return below.parts[0]
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a training run has left its files in a folder."""
+    return any((folder / mark).exists() for mark in MARKS_OF_A_RUN)
 
 
 def report_name(flags: Namespace, specs: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """Scores of the validation splits during training, and a few images of them for TensorBoard.
 
-The drawn images are the same at every validation, so that one can watch the masks improve. Each is a strip about one
+The drawn images are the same at every validation, so that one can watch the masks improve. Each is a card about one
 expression: image, ground truth, similarity map with its layer, prediction, question and answer. The answer is the given
 one, so that there is a mask to see from the first step on.
 """
@@ -27,11 +27,10 @@ from groundscore.splits.wording import worded
 from model.grounding import GroundingModel
 from training.data import prepare_worker
 from training.stopping import WorkersEnd
-from utils.contact_sheet import SheetRow, contact_sheet
+from utils.contact_sheet import SheetRow, sample_card
 from utils.distributed import World
 
 IMAGES = 4  # of each split
-CELL = 256  # pixels
 
 Say = Callable[[str], None]
 
@@ -144,7 +143,7 @@ def validation_images(
         rows = [_row(model, collate, item, number, layer) for number, item in enumerate(chosen)]
     finally:
         model.train(was_training)
-    return [np.asarray(contact_sheet([row], cell=CELL, text_width=CELL)) for row in rows]
+    return [np.asarray(sample_card(row)) for row in rows]
 
 
 def _row(

@@ -1,10 +1,12 @@
 """A contact sheet: one row per sample with image, ground truth, similarity map, prediction, question and answer.
 
 image | ground truth | similarity map (its layer) | prediction | question, answer, IoU
+
+A card has the same of one sample, two images to a line, for pages that show images narrow.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -57,17 +59,33 @@ class SheetRow:
         return choose_colours(self.image, self.masks)
 
 
+def sample_card(row: SheetRow, *, cell: int = 320, gap: int = 12) -> Image.Image:
+    """Draws one sample: its images two to a line, each with its name above, and question and answer under them."""
+    columns, fitted = _columns([row]), _fit(row, cell)
+    images = [_image(draw(fitted), cell) for _, draw in columns]
+    text = _text_of(row, 2 * cell + gap)
+    name_height = SMALL_SIZE + gap // 2
+    height = max(image.height for image in images)
+    lines = -(-len(images) // 2)
+    top = gap + lines * (name_height + height + gap)
+    card = Image.new("RGB", (2 * cell + 3 * gap, top + text.height + gap), PAPER)
+    pen = ImageDraw.Draw(card)
+    for number, ((name, draw), image) in enumerate(zip(columns, images, strict=True)):
+        x = gap + number % 2 * (cell + gap) + (cell - image.width) // 2
+        y = gap + number // 2 * (name_height + height + gap)
+        pen.text((x, y), name, SOFT, _font(SMALL_SIZE))
+        card.paste(image, (x, y + name_height))
+        if draw is _similarity and row.similarity is not None and row.layer is not None:
+            _tag(pen, (x + 8, y + name_height + 8), f"layer {row.layer}")
+    card.paste(text.image, (gap, top))
+    return card
+
+
 def contact_sheet(
     rows: Sequence[SheetRow], *, cell: int = 300, text_width: int = 400, gap: int = 16, title: str = ""
 ) -> Image.Image:
     """Draws the rows. Images are at most `cell` wide and high; columns that no row needs are left out."""
-    columns = [("Image", _plain)]
-    if any(row.truth is not None for row in rows):
-        columns.append(("Ground truth", _truth))
-    if any(row.similarity is not None for row in rows):
-        columns.append(("Similarity map", _similarity))
-    columns.append(("Prediction", _prediction))
-
+    columns = _columns(rows)
     fitted = [_fit(row, cell) for row in rows]
     images = [[_image(draw(row), cell) for _, draw in columns] for row in fitted]
     texts = [_text_of(row, text_width) for row in fitted]
@@ -93,6 +111,16 @@ def contact_sheet(
         sheet.paste(text.image, (text_left, y + (height - text.height) // 2))
         y += height + gap
     return sheet
+
+
+def _columns(rows: Sequence[SheetRow]) -> list[tuple[str, Callable[[SheetRow], np.ndarray | None]]]:
+    """Names of the images that any row needs, and what draws each."""
+    columns = [("Image", _plain)]
+    if any(row.truth is not None for row in rows):
+        columns.append(("Ground truth", _truth))
+    if any(row.similarity is not None for row in rows):
+        columns.append(("Similarity map", _similarity))
+    return [*columns, ("Prediction", _prediction)]
 
 
 def _fit(row: SheetRow, cell: int) -> SheetRow:

@@ -65,7 +65,7 @@ def test_a_report_lands_below_its_run_with_a_table_and_points_for_every_split(lo
     points = EventAccumulator(str(directory / "tensorboard"))
     points.Reload()
     for tag, split in (("a_val", "a|val"), ("b_x_val", "b|x|val")):
-        (point,) = points.Scalars(f"{tag}/generated/gIoU")
+        (point,) = points.Scalars(f"eval/{tag}/generated/gIoU")
         assert point.value == pytest.approx(report["splits"][split]["gIoU"])
 
 
@@ -221,6 +221,24 @@ def test_a_report_must_be_named_json(loaded, tmp_path):
     flags, _ = loaded
     with pytest.raises(UserError, match=r"scores\.lora8: name a \.json file"):
         eval_script.main([*flags, "--val_dataset", "a|val", "--output", str(tmp_path / "scores.lora8")])
+
+
+def test_scores_and_samples_of_a_report_in_a_run_are_in_its_tensorboard(loaded, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    flags, _ = loaded
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text("")
+    own = ["--output", str(run / "trained.json"), "--sheet", str(run / "sheet.png"), "--sheet_samples", "2"]
+
+    eval_script.main([*flags, "--val_dataset", "a|val", *own])
+
+    points = EventAccumulator(str(run / "eval" / "tensorboard"))
+    points.Reload()
+    assert all(tag.startswith("eval/a_val/") for kind in ("scalars", "images") for tag in points.Tags()[kind])
+    images = [points.Images(f"eval/a_val/picture_{number}") for number in (1, 2)]
+    assert all(600 < image.width < 800 for (image,) in images), "as wide as a page shows them"
 
 
 def test_a_sheet_and_images_are_written(loaded, tmp_path):
