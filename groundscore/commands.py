@@ -255,12 +255,25 @@ def _own_ids(item: EvaluationItem, index: int) -> dict[str, int]:
     return ids | ({"sentence_id": item.sentence_ids[index]} if item.sentence_ids else {})
 
 
+# --- layout -----------------------------------------------------------------------------------------------------------
+
+
+def _no_flags(parser: UserParser) -> None:
+    """It has none."""
+
+
+def _print_layout(flags: Namespace, argv: Sequence[str]) -> int:
+    print(Path(__file__).with_name("DATA.md").read_text(encoding="utf-8"), end="")
+    return 0
+
+
 # --- the program ------------------------------------------------------------------------------------------------------
 
 COMMANDS = {
     "score": Command("score predictions on benchmarks, and write a report", _add_score_flags, _score),
     "compare": Command("compare two or more reports, image by image", _add_compare_flags, _compare),
     "inspect": Command("list the splits that a data root has", _add_inspect_flags, _inspect),
+    "layout": Command("say where the files of each data set go, and what your own look like", _no_flags, _print_layout),
     "export-items": Command("list the images, expressions and ids of splits as JSON lines", _add_export_flags, _export),
     "convert": Command("bring own data in, and own data or predictions out to other tools", add_convert_flags, convert),
     "gallery": Command("draw best, worst and random predictions as one page", _add_gallery_flags, _draw_gallery),

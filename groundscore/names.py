@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from typing import TypeVar
 
 from groundscore.errors import UserError
+from groundscore.reading import MISSING
 
 T = TypeVar("T")
 
@@ -37,4 +38,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def require_some(items: Iterable, where: str) -> None:
     """Raises `UserError` for a data set without any item."""
     if not any(True for _ in items):
-        raise UserError(f"{where}: no files found; see dataloaders/README.md for where files go")
+        raise UserError(f"{where}: no files found; {MISSING}")

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from groundscore.errors import UserError, shown
 
-MISSING = "see dataloaders/README.md for where files go"
+MISSING = "`python -m groundscore layout` says where files go"
 MAX_MEGABYTES = "UGROUND_MAX_FILE_MB"
 _DEFAULT_MEGABYTES = 4096  # the largest official annotation file, PACO's, has about 1200
 MAX_LINE_MEGABYTES = "UGROUND_MAX_LINE_MB"

@@ -1,4 +1,4 @@
-"""Family `custom`: your own data, one JSON object a line. `README.md` describes the format."""
+"""Family `custom`: your own data, one JSON object a line. `groundscore/DATA.md` describes the format."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -73,9 +73,9 @@ class Custom(Family):
             yield KnownSet(
                 path.stem,
                 [path],
-                "your own; dataloaders/README.md describes the format",
+                "your own; groundscore/DATA.md describes the format",
                 partial(_check_file, root, path.stem),
-                remedy="correct it: dataloaders/README.md",
+                remedy="correct it: groundscore/DATA.md",
             )
 
 

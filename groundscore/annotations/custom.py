@@ -1,4 +1,4 @@
-"""Your own data: one JSON object a line, in `custom/<name>.jsonl`. dataloaders/README.md describes the format."""
+"""Your own data: one JSON object a line, in `custom/<name>.jsonl`. DATA.md of groundscore describes the format."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from groundscore.names import require_some
 from groundscore.reading import parse_json, read_lines
 from groundscore.targets import IMAGE_PLACEHOLDER, REJ, SEG, refuse_targets, target_kinds
 
-_REMEDY = "dataloaders/README.md describes the format"
+_REMEDY = "`python -m groundscore layout` describes the format"
 
 
 @dataclass(frozen=True)

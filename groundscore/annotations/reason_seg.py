@@ -9,7 +9,7 @@ from groundscore.annotations.json_files import NOT_OFFICIAL, check_text, read_ea
 from groundscore.annotations.labelme import ReasonAnnotation, read_annotation
 from groundscore.errors import UserError, shown
 from groundscore.names import did_you_mean
-from groundscore.reading import read_json
+from groundscore.reading import MISSING, read_json
 from groundscore.targets import refuse_targets
 
 
@@ -26,7 +26,7 @@ def list_split(dataset_dir: Path, name: str, split: str) -> list[Path]:
         known = sorted(path.name for path in folder.parent.glob("*") if path.is_dir() and path.name != "explanatory")
         raise UserError(
             f"{folder} is missing; "
-            + (f"its siblings are {', '.join(known)}" if known else "see dataloaders/README.md")
+            + (f"its siblings are {', '.join(known)}" if known else MISSING)
             + did_you_mean(split, known)
         )
     images = list_images(folder)

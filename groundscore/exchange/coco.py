@@ -26,7 +26,7 @@ _UNUSED = ("category_id", "score", "bbox", "area", "iscrowd", "id")  # COCO's ow
 
 def read_coco(path: Path, splits: Mapping[str, OpenSplit], ids: str | None = None) -> Predictions:
     """The predictions of a file of COCO results."""
-    content = read_json(path, missing="it is to hold predictions", remedy="docs/evaluate_your_model.md shows the form")
+    content = read_json(path, missing="it is to hold predictions", remedy="the README of groundscore shows the form")
     entries = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{path} is not a list of COCO results, objects with 'segmentation' and one of {_IDS}")

@@ -24,7 +24,7 @@ from groundscore.writing import write_lines
 
 _KEYS = ("split", "image", "expression", "index", "present", "mask", "masks", "answer", "protocol")
 _KEYS += ("id", "text", "prompt", "ref_id", "sentence_id")  # of `groundscore export-items`, for whom they help
-_REMEDY = "docs/evaluation.md lists the keys"
+_REMEDY = "the README of groundscore lists the keys"
 
 
 def write_predictions(path: Path, lines: Iterable[dict[str, Any]]) -> None:

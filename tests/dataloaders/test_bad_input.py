@@ -118,8 +118,8 @@ def test_bad_muse_entries_are_named(data_root, change, message):
     [
         ("{", "line 3 is not valid JSON"),
         ("[" * 200_000, "line 3 is not valid JSON"),
-        ({"conversations": []}, "line 3 has no 'image'; dataloaders/README.md describes the format"),
-        ({"masks": 5}, "'masks' should be a list, it is 5; dataloaders/README.md describes"),
+        ({"conversations": []}, "line 3 has no 'image'; `python -m groundscore layout` describes the format"),
+        ({"masks": 5}, "'masks' should be a list, it is 5; `python -m groundscore layout` describes"),
         ({"masks": True}, "'masks' should be a list, it is True"),
         ({"masks": {"polygons": [[0, 0, 9, 0, 9, 9]]}}, "'masks' should be a list, it is {'polygons'"),
         ({"conversations": [[{"question": "a", "answer": "[SEG]"}]]}, "contain 1 .SEG., but there are 0 masks"),

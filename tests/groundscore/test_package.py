@@ -46,7 +46,7 @@ def files_of_the_package() -> set[str]:
     """What belongs into the wheel: modules and data, by their paths in it."""
     found = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*") if path.is_file()}
     found = {name for name in found if not re.search(r"/build/|\.egg-info/", name)}
-    return {name for name in found if re.search(r"(\.(py|json|yaml|txt)|_yaml)$", name)}
+    return {name for name in found if re.search(r"(\.(py|json|yaml|txt)|_yaml|DATA\.md)$", name)}
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,16 @@ def test_the_wheel_has_every_module_and_data_file(wheel):
 
 def test_everything_imports_without_torch_and_without_this_repository(python, tmp_path):
     assert "function load" in run(python, "-c", IMPORT_ALL, cwd=tmp_path).stdout
+
+
+def test_what_an_error_of_the_installed_command_points_to_is_there(python, tmp_path):
+    command = [python, "-m", "groundscore", "score", "p.jsonl", "--data", tmp_path, "--split", "ReasonSeg|val"]
+    said = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""}
+    ).stderr
+
+    (command,) = re.findall(r"`python -m (groundscore \w+)`", said)
+    assert "ReasonSeg" in run(python, "-m", *command.split(), cwd=tmp_path).stdout
 
 
 def test_the_installed_command_scores_as_eval_does(python, world, tmp_path):

@@ -1,4 +1,4 @@
-"""Our own data, `custom/NAME.jsonl` (dataloaders/README.md): from the regions of any tool, and back.
+"""Our own data, `custom/NAME.jsonl` (DATA.md of groundscore): from the regions of any tool, and back.
 
 A region becomes conversations: one for its label, or one for each text that means it; regions with the same text are
 asked for together. The labels are kept beside the masks ("labels"), where training does not look.
