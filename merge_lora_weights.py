@@ -14,12 +14,15 @@ LLM alone as its base was published (backbones other than LLaVA).
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundscore.errors import UserError, run_main
 from groundscore.progress import ProgressBar
 from groundscore.reading import user_path
+from groundscore.scoring.report import read_report
+from groundscore.scoring.tables import scores_table
 from inference.model_flags import add_inference_settings, inference_overrides
 from model.settings import check_overrides, inference_settings
 from model.systems import find_system
@@ -27,7 +30,9 @@ from utils.flags import FlagParser
 from utils.plugins import import_plugins
 
 if TYPE_CHECKING:
+    from checkpoints.card import CardExample
     from checkpoints.merging import Merge
+    from inference.many_questions import PromptLine
 
 OURS, REFERENCE, ADAPTER, TRANSFORMERS = "uground", "reference", "adapter", "transformers"
 
@@ -54,6 +59,14 @@ def build_parser() -> FlagParser:
         action="store_true",
         help="skip the final comparison of the merged model with the run",
     )
+    group = parser.add_argument_group("for the model card")
+    group.add_argument(
+        "--examples",
+        metavar="FILE.jsonl",
+        help="questions as chat.py --prompts reads them; the merged model answers the first four, and its card and the "
+        "dashboard show them",
+    )
+    group.add_argument("--report", metavar="FILE.json", help="a report of eval.py, whose scores the card shows")
     parser.add_argument("--push_to_hub", metavar="ID", help="also upload the merged model to the Hugging Face hub")
     parser.add_argument("--private", action="store_true", help="create the repository as private")
     group = parser.add_argument_group("base, where it is no longer at the path that the run recorded")
@@ -79,7 +92,12 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--save_path {target} already exists; choose another directory, or pass --overwrite")
     if flags.push_to_hub and flags.export != OURS:
         raise UserError(f"--push_to_hub uploads a merged model; leave --export {flags.export} out")
+    if (flags.examples or flags.report) and flags.export != OURS:
+        raise UserError(
+            f"--examples and --report are for the card of a merged model; leave --export {flags.export} out"
+        )
     _check_weight(flags)
+    card = read_card_parts(flags)
     _keep_apart(target, {"--weight": flags.weight})
     if target.exists():
         from checkpoints.digests import refuse_foreign
@@ -99,8 +117,11 @@ def main(argv: Sequence[str]) -> None:
         print("comparing with the run …", file=sys.stderr)
         results.append(str(check_merge(merge.load_unmerged, reader_of(written, merge), merge.precision)))
 
-    export = export_adapter if flags.export == ADAPTER else export_merged
-    export(merge, flags, target, check=None if flags.no_check else check)
+    checked = None if flags.no_check else check
+    if flags.export == ADAPTER:
+        export_adapter(merge, flags, target, check=checked)
+    else:
+        export_merged(merge, flags, target, card=card, check=checked)
     without = "--no_check" if flags.no_check else "it makes no masks"
     print(f"answers as the run does: {results[0]}" if results else f"not compared with the run ({without})")
     if flags.push_to_hub:
@@ -142,7 +163,29 @@ def _keep_apart(target: Path, sources: Mapping[str, str | None]) -> None:
         raise UserError(f"--save_path {target} is inside the checkpoints of a run; choose another directory")
 
 
-def export_merged(merge: "Merge", flags: Namespace, target: Path, *, check: Callable[[Path], None] | None) -> None:
+@dataclass(frozen=True)
+class CardParts:
+    """What flags add to the card. report: a table of scores; examples: questions that the merged model answers."""
+
+    report: str | None
+    examples: Sequence["PromptLine"]
+
+
+def read_card_parts(flags: Namespace) -> CardParts:
+    """What `--examples` and `--report` name, read before any work is spent."""
+    from inference.examples import read_examples
+
+    table = None
+    if flags.report:
+        report = read_report(Path(flags.report))
+        nested = not any("protocol" in scores for scores in report["splits"].values())
+        table = scores_table(report["splits"], nested=nested)
+    return CardParts(table, read_examples(Path(flags.examples)) if flags.examples else ())
+
+
+def export_merged(
+    merge: "Merge", flags: Namespace, target: Path, *, card: CardParts, check: Callable[[Path], None] | None
+) -> None:
     """Merge while writing, under our names, the reference's or those of transformers."""
     from checkpoints import export_base, export_reference, save_model
     from checkpoints.sources import HUB_CLIP
@@ -158,8 +201,24 @@ def export_merged(merge: "Merge", flags: Namespace, target: Path, *, check: Call
         export_base(model, processor, target, **common | {"check": None})
         what = f"{merge.opened.model.config.backbone} of transformers, without what makes masks"
     else:
-        card = {"base": merge.base.get("version"), "scores": merge.scores, "name": flags.push_to_hub}
-        save_model(model, processor, target, **card, **common)
+
+        def examples(written: Path) -> "CardExample":
+            from inference.examples import write_examples
+
+            print("answering the examples …", file=sys.stderr)
+            return write_examples(written, card.examples, *reader_of(written, merge)(merge.precision))
+
+        save_model(
+            model,
+            processor,
+            target,
+            base=merge.base.get("version"),
+            scores=merge.scores,
+            report=card.report,
+            name=flags.push_to_hub or flags.save_path,
+            examples=examples if card.examples else None,
+            **common,
+        )
         what = f"{len(merge.tensors)} tensors"
     print(f"{target}: {what}, in {merge.precision}, read back and equal bit for bit")
 

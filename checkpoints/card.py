@@ -1,7 +1,9 @@
 """The model card of a saved model: the `README.md` that the hub shows."""
 
 import re
+import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from model.backbones import backbone_of
@@ -26,7 +28,7 @@ tags:
 # {title}
 
 A question about an image is answered in words and masks: every `[SEG]` of the answer becomes a mask.
-
+{picture}
 | | |
 |---|---|
 | system | {system} |
@@ -42,7 +44,7 @@ A question about an image is answered in words and masks: every `[SEG]` of the a
 The directory (or its hub id) contains everything: weights with {encoder} and SAM, tokenizer, image settings.
 
 ```bash
-python chat.py --version {name} --image photo.jpg --prompt "Which of these could hold hot tea?"
+{chat}
 python eval.py --version {name} --dataset_dir dataset --val_dataset "ReasonSeg|val" --answer given
 ```
 
@@ -57,12 +59,37 @@ The weights are bound by the licences of the base models and of the training dat
 """
 
 
-def model_card(config: GroundingConfig, name: str, *, base: str | None = None, scores: Scores | None = None) -> str:
+@dataclass(frozen=True)
+class CardExample:
+    """What a card shows of the examples beside a model: the image of its answers, and one image with its question.
+
+    answers, image: paths from the model's directory on.
+    """
+
+    answers: str
+    image: str
+    prompt: str
+
+
+def model_card(
+    config: GroundingConfig,
+    name: str,
+    *,
+    base: str | None = None,
+    scores: Scores | None = None,
+    report: str | None = None,
+    example: CardExample | None = None,
+) -> str:
     """Markdown with the hub's metadata.
 
-    name: directory or hub id. base: what training started from, a path of which only the last part is told. scores:
-    split -> metric -> value in 0..1, as training recorded them.
+    name: directory or hub id; of an absolute directory only the last part is told. base: what training started from, a
+    path of which only the last part is told. scores: split -> metric -> value in 0..1, as training recorded them.
+    report: a table of scores, as `groundscore.scoring.tables` writes it. example: beside the model.
     """
+    name = Path(name).name if name.startswith(("/", ".", "~")) else name
+    photo = f"{name}/{example.image}" if example else "photo.jpg"
+    prompt = example.prompt if example else "Which of these could hold hot tea?"
+    chat = shlex.join(["python", "chat.py", "--version", name, "--image", photo, "--prompt", prompt])
     is_hub_id = (
         base is not None and base.count("/") == 1 and not base.startswith((".", "~")) and not Path(base).exists()
     )
@@ -70,7 +97,11 @@ def model_card(config: GroundingConfig, name: str, *, base: str | None = None, s
     return _CARD.format(
         base_model=f"base_model: {base}\n" if is_hub_id else "",
         title=Path(name).name,
-        name=name if name.count("/") == 1 and not name.startswith((".", "/")) else Path(name).name,
+        name=name,
+        picture=f"\n![Questions about images, and the masks that this model answers with]({example.answers})\n"
+        if example
+        else "",
+        chat=chat,
         system=config.system,
         base="not recorded" if base is None else base if is_hub_id else Path(base).name,
         layers=text.num_hidden_layers,
@@ -79,7 +110,7 @@ def model_card(config: GroundingConfig, name: str, *, base: str | None = None, s
         encoder=backbone.encoder_name,
         images=backbone.image_summary(config),
         decoder="CLIP's features (a decoder of its own)" if decoder.scales(config) else decoder.encoder_name,
-        scores=_score_table(scores) if scores else "No scores were recorded with it.",
+        scores="\n\n".join(_score_tables(scores, report)) or "No scores were recorded with it.",
         paper=PAPER,
     )
 
@@ -88,6 +119,12 @@ def split_of_card(card: str) -> str | None:
     """Returns the split that a model was selected on by its card, the first of its scores; None where it has none."""
     found = re.search(rf"^{SCORES_HEADING}\n\n.*\n.*\n\| (.*?) \| [\d.-]+ \|", card, re.MULTILINE)
     return found and found.group(1).replace("\\|", "|")
+
+
+def _score_tables(scores: Scores | None, report: str | None) -> list[str]:
+    """The scores that training recorded, and those of a report."""
+    tables = [_score_table(scores)] if scores else []
+    return tables + ([f"Scores of `eval.py`:\n\n{report}"] if report else [])
 
 
 def _score_table(scores: Scores) -> str:

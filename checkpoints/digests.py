@@ -1,9 +1,9 @@
 """Whether files still hold what was written: digests, and those of a model's directory in `digests.json`, written last.
 
-    {"format": 1, "files": {"model.safetensors": {"bytes": 12, "blake2b": "…"}, …}, "card": {…}}
+    {"format": 1, "files": {"model.safetensors": {"bytes": 12, "blake2b": "…"}, …}, "card": {…}, "examples": {…}}
 
-The model card stands apart: people add to it, which changes no answer, and which nothing may replace. Older
-directories have no such file; they load unchecked.
+The model card and the examples stand apart: people add to them, which changes no answer, and which nothing may replace.
+Older directories have no such file; they load unchecked.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from checkpoints.files import (
     BASE_FILE,
     CARD_FILE,
     CONFIG_FILE,
+    EXAMPLES_FOLDER,
     SAFETENSORS_FILE,
     SAFETENSORS_INDEX,
     SETTINGS_FILE,
@@ -63,9 +64,15 @@ def file_record(path: Path) -> dict[str, Any]:
 
 def write_digests(directory: Path) -> None:
     """List the files of a finished directory with sizes and digests."""
-    files = {path.name: file_record(path) for path in sorted(directory.iterdir())}
+    files = _records_of(directory)
     card = files.pop(CARD_FILE, None)
-    write_json(directory / DIGESTS_FILE, {"format": FORMAT, "files": files, "card": card}, sort_keys=True)
+    content = {"format": FORMAT, "files": files, "card": card, "examples": _records_of(directory / EXAMPLES_FOLDER)}
+    write_json(directory / DIGESTS_FILE, content, sort_keys=True)
+
+
+def _records_of(directory: Path) -> dict[str, dict[str, Any]]:
+    """Size and digest of every file of a directory; nothing where there is none."""
+    return {path.name: file_record(path) for path in sorted(directory.glob("*")) if path.is_file()}
 
 
 def check_digests(directory: Path, *, whole: bool) -> str | None:
@@ -101,7 +108,13 @@ def refuse_foreign(directory: Path) -> None:
     # Older directories have no list, and what people wrote into their model cards cannot be told.
     known = NAMES if content is None else {*content["files"], CARD_FILE, DIGESTS_FILE}
     for path in entries:
-        if path.is_dir() or not (path.name in known or (content is None and SHARD.fullmatch(path.name))):
+        if path.name == EXAMPLES_FOLDER and content is not None and path.is_dir():
+            if len(list(path.iterdir())) != len(found := _records_of(path)) or found != content.get("examples"):
+                raise UserError(
+                    f"{path} was changed after it was written, and would be lost; move it away, or choose another "
+                    "directory"
+                )
+        elif path.is_dir() or not (path.name in known or (content is None and SHARD.fullmatch(path.name))):
             raise UserError(
                 f"{directory} contains {path.name}, which is not a part of a merged model; only merged models of this "
                 "program are replaced. Choose another directory, or move it away yourself"

@@ -23,6 +23,7 @@ TORCH_FILE = "pytorch_model.bin"
 # How a directory holds its weights, the preferred way first: an index of shards, or one file.
 WEIGHT_LAYOUTS = ((SAFETENSORS_INDEX, SAFETENSORS_FILE), (TORCH_INDEX, TORCH_FILE))
 CARD_FILE = "README.md"
+EXAMPLES_FOLDER = "examples"  # of a merged model: images with a question and an answer each
 SETTINGS_FILE = "preprocessor_config.json"
 ADAPTER_CONFIG, ADAPTER_FILE, TRAINED_FILE, BASE_FILE = (
     "adapter_config.json",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from checkpoints.architecture import LLAMA_FIELDS
-from checkpoints.card import Scores, model_card
+from checkpoints.card import CardExample, Scores, model_card
 from checkpoints.files import (
     CARD_FILE,
     CONFIG_FILE,
@@ -53,7 +53,9 @@ def save_model(
     shard_bytes: int = SHARD_BYTES,
     base: str | None = None,
     scores: Scores | None = None,
+    report: str | None = None,
     name: str | None = None,
+    examples: Callable[[Path], CardExample] | None = None,
     progress: Callable[[int, int], None] | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> None:
@@ -61,15 +63,14 @@ def save_model(
 
     A directory that exists is refused; with `overwrite` a model that this program wrote is replaced.
     tensors: the weights, where they are not the model's own values (`merging.py`).
-    base, scores: what the card tells of the training; name: how the card calls the model, if not by its directory.
+    base, scores, report: what the card tells of training and evaluation; name: how the card calls the model, if not by
+    its directory. examples: called with the directory when it can be loaded, to write examples into it.
     progress: called with the bytes written and the bytes of all.
     check: called with the finished directory before it gets its name; where it raises, nothing is kept or replaced.
     """
     state = in_memory(model.state_dict()) if tensors is None else tensors
     _check_merged(state)
     with written_beside(Path(directory), overwrite, check) as beside:
-        card = model_card(model.config, name or Path(directory).resolve().name, base=base, scores=scores)
-        (beside / CARD_FILE).write_text(card, encoding="utf-8")
         write_shards(
             state,
             beside,
@@ -81,6 +82,10 @@ def save_model(
         )
         write_json(beside / CONFIG_FILE, config_values(model, state["lm_head.weight"].dtype), sort_keys=True)
         processor.save_pretrained(beside)
+        shown = examples(beside) if examples else None
+        called = name or Path(directory).resolve().name
+        card = model_card(model.config, called, base=base, scores=scores, report=report, example=shown)
+        (beside / CARD_FILE).write_text(card, encoding="utf-8")
 
 
 def export_reference(

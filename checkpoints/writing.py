@@ -160,7 +160,7 @@ def written_beside(directory: Path, overwrite: bool, check: Callable[[Path], Non
         yield beside
         write_digests(beside)
         _make_readable(beside)
-        for path in [*beside.iterdir(), beside]:
+        for path in [*beside.rglob("*"), beside]:
             sync_to_disk(path)
         if check is not None:
             check(beside)

@@ -72,7 +72,15 @@ stage train .venv/bin/torchrun --standalone --nproc_per_node "$processes" train_
     --print_freq 20 --no_eval "$@"
 stage evaluate .venv/bin/python eval.py --version "$RUN" "${SCORING[@]}" --output "$RUN/trained.json" \
     --sheet "$RUN/contact_sheet.png" --sheet_samples 9
-stage merge .venv/bin/python merge_lora_weights.py --weight "$RUN" --save_path "$RUN/hf"
+# Questions about four held-out images go with the merged model, to show what it answers.
+.venv/bin/python -c 'import json, sys
+from groundscore.splits import evaluation_set, spread_items
+from groundscore.annotations.bad_entries import STRICT
+for item in spread_items(evaluation_set("ReasonSeg|test", sys.argv[1]), 4, STRICT):
+    print(json.dumps({"image": str(item.image_path.resolve()), "prompt": item.prompts[0].strip()}))' \
+    "$DATA" > "$RUN/questions.jsonl"
+stage merge .venv/bin/python merge_lora_weights.py --weight "$RUN" --save_path "$RUN/hf" \
+    --examples "$RUN/questions.jsonl" --report "$RUN/trained.json"
 image="$DATA/reason_seg/ReasonSeg/test/test_00001.jpg"
 question="$(.venv/bin/python -c 'import json, sys; print(json.load(open(sys.argv[1]))["text"][0])' "${image%.jpg}.json")"
 question="What is $question in this image? Please output segmentation mask."
@@ -88,6 +96,6 @@ cat <<NEXT
 [quickstart] all numbers  $RUN/report.json
 [quickstart] next:
   .venv/bin/python chat.py --version $RUN/hf --device $DEVICE --image $image
-  .venv/bin/tensorboard --logdir $RUN/tensorboard
+  .venv/bin/tensorboard --logdir $RUN   (curves, scores and the answers of the contact sheet)
   .venv/bin/python eval.py --version $RUN/hf --dataset_dir $DATA --val_dataset "refcoco|unc|testA" --device $DEVICE
 NEXT

@@ -2,13 +2,18 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import chat
 import merge_lora_weights
 from checkpoints import load_model, merging, reference_state_dict, saving
 from checkpoints.processing import GroundingProcessor
@@ -261,3 +266,28 @@ def test_help_needs_no_torch(monkeypatch, capsys):
         merge_lora_weights.main(["--help"])
     assert done.value.code == 0
     assert "--save_path" in capsys.readouterr().out
+
+
+def test_the_card_shows_examples_and_scores_and_its_command_works(run, tmp_path, monkeypatch, capsys):
+    photo = tmp_path / "IMG 1.png"
+    Image.fromarray(np.full((30, 40, 3), 99, np.uint8)).save(photo)
+    (tmp_path / "q.jsonl").write_text('{"image": "IMG 1.png", "prompt": "Where\'s the kite?"}\n')
+    report = {"splits": {"ReasonSeg|val": {"gIoU": 0.25, "gIoU_ci95": [0.2, 0.3], "protocol": {"answer": "given"}}}}
+    (tmp_path / "r.json").write_text(json.dumps(report))
+    monkeypatch.chdir(tmp_path)
+    flags = ["--weight", str(run), "--save_path", "out/hf", "--examples", "q.jsonl", "--report", "r.json"]
+    merge_lora_weights.main([*flags, "--no_check"])
+
+    card = Path("out/hf/README.md").read_text()
+    assert "25.00 (20.0–30.0)" in card
+    (picture,) = re.findall(r"!\[.*\]\((.*)\)", card)
+    assert Image.open(Path("out/hf", picture)).width > 600
+    command = next(line for line in card.splitlines() if line.startswith("python chat.py"))
+    capsys.readouterr()
+    chat.main([*shlex.split(command)[2:], "--device", "cpu", "--max_new_tokens", "4"])
+    assert capsys.readouterr().out.strip()
+
+    merge_lora_weights.main([*flags, "--no_check", "--overwrite"])
+    Path("out/hf/examples/mine.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match="examples was changed after it was written"):
+        merge_lora_weights.main([*flags, "--no_check", "--overwrite"])
