@@ -135,6 +135,19 @@ def image_cells(sizes: list[tuple[int, int]], side: int, grid: tuple[int, int], 
 # --- grids on images -------------------------------------------------------------------------------------------------
 
 
+def bilinear_line(cells: int, pixels: int, device: torch.device) -> Tensor:
+    """float32 [pixels, cells]: the weights of a line's cells in each pixel after bilinear resizing, those of
+    `F.interpolate(mode="bilinear", align_corners=False)`. A product with it has the cheaper gradient."""
+    centres = (torch.arange(pixels, device=device, dtype=torch.float32) + 0.5) * (cells / pixels) - 0.5
+    distance = centres.clamp(0, cells - 1).unsqueeze(1) - torch.arange(cells, device=device)
+    return (1 - distance.abs()).clamp(min=0)
+
+
+def twice_bilinear_line(cells: int, between: int, kept: int, pixels: int, device: torch.device) -> Tensor:
+    """float32 [pixels, cells]: a line resized to `between` pixels, the first `kept` of which are resized again."""
+    return bilinear_line(kept, pixels, device) @ bilinear_line(cells, between, device)[:kept]
+
+
 def spread_cells(values: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
     """[m, H, W]: values [m, a, b] of equal parts of a grid on its image, bilinear between the centres of these parts.
 

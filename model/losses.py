@@ -21,6 +21,7 @@ DICE_SCALE = 1000.0
 EPSILON = 1e-6
 LOGIT_CHUNK = 1024  # labelled tokens; 1024 × 32000 logits in float32 are 131 MB
 PIXEL_CHUNK = 2**23  # pixels of masks; a float32 tensor of them has 34 MB, and a loss makes about ten
+BLUR_PIECE = 64  # pixels that are blurred by one product; more make more work, fewer small products
 KEPT_PIXELS = 2**20  # of so few, keeping what the gradient needs (27 MB) costs less than making it again
 
 
@@ -114,12 +115,25 @@ def gaussian_target(masks: Tensor, kernel: int = 31, sigma: float = 7.0) -> Tens
     line = torch.arange(size, device=masks.device, dtype=torch.float32) - (size - 1) / 2
     weights = torch.exp(-(line**2) / (2 * sigma**2))
     weights = weights / weights.sum()
-    pad = size // 2
-    blurred = F.pad(masks.float().unsqueeze(1), (pad, pad, pad, pad), mode="reflect")
-    blurred = F.conv2d(blurred, weights.view(1, 1, 1, -1))
-    blurred = F.conv2d(blurred, weights.view(1, 1, -1, 1)).squeeze(1)
+    blurred = _blur_lines(_blur_lines(masks.float(), weights).mT, weights).mT
     peak = blurred.amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)
     return blurred / peak
+
+
+def _blur_lines(values: Tensor, weights: Tensor) -> Tensor:
+    """Values [m, H, W] with their rows blurred by `weights` [w], a row going on reflected.
+
+    Pieces of rows times a matrix: on a CPU several times as fast as a convolution with one channel.
+    """
+    length, pad = values.shape[-1], len(weights) // 2
+    pieces = -(-length // BLUR_PIECE)
+    size = -(-length // pieces)
+    padded = F.pad(F.pad(values, (pad, pad), mode="reflect"), (0, pieces * size - length))
+    taps = torch.arange(len(weights), device=weights.device)
+    pixels = torch.arange(size, device=weights.device).unsqueeze(1)
+    matrix = weights.new_zeros(size, size + 2 * pad).scatter_(1, pixels + taps, weights.expand(size, -1))
+    blurred = padded.unfold(-1, size + 2 * pad, size).flatten(0, 2) @ matrix.T  # [m · H · pieces, size]
+    return blurred.view(*values.shape[:-1], -1)[..., :length]
 
 
 def _counted(values: Tensor, ignore: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dataloaders.batching.batch import Geometry
-from model.images import fitted_size, round_half_up, spread_cells
+from model.images import bilinear_line, fitted_size, round_half_up, spread_cells, twice_bilinear_line
 
 REFERENCE_SIDE = 336  # the square through which the reference implementation resamples, whatever the CLIP size
 
@@ -40,20 +40,16 @@ def normalize_scores(scores: Tensor) -> Tensor:
 
 def map_on_image(scores: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
     """The map [m, H, W] of scores [m, P] on an image of `size`; 0 where the pixels that were encoded do not reach."""
-    cells = scores[:, : geometry.cells].unflatten(1, (1, *geometry.grid))  # [m, 1, h, w]
+    cells = scores[:, : geometry.cells].unflatten(1, geometry.grid)  # [m, h, w]
     if geometry.row_centres is not None:
-        return spread_cells(cells.squeeze(1), geometry, size)
+        return spread_cells(cells, geometry, size)
     top, left, height, width = geometry.window
     if not geometry.padded:
-        window = _resized(cells, (height, width)).squeeze(1)
-        return F.pad(window, (left, size[1] - width - left, top, size[0] - height - top))
-    square = _resized(cells, fitted_size(height, width, REFERENCE_SIDE))
-    rows, columns = (max(1, round_half_up(side * (REFERENCE_SIDE / max(height, width)))) for side in size)
-    return F.interpolate(square[..., :rows, :columns], size, mode="bilinear", align_corners=False).squeeze(1)
-
-
-def _resized(cells: Tensor, size: tuple[int, int]) -> Tensor:
-    """[m, 1, h, w] -> [m, 1, height, width]."""
-    if cells.shape[0] == 0:
-        return cells.new_zeros((0, 1, *size))
-    return F.interpolate(cells, size, mode="bilinear", align_corners=False)
+        rows, columns = (bilinear_line(*each, cells.device) for each in zip(geometry.grid, (height, width)))
+        return F.pad(rows @ cells @ columns.T, (left, size[1] - width - left, top, size[0] - height - top))
+    # Through a square of the reference's, of which the image's part is resized again.
+    square = fitted_size(height, width, REFERENCE_SIDE)
+    parts = (max(1, round_half_up(side * (REFERENCE_SIDE / max(height, width)))) for side in size)
+    lines = zip(geometry.grid, square, parts, size, strict=True)
+    rows, columns = (twice_bilinear_line(*each, cells.device) for each in lines)
+    return rows @ cells @ columns.T

@@ -25,7 +25,7 @@ from model.decoders.base import LOWER_RIGHT, NEITHER, UPPER_LEFT, DecodedTargets
 from model.decoders.published import SAM
 from model.decoders.rowwise_attention import use_rowwise_attention
 from model.decoders.targets import TargetDecoder, use_mask_decoder
-from model.images import fit_and_pad, fitted_size, normalize_padded
+from model.images import fit_and_pad, fitted_size, normalize_padded, twice_bilinear_line
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,10 @@ class SamDecoder(MaskDecoder):
         if len(logits) == 0:
             return logits.new_zeros((0, *size), dtype=torch.float32)
         side = self.sam.config.prompt_encoder_config.image_size
+        if torch.is_grad_enabled():
+            lines = zip(logits.shape[1:], (side, side), geometry.size, size, strict=True)
+            rows, columns = (twice_bilinear_line(*each, logits.device) for each in lines)
+            return rows @ logits.float() @ columns.T
         masks = F.interpolate(logits.unsqueeze(1).float(), (side, side), mode="bilinear", align_corners=False)
         masks = masks[..., : geometry.size[0], : geometry.size[1]]
         return F.interpolate(masks, size, mode="bilinear", align_corners=False).squeeze(1)

@@ -226,17 +226,19 @@ class UGround(System):
     def _rewards(self, states: TargetStates, targets: list[MapTargets], layers: Iterable[int | Tensor]) -> Tensor:
         """Returns rewards [S, K] of K `layers`, numbers or int64 [S]: minus the losses of their maps, without a graph.
 
-        The maps of one layer are made and let go before those of the next.
+        Every layer is scored once, since the states of a target at its own layer are selected from those of all; the
+        maps of one layer are made and let go before those of the next.
         """
         import torch
 
         from model.losses import losses_of_maps
 
         with torch.no_grad():
-            losses = []
+            scores = torch.stack([self._scores(states, layer) for layer in range(states.last_layer + 1)])  # [L+1, S, P]
+            targets_in_order, losses = torch.arange(scores.shape[1], device=scores.device), []
             for layer in layers:
-                maps = self.similarity_maps(self._scores(states, layer), states)
-                losses.append(losses_of_maps(maps, targets).sum(dim=0))
+                own = scores[layer] if isinstance(layer, int) else scores[layer, targets_in_order]
+                losses.append(losses_of_maps(self.similarity_maps(own, states), targets).sum(dim=0))
             return -torch.stack(losses, dim=1)
 
     def _mean_map_losses(self, states: TargetStates, targets: list[MapTargets]) -> tuple[Tensor, Tensor]:

@@ -114,6 +114,20 @@ def test_a_square_is_found_where_it_was_drawn(name, size):
 
 @pytest.mark.parametrize("size", SHAPES)
 @pytest.mark.parametrize("name", DECODERS)
+def test_masks_are_upscaled_to_the_same_with_and_without_a_gradient(name, size):
+    decoder, config = decoder_for(name, 512)
+    _, geometry = decoder.preparation(config)(np.zeros((*size, 3), dtype=np.uint8))
+    torch.manual_seed(0)
+    low_res = torch.randn(2, decoder.prompt_side, decoder.prompt_side, requires_grad=True)
+    with torch.no_grad():
+        expected = decoder.upscale(low_res, geometry, size)
+    found = decoder.upscale(low_res, geometry, size)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert found.requires_grad
+
+
+@pytest.mark.parametrize("size", SHAPES)
+@pytest.mark.parametrize("name", DECODERS)
 def test_a_point_lies_where_its_pixel_is_in_the_prepared_image(name, size):
     decoder, config = decoder_for(name, 64)
     rgb = np.zeros((*size, 3), dtype=np.uint8)

@@ -6,7 +6,7 @@ import torch
 
 from model.backbones.llava import LlavaPreparation
 from model.decoders.sam import SamPreparation
-from model.images import fitted_size
+from model.images import bilinear_line, fitted_size, twice_bilinear_line
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -56,3 +56,19 @@ def test_padded_clip_images_show_the_whole_image():
     assert (geometry.size, geometry.window) == ((16, 32), (0, 0, 40, 40))
     assert (ours[:, :16] == 200).all()
     assert not ours[:, 16:].any()
+
+
+@pytest.mark.parametrize(
+    "cells, between, kept, pixels", [(8, 336, 300, 140), (64, 256, 230, 157), (16, 10, 7, 3), (1, 5, 5, 9)]
+)
+def test_a_product_with_lines_resizes_as_torch_does(cells, between, kept, pixels):
+    def resized(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        return torch.nn.functional.interpolate(values[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+
+    torch.manual_seed(0)
+    values = torch.rand(cells, 12)
+    once, columns = (bilinear_line(length, to, values.device) for length, to in ((cells, between), (12, 30)))
+    twice = twice_bilinear_line(cells, between, kept, pixels, values.device)
+
+    torch.testing.assert_close(once @ values @ columns.T, resized(values, (between, 30)))
+    torch.testing.assert_close(twice @ values, resized(resized(values, (between, 12))[:kept], (pixels, 12)))

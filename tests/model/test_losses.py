@@ -144,8 +144,9 @@ def test_what_the_losses_keep_of_a_pixel_of_many_is_its_logit_and_its_target(mon
     assert torch.isfinite(torch.cat(kept)).all()
 
 
-def test_the_blur_is_that_of_a_square_kernel():
-    masks = masks_of((2, (40, 50)))[0]
+@pytest.mark.parametrize("size", [(40, 50), (150, 201)])
+def test_the_blur_is_that_of_a_square_kernel(size):
+    masks = masks_of((2, size))[0]
     line = torch.exp(-((torch.arange(31) - 15.0) ** 2) / (2 * 7.0**2))
     kernel = line[:, None] * line[None, :]
     padded = nn.functional.pad(masks.float().unsqueeze(1), (15, 15, 15, 15), mode="reflect")

@@ -51,6 +51,16 @@ def test_a_reward_is_minus_the_map_loss_of_its_layer(estimator, monkeypatch):
         assert torch.equal(seen["candidates"][:, 0], prompt.layers), "the layer that prompts SAM is among the scored"
 
 
+def test_a_layer_is_scored_once_for_the_rewards_of_all_candidates(monkeypatch):
+    model, batch = model_and_batch(estimator="leave_one_out", policy_samples=8)
+    states = states_of(model, batch)
+    prompt = model.system.prompt(model, states, batch, "sample")
+    scored, scores = [], model.system._scores
+    monkeypatch.setattr(model.system, "_scores", lambda states, layer: scored.append(layer) or scores(states, layer))
+    model.system.own_losses(model, prompt, states, batch, True)
+    assert scored == list(range(model.config.num_layers))
+
+
 def test_similarity_loss_on_all_layers_is_their_mean_and_trains_each():
     model, batch = model_and_batch(estimator="expected", map_loss_layers="all")
     chosen, _ = model_and_batch(estimator="expected")
