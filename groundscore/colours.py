@@ -28,7 +28,7 @@ IGNORE_COLOUR: Colour = (150, 150, 150)
 BLACK: Colour = (0, 0, 0)
 WHITE: Colour = (255, 255, 255)
 
-BENEATH, APART = 30.0, 20.0  # differences from the image beneath and from other masks from which on more is no gain
+BENEATH, APART = 30.0, 28.0  # differences from the image beneath and from other masks from which on more is no gain
 _SHARE = 0.2  # of the pixels beneath that may be more like the colour
 _SAMPLES = 80  # pixels that stand for those beneath a mask
 

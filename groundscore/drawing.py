@@ -19,6 +19,7 @@ __all__ = [
     "Colour",
     "ansi",
     "colour_of",
+    "cut_out",
     "heat_map",
     "label_points",
     "overlay",
@@ -180,6 +181,14 @@ def _with_numbers(
             pen.rounded_rectangle(box, 0.72 * size + grown, fill)
         pen.text((x, y), str(number), ink, font, anchor="mm")
     return np.asarray(sheet)
+
+
+def cut_out(image: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns what the masks cover as uint8 RGBA [H, W, 4], black and transparent elsewhere."""
+    alpha = np.zeros(image.shape[:2], np.uint8)
+    for mask in masks:
+        alpha[np.asarray(mask) != 0] = 255
+    return np.dstack([np.where(alpha[..., None] > 0, image, 0), alpha])
 
 
 def heat_map(image: np.ndarray, similarity: np.ndarray, *, alpha: float = 0.65) -> np.ndarray:

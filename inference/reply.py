@@ -106,7 +106,7 @@ def save_reply(
     export: forms of other tools in which its masks are written, too, each into a folder kite_1_FORM.
     """
     make_directory(directory)
-    record = _claim(directory, _stem(image_path))
+    record = _claim(directory, safe_stem(image_path))
     saved = SavedReply(record, colours=choose_colours(image, reply.masks))
     try:
         for number, mask in enumerate(reply.masks, start=1):
@@ -153,7 +153,7 @@ def save_conversation(
 
     target: where; by default a free name below `directory`. `UserError` where the file exists.
     """
-    path = target or _claim(directory, f"{_stem(image_path)}_conversation")
+    path = target or _claim(directory, f"{safe_stem(image_path)}_conversation")
     if target is not None:
         try:
             target.open("x").close()
@@ -171,7 +171,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _stem(image_path: Path) -> str:
+def safe_stem(image_path: Path) -> str:
     """The image's name without what a file name should not have, and of a length that any disk takes."""
     return re.sub(r"[^\w.-]", "_", image_path.stem)[:100] or "image"
 

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from groundscore.errors import UserError
 
 
@@ -37,6 +39,17 @@ class Spots:
                 where = f"({point.x:g}, {point.y:g})"
                 raise UserError(f"the point {where} is outside the image, which is {width} wide and {height} high")
         return Spots(self.points, None if self.box is None else _clipped(self.box, size))
+
+    def missed(self, mask: np.ndarray) -> str | None:
+        """What the user should be told when a mask, bool [H, W], does not do what the points say, else None."""
+        wrong = [point for point in self.points if bool(mask[int(point.y), int(point.x)]) != point.inside]
+        if not wrong:
+            return None
+        left_out = [f"({each.x:.0f}, {each.y:.0f})" for each in wrong if each.inside]
+        left_in = [f"({each.x:.0f}, {each.y:.0f})" for each in wrong if not each.inside]
+        words = [f"does not cover {' and '.join(left_out)}"] if left_out else []
+        words += [f"still covers {' and '.join(left_in)}"] if left_in else []
+        return f"The mask {' and '.join(words)}: the mask decoder follows its points only as far as it was trained to."
 
     def __str__(self) -> str:
         words = [f"{'point' if each.inside else 'not'} ({each.x:.0f}, {each.y:.0f})" for each in self.points]

@@ -51,7 +51,7 @@ def test_colours_differ_from_what_is_beneath_and_from_each_other_for_all_readers
     colours = np.array(choose_colours(image, masks), dtype=float)
 
     between = difference(colours[:, None], colours[None])[np.triu_indices(len(colours), 1)]
-    assert between.min() >= 15
+    assert between.min() >= 20
     for colour, mask in zip(colours, masks, strict=True):
         beneath = image[mask].astype(float)
         assert difference(colour, beneath.mean(axis=0)) >= 20

@@ -1,5 +1,6 @@
 """Masks from points and boxes: beside a `[SEG]` state, and alone."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -159,6 +160,14 @@ def test_spots_that_say_nothing_about_the_image_are_refused(spots, message):
 
 def test_a_box_is_cut_off_at_the_edges_of_the_image():
     assert Spots(box=(-5, 10, 90, 60)).checked(SIZE) == Spots(box=(0, 10, 70, 50))
+
+
+def test_what_a_mask_does_not_do_is_said():
+    mask = np.zeros(SIZE, bool)
+    mask[15:25, 8:20] = True
+    assert Spots(POINTS, BOX).missed(mask) is None
+    assert Spots(POINTS, BOX).missed(~mask).startswith("The mask does not cover (12, 20) and still covers (60, 8): ")
+    assert "cover (12, 20) and (1, 1): the" in Spots((Point(12, 20), Point(1, 1))).missed(np.zeros(SIZE, bool))
 
 
 def test_a_mask_that_is_not_there_cannot_be_corrected(image):
