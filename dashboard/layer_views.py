@@ -3,7 +3,7 @@ of a whole split each layer's mean IoU and loss."""
 
 import base64
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
 from evaluation.layer_analysis import TargetPoints, analyse_split, layer_analysis, point_analysis
-from groundscore.colours import COLOURS, colour_of
+from groundscore.colours import Colour, choose_colours
 from groundscore.drawing import heat_map, overlay
 from groundscore.errors import UserError
 from groundscore.scoring.counts import mask_iou
@@ -98,8 +98,12 @@ def show_layers(model: GroundingModel, processor: GroundingProcessor, question: 
     """The grid of layers as HTML; for READ its points."""
     batch = _batch(processor, question).to(model.device)
     if model.system.uses_points:
-        return "".join(_points_card(question, one, number) for number, one in enumerate(point_analysis(model, batch)))
+        found = point_analysis(model, batch)
+        colours = choose_colours(question.image, [one.mask.cpu().numpy() for one in found])
+        return "".join(_points_card(question, one, number, colours) for number, one in enumerate(found))
     analysis = layer_analysis(model, batch)
+    chosen_masks = [masks[layer].cpu().numpy() for masks, layer in zip(analysis.masks[0], analysis.greedy.tolist())]
+    colours = choose_colours(question.image, chosen_masks)
     sections = []
     for target in range(len(analysis.iou)):
         chosen = int(analysis.greedy[target])
@@ -109,7 +113,7 @@ def show_layers(model: GroundingModel, processor: GroundingProcessor, question: 
                 similarity.float().cpu().numpy(),
                 mask.cpu().numpy(),
                 layer=layer,
-                number=target,
+                colour=colours[target],
                 probability=float(analysis.probabilities[target, layer]),
                 iou=None if question.truth is None else float(analysis.iou[target, layer]),
                 chosen=layer == chosen,
@@ -118,7 +122,7 @@ def show_layers(model: GroundingModel, processor: GroundingProcessor, question: 
                 zip(analysis.maps[0][target], analysis.masks[0][target], strict=True)
             )
         ]
-        sections.append(f"<p>{markup.badge(target, COLOURS)}</p>" + f'<div class="layers">{"".join(cards)}</div>')
+        sections.append(f"<p>{markup.badge(target, colours)}</p>" + f'<div class="layers">{"".join(cards)}</div>')
     return "".join(sections)
 
 
@@ -138,25 +142,25 @@ def _layer_card(
     mask: np.ndarray,
     *,
     layer: int,
-    number: int,
+    colour: Colour,
     probability: float,
     iou: float | None,
     chosen: bool,
 ) -> str:
     small, (similarity, mask) = _fitted(image, similarity, mask)
     images = _inline(heat_map(small, similarity), "similarity") + _inline(
-        overlay(small, [mask > 0.5], [colour_of(number)]), "mask"
+        overlay(small, [mask > 0.5], [colour]), "mask"
     )
     words = f"layer {layer} · p {probability:.2f}" + ("" if iou is None else f" · IoU {iou:.2f}")
     bar = f'<div class="chance"><div style="width: {100 * probability:.1f}%"></div></div>'
     return _figure(images, bar, words, "layer chosen" if chosen else "layer")
 
 
-def _points_card(question: Question, target: TargetPoints, number: int) -> str:
+def _points_card(question: Question, target: TargetPoints, number: int, colours: Sequence[Colour]) -> str:
     mask = target.mask.cpu().numpy()
     small, (similarity, shown) = _fitted(question.image, target.similarity.float().cpu().numpy(), mask)
     scale = small.shape[1] / mask.shape[1]
-    drawn = overlay(small, [shown > 0.5], [colour_of(number)])
+    drawn = overlay(small, [shown > 0.5], [colours[number]])
     for (x, y), label in zip(target.points.tolist(), target.labels.tolist(), strict=True):
         if label >= 0:
             place = (round(x * scale), round(y * scale))
@@ -167,7 +171,7 @@ def _points_card(question: Question, target: TargetPoints, number: int) -> str:
     if question.truth is not None:
         words += f" · IoU {mask_iou(mask, question.truth[number], question.ignore):.2f}"
     images = _inline(heat_map(small, similarity), "similarity") + _inline(drawn, "mask and points")
-    return f"<p>{markup.badge(number, COLOURS)}</p>" + _figure(images, "", words, "layer")
+    return f"<p>{markup.badge(number, colours)}</p>" + _figure(images, "", words, "layer")
 
 
 def _figure(images: str, bar: str, words: str, kind: str) -> str:
