@@ -13,7 +13,7 @@ from pathlib import Path
 
 from groundscore.errors import UserError, run_main
 from groundscore.flags import positive
-from inference.model_flags import add_model_flags, load_flagged_model
+from inference.model_flags import add_model_flags, check_version, load_flagged_model
 from utils.flags import FlagParser
 from utils.plugins import import_plugins
 
@@ -72,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
     export = export_forms(flags.export) if flags.export else ()
     lines = read_prompts(flags.prompts, flags.image) if flags.prompts else None
     image = read_image(flags.image, missing="--image names the file of an image") if flags.image else None
+    check_version(flags.version)
     print(f"loading {flags.version} …", file=sys.stderr)
 
     from inference.session import ChatSession

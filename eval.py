@@ -1,6 +1,6 @@
 """Score a checkpoint on the benchmarks of the field, and draw what it answers.
 
-    python eval.py --version runs/quickstart/hf --dataset_dir dataset --val_dataset "ReasonSeg|val||refcoco|unc|val"
+    python eval.py --version runs/quickstart/hf --dataset_dir dataset/miniature --val_dataset "ReasonSeg|val"
     python eval.py --predictions FILE.jsonl --dataset_dir dataset --val_dataset "ReasonSeg|val"
     python eval.py --compare A.json B.json [C.json …]
 
@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.flags import add_protocol_flags, add_report_flags, add_speed_flags, add_split_flags
+from groundscore.data_root import check_data_root
 from groundscore.errors import UserError, run_main
 from groundscore.flags import add_counting_flags, add_reading_flags, count, positive
-from inference.model_flags import add_model_flags
+from inference.model_flags import add_model_flags, check_version
 from utils.flags import FlagParser
 from utils.plugins import import_plugins
 
@@ -64,11 +65,11 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if not flags.version and not flags.predictions:
         raise UserError("--version is missing: the checkpoint to score (or --predictions, or --compare)")
-    if not Path(flags.dataset_dir).is_dir():
-        raise UserError(f"--dataset_dir {flags.dataset_dir}: no such directory")
+    check_data_root(flags.dataset_dir, "--dataset_dir")
     if flags.predictions:
         from evaluation.saved import evaluate_predictions as score
     else:
+        check_version(flags.version)
         from evaluation.commands import evaluate_checkpoint as score
     return score(flags, argv)
 

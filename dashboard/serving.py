@@ -21,6 +21,7 @@ from dashboard.examples import IMAGES
 from groundscore.errors import UserError
 from inference.background import BackgroundModel
 from inference.limits import Limits
+from inference.model_flags import check_version
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -56,6 +57,8 @@ def serve(flags: Namespace) -> None:
     limits = Limits(upload_mb=flags.max_upload_mb, answer=flags.max_new_tokens, waiting=flags.max_queue)
     server = Server(flags, limits, lambda tell: load_session(flags, limits, tell))
     try:
+        if server.context.model is not None:
+            check_version(flags.version)
         server.start()
         server.wait()
     finally:

@@ -10,9 +10,9 @@ counts of each expression are saved beside the page, and all its numbers follow 
 
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 from evaluation.flags import add_protocol_flags, add_report_flags, add_speed_flags, add_split_flags
+from groundscore.data_root import check_data_root
 from groundscore.errors import UserError, run_main
 from groundscore.flags import count
 from groundscore.scoring import UNITS
@@ -64,8 +64,7 @@ def main(argv: Sequence[str]) -> int:
     flags = build_parser().parse(argv)
     if flags.layer is not None:
         raise UserError("--layer: an audit has every layer; leave it out")
-    if not Path(flags.dataset_dir).is_dir():
-        raise UserError(f"--dataset_dir {flags.dataset_dir}: no such directory")
+    check_data_root(flags.dataset_dir, "--dataset_dir")
     if flags.output and flags.output.suffix != ".html":
         raise UserError(f"--output {flags.output}: name a .html file; its numbers and rows get the same name")
     from evaluation.auditing import audit

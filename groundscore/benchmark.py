@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from groundscore.annotations.bad_entries import DEFAULT_SHARE, Tolerance
+from groundscore.data_root import check_data_root
 from groundscore.errors import UserError
 from groundscore.names import split_names
 from groundscore.scoring.scorer import Scorer
@@ -39,8 +40,7 @@ def load_all(
 ) -> dict[str, Benchmark]:
     """Returns several benchmarks by their specs; `specs` may be joined by "||". See `load`."""
     root, tolerance = Path(root), Tolerance(skip_bad_samples)
-    if not root.is_dir():
-        raise UserError(f"{root}: no such directory; name the folder that holds the data sets")
+    check_data_root(root, "--data")
     names = split_names(specs) if isinstance(specs, str) else list(specs)
     if not names:
         raise UserError("no split is named; for example: ReasonSeg|val")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from groundscore.annotations.bad_entries import DEFAULT_SHARE, describe_bad_samples
 from groundscore.benchmark import Benchmark, load_all
+from groundscore.data_root import check_data_root
 from groundscore.errors import UserError, run_main
 from groundscore.exchange import FORMATS
 from groundscore.exchange.converting import add_convert_flags, convert
@@ -182,8 +183,7 @@ def _add_inspect_flags(parser: UserParser) -> None:
 
 def _inspect(flags: Namespace, argv: Sequence[str]) -> int:
     """Prints a line for every split that is there; 1 where one that was named, or an entry of one, cannot be read."""
-    if not flags.data.is_dir():
-        raise UserError(f"{flags.data}: no such directory; name the folder that holds the data sets")
+    check_data_root(flags.data, "--data")
     bad = found = 0
     own = [f"custom|{path.stem}" for path in sorted((flags.data / "custom").glob("*.jsonl"))]
     for spec in split_names(flags.split) if flags.split else [*BENCHMARKS, *own]:

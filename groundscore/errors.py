@@ -1,6 +1,7 @@
 """Errors that a user can mend, and how an entry point reports them."""
 
 import contextlib
+import errno
 import io
 import itertools
 import logging
@@ -109,11 +110,30 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+# What libraries say that do not pass the system's error on: safetensors, PyTorch.
+_FULL_DISK_WORDS = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "PytorchStreamWriter failed writing file")
+
+
+def full_disk(error: BaseException) -> str | None:
+    """One line where an error is, or follows from, a disk that takes no more; None for any other error."""
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        if isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return describe(each)
+        if any(words in str(each) for words in _FULL_DISK_WORDS):
+            return f"{os.strerror(errno.ENOSPC)}: {str(each).splitlines()[0][:200]}"
+        each = each.__cause__ or each.__context__
+    return None
+
+
 def run_main(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
     """Run an entry point and exit with its status: 0, or 2 for what a user, a file or a disk has caused.
 
     That is a `UserError`, and as the last net any `OSError`, `RecursionError`, `OverflowError`, `UnicodeError` or
-    `MemoryError`: these end in one line that points to `--debug`, with which the traceback is shown.
+    `MemoryError`, and what a full disk makes of a library: these end in one line that points to `--debug`, with which
+    the traceback is shown.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _open_missing_streams()
@@ -132,12 +152,22 @@ def run_main(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | 
     except BrokenPipeError:
         if not _output_is_cut_off():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python itself flushes at the end
+        _let_go_of_output()
         status = 128 + signal.SIGPIPE
     except (OSError, RecursionError, OverflowError, UnicodeError, MemoryError) as error:
         if "--debug" in arguments:
             raise
         print(f"error: {printable(describe(error))} (--debug shows where)", file=sys.stderr)
+        status = 2
+        try:
+            sys.stdout.flush()
+        except OSError:  # the output itself goes to a full disk
+            _let_go_of_output()
+    except Exception as error:
+        full = full_disk(error)
+        if full is None or "--debug" in arguments:
+            raise
+        print(f"error: {printable(full)} (--debug shows where)", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -155,6 +185,11 @@ def _open_missing_streams() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
+def _let_go_of_output() -> None:
+    """Let what Python itself flushes at the end go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _output_is_cut_off() -> bool:

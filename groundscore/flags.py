@@ -29,7 +29,13 @@ class UserParser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """The values of all flags; raises `UserError` for an unknown flag."""
-        namespace, unknown = self.parse_known_args([_underscores(token) for token in argv])
+        tokens = [_underscores(token) for token in argv]
+        # Before argparse, which would only say that the flag that was meant is missing.
+        for token in tokens[: tokens.index("--")] if "--" in tokens else tokens:
+            flag = token.partition("=")[0]
+            if flag.startswith("--") and " " not in token and flag not in self._option_string_actions:
+                self.error(self.about(token))
+        namespace, unknown = self.parse_known_args(tokens)
         if unknown:
             self.error(self.about(unknown[0]))
         return namespace

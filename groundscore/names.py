@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, MutableMapping
+from pathlib import Path
 from typing import TypeVar
 
 from groundscore.errors import UserError
@@ -30,9 +31,20 @@ def add_new(known: MutableMapping[str, T], name: str, item: T, kind: str) -> Non
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns the end of an error message about an unknown name: the nearest known one, if it is near enough."""
+    near = nearest(name, known)
+    return "" if near is None else f". Did you mean {near!r}?"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Returns the known name that is most like `name`, whatever its case; None where none is like it."""
     folded = {one.lower(): one for one in known}
     near = difflib.get_close_matches(name.lower(), folded, n=1)
-    return f". Did you mean {folded[near[0]]!r}?" if near else ""
+    return folded[near[0]] if near else None
+
+
+def files_like(path: Path) -> str:
+    """Returns the end of an error message about a missing file: the one of its folder that may be meant."""
+    return did_you_mean(path.name, (one.name for one in path.parent.glob(f"*{path.suffix}")))
 
 
 def require_some(items: Iterable, where: str) -> None:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from groundscore.terminal import terminal_width
+
 WIDTH = 24  # of the bar
 SECONDS_BETWEEN_LINES = 30
 
@@ -38,14 +40,21 @@ class ProgressBar:
             self.first, self.start = done, now
         if self.say is None and self.stream.isatty():
             end = "\r\x1b[K" if done == total else ""
-            print(f"\r\x1b[K{self._line(done, total, note, now)}", end=end, file=self.stream, flush=True)
+            print(f"\r\x1b[K{self._fitted(done, total, note, now)}", end=end, file=self.stream, flush=True)
         elif 0 < done < total and now - self.last >= SECONDS_BETWEEN_LINES:
             self.last, line = now, self._line(done, total, note, now)
             self.say(line) if self.say else print(line, file=self.stream, flush=True)
 
-    def _line(self, done: int, total: int, note: str, now: float) -> str:
-        filled = WIDTH * done // total
-        bar = "█" * filled + "░" * (WIDTH - filled)
+    def _fitted(self, done: int, total: int, note: str, now: float) -> str:
+        """The line, shortened to the terminal's width: one that wraps could not be rewritten."""
+        line, most = self._line(done, total, note, now), terminal_width(self.stream)
+        if most is not None and len(line) >= most:
+            line = self._line(done, total, note, now, width=max(WIDTH - (len(line) - most + 1), 3))
+        return line if most is None or len(line) < most else "…" + line[len(line) - most + 2 :]
+
+    def _line(self, done: int, total: int, note: str, now: float, width: int = WIDTH) -> str:
+        filled = width * done // total
+        bar = "█" * filled + "░" * (width - filled)
         new = done - self.first
         left = f"  {duration((now - self.start) / new * (total - done))} left" if new > 0 else ""
         return f"{self.name} {bar} {self.shown(done)}/{self.shown(total)}{note}{left}"

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from groundscore.errors import UserError
+from groundscore.errors import UserError, shown
+from groundscore.names import did_you_mean
+from groundscore.reading import user_path
 from model.settings import check_overrides, inference_settings
 from model.systems import find_system
 from model.systems.base import LAYER_RULES
@@ -80,6 +82,28 @@ def add_inference_settings(parser: argparse.ArgumentParser) -> None:
 def inference_overrides(flags: argparse.Namespace) -> dict[str, Any]:
     """The settings of `add_inference_settings` that were given, by name."""
     return {name: getattr(flags, name) for name in inference_settings() if getattr(flags, name, None) is not None}
+
+
+def check_version(version: str) -> None:
+    """Raises `UserError` for a `--version` that can be no checkpoint, before anything heavy is imported for it.
+
+    What looks like a name on the hub is left to those who load it, unless its owner is a folder here.
+    """
+    path = user_path(version)
+    try:
+        is_here = path.exists()
+    except (OSError, ValueError) as error:  # too long, NUL in it
+        raise UserError(f"--version {shown(version)} is not a valid path: {error}") from error
+    if not is_here:
+        if path.parent.is_dir():
+            names = [each.name for each in path.parent.iterdir() if each.is_dir()]
+            raise UserError(f"--version {version}: no such file or directory{did_you_mean(path.name, names)}")
+        if path.is_absolute() or version.startswith(".") or path.parents[-2].is_dir():
+            raise UserError(f"--version {version}: no such file or directory")
+    elif path.is_dir() and not any(any(path.glob(names)) for names in ("*.json", "*ckpt_model", "global_step*")):
+        raise UserError(
+            f"--version {version} is no checkpoint: a model's directory has a config.json, a run checkpoints"
+        )
 
 
 def load_flagged_model(flags: argparse.Namespace, local_rank: int = 0) -> tuple[Any, Any]:

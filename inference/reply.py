@@ -147,9 +147,13 @@ def reply_record(reply: Reply, image_path: Path, saved: SavedReply) -> dict[str,
 
 
 def save_conversation(
-    turns: Sequence[Turn], records: Sequence[Path], image_path: Path, directory: Path, target: Path | None = None
+    turns: Sequence[Turn],
+    records: Sequence[Path | None],
+    image_path: Path,
+    directory: Path,
+    target: Path | None = None,
 ) -> Path:
-    """Writes a conversation about an image, with the `records` of its answers, as a new JSON file.
+    """Writes a conversation about an image, with the `records` of those answers that have one, as a new JSON file.
 
     target: where; by default a free name below `directory`. `UserError` where the file exists.
     """
@@ -160,10 +164,14 @@ def save_conversation(
         except FileExistsError:
             raise UserError(f"{target} exists; files are never overwritten, choose another name") from None
     exchanges = [
-        {"prompt": turn.question, "answer": turn.answer, "record": str(record)}
+        {"prompt": turn.question, "answer": turn.answer, "record": record and str(record)}
         for turn, record in zip(turns, records, strict=True)
     ]
-    _write_json(path, {"image": str(image_path), "turns": exchanges})
+    try:
+        _write_json(path, {"image": str(image_path), "turns": exchanges})
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise UserError(f"{error.strerror or error}: the conversation could not be saved in {path}") from error
     return path
 
 

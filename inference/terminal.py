@@ -15,7 +15,9 @@ from groundscore.annotations.images import read_image
 from groundscore.colours import Colour
 from groundscore.drawing import ansi, split_targets
 from groundscore.errors import UserError, describe, printable
+from groundscore.names import did_you_mean
 from groundscore.reading import user_path
+from groundscore.terminal import terminal_width, two_columns, wrapped
 from inference.model_flags import layer_choice
 from inference.reply import Reply, save_conversation, save_reply
 from inference.session import ChatSession
@@ -23,15 +25,24 @@ from model.systems.base import LAYER_RULES
 
 _HISTORY_LINES = 1000
 
-HELP = f"""\
-Ask anything about the image; each [SEG] of the answer becomes a mask, saved with an overlay and a record.
-  /image PATH               look at another image (starts a new conversation)
-  /layer LAYER              hidden state that prompts the masks ({", ".join(LAYER_RULES)} or an index);
-                            alone: the checkpoint's own choice
-  /save [FILE]              keep the conversation so far as JSON
-  /reset                    forget the conversation, keep the image
-  /help                     this text
-  /quit                     exit (or Ctrl-D); Ctrl-C interrupts an answer"""
+COMMANDS = {
+    "/image PATH": "look at another image (starts a new conversation)",
+    "/layer LAYER": f"hidden state that prompts the masks ({', '.join(LAYER_RULES)} or an index); alone: the "
+    "checkpoint's own choice",
+    "/save [FILE]": "keep the conversation so far as JSON",
+    "/reset": "forget the conversation, keep the image",
+    "/help": "this text",
+    "/quit": "exit (or Ctrl-D); Ctrl-C interrupts an answer",
+}
+NAMES = [usage.partition(" ")[0] for usage in COMMANDS]
+# What else people type for a command; a word alone is hardly a question about an image.
+MEANS = {"help": "/help", "?": "/help", "/?": "/help", "exit": "/quit", "quit": "/quit", "/exit": "/quit"}
+
+
+def help_text(width: int | None = None) -> str:
+    """What can be typed, for a terminal of so many characters."""
+    about = "Ask anything about the image; each [SEG] of the answer becomes a mask, saved with an overlay and a record."
+    return f"{wrapped(about, width)}\n{two_columns(list(COMMANDS.items()), width)}"
 
 
 class Chat:
@@ -45,7 +56,7 @@ class Chat:
         self.image: np.ndarray | None = None
         self.path: Path | None = None
         self.history: list[Turn] = []
-        self.records: list[Path] = []
+        self.records: list[Path | None] = []  # of each turn; None where it could not be saved
 
     def look_at(self, image: np.ndarray, path: Path) -> None:
         """Begins a conversation about `image` (uint8 RGB [H, W, 3])."""
@@ -58,14 +69,12 @@ class Chat:
 
     def run(self) -> None:
         """Reads lines until /quit or the end of input."""
-        print("Type /help for help." if self.path else "Type /image PATH to begin, /help for help.")
+        print("help lists the commands." if self.path else "/image PATH begins; help lists all.")
         with line_editing():
             while True:
                 try:
-                    line = _clean(input("> ")).strip()
-                    if line in ("/quit", "/exit"):
+                    if not self.obey(_clean(input("> ")).strip()):
                         return
-                    self.obey(line)
                 except UserError as error:
                     print(printable(str(error)))
                 except OSError as error:
@@ -78,27 +87,29 @@ class Chat:
                     print()
                     return
 
-    def obey(self, line: str) -> None:
-        """Executes one line of input: a command or a question."""
+    def obey(self, line: str) -> bool:
+        """Executes one line of input, a command in any case or a question; returns whether the chat goes on."""
         command, _, argument = line.partition(" ")
-        argument = argument.strip()
-        if not line:
-            return
-        if not line.startswith("/"):
-            self.ask(line)
+        command = MEANS.get(line.lower(), command.lower())
+        if command == "/quit":
+            return False
+        if not command.startswith("/"):
+            if line:
+                self.ask(line)
         elif command == "/image":
-            self._image_command(argument)
+            self._image_command(argument.strip())
         elif command == "/layer":
-            self._layer_command(argument)
+            self._layer_command(argument.strip())
         elif command == "/save":
-            self._save_command(argument)
+            self._save_command(argument.strip())
         elif command == "/reset":
             self.forget()
             print("New conversation.")
         elif command == "/help":
-            print(HELP)
+            print(help_text(terminal_width()))
         else:
-            raise UserError(f"{command}: unknown command; /help lists them")
+            raise UserError(f"{command}: unknown command; /help lists them{did_you_mean(command, NAMES)}")
+        return True
 
     def ask(self, prompt: str) -> None:
         """Streams the answer, then saves its masks and says where."""
@@ -110,12 +121,13 @@ class Chat:
         finally:
             writer.end()
         self.history.append(reply.turn)
+        self.records.append(None)
         if not reply.complete:
             print(f"(cut off after {reply.tokens} tokens; --max_new_tokens allows more)")
         if reply.remark:
             print(reply.remark)
         saved = save_reply(reply, self.image, self.save_to, self.path, self.export)
-        self.records.append(saved.record)
+        self.records[-1] = saved.record
         for line in legend(reply, saved.colours if writer.coloured else None):
             print(line)
         print(f"saved: {saved.overlay or saved.record}")

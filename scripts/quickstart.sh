@@ -94,7 +94,8 @@ cat <<NEXT
 
 [quickstart] look at      $RUN/contact_sheet.png   (image, truth, similarity map, mask, answer)
 [quickstart] all numbers  $RUN/report.json
-[quickstart] next:
+[quickstart] next, in a browser, a terminal, and with numbers:
+  .venv/bin/python app.py --version $RUN/hf --device $DEVICE --dataset_dir $DATA --runs_dir $RUNS
   .venv/bin/python chat.py --version $RUN/hf --device $DEVICE --image $image
   .venv/bin/tensorboard --logdir $RUN   (curves, scores and the answers of the contact sheet)
   .venv/bin/python eval.py --version $RUN/hf --dataset_dir $DATA --val_dataset "refcoco|unc|testA" --device $DEVICE

@@ -32,7 +32,7 @@ import pyarrow as pa
 from groundscore.annotations.bad_entries import BadSamples, settle
 from groundscore.annotations.records import PackedRecords, Tables, pack_tables, read_tables, write_tables
 from groundscore.errors import UserError
-from groundscore.names import require_some
+from groundscore.names import files_like, require_some
 from groundscore.reading import MISSING, check_regular, decode_json, read_bytes
 from groundscore.writing import write_json, written_whole
 
@@ -51,7 +51,7 @@ def open_index(dataset_dir: Path, name: str, sources: Sequence[Path], build: Bui
     build: parses the sources. Its module's text is part of what the index depends on.
     """
     for source in sources:
-        check_regular(source, missing=MISSING)
+        check_regular(source, missing=MISSING + files_like(source))
     folder, key = cache_directory(dataset_dir), _user_key()
     if folder is None or key is None:
         return pack_tables(build())

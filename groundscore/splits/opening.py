@@ -7,7 +7,7 @@ from pathlib import Path
 from groundscore.annotations.bad_entries import STRICT, BadSamples, Tolerance
 from groundscore.annotations.refer_files import FALSE_PREMISE_SETS, REFER_SETS
 from groundscore.errors import UserError
-from groundscore.names import did_you_mean, split_names
+from groundscore.names import nearest, split_names
 from groundscore.splits.items import EvaluationSet
 from groundscore.splits.questions import CustomEvaluation, MuseEvaluation
 from groundscore.splits.reason_seg import ReasonSegEvaluation
@@ -137,11 +137,11 @@ def evaluation_set(spec: str, dataset_dir: str | Path, tolerance: Tolerance = ST
                 items.unnumbered = tuple(bad_samples.unnumbered)
                 return items
     names = [name for reader in READERS for name in reader.names]
+    near = nearest(name, names)
+    if near is not None and near != name:
+        raise UserError(f"unknown evaluation set {spec!r}. Did you mean {'|'.join([near, *parts])!r}?")
     *forms, last = (reader.form for reader in READERS)
-    raise UserError(
-        f"unknown evaluation set {spec!r}; known are {', '.join(forms)}, and {last}"
-        f"{did_you_mean(name, names) if name not in names else ''}"
-    )
+    raise UserError(f"unknown evaluation set {spec!r}; known are {', '.join(forms)}, and {last}")
 
 
 def evaluation_sets(specs: str, dataset_dir: str | Path, tolerance: Tolerance = STRICT) -> dict[str, EvaluationSet]:

@@ -9,6 +9,7 @@ from groundscore.annotations.bad_entries import BadSamples, settle
 from groundscore.annotations.labelme import ReasonAnnotation, draw_regions, read_annotation
 from groundscore.annotations.reason_seg import list_split, read_split
 from groundscore.errors import UserError
+from groundscore.names import did_you_mean
 from groundscore.splits.items import EvaluationItem, EvaluationSet, read_pixels
 
 
@@ -29,7 +30,10 @@ class ReasonSegEvaluation(EvaluationSet):
     ):
         folder, _, part = split.partition("_")
         if part not in ("", "overall", "shortquery", "longquery"):
-            raise UserError(f"unknown part {part!r} of split {folder}; known are overall, shortquery and longquery")
+            raise UserError(
+                f"unknown part {part!r} of split {folder}; known are overall, shortquery and longquery"
+                f"{did_you_mean(part, ('overall', 'shortquery', 'longquery'))}"
+            )
         self.name = "fpReasonSeg" if false_premises else name
         self.split = split
         self._images = list_split(dataset_dir, name, folder)

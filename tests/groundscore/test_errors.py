@@ -34,6 +34,20 @@ def test_output_that_nobody_reads_any_more_ends_the_program_quietly():
     program.stderr.close()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this platform has no /dev/full")
+def test_output_to_a_full_disk_is_said_in_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", PRINTS],
+            cwd=Path(__file__).parents[2],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "error: No space left on device (--debug shows where)\n"
+
+
 def ending(raised: str, *arguments: str) -> subprocess.CompletedProcess:
     """A program that raises the expression `raised`."""
     code = (
@@ -51,6 +65,15 @@ def ending(raised: str, *arguments: str) -> subprocess.CompletedProcess:
         ("OSError(28, 'No space left on device', 'out.json')", "error: No space left on device: out.json"),
         ("PermissionError(13, 'Permission denied', 'x')", "error: Permission denied: x"),
         ("OSError(36, 'File name too long', 'a' * 9000)", "error: File name too long: aaa"),
+        ("RuntimeError('Error while serializing: No space left on device (os error 28)')", "error: No space left on"),
+        (
+            "RuntimeError('PytorchStreamWriter failed writing file data/0: file write failed')",
+            "error: No space left on",
+        ),
+        (
+            "RuntimeError('no checkpoint') from OSError(28, 'No space left on device', 'a.pt')",
+            "error: No space left on device: a.pt",
+        ),
         ("RecursionError('maximum')", "error: something is nested too deeply"),
         ("OverflowError('int too large')", "error: OverflowError: int too large"),
         ("UnicodeDecodeError('utf-8', b'x', 0, 1, 'bad')", "error: UnicodeDecodeError: 'utf-8' codec"),

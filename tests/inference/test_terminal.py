@@ -89,6 +89,27 @@ def test_mistakes_are_explained_and_the_chat_goes_on(talk, photo, tmp_path):
     assert "Traceback" not in printed
 
 
+@pytest.mark.parametrize("leave", ["exit", "quit", "QUIT", "/exit", "/Quit"])
+def test_words_that_mean_a_command_are_no_question(talk, photo, leave):
+    printed, conversation = talk(f"/IMAGE {photo}", "Help", "?", leave, "Where?")
+
+    assert printed.count("/image PATH") == 3  # at the beginning, and of each help
+    assert "44 × 30" in printed
+    assert conversation.history == [] and not conversation.save_to.exists()
+
+
+def test_a_misspelt_command_is_told_from_a_question(talk):
+    assert "/imge: unknown command; /help lists them. Did you mean '/image'?" in talk("/imge a.jpg")[0]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_help_fits_the_terminal(talk, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = talk("/help")[0].splitlines()
+    assert max(map(len, lines)) <= columns
+    assert any("/quit" in line for line in lines)
+
+
 def test_the_layer_can_be_changed(talk, photo):
     printed, conversation = talk(f"/image {photo}", "/layer 1", "Where?")
     assert "layer: 1" in printed and conversation.session.layer == 1
@@ -108,6 +129,19 @@ def test_a_conversation_can_be_saved_and_nothing_is_overwritten(talk, photo, tmp
     assert (tmp_path / "out" / "photo_conversation_2.json").exists()
     assert json.loads(mine.read_text()) == saved
     assert "files are never overwritten" in printed
+
+
+def test_a_full_disk_costs_a_record_and_not_the_conversation(talk, photo, tmp_path, monkeypatch):
+    def full(path, content):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("inference.reply._write_json", full)
+    printed, conversation = talk(f"/image {photo}", "one", "two", "/save", f"/save {tmp_path / 'mine.json'}")
+
+    assert printed.count("No space left on device") == 4
+    assert len(conversation.history) == 2 and conversation.records == [None, None]
+    assert list((tmp_path / "out").iterdir()) == [] and not (tmp_path / "mine.json").exists()
 
 
 def test_control_c_interrupts_the_answer_and_not_the_program(talk, photo, monkeypatch):
@@ -168,6 +202,11 @@ def test_an_answer_cannot_command_the_terminal():
         (["--version", "x", "--layer", "up"], "'up' is not last"),
         (["--version", "x", "--imgae", "y"], "did you mean --image"),
         (["--image", "y"], "--version"),
+        (["--verison", "x"], "did you mean --version"),
+        (["--version", "nowhere"], "--version nowhere: no such file"),
+        (["--version", "./no/where"], "--version ./no/where: no such file"),
+        (["--version", "model"], "--version model is no checkpoint"),
+        (["--version", "miniature/wieghts"], "Did you mean 'weights'"),
         (["--version", "x", "--image", "nowhere.png", "--vis_save_path", "."], "nowhere.png"),
         (["--version", "x", "--vis_save_path", "eval.py/x"], "a file has this name"),
     ],
