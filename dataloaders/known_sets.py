@@ -9,6 +9,7 @@ from dataloaders.downloads import Source
 from groundscore.annotations.bad_entries import BadEntry, BadSamples, Repair, Tolerance, noting_repairs
 from groundscore.annotations.images import list_images
 from groundscore.errors import UserError
+from groundscore.names import files_like
 from groundscore.reading import MISSING, check_regular, what_it_is
 
 NAMED = 3  # of files that are missing, say
@@ -125,6 +126,11 @@ class KnownSet:
 def names_in(folder: Path) -> frozenset[str]:
     """Returns the names in a folder, none if it is not there: one look instead of one for each file of a large set."""
     return frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
+
+
+def require_file(path: Path) -> None:
+    """Raises `UserError` where an annotation file is not there, and says which one of that folder may be meant."""
+    check_regular(path, missing=f"{MISSING}{files_like(path)}")
 
 
 def _count(what: str, paths: Sequence[Path], total: int) -> str:

@@ -21,9 +21,11 @@ class MixtureSettings:
     dataset: str = option(
         ALL_FAMILIES,
         "data",
-        "families to train on, joined by ||; custom is your own data",
+        f"families to train on, joined by ||: {', '.join(FAMILIES)}; custom is your own data",
+        default_text="all others",
+        common=True,
     )
-    sample_rates: str = option(",".join(map(str, _RATES.values())), "data", "one weight per family")
+    sample_rates: str = option(",".join(map(str, _RATES.values())), "data", "one weight per family", common=True)
     num_classes_per_sample: int = option(3, "data", "expressions drawn per image", check=at_least(1))
     num_classes_per_question: int = option(1, "data", "expressions asked for in one question", check=at_least(1))
     use_expand_question_list: bool = option(False, "data", "more question templates")

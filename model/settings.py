@@ -112,7 +112,9 @@ class ImageSettings:
 class LoraSettings:
     """Adapters of the LLM."""
 
-    lora_r: int = option(8, "trainable part", "LoRA rank; 0 trains the whole LLM", on_resume=FIXED, check=at_least(0))
+    lora_r: int = option(
+        8, "trainable part", "LoRA rank; 0 trains the whole LLM", on_resume=FIXED, check=at_least(0), common=True
+    )
     lora_alpha: int = option(16, "trainable part", "LoRA scale times rank", on_resume=FIXED)
     lora_dropout: float = option(0.05, "trainable part", "LoRA dropout", check=FRACTION)
     lora_target_modules: str = option(

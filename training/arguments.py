@@ -7,6 +7,7 @@ the reference may carry. What contradicts itself is found here; paths and conten
 import argparse
 import re
 from collections.abc import Sequence
+from typing import NoReturn
 
 from groundscore.errors import UserError
 from groundscore.reading import user_path
@@ -62,21 +63,38 @@ def given_flags(config: TrainingConfig) -> list[str]:
     return [word for name in names for word in parser.words_for(name, getattr(config, name))]
 
 
-def build_parser() -> FlagParser:
-    """The parser of `train_ds.py`, with a flag for every declared setting."""
+def build_parser(*, common: bool = False) -> FlagParser:
+    """The parser of `train_ds.py`, with a flag for every declared setting, or for the common ones."""
+    settings = settings_of(config_class())
     parser = FlagParser(
         prog="train_ds.py",
-        usage="train_ds.py --version DIR --dataset_dir DIR [flags]",
+        usage="train_ds.py [--recipe NAME | --config FILE] [--FLAG VALUE …]",
         description="Train a visual grounding model. Run with `deepspeed`, `torchrun` or `python`, on GPU or CPU.",
+        epilog=f"`train_ds.py --help` lists all {len(settings)} flags."
+        if common
+        else "`train_ds.py -h` lists those that most runs need.",
         argument_default=argparse.SUPPRESS,
         refused=REFUSED,
+        add_help=False,
     )
+    parser.add_argument("-h", action=_ShortHelp, nargs=0, help="show the flags that most runs need, and stop")
+    parser.add_argument("--help", action="help", help="show all flags, and stop")
     groups = {}
-    for setting in settings_of(config_class()).values():
+    for setting in settings.values():
+        if common and not setting.common:
+            continue
         if setting.group not in groups:
             groups[setting.group] = parser.add_argument_group(setting.group)
         add_setting(groups[setting.group], setting)
     return parser
+
+
+class _ShortHelp(argparse.Action):
+    """Prints the help of the common flags."""
+
+    def __call__(self, *_: object) -> NoReturn:
+        build_parser(common=True).print_help()
+        raise SystemExit(0)
 
 
 def check(config: TrainingConfig) -> None:

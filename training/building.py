@@ -15,8 +15,11 @@ from checkpoints.processing import GroundingProcessor
 from checkpoints.runs import Position, read_settings
 from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
+from dataloaders.families import FAMILIES
 from dataloaders.mixture import Mixture
+from dataloaders.settings import rates_in_use
 from groundscore.annotations.bad_entries import Tolerance
+from groundscore.data_root import check_data_root
 from groundscore.errors import UserError
 from groundscore.reading import read_json, user_path
 from model.config import GroundingConfig
@@ -45,6 +48,8 @@ class Launch:
     """What a launch has before anything is built.
 
     precision: fp32, bf16 or fp16. output: the captured output; None with `--dry_run`. say: prints on the main rank.
+    validation: opened before the launch leaves anything; None with `--no_eval`.
+    width: of the terminal; None for a file.
     """
 
     config: TrainingConfig
@@ -52,6 +57,8 @@ class Launch:
     precision: str
     output: OutputLog | None
     say: Callable[[str], None]
+    validation: Validation | None
+    width: int | None
 
 
 @dataclass
@@ -80,8 +87,7 @@ class Built:
 
 def check_paths(config: TrainingConfig) -> None:
     """Files and directories that the command line names."""
-    if not Path(config.dataset_dir).is_dir():
-        raise UserError(f"--dataset_dir {config.dataset_dir}: no such directory")
+    check_data_root(config.dataset_dir, "--dataset_dir")
     for name in ("preprocessor_config", "resume"):
         path = getattr(config, name)
         if path and not Path(path).exists():
@@ -90,6 +96,13 @@ def check_paths(config: TrainingConfig) -> None:
         path = getattr(config, name)
         if path and path.startswith((".", "/", "~")) and not user_path(path).exists():
             raise UserError(f"--{name} {path}: no such file or directory")
+
+
+def check_data_sets(config: TrainingConfig) -> None:
+    """Data sets and splits of the families in use; what they hold is read later."""
+    if not config.eval_only:
+        for name in rates_in_use(config):
+            FAMILIES[name].check_names(Path(config.dataset_dir), config)
 
 
 def choose_precision(precision: str | None, device: torch.device) -> str:
@@ -253,7 +266,7 @@ def build(launch: Launch) -> Built:
 
     # Data first: its errors come sooner.
     say(f"\nreading {config.dataset_dir}, then {config.version}")
-    validation = None if config.no_eval else build_validation(config, world.device)
+    validation = launch.validation
     mixture = build_data(config, schedule)
     model, processor, report = build_model(config, precision=launch.precision)
     say(report.whole() if config.debug else report)
@@ -263,7 +276,7 @@ def build(launch: Launch) -> Built:
     for lines in (
         describe_data(mixture, schedule.samples_per_epoch, validation.sizes() if validation else {}),
         describe_parameters(count_parameters(model)),
-        describe_training(config, schedule, world, launch.precision),
+        describe_training(config, schedule, world, launch.precision, width=launch.width),
         changes,
         cache_features(model, config),
     ):

@@ -147,9 +147,18 @@ class Keeper:
 
 
 def new_progress(
-    schedule: Schedule, world: World, *, style: str = "line", title: str = "", scores: Scores | None = None
+    schedule: Schedule,
+    world: World,
+    *,
+    style: str = "line",
+    title: str = "",
+    scores: Scores | None = None,
+    width: int | None = None,
 ) -> Progress | None:
-    """Reports of the main rank, None on the other ranks; a block ends with the best and the latest of `scores`."""
+    """Reports of the main rank, None on the other ranks; a block ends with the best and the latest of `scores`.
+
+    width: of the terminal.
+    """
     if not world.is_main:
         return None
 
@@ -165,4 +174,5 @@ def new_progress(
         style=style,
         title=title,
         remark=remark,
+        width=width,
     )

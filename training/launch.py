@@ -25,6 +25,7 @@ from checkpoints.runs.finding import move_aside
 from checkpoints.runs.scores import SCORES
 from groundscore.errors import UserError
 from groundscore.schema import DamagedFile, optional, read_json, record, text, whole
+from groundscore.terminal import wrapped
 from groundscore.writing import write_text
 from training.config import TrainingConfig
 from training.config_files import settings_text
@@ -271,7 +272,8 @@ def begin_launch(config: TrainingConfig, output: OutputLog, world: World) -> Run
         print(f"skipped: {problem}", file=sys.stderr)
     earlier = earlier_manifests(run_dir, number)
     manifest = record_launch(run_dir, number, ROOT, command=command, settings=config.to_dict(), world_size=world.size)
-    print("\n".join([*_describe(run_dir, number, manifest, earlier), *describe_flags(config)]))
+    lines = [*_describe(run_dir, number, manifest, earlier), *describe_flags(config, width=output.width)]
+    print(wrapped("\n".join(lines), output.width))
     return lock
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dataloaders.batching.batch import Batch
 from groundscore.progress import duration
+from groundscore.terminal import wrapped
 from model.outputs import GroundingOutput, LossParts
 
 LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "mask_loss", "policy_loss")
@@ -22,6 +23,8 @@ POLICY_STATISTICS = ("policy/entropy", "policy/reward", "policy/baseline", "poli
 LAYERS = "policy/layers"
 FAMILY_LOSSES = ("ce_loss", "mask_bce_loss", "mask_dice_loss")
 IN_LINE = {"loss": "loss", "ce_loss": "ce", "mask_loss": "mask", "policy/reward": "reward"}
+# Of a line that is too long for the terminal these are left out, in this order; they stay in the records.
+LESS_IMPORTANT = ("epoch", "speed", "lr", "ce", "mask", "reward", "step")
 IN_BLOCK = (
     "loss",
     "ce_loss",
@@ -32,7 +35,7 @@ IN_BLOCK = (
     "policy/entropy",
     "policy/reward",
 )
-BAR = 30  # cells
+BAR, BESIDE_BAR = 30, 34  # cells, and the characters that stand beside them
 
 
 class StepMeter:
@@ -110,6 +113,7 @@ class Progress:
     (evaluation, saving).
 
     title: stands above a block. remark: called for the last row of a block, e.g. the best scores; None for no row.
+    width: of the terminal, which lines fit; None for a file.
     """
 
     MEMORY = 0.9  # of the running mean of seconds per step
@@ -123,6 +127,7 @@ class Progress:
         style: str = "line",
         title: str = "",
         remark: Callable[[], str | None] = lambda: None,
+        width: int | None = None,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -132,6 +137,7 @@ class Progress:
         self.style = style
         self.title = title
         self.remark = remark
+        self.width = width
         self.stream = stream or sys.stdout
         self.clock = clock
         self.seconds_per_step: float | None = None
@@ -174,16 +180,24 @@ class Progress:
     def line(self, step: int, means: Mapping[str, float], learning_rate: float) -> str:
         """One line about a step."""
         epoch = (step - 1) // self.steps_per_epoch + 1
-        terms = "  ".join(f"{short} {means[name]:7.4f}" for name, short in IN_LINE.items() if name in means)
-        return (
-            f"epoch {_padded(epoch, self.epochs)}  step {_padded(step, self.total_steps)}  {terms}  "
-            f"lr {learning_rate:.2e}  {self.samples_per_second:5.1f} samples/s  ETA {duration(self.seconds_left(step))}"
-        )
+        pieces = {
+            "epoch": f"epoch {_padded(epoch, self.epochs)}",
+            "step": f"step {_padded(step, self.total_steps)}",
+            **{short: f"{short} {means[name]:7.4f}" for name, short in IN_LINE.items() if name in means},
+            "lr": f"lr {learning_rate:.2e}",
+            "speed": f"{self.samples_per_second:5.1f} samples/s",
+            "left": f"ETA {duration(self.seconds_left(step))}",
+        }
+        for name in LESS_IMPORTANT if self.width else ():
+            if len("  ".join(pieces.values())) > self.width:
+                pieces.pop(name, None)
+        return "  ".join(pieces.values())
 
     def block(self, step: int, means: Mapping[str, float], learning_rate: float, data_seconds: float) -> list[str]:
         """Lines with every number of a step."""
         inside = (step - 1) % self.steps_per_epoch + 1
-        filled = max(1, BAR * inside // self.steps_per_epoch)
+        cells = BAR if self.width is None else max(1, min(BAR, self.width - BESIDE_BAR))
+        filled = max(1, cells * inside // self.steps_per_epoch)
         rows = {name.replace("/", " ").replace("_", " "): f"{means[name]:.4f}" for name in IN_BLOCK if name in means}
         rows |= {
             "learning rate": f"{learning_rate:.2e}",
@@ -200,7 +214,7 @@ class Progress:
             "─" * len(self.title),
             f"epoch {_padded((step - 1) // self.steps_per_epoch + 1, self.epochs)}  "
             f"step {_padded(inside, self.steps_per_epoch)}  "
-            f"{'█' * filled}{'▒' * (BAR - filled)} {100 * inside / self.steps_per_epoch:.1f} %",
+            f"{'█' * filled}{'▒' * (cells - filled)} {100 * inside / self.steps_per_epoch:.1f} %",
             *(f"  {name:<15}: {value}" for name, value in rows.items()),
         ]
 
@@ -210,7 +224,7 @@ class Progress:
 
     def message(self, text: str) -> None:
         """Say something else."""
-        self.stream.write(text + "\n")
+        self.stream.write(wrapped(text, self.width) + "\n")
         self.stream.flush()
 
 

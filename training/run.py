@@ -8,6 +8,7 @@ from pathlib import Path
 from checkpoints.runs import BEST, Position, Saver, Scores, open_scores, resume
 from checkpoints.runs.restoring import load_trained
 from groundscore.annotations.bad_entries import describe_bad_samples
+from groundscore.terminal import terminal_width, wrapped
 from training import building
 from training.building import Built, Launch
 from training.config import TrainingConfig
@@ -26,7 +27,8 @@ from utils.trackers import TrackedRun, Trackers, tracker_names
 
 @contextmanager
 def begun(config: TrainingConfig, at_once: EndAtOnce) -> Iterator[Launch]:
-    """Check paths, lock the run, open its log, join the other processes and seed; inside the block a launch runs."""
+    """Check paths and names of data, lock the run, open its log, join the other processes and seed; inside the block a
+    launch runs. A mistake that is found before the lock leaves nothing on disk."""
     building.check_paths(config)
     if not config.dry_run:
         RunLock(config.log_dir).refuse_second_launch()
@@ -37,11 +39,19 @@ def begun(config: TrainingConfig, at_once: EndAtOnce) -> Iterator[Launch]:
     precision = building.choose_precision(config.precision, world.device)
     building.check_flash_attention(config, world.device, precision)
     seed_everything(config.seed)
+    building.check_data_sets(config)
+    validation = None if config.no_eval else building.build_validation(config, world.device)
+    width = output.width if output else terminal_width()
+
+    def say(text: str) -> None:
+        if world.is_main:
+            print(wrapped(text, width))
+
     with naming_lost_processes("before the first step or after the last one"):
         if output:
             at_once.at_end.append(output.close)
             at_once.at_end.append(begin_launch(config, output, world).release)
-        yield Launch(config, world, precision, output, print if world.is_main else lambda text: None)
+        yield Launch(config, world, precision, output, say, validation, width)
         world.close()
 
 
@@ -68,7 +78,7 @@ def train_to_end(launch: Launch, built: Built, launchers: Sequence[ProcessId]) -
     start = _start(launch, built)
     scores, checkpoint = _scores(launch, built, start)
     title = f"{config.model_key} · {Path(config.version).name}"
-    progress = new_progress(schedule, world, style=config.print_style, title=title, scores=scores)
+    progress = new_progress(schedule, world, style=config.print_style, title=title, scores=scores, width=launch.width)
     records = _records(config, start.step) if world.is_main else None
     saver = Saver(built.engine, world, built.settings)
     keeper = Keeper(
@@ -162,18 +172,17 @@ def _scores(launch: Launch, built: Built, start: Position) -> tuple[Scores, Path
 def evaluate_only(launch: Launch) -> None:
     """Score a model without training it: `--version`, or the checkpoint that `--resume` names."""
     config, world, say = launch.config, launch.world, launch.say
-    validation = building.build_validation(config, world.device)
     if config.resume:
         model, processor, settings = load_trained(config.resume, precision=launch.precision)
         report = settings["report"]
     else:
         model, processor, report = building.build_model(config, precision=launch.precision)
     say(report.whole() if config.debug else report)
-    results = validation.run(model.eval().to(world.device), processor)
+    results = launch.validation.run(model.eval().to(world.device), processor)
     if world.is_main:
         config.log_dir.mkdir(parents=True, exist_ok=True)
         scores = Scores(config.log_dir)
-        scores.add(0, 0, results, validation.selecting)
+        scores.add(0, 0, results, launch.validation.selecting)
         scores.save()
         say(describe_scores(results))
         say(f"scores: {scores.path}")

@@ -23,10 +23,18 @@ class FileSettings:
     """Settings that come from files."""
 
     recipe: str = option(
-        "", "files", "a published run: the name of a file below scripts/recipes; --config and flags win", on_resume=FREE
+        "",
+        "files",
+        "a published run: the name of a file below scripts/recipes; --config and flags win",
+        on_resume=FREE,
+        common=True,
     )
     config: str = option(
-        "", "files", "settings from a YAML file, as every run writes (config.yaml); flags win", on_resume=FREE
+        "",
+        "files",
+        "settings from a YAML file, as every run writes (config.yaml); flags win",
+        on_resume=FREE,
+        common=True,
     )
     print_flags: bool = option(
         False,
@@ -41,18 +49,22 @@ class FileSettings:
 class BaseSettings:
     """The base model, its precision and what must agree with it."""
 
-    model_key: str = option("UGround", "model", "system to train, in any case: " + ", ".join(SYSTEMS), on_resume=FIXED)
+    model_key: str = option(
+        "UGround", "model", "system to train, in any case: " + ", ".join(SYSTEMS), on_resume=FIXED, common=True
+    )
     version: str = option(
         "liuhaotian/llava-llama-2-13b-chat-lightning-preview",
         "model",
         "base LLaVA directory, or a merged directory of this project (which contains everything below)",
+        common=True,
     )
-    vision_tower: str | None = option(None, "model", "CLIP directory", default_text="what --version names")
+    vision_tower: str | None = option(None, "model", "CLIP directory", default_text="what --version names", common=True)
     vision_pretrained: str | None = option(
         None,
         "model",
         "SAM, SAM-HQ, SAM 2.1 or SAM 3, which tells the mask decoder: a directory of transformers, its hub id, or the "
         "authors' .pth or .pt file (not of SAM 3)",
+        common=True,
     )
     weight: str | None = option(
         None, "model", "consolidated training file of the reference, --version being the base it was trained from"
@@ -114,7 +126,7 @@ class BaseSettings:
 class LoadingSettings:
     """Where the data are and how they are loaded; what is drawn from them `dataloaders/settings.py` declares."""
 
-    dataset_dir: str = option("./dataset", "data", "root of all data sets")
+    dataset_dir: str = option("./dataset", "data", "root of all data sets", common=True)
     pack: bool = option(True, "data", "conversations about one image share a row", names=("pack", "plain_rows"))
     workers: int | None = option(
         None,
@@ -144,11 +156,13 @@ class LoadingSettings:
 class OptimisationSettings:
     """Steps, batch, optimizer and losses."""
 
-    epochs: int = option(20, "training", "epochs", check=at_least(1))
-    steps_per_epoch: int = option(500, "training", "optimizer steps per epoch", check=at_least(1))
-    batch_size: int = option(2, "training", "images per process and micro-batch", check=at_least(1))
-    grad_accumulation_steps: int = option(10, "training", "micro-batches per optimizer step", check=at_least(1))
-    lr: float = option(3e-4, "training", "highest learning rate", check=above(0))
+    epochs: int = option(20, "training", "epochs", check=at_least(1), common=True)
+    steps_per_epoch: int = option(500, "training", "optimizer steps per epoch", check=at_least(1), common=True)
+    batch_size: int = option(2, "training", "images per process and micro-batch", check=at_least(1), common=True)
+    grad_accumulation_steps: int = option(
+        10, "training", "micro-batches per optimizer step", check=at_least(1), common=True
+    )
+    lr: float = option(3e-4, "training", "highest learning rate", check=above(0), common=True)
     warmup_min_lr: float = option(0.0, "training", "learning rate at the start of the warm-up", check=at_least(0))
     warmup_num_steps: int = option(
         100, "training", "optimizer steps of linear warm-up, then linear decay to 0", check=at_least(0)
@@ -210,6 +224,7 @@ class ValidationSettings:
         "evaluation",
         "name|split or name|splitBy|split, several joined by ||; the first selects",
         on_resume=RANKING,
+        common=True,
     )
     val_batch_size: int = option(1, "evaluation", "images per batch", on_resume=FREE, check=at_least(1))
     val_limit: int = option(
@@ -255,8 +270,8 @@ class ValidationSettings:
 class RunSettings:
     """The run on disk, its checkpoints and the machine."""
 
-    log_base_dir: str = option("./runs", "run", "directory of all runs", on_resume=FREE)
-    exp_name: str = option("", "run", "name of the run", default_text="the model key", on_resume=FREE)
+    log_base_dir: str = option("./runs", "run", "directory of all runs", on_resume=FREE, common=True)
+    exp_name: str = option("", "run", "name of the run", default_text="the model key", on_resume=FREE, common=True)
     print_freq: int = option(
         1, "run", "optimizer steps between lines and points of curves", on_resume=FREE, check=at_least(1)
     )
@@ -281,6 +296,7 @@ class RunSettings:
         "build everything, train a step on the largest batch, report the memory and time of the run, and stop",
         names=("dry_run",),
         on_resume=FREE,
+        common=True,
     )
     save_ckpt: bool = option(True, "run", "also keep the latest checkpoint, not only the best", on_resume=FREE)
     save_minutes: float = option(
@@ -328,7 +344,7 @@ class RunSettings:
         check=at_least(1),
     )
     start_epoch: int = option(0, "run", "first epoch if nothing is resumed", on_resume=FREE, check=at_least(0))
-    device: str = option("auto", "run", "device to run on", choices=("auto", "cpu", "cuda"))
+    device: str = option("auto", "run", "device to run on", choices=("auto", "cpu", "cuda"), common=True)
     local_rank: int = option(0, "run", "set by launchers", on_resume=FREE)
     debug: bool = option(False, "run", "show tracebacks", names=("debug",), on_resume=FREE)
 

@@ -14,7 +14,7 @@ from training.trainable import ParameterCount, human
 from utils.distributed import World
 from utils.settings import settings_of
 
-WIDTH = 100
+WIDTH = 100  # of lines in a file
 RULE = "─"
 
 
@@ -39,20 +39,21 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, totals: int = 0
     return lines + ([rule, *(write(row) for row in rows[-totals:])] if totals else [])
 
 
-def pairs(values: Mapping[str, object]) -> list[str]:
-    """Names and values below each other; long values are wrapped."""
+def pairs(values: Mapping[str, object], *, width: int | None = None) -> list[str]:
+    """Names and values below each other; values that are too long for a terminal of `width` are wrapped."""
+    room = width or WIDTH
     width = max(map(len, values), default=0)
     lines = []
     for name, value in values.items():
-        first, *others = textwrap.wrap(str(value), WIDTH - width - 4, break_long_words=False) or [""]
+        first, *others = textwrap.wrap(str(value), max(room - width - 4, 1), break_long_words=False) or [""]
         lines.append(f"  {name.ljust(width)}  {first}".rstrip())
         lines += [" " * (width + 4) + other for other in others]
     return lines
 
 
-def describe_flags(config: TrainingConfig) -> list[str]:
+def describe_flags(config: TrainingConfig, *, width: int | None = None) -> list[str]:
     """All flags by group; what was given, on the command line or in a file, has a star. Unset flags and those about
-    families that are not trained on are left out."""
+    families that are not trained on are left out. width: of the terminal."""
     groups: dict[str, list[str]] = {}
     unused = {
         name
@@ -67,18 +68,18 @@ def describe_flags(config: TrainingConfig) -> list[str]:
         star = "*" if setting.name in config.given else ""
         groups.setdefault(setting.group, []).append(f"{setting.name}{star} {_shown(value)}")
     lines = [*heading("Flags (* as given)")]
-    width = max(map(len, groups))
+    widest = max(map(len, groups))
     for group, items in groups.items():
-        lines += _wrapped(group.ljust(width), items)
+        lines += _side_by_side(group.ljust(widest), items, width or WIDTH)
     return lines
 
 
-def _wrapped(label: str, items: Sequence[str]) -> list[str]:
+def _side_by_side(label: str, items: Sequence[str], width: int) -> list[str]:
     """Items side by side after a label, broken between items only."""
     lines, line = [], f"  {label} "
     for number, item in enumerate(items):
         piece = f" {item}" + ("," if number < len(items) - 1 else "")
-        if len(line) + len(piece) > WIDTH and line.strip() != label.strip():
+        if len(line) + len(piece) > width and line.strip() != label.strip():
             lines.append(line)
             line = " " * (len(label) + 3)
         line += piece
@@ -121,8 +122,10 @@ def _share(count: ParameterCount) -> str:
     return f"{100 * count.trainable / count.total:.2f} %" if count.trainable else "-"
 
 
-def describe_training(config: TrainingConfig, schedule: Schedule, world: World, precision: str) -> list[str]:
-    """What a step is, how many there are, and on what they run."""
+def describe_training(
+    config: TrainingConfig, schedule: Schedule, world: World, precision: str, *, width: int | None = None
+) -> list[str]:
+    """What a step is, how many there are, and on what they run. width: of the terminal."""
     steps = f"{schedule.total_steps:,} = {schedule.epochs} epochs × {schedule.steps_per_epoch:,}"
     batch = (
         f"{schedule.samples_per_step} = batch {schedule.batch_size} × accumulation {schedule.accumulation} × "
@@ -135,4 +138,4 @@ def describe_training(config: TrainingConfig, schedule: Schedule, world: World, 
         "learning rate": f"{config.warmup_min_lr:g} to {config.lr:g} in {config.warmup_num_steps} steps, then to 0",
         "device": f"{world.device.type}, {precision}, ZeRO stage {config.zero_stage}",
     }
-    return [*heading("Training"), *pairs(values)]
+    return [*heading("Training"), *pairs(values, width=width)]

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from groundscore.terminal import terminal_width
 from utils.log_pump import pump
 from utils.processes import ProcessId
 
@@ -37,6 +38,7 @@ class OutputLog:
 
     def __init__(self):
         self.process_id, self.started = os.getpid(), time.monotonic()
+        self.width = terminal_width()  # of what the output goes to in the end; None for a file
         sys.stdout.flush()
         sys.stderr.flush()
         out, err, control = os.pipe(), os.pipe(), os.pipe()

@@ -8,6 +8,7 @@ Whoever has settings (a system, a data-set family, the training loop) declares s
 joins the classes into the settings of a program, `add_setting` makes the flags, `check_settings` checks the values.
 """
 
+import argparse
 import dataclasses
 import functools
 import math
@@ -85,6 +86,7 @@ class Setting:
         overrides the configuration only where it is given.
     inference: a stored setting that may also be overridden after training.
     default_text: the default as help shows it, where it is not simply the value.
+    common: most users set it, and the short help lists it.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Setting:
     stored: bool = False
     inference: bool = False
     default_text: str = ""
+    common: bool = False
 
 
 def option(default: Any, group: str, help: str, **more: Any) -> Any:
@@ -167,19 +170,28 @@ def _value_type(annotation: Any) -> type:
 
 # --- flags -----------------------------------------------------------------------------------------------------------
 
+LONGEST_METAVAR = 32  # characters of a flag's choices beside its name
+
 
 def add_setting(group: Any, setting: Setting) -> None:
     """Add the flag of a setting to an argparse parser or group."""
     if setting.kind is bool:
         on, *off = setting.names or (setting.name, f"no_{setting.name}")
         text = setting.help
-        if off and setting.default is not None:
-            text += f" (default: {setting.default_text or ('on' if setting.default else 'off')})"
+        if off:
+            value = setting.default_text or ("on" if setting.default else "off")
+            text += f" (default: {value}; --{off[0]} turns it off)"
         group.add_argument(f"--{on}", dest=setting.name, action="store_true", help=text)
         for name in off:
-            group.add_argument(f"--{name}", dest=setting.name, action="store_false", help=f"the opposite of --{on}")
+            group.add_argument(f"--{name}", dest=setting.name, action="store_false", help=argparse.SUPPRESS)
         return
-    text = setting.help
+    text, metavar = setting.help, {int: "N", float: "X", str: "TEXT"}[setting.kind]
+    if setting.choices:
+        known = "{" + ",".join(map(str, setting.choices)) + "}"
+        if len(known) <= LONGEST_METAVAR:
+            metavar = known
+        else:  # would not fit a line of its own
+            text += f": {', '.join(map(str, setting.choices))}"
     if setting.default_text or setting.default not in (None, ""):
         text += f" (default: {setting.default_text or setting.default})"
     group.add_argument(
@@ -187,8 +199,6 @@ def add_setting(group: Any, setting: Setting) -> None:
         dest=setting.name,
         type=setting.kind,
         choices=setting.choices or None,
-        metavar="{" + ",".join(map(str, setting.choices)) + "}"
-        if setting.choices
-        else {int: "N", float: "X", str: "TEXT"}[setting.kind],
+        metavar=metavar,
         help=text.replace("%", "%%"),
     )

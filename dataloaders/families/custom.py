@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from dataloaders.families.family import Family
-from dataloaders.known_sets import LOSSLESS_STARTS, Entry, Findings, KnownSet
+from dataloaders.known_sets import LOSSLESS_STARTS, Entry, Findings, KnownSet, require_file
 from dataloaders.sample import Sample, Turn
 from groundscore.annotations.bad_entries import BadSamples
-from groundscore.annotations.custom import CustomEntry, CustomFile
+from groundscore.annotations.custom import CustomEntry, CustomFile, custom_path
 from groundscore.annotations.images import read_image
 from groundscore.annotations.records import Joined
 from groundscore.errors import UserError
@@ -47,6 +47,11 @@ class Custom(Family):
         wrong = next((name for name in names if "/" in name or name.startswith(".")), None)
         if wrong is not None:
             raise UserError(f"--custom_data names files of custom/ without .jsonl, not {wrong!r}")
+
+    @classmethod
+    def check_names(cls, root: Path, settings: Any) -> None:
+        for name in split_names(settings.custom_data):
+            require_file(custom_path(root, name))
 
     def sizes(self) -> dict[str, int]:
         return {file.name: len(file) for file in self._entries.parts}

@@ -20,7 +20,14 @@ from dataloaders.wording import choose, fill, pick, read_pool
 from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.images import read_image
 from groundscore.annotations.refer_files import CORRECTED, FALSE_PREMISE_SETS
-from groundscore.annotations.refer_index import Expression, ReferIndex, clean, held_out_images, open_indices
+from groundscore.annotations.refer_index import (
+    Expression,
+    ReferIndex,
+    check_names,
+    clean,
+    held_out_images,
+    open_indices,
+)
 from groundscore.names import split_names
 from groundscore.targets import SEG
 from utils.settings import option
@@ -80,6 +87,10 @@ class _FalsePremises(Family):
         else:
             answer = fill(pick(rng, self._denials), class_name=text)
         return Turn(question, answer)
+
+    @classmethod
+    def check(cls, settings: Any) -> None:
+        check_names(cls._names(settings), FALSE_PREMISE_SETS)
 
     @classmethod
     def _names(cls, settings: Any) -> list[str]:

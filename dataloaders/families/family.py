@@ -55,6 +55,10 @@ class Family(ABC):
     def check(cls, settings: Any) -> None:
         """Raises `UserError` for settings that cannot be used, whatever the files hold."""
 
+    @classmethod  # noqa: B027 (most families have all their names in `check`)
+    def check_names(cls, root: Path, settings: Any) -> None:
+        """Raises `UserError` for data sets and splits that are not below `root`, without reading what they hold."""
+
     @classmethod
     def held_out(cls, root: Path, settings: Any) -> set[int]:
         """Returns the COCO numbers of the images that its data sets have in other splits than "train"."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from dataloaders.downloads import TRAIN2014, TRAIN2017, VAL2017, Download, Fact, Source, coco_images, origin_of
 from dataloaders.families.family import Family, draw_until
-from dataloaders.known_sets import Entry, Findings, KnownSet
+from dataloaders.known_sets import Entry, Findings, KnownSet, require_file
 from dataloaders.sample import Sample, Turn
 from dataloaders.wording import fill, pick, read_pool
 from groundscore.annotations.bad_entries import BadSamples
@@ -22,7 +22,9 @@ from groundscore.annotations.muse import (
     MuseFile,
     MuseQuestion,
     MuseTarget,
+    muse_path,
     open_muse,
+    split_muse,
 )
 from groundscore.errors import UserError
 from groundscore.rle import decode_all
@@ -68,6 +70,12 @@ class MultiReasonSeg(Family):
             raise UserError(
                 f"--multi_reason_seg_data is a name and a split, such as MultiReasonSeg|train, not {names!r}"
             )
+
+    @classmethod
+    def check_names(cls, root: Path, settings: Any) -> None:
+        name, split = settings.multi_reason_seg_data.split("|")
+        for file in split_muse(split):
+            require_file(muse_path(root, name, file))
 
     def sizes(self) -> dict[str, int]:
         return {self._dataset: len(self._entries)}

@@ -17,7 +17,7 @@ from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.image_files import read_sizes
 from groundscore.annotations.images import read_image
 from groundscore.annotations.labelme import ReasonAnnotation, draw_regions, read_annotation, require_target
-from groundscore.annotations.reason_seg import list_split, read_explanations, read_split
+from groundscore.annotations.reason_seg import list_split, read_explanations, read_split, split_folder
 from groundscore.errors import UserError
 from groundscore.targets import SEG
 from utils.settings import Rule, option
@@ -74,6 +74,12 @@ class ReasonSeg(Family):
             raise UserError(
                 f"--reason_seg_data is a name and splits, such as ReasonSeg|train_val, not {settings.reason_seg_data!r}"
             )
+
+    @classmethod
+    def check_names(cls, root: Path, settings: Any) -> None:
+        name, splits = settings.reason_seg_data.split("|")
+        for split in splits.split("_"):
+            split_folder(root, name, split)
 
     def sizes(self) -> dict[str, int]:
         return {self._dataset: len(self._images)}

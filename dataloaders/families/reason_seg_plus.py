@@ -47,15 +47,19 @@ class ReasonSegPlus(Family):
         self, root: Path, settings: Any, *, excluded: Collection[int] = (), bad_samples: BadSamples | None = None
     ):
         subsets = split_names(settings.reason_seg_plus_data)
-        require_some(subsets, "--reason_seg_plus_data")
-        for subset in subsets:
-            look_up(subset, SUBSETS, "reason_seg_plus data set")
         self._files = [PlusFile(root, subset, excluded=excluded, bad_samples=bad_samples) for subset in subsets]
         self._num_turns = settings.num_classes_per_sample
         self._conditional = read_pool("conditional_long_questions", ("{sent}",))
         words = read_pool("instruction_words")
         self._asks_for_something = re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})\b", re.IGNORECASE)
         self._single = read_pool("single_reasoning_answers", ("{class_name}", SEG))
+
+    @classmethod
+    def check(cls, settings: Any) -> None:
+        subsets = split_names(settings.reason_seg_plus_data)
+        require_some(subsets, "--reason_seg_plus_data")
+        for subset in subsets:
+            look_up(subset, SUBSETS, "reason_seg_plus data set")
 
     def sizes(self) -> dict[str, int]:
         return {file.name: len(file) for file in self._files}

@@ -28,7 +28,7 @@ from dataloaders.wording import TargetAnswers, choose, distribute, fill, pick, r
 from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.images import read_image
 from groundscore.annotations.refer_files import FALSE_PREMISE_SETS, REFER_SETS, ReferFiles, ReferTables
-from groundscore.annotations.refer_index import ReferImage, ReferIndex, held_out_images, open_indices
+from groundscore.annotations.refer_index import ReferImage, ReferIndex, check_names, held_out_images, open_indices
 from groundscore.names import split_names
 from groundscore.targets import join_names
 from utils.settings import option
@@ -62,6 +62,10 @@ class ReferSeg(Family):
         if settings.use_expand_question_list:
             self._questions += read_pool("expanded_short_questions", ("{class_name}",))
         self._answers = TargetAnswers()
+
+    @classmethod
+    def check(cls, settings: Any) -> None:
+        check_names(split_names(settings.refer_seg_data), REFER_SETS)
 
     def sizes(self) -> dict[str, int]:
         return {index.name: len(index) for index in self._indices}

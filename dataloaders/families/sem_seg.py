@@ -92,10 +92,9 @@ class SemSeg(Family):
     def __init__(
         self, root: Path, settings: Any, *, excluded: Collection[int] = (), bad_samples: BadSamples | None = None
     ):
-        kinds = [look_up(name, DATA_SETS, "sem_seg data set") for name in split_names(settings.sem_seg_data)]
-        require_some(kinds, "--sem_seg_data")
         self._sets: list[LabelMaps | PartAnnotations] = [
-            kind(root, excluded=excluded, bad_samples=bad_samples) for kind in kinds
+            DATA_SETS[name](root, excluded=excluded, bad_samples=bad_samples)
+            for name in split_names(settings.sem_seg_data)
         ]
         self._questions_per_sample = settings.num_classes_per_sample
         self._targets_per_question = settings.num_classes_per_question
@@ -107,6 +106,13 @@ class SemSeg(Family):
         self._answers = TargetAnswers()
         self._denials = read_pool("denial_answers")
         self._corrections = read_pool("correction_answers", ("{class_name}", "{gt_name}"))
+
+    @classmethod
+    def check(cls, settings: Any) -> None:
+        names = split_names(settings.sem_seg_data)
+        require_some(names, "--sem_seg_data")
+        for name in names:
+            look_up(name, DATA_SETS, "sem_seg data set")
 
     def sizes(self) -> dict[str, int]:
         return {source.name: len(source) for source in self._sets}

@@ -10,11 +10,11 @@ import numpy as np
 
 from dataloaders.downloads import TRAIN2017, Download, Fact, Source, coco_images, origin_of
 from dataloaders.families.family import Family
-from dataloaders.known_sets import Entry, Findings, KnownSet
+from dataloaders.known_sets import Entry, Findings, KnownSet, require_file
 from dataloaders.sample import Sample, Turn
 from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.images import read_image
-from groundscore.annotations.llava import LlavaDialogues
+from groundscore.annotations.llava import LlavaDialogues, dialogues_path
 from groundscore.errors import UserError
 from groundscore.names import split_names
 from utils.settings import option
@@ -55,6 +55,10 @@ class Vqa(Family):
         chosen = split_names(settings.vqa_data)
         if len(chosen) != 1 or "/" in chosen[0] or chosen[0].startswith("."):
             raise UserError(f"--vqa_data names one file of llava_dataset/ (without .json), not {settings.vqa_data!r}")
+
+    @classmethod
+    def check_names(cls, root: Path, settings: Any) -> None:
+        require_file(dialogues_path(root, settings.vqa_data.strip()))
 
     def sizes(self) -> dict[str, int]:
         return {self._dialogues.name: len(self._dialogues)}

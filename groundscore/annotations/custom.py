@@ -69,6 +69,11 @@ class CustomEntry:
         return decode_segmentation(mask.get("polygons", mask), height, width, where)
 
 
+def custom_path(dataset_dir: Path, name: str) -> Path:
+    """Returns the path of a file of own data."""
+    return dataset_dir / "custom" / f"{name}.jsonl"
+
+
 class CustomFile(Sequence):
     """The entries of `custom/<name>.jsonl`; paths in it start from its folder."""
 
@@ -78,8 +83,8 @@ class CustomFile(Sequence):
                 f"own data are files of {dataset_dir / 'custom'}, named without .jsonl, which {name!r} is not"
             )
         self.name = name
-        self._folder = dataset_dir / "custom"
-        self.path = self._folder / f"{name}.jsonl"
+        self.path = custom_path(dataset_dir, name)
+        self._folder = self.path.parent
         tables = open_index(dataset_dir, f"custom/{name}", [self.path], self._parse)
         settle(f"custom/{name}", list(tables["problems"]), len(tables["entries"]), bad_samples)
         self._entries = tables["entries"]

@@ -15,6 +15,11 @@ from groundscore.targets import IMAGE_PLACEHOLDER, refuse_targets
 Dialogue = tuple[Path, list[tuple[str, str]]]
 
 
+def dialogues_path(dataset_dir: Path, name: str) -> Path:
+    """Returns the path of a file of dialogues."""
+    return dataset_dir / "llava_dataset" / f"{name}.json"
+
+
 class LlavaDialogues(Sequence[Dialogue]):
     """The dialogues of `llava_dataset/<name>.json`, each its image and (question, answer) of its turns.
 
@@ -26,7 +31,7 @@ class LlavaDialogues(Sequence[Dialogue]):
     ):
         self.name = name
         self._images = dataset_dir / "coco" / "train2017"
-        self._path = dataset_dir / "llava_dataset" / f"{name}.json"
+        self._path = dialogues_path(dataset_dir, name)
         source = f"vqa/{name}"
         self._records = open_entries(
             dataset_dir, source, self._path, self._parse, excluded=excluded, bad_samples=bad_samples

@@ -73,6 +73,11 @@ class MuseEntry:
         return drawn
 
 
+def muse_path(dataset_dir: Path, name: str, split: str) -> Path:
+    """Returns the path of a file of MUSE."""
+    return dataset_dir / "multi_reason_seg" / name / f"MUSE_{split}.json"
+
+
 class MuseFile(Sequence):
     """The entries of `multi_reason_seg/<name>/MUSE_<split>.json`."""
 
@@ -86,7 +91,7 @@ class MuseFile(Sequence):
         bad_samples: BadSamples | None = None,
     ):
         self._images = dataset_dir / "refer_seg" / "images" / "mscoco" / "images"
-        self.path = dataset_dir / "multi_reason_seg" / name / f"MUSE_{split}.json"
+        self.path = muse_path(dataset_dir, name, split)
         self._entries = open_entries(
             dataset_dir,
             f"multi_reason_seg/{name}_{split}",

@@ -19,6 +19,14 @@ def list_split(dataset_dir: Path, name: str, split: str) -> list[Path]:
     An image whose annotation lacks and an annotation whose image lacks (it gets the name that it should have) are among
     them: what is missing is told where it is read.
     """
+    folder = split_folder(dataset_dir, name, split)
+    images = list_images(folder)
+    stems = sorted({*images, *list_stems(folder, ".json").tolist()})
+    return [folder / images.get(stem, f"{stem}.jpg") for stem in stems]
+
+
+def split_folder(dataset_dir: Path, name: str, split: str) -> Path:
+    """Returns the folder of a split; raises `UserError` where there is none."""
     if not {name, split}.isdisjoint({"", ".", ".."}) or "/" in name + split:
         raise UserError(f"ReasonSeg's splits are folders of reason_seg/NAME, which {name}|{split} is not")
     folder = dataset_dir / "reason_seg" / name / split
@@ -29,9 +37,7 @@ def list_split(dataset_dir: Path, name: str, split: str) -> list[Path]:
             + (f"its siblings are {', '.join(known)}" if known else MISSING)
             + did_you_mean(split, known)
         )
-    images = list_images(folder)
-    stems = sorted({*images, *list_stems(folder, ".json").tolist()})
-    return [folder / images.get(stem, f"{stem}.jpg") for stem in stems]
+    return folder
 
 
 def read_split(images: Sequence[Path]) -> tuple[list[tuple[Path, ReasonAnnotation]], list[str]]:

@@ -166,11 +166,16 @@ def _chosen_splits(tables: ReferTables, split: str) -> list[str]:
     return chosen
 
 
+def check_names(names: list[str], sets: Mapping[str, ReferFiles]) -> None:
+    """Raises `UserError` for no name, and for one that no referring data set has."""
+    require_some(names, "the list of referring data sets")
+    for name in names:
+        look_up(name, sets, "referring data set")
+
+
 def open_indices(
     dataset_dir: Path, names: list[str], split: str, *, sets: Mapping[str, ReferFiles] = REFER_SETS, **options: Any
 ) -> list[ReferIndex]:
     """Returns an index for each of several data sets; all names are looked up before any file is read."""
-    require_some(names, "the list of referring data sets")
-    for name in names:
-        look_up(name, sets, "referring data set")
+    check_names(names, sets)
     return [ReferIndex(dataset_dir, name, split, sets=sets, **options) for name in names]

@@ -1,3 +1,4 @@
+import re
 import shlex
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 from dataloaders.settings import data_settings
 from groundscore.errors import UserError
 from model.settings import model_overrides
-from training.arguments import parse_arguments
+from training.arguments import build_parser, parse_arguments
 
 ROOT = Path(__file__).parents[2]
 
@@ -194,3 +195,25 @@ def test_flash_attention_is_refused_beside_what_it_cannot_express(flags, words):
 def test_flash_attention_takes_plain_rows_of_cropped_images():
     config = parse_arguments([*FLASH, "--plain_rows", "--no_pad_train_clip_images"])
     assert config.attn_implementation == "flash_attention_2" and not config.pack
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_help_is_grouped_fits_the_terminal_and_has_a_short_form(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    short, whole = build_parser(common=True).format_help(), build_parser().format_help()
+
+    for text in (short, whole):
+        assert "the opposite of" not in text and "--plain_rows  " not in text
+        assert [line for line in text.splitlines() if len(line) > max(columns, 70)] == []
+    shown = re.findall(r"^  --(\w+)", short, re.MULTILINE)
+    assert len(set(shown) - {"help", "plugin"}) == 20
+    assert {"version", "dataset_dir", "dataset", "lr", "batch_size", "epochs", "exp_name", "dry_run"} < set(shown)
+    assert "train_ds.py --help" in short and "train_ds.py -h" in whole
+    assert re.search(r"--plain_rows\s+turns\s+it\s+off", whole)
+
+
+def test_the_short_help_is_printed_before_anything_is_checked(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_arguments(["-h"])
+    assert stop.value.code == 0
+    assert "--batch_size" in (printed := capsys.readouterr().out) and "--beta1" not in printed

@@ -122,6 +122,30 @@ def test_lines_align_whatever_the_numbers():
     assert len({line.index("ce ") for line in lines}) == len({line.index("ETA") for line in lines}) == 1
 
 
+@pytest.mark.parametrize(
+    ("width", "parts"),
+    [
+        (40, ["step   1/100  loss", "ETA"]),
+        (80, ["step   1/100  loss", "ce ", "mask", "reward", "ETA"]),
+        (200, ["epoch", "step   1/100  loss", "ce ", "mask", "reward", "lr", "samples/s", "ETA"]),
+    ],
+)
+def test_a_line_keeps_what_fits_the_terminal(width, parts):
+    clock, stream = Clock(), io.StringIO()
+    means = {"loss": 7.2277, "ce_loss": 1.2025, "mask_loss": 6.0343, "policy/reward": -1.5844}
+    for style in ("line", "block"):
+        shown = progress(stream, clock, style=style, width=width, title="UGround · llava", remark=lambda: "best " * 30)
+        shown.start(0)
+        clock.now += 2
+        shown.advance(1)
+        shown.report(1, means, learning_rate=3e-4)
+
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert all(part in lines[0] for part in parts) and len(lines[0].split("  ")) >= len(parts)
+    assert stream.getvalue().split().count("best") == 30
+
+
 def test_a_block_has_every_number_and_the_best_score():
     clock, stream = Clock(), io.StringIO()
     shown = progress(stream, clock, style="block", title="UGround · llava", remark=lambda: "the best is step 3")

@@ -170,8 +170,6 @@ def test_two_processes_train_together(world):
     ("arguments", "words"),
     [
         (["--num_layers", "33"], ["--num_layers 33", "4 hidden states"]),
-        (["--val_dataset", "ReasonSeg|nothing"], ["nothing", "train, val"]),
-        (["--dataset", "nothing"], ["nothing", "reason_seg"]),
         (["--lora_target_modules", "up"], ["--lora_target_modules up"]),
     ],
 )
@@ -183,6 +181,25 @@ def test_what_does_not_fit_the_model_or_the_data_is_said_before_training(world, 
     for word in words:
         assert word in done.stderr
     assert not list((runs / "wrong").glob("*ckpt*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--val_dataset", "ReasonSeg|Val"], ["train, val", "Did you mean 'val'?"]),
+        (["--val_dataset", "Reasonseg|val"], ["Did you mean 'ReasonSeg|val'?"]),
+        (["--dataset", "reasonseg"], ["Did you mean 'reason_seg'?"]),
+        (["--reason_seg_data", "ReasonSeg|trian"], ["Did you mean 'train'?"]),
+    ],
+)
+def test_a_misspelt_name_is_said_before_anything_else_and_leaves_nothing(world, arguments, words):
+    flags, runs = world
+    done = run_train_ds(*flags, *TRAINING, "--exp_name", "misspelt", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+    for word in words:
+        assert word in done.stderr
+    assert not list(runs.glob("*misspelt*")) and not list(runs.glob(".misspelt*"))
 
 
 def test_a_dry_run_says_what_is_needed_and_leaves_nothing(world):
