@@ -60,8 +60,9 @@ def main(argv: Sequence[str]) -> int:
     flags = build_parser().parse(argv)
     if flags.compare:
         from groundscore.scoring.comparison import compare_reports
+        from groundscore.terminal import fitted, terminal_width
 
-        print(compare_reports(*flags.compare))
+        print(fitted(compare_reports(*flags.compare), terminal_width()))
         return 0
     if not flags.version and not flags.predictions:
         raise UserError("--version is missing: the checkpoint to score (or --predictions, or --compare)")

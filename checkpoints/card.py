@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from groundscore.scoring import percent
 from model.backbones import backbone_of
 from model.config import GroundingConfig
 from model.systems import build_system
@@ -117,7 +118,7 @@ def model_card(
 
 def split_of_card(card: str) -> str | None:
     """Returns the split that a model was selected on by its card, the first of its scores; None where it has none."""
-    found = re.search(rf"^{SCORES_HEADING}\n\n.*\n.*\n\| (.*?) \| [\d.-]+ \|", card, re.MULTILINE)
+    found = re.search(rf"^{SCORES_HEADING}\n\n.*\n.*\n\| (.*?) \| (?:[\d.-]+|none) \|", card, re.MULTILINE)
     return found and found.group(1).replace("\\|", "|")
 
 
@@ -130,7 +131,7 @@ def _score_tables(scores: Scores | None, report: str | None) -> list[str]:
 def _score_table(scores: Scores) -> str:
     lines = ["| split | " + " | ".join(metrics := _metrics(scores)) + " |", "|---" * (len(metrics) + 1) + "|"]
     for split, values in scores.items():
-        cells = (f"{values[metric]:.4f}" if values.get(metric) is not None else "-" for metric in metrics)
+        cells = (percent(values.get(metric)) for metric in metrics)
         lines.append("| " + " | ".join([split.replace("|", "\\|"), *cells]) + " |")
     return "\n".join([SCORES_HEADING, "", *lines])
 

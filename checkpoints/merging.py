@@ -26,6 +26,7 @@ from checkpoints.writing import TensorToWrite
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
+from groundscore.scoring import percent
 from groundscore.scoring.counts import iou
 from model.backbones.base import ties_embeddings
 from model.grounding import GroundingModel
@@ -177,7 +178,7 @@ class Comparison:
     def __str__(self) -> str:
         return (
             f"logits differ by {self.logits:.1e}, masks by {self.masks:.1e} (relative); "
-            f"same token {100 * self.tokens:.0f} %, mask IoU {self.iou:.4f}"
+            f"same token {100 * self.tokens:.0f} %, mask IoU {percent(self.iou)}"
         )
 
 

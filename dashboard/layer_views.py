@@ -20,6 +20,7 @@ from evaluation.layer_analysis import TargetPoints, analyse_split, layer_analysi
 from groundscore.colours import Colour, choose_colours
 from groundscore.drawing import heat_map, overlay
 from groundscore.errors import UserError
+from groundscore.scoring import percent
 from groundscore.scoring.counts import mask_iou
 from groundscore.splits import EvaluationItem, evaluation_set
 from groundscore.splits.wording import worded
@@ -151,7 +152,7 @@ def _layer_card(
     images = _inline(heat_map(small, similarity), "similarity") + _inline(
         overlay(small, [mask > 0.5], [colour]), "mask"
     )
-    words = f"layer {layer} · p {probability:.2f}" + ("" if iou is None else f" · IoU {iou:.2f}")
+    words = f"layer {layer} · p {probability:.2f}" + ("" if iou is None else f" · IoU {percent(iou)}")
     bar = f'<div class="chance"><div style="width: {100 * probability:.1f}%"></div></div>'
     return _figure(images, bar, words, "layer chosen" if chosen else "layer")
 
@@ -169,7 +170,7 @@ def _points_card(question: Question, target: TargetPoints, number: int, colours:
     inside, outside = (int((target.labels == kind).sum()) for kind in (1, 0))
     words = f"last layer · {inside} points inside (green), {outside} outside (red)"
     if question.truth is not None:
-        words += f" · IoU {mask_iou(mask, question.truth[number], question.ignore):.2f}"
+        words += f" · IoU {percent(mask_iou(mask, question.truth[number], question.ignore))}"
     images = _inline(heat_map(small, similarity), "similarity") + _inline(drawn, "mask and points")
     return f"<p>{markup.badge(number, colours)}</p>" + _figure(images, "", words, "layer")
 
@@ -256,10 +257,10 @@ def summary(table: LayerTable) -> str:
     best = max(range(len(table.iou)), key=table.iou.__getitem__)
     least = min(range(len(table.loss)), key=table.loss.__getitem__)
     values = (
-        ("IoU, last layer", f"{table.iou[-1]:.3f}"),
-        (f"IoU, best layer for all ({best})", f"{table.iou[best]:.3f}"),
-        ("IoU, the policy's choice", f"{table.greedy:.3f}"),
-        ("IoU, best layer of each target", f"{table.oracle:.3f}"),
+        ("IoU, last layer", percent(table.iou[-1])),
+        (f"IoU, best layer for all ({best})", percent(table.iou[best])),
+        ("IoU, the policy's choice", percent(table.greedy)),
+        ("IoU, best layer of each target", percent(table.oracle)),
         (f"lowest loss (layer {least})", f"{table.loss[least]:.3f}"),
     )
     words = (

@@ -15,6 +15,7 @@ from checkpoints.runs.scores import RANKED, SCORES_SHAPE
 from dashboard import markup
 from dashboard.context import Context
 from groundscore.schema import DamagedFile, ShapeError, anything, mapping, number, parse, read_json
+from groundscore.scoring import percent
 from groundscore.scoring.metrics import kind_of, table_columns
 from training.records import metrics_line
 
@@ -191,7 +192,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4f}" if _is_number(value) else "none"
+    return percent(value) if _is_number(value) else "none"
 
 
 # --- the tab --------------------------------------------------------------------------------------------------------
@@ -270,7 +271,7 @@ def _listing(experiments: list[Experiment], runs: Path) -> str:
     rows = []
     for experiment in experiments:
         best = experiment.best or {}
-        score = f"gIoU {best['gIoU']:.4f} · cIoU {best['cIoU']:.4f}" if _scored(best) else "not validated"
+        score = f"gIoU {percent(best['gIoU'])} · cIoU {percent(best['cIoU'])}" if _scored(best) else "not validated"
         score = experiment.problem or score
         where = f"{best.get('split')}, step {best.get('step')}" if _scored(best) else ""
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(experiment.changed))

@@ -25,7 +25,7 @@ def quickstart() -> list[list[str]]:
     report = _read("quickstart")
     rows = [
         [
-            "held-out split (gIoU / cIoU)",
+            "held-out split (gIoU / cIoU, percent)",
             "untrained, generated",
             "trained, generated",
             "untrained, given",
@@ -95,7 +95,9 @@ def _read(name: str) -> dict:
 
 
 def _scores(scores: dict) -> str:
-    return " / ".join("–" if scores[metric] is None else f"{scores[metric]:.2f}" for metric in ("gIoU", "cIoU"))
+    from groundscore.scoring import percent
+
+    return " / ".join(percent(scores[metric]) for metric in ("gIoU", "cIoU"))
 
 
 def _ratio(values: list[float]) -> str:

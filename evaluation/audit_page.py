@@ -15,6 +15,7 @@ from PIL import Image
 
 from groundscore.colours import Colour, choose_colours
 from groundscore.drawing import heat_map, overlay, resize_mask, size_within
+from groundscore.scoring import percent
 from groundscore.scoring.layers import GREEDY, LAST, LEAST, NOISE, ORACLE, REDRAWN
 from groundscore.scoring.pages import PAGE_END, facts_list, inline_image, page_head
 
@@ -150,7 +151,7 @@ def _finding(found: Mapping[str, Any], report: Mapping[str, Any], selected: bool
             f"The best of {found['depth']} layers gains {_signed(gains['layers'])} IoU over the last, the best of "
             f"{found['depth']} redraws of the last layer {_signed(gains['luck'])} by luck; beyond luck "
             f"<strong>{_verdict(gains['beyond_luck'])}</strong>. For {_percent(above['layers'])} of them another layer "
-            f"is better by more than noise ({found['noise']:.3f}), and for {_percent(above['redraws'])} a redraw."
+            f"is better by more than noise ({percent(found['noise'])}), and for {_percent(above['redraws'])} a redraw."
         )
     elif found["depth"] > 1 and not found["layered"]:
         words.append("No mask depends on the layer: nothing is said of layers.")
@@ -165,7 +166,7 @@ def _verdict(quantity: Mapping[str, Any]) -> str:
     if quantity["value"] is None:
         return "none"
     if bounds is None:
-        return f"{quantity['value']:+.3f} (one image: no interval)"
+        return f"{_number(quantity['value'])} (one image: no interval)"
     if quantity["value"] == bounds[0] == bounds[1] == 0:
         return "the same"
     if bounds[0] <= 0 <= bounds[1]:
@@ -182,8 +183,8 @@ def _signed(quantity: Mapping[str, Any]) -> str:
 
 
 def _number(value: float) -> str:
-    """A signed number with three decimals; 0.000 without a sign."""
-    return f"{value:+.3f}" if round(value, 3) else "0.000"
+    """A signed number of points; 0.0 without a sign."""
+    return percent(value, "+") if round(value, 3) else "0.0"
 
 
 def _percent(quantity: Mapping[str, Any]) -> str:
@@ -212,7 +213,7 @@ def _scores(found: Mapping[str, Any]) -> str:
     beyond = found["differences"].get(f"{ORACLE} - {REDRAWN}")
     if beyond is not None:
         rows.append(["best layer beyond luck", "", "", _signed(beyond)])
-    rates = ", ".join(f"{rate}: {gain:+.3f}" for rate, gain in found["rates"].items() if gain is not None)
+    rates = ", ".join(f"{rate}: {_number(gain)}" for rate, gain in found["rates"].items() if gain is not None)
     note = (
         f'<p class="soft">Luck by rate of dropout (mean gain in IoU): {rates}; {found["rate"]} is used.</p>'
         if rates
@@ -376,9 +377,8 @@ def _layer(small: np.ndarray, size: tuple[int, int], layer: LayerImages, colours
     ]
     images.append(_picture(overlay(small, [resize_mask(layer.mask, size)], colours, dim=0.35), "mask"))
     probability = "" if layer.probability is None else f", p {layer.probability:.2f}"
-    return (
-        f"<figure>{''.join(images)}<figcaption>{layer.name}<br>IoU {layer.iou:.2f}{probability}</figcaption></figure>"
-    )
+    caption = f"{layer.name}<br>IoU {percent(layer.iou)}{probability}"
+    return f"<figure>{''.join(images)}<figcaption>{caption}</figcaption></figure>"
 
 
 def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

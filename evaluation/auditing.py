@@ -32,10 +32,12 @@ from evaluation.records import PartialResults, fingerprint, weights_hash
 from evaluation.report_files import Task
 from evaluation.running import Counted, evaluate
 from groundscore.errors import UserError
+from groundscore.scoring import percent
 from groundscore.scoring.counts import Row, mask_iou, row_iou
 from groundscore.scoring.layers import LayerRow, read_layer_rows, summarise_rows
 from groundscore.scoring.report import Report
 from groundscore.splits import EvaluationItem
+from groundscore.terminal import fitted, terminal_width
 from groundscore.writing import write_lines
 from inference.model_flags import load_flagged_model
 from model.grounding import GroundingModel
@@ -111,7 +113,7 @@ def _write(
     drawn = {spec: draw_cases(model, processor, task.sets[spec], path, spec, flags.cases) for spec in summaries}
     page = audit_page(str(flags.version), report.to_dict(), drawn, rows=path, selected_on=flags.selected_on)
     write_lines(files.gallery, page)
-    print(table)
+    print(fitted(table, terminal_width()))
     for name, one in (("page", files.gallery), ("numbers", files.report), ("rows", path)):
         print(f"{name}: {one}")
 
@@ -277,7 +279,7 @@ def draw_cases(
     most = [place for place in by_gain if gains[place] > 0][: -(-number // 2)]
     others = [place for place in sorted(gains) if place not in most]
     step = max(1, len(others) // max(1, number - len(most)))
-    titles = {place: f"best layer gains {gains[place]:+.3f}" for place in most}
+    titles = {place: f"best layer gains {percent(gains[place], '+')}" for place in most}
     titles |= dict.fromkeys(others[step // 2 :: step][: number - len(most)], "spread over the split")
     return [draw_case(model, processor, items[item], expression, title) for (item, expression), title in titles.items()]
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 from evaluation.records import ImageResult
 from groundscore.progress import ProgressBar
+from groundscore.scoring import percent
 from groundscore.scoring.counts import iou
 
 Progress = Callable[[int, int, float | None, float | None], None]
@@ -49,4 +50,4 @@ class ScoreBar(ProgressBar):
 
     def __call__(self, done: int, total: int, giou: float | None, ciou: float | None) -> None:
         scores = (("gIoU", giou), ("cIoU", ciou))
-        self.show(done, total, "".join(f"  {name} {value:.4f}" for name, value in scores if value is not None))
+        self.show(done, total, "".join(f"  {name} {percent(value)}" for name, value in scores if value is not None))

@@ -20,6 +20,7 @@ from groundscore.errors import UserError
 from groundscore.scoring.report import Report, ReportFiles, place_for_report, versions_of
 from groundscore.scoring.tables import entries_of
 from groundscore.splits import EvaluationItem, evaluation_sets
+from groundscore.terminal import fitted, terminal_width
 from groundscore.writing import make_directory, open_locked
 from utils.contact_sheet import refuse_foreign_image
 
@@ -100,7 +101,7 @@ class Task:
         if self.curves:
             write_points(self.curves, report, step)
         table = report.table(EXPLAIN)
-        print(table)
+        print(fitted(table, terminal_width()))
         report.write(self.files, table)
         print(f"report: {self.files.report}")
         if told := describe_bad_samples(self.files.bad_samples):

@@ -25,6 +25,7 @@ from groundscore.scoring.comparison import SAMPLES, compare_reports
 from groundscore.scoring.report import Report, place_for_report
 from groundscore.scoring.scorer import report_of
 from groundscore.splits import BENCHMARKS, EvaluationItem, LeftOut, OpenSplit, unnumbered_entries
+from groundscore.terminal import fitted, terminal_width, two_columns, wrapped
 from groundscore.writing import make_directory, write_lines
 
 HELP = """usage: groundscore COMMAND [-h] …
@@ -102,7 +103,7 @@ def _score(flags: Namespace, argv: Sequence[str]) -> int:
         raise UserError("--gallery needs --output FILE.json: the page is written beside it")
     files = place_for_report(flags.output) if flags.output else None
     benchmarks, report = _counted(flags, argv, keep_masks=flags.gallery)
-    print(report)
+    print(fitted(str(report), terminal_width()))
     if files:
         report.write(files, report.table())
         print(f"report: {files.report}")
@@ -166,7 +167,7 @@ def _add_compare_flags(parser: UserParser) -> None:
 def _compare(flags: Namespace, argv: Sequence[str]) -> int:
     if len(flags.reports) < 2:
         raise UserError("name two reports or more, such as: groundscore compare mine.json theirs.json")
-    print(compare_reports(*flags.reports, samples=flags.samples, seed=flags.seed))
+    print(fitted(compare_reports(*flags.reports, samples=flags.samples, seed=flags.seed), terminal_width()))
     return 0
 
 
@@ -283,10 +284,9 @@ COMMANDS = {
 def main(argv: Sequence[str]) -> int:
     """Does what the command line says; returns the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
-        width = max(map(len, COMMANDS))
-        print(
-            HELP.format(commands="\n".join(f"  {name:{width}}  {one.help}" for name, one in COMMANDS.items())), end=""
-        )
+        width = terminal_width()
+        listed = two_columns([(name, one.help) for name, one in COMMANDS.items()], width)
+        print(wrapped(HELP, width).format(commands=listed), end="")
         return 0
     name, *rest = argv
     command = COMMANDS.get(name.replace("_", "-"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundscore.errors import UserError
+from groundscore.scoring import percent
 from groundscore.scoring.tables import markdown_table
 from groundscore.splits import QUERY_KINDS
 from miniature.ablation_results import (
@@ -112,10 +113,10 @@ def verdicts(results: Results, rows: Sequence[StudyRow], bases: Sequence[str]) -
 def _interval(found: Spread) -> str:
     """A mean with its interval over seeds, and whether 0 is outside."""
     if found.error is None:
-        return f"{found.mean:+.3f} IoU (one seed: not decided)"
+        return f"{percent(found.mean, '+')} IoU (one seed: not decided)"
     low, high = bounds(found)
     verdict = "not decided" if low <= 0 <= high else "better" if found.mean > 0 else "worse"
-    return f"{found.mean:+.3f} IoU ({low:+.3f} to {high:+.3f}, {found.n} seeds: {verdict})"
+    return f"{percent(found.mean, '+')} IoU ({percent(low, '+')} to {percent(high, '+')}, {found.n} seeds: {verdict})"
 
 
 def bounds(found: Spread) -> tuple[float, float]:
@@ -140,7 +141,7 @@ def gains_table(results: Results, rows: Sequence[StudyRow]) -> str:
         numbers += [spread(above_noise(run, name) for run in runs) for name in ("layers", "redraws")]
         shown = ", ".join(f"{layer} ({share:.0%})" for layer, share in filter(None, likes))
         entropy = spread(final_entropy(run) for run in runs)
-        lines.append([row.title, shown or "-", str(entropy or "-"), *(str(one or "-") for one in numbers)])
+        lines.append([row.title, shown or "-", str(entropy or "-"), *(one.percent if one else "-" for one in numbers)])
     return markdown_table(lines) if len(lines) > 1 else "No row of UGround has run yet."
 
 
@@ -152,7 +153,8 @@ def kinds_table(results: Results, rows: Sequence[StudyRow], bases: Sequence[str]
         cells = []
         for kind in QUERY_KINDS[:4]:
             found = [one["kinds"].get(kind, {}).get("beyond_luck") for run in runs for one in audits(run)]
-            cells.append(str(spread(one["value"] for one in found if one) or "-"))
+            scores = spread(one["value"] for one in found if one)
+            cells.append(scores.percent if scores else "-")
         lines.append([base or "this base", *cells])
     return markdown_table(lines)
 
@@ -166,8 +168,8 @@ def layers_table(results: Results, rows: Sequence[StudyRow]) -> str:
     depth = max(len(curve["layers"]) for _, _, curve in curves)
     lines = [["row", "split", *map(str, range(depth)), "policy", "best"]]
     for row, split, curve in curves:
-        values = [f"{value:.3f}" for value in curve["layers"]] + [""] * (depth - len(curve["layers"]))
-        lines.append([row.title, split, *values, f"{curve['policy']:.3f}", f"{curve['best']:.3f}"])
+        values = [percent(value) for value in curve["layers"]] + [""] * (depth - len(curve["layers"]))
+        lines.append([row.title, split, *values, percent(curve["policy"]), percent(curve["best"])])
     return markdown_table(lines)
 
 

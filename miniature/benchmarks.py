@@ -14,6 +14,7 @@ from pathlib import Path
 
 from groundscore.errors import UserError, run_main
 from groundscore.reading import read_json
+from groundscore.scoring import percent
 from groundscore.scoring.metrics import kind_of
 from groundscore.scoring.tables import markdown_table
 from groundscore.splits import BENCHMARKS
@@ -136,7 +137,7 @@ def _cell(scores: dict, name: str) -> str:
     if "error" in scores:
         return "see below"
     value = scores[name]
-    return "none" if value is None else f"{100 * value:.1f}"
+    return percent(value)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from groundscore.errors import UserError, run_main
 from groundscore.reading import read_json
+from groundscore.scoring import percent
 
 PROTOCOLS = ("generated", "given")
 
@@ -37,7 +38,7 @@ def describe(report: dict) -> str:
     for split, protocols in report["splits"].items():
         for protocol, scores in protocols.items():
             for name, values in (("untrained", report["untrained"][split][protocol]), ("trained", scores)):
-                shown = (f"{values[metric]:.3f}" if values[metric] is not None else "-" for metric in ("gIoU", "cIoU"))
+                shown = (percent(values[metric]) for metric in ("gIoU", "cIoU"))
                 lines.append(f"{split:<24}{protocol:<12}{name:<12}" + "".join(f"{value:>7}" for value in shown))
     layers = ", ".join(f"{layer}: {count}" for layer, count in report["layers"].items() if count)
     lines.append(f"layers chosen for the masks: {layers or 'none'}")

@@ -17,6 +17,7 @@ from statistics import mean, stdev
 from groundscore.errors import UserError
 from groundscore.progress import duration
 from groundscore.reading import parse_json, read_json, read_lines
+from groundscore.scoring import percent
 from groundscore.scoring.counts import QuestionCounts, Row, row_iou
 from groundscore.scoring.layers import LayerRow, read_layer_rows
 from groundscore.scoring.tables import markdown_table
@@ -31,7 +32,8 @@ STEPS_BETWEEN_CHECKPOINTS = 50
 SECONDS_PER_STEP, SECONDS_OF_SCORING = 1.0, 240  # on two idle cores, where no run has told better
 COLUMNS = """`explicit` (named), `implicit` (reasoned about), `single` and `multi` (one target, several) are mean IoU of
 the expressions with targets, `positive` the share of these that get a mask; `none` is the share of no-target
-expressions (gRefCOCO, Ref-ZOM) without a mask, `correction` that of false premises (FP- and R-RefCOCO)."""
+expressions (gRefCOCO, Ref-ZOM) without a mask, `correction` that of false premises (FP- and R-RefCOCO). All in
+percent."""
 
 
 @dataclass(frozen=True)
@@ -283,6 +285,11 @@ class Spread:
         return f"{self.mean:.3f}" if self.deviation is None else f"{self.mean:.3f} ± {self.deviation:.3f}"
 
     @property
+    def percent(self) -> str:
+        """The same of scores: in percent."""
+        return percent(self.mean) + ("" if self.deviation is None else f" ± {percent(self.deviation)}")
+
+    @property
     def error(self) -> float | None:
         """Standard error of the mean."""
         return None if self.deviation is None else self.deviation / self.n**0.5
@@ -303,5 +310,5 @@ def queries_table(results: Results, rows: Sequence[StudyRow], answer: str) -> st
         runs = list(results.get(row.name, {}).values())
         if runs:
             scores = [spread(run["queries"].get(answer, {}).get(kind) for run in runs) for kind in QUERY_KINDS]
-            table.append([row.title, str(len(runs)), *(str(one or "-") for one in scores)])
+            table.append([row.title, str(len(runs)), *(one.percent if one else "-" for one in scores)])
     return markdown_table(table)

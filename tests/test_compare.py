@@ -55,7 +55,7 @@ def test_all_rows_of_a_seed_come_before_the_next_seed_and_what_is_done_is_not_do
     line = next(line for line in page.splitlines() if line.startswith("| LISA, everything"))
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
     # Per answer: explicit is the mean of two expressions; no-target ones got an empty mask here.
-    assert cells[1:] == ["2", *["0.500 ± 0.000"] * 4, *["1.000 ± 0.000"] * 3]
+    assert cells[1:] == ["2", *["50.0 ± 0.0"] * 4, *["100.0 ± 0.0"] * 3]
     assert "7.00 → 6.00" in page and "READ" not in page.split("## Training")[0]
 
 

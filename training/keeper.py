@@ -10,6 +10,7 @@ from checkpoints.runs import BEST, LATEST, Position, Saver, copy_checkpoint
 from checkpoints.runs.finding import tag_of
 from checkpoints.runs.scores import Scores
 from groundscore.progress import duration
+from groundscore.scoring import percent
 from training.engine import whole_weights
 from training.loop import Schedule
 from training.progress import Progress
@@ -24,8 +25,8 @@ def describe_scores(scores: dict[str, dict[str, Any]], *, indent: str = "") -> s
     """A line per split, in percent."""
     width = max(map(len, scores))
     return "\n".join(
-        f"{indent}{split:<{width}}  {values['answer']} answers  gIoU {_percent(values['gIoU'])}  "
-        f"cIoU {_percent(values['cIoU'])}{_left_out(values)}"
+        f"{indent}{split:<{width}}  {values['answer']} answers  gIoU {percent(values['gIoU']):>5}  "
+        f"cIoU {percent(values['cIoU']):>5}{_left_out(values)}"
         for split, values in scores.items()
     )
 
@@ -38,12 +39,8 @@ def _left_out(values: dict[str, Any]) -> str:
 
 def _describe_best(scores: Scores) -> str:
     best = scores.content["best"]
-    values = f"gIoU {_percent(best['gIoU']).strip()}, cIoU {_percent(best['cIoU']).strip()}"
+    values = f"gIoU {percent(best['gIoU'])}, cIoU {percent(best['cIoU'])}"
     return f"the best is step {best['step']} ({values} on {best['split']})"
-
-
-def _percent(value: float | None) -> str:
-    return "    -" if value is None else f"{100 * value:5.2f}"
 
 
 @dataclass

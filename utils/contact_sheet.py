@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from groundscore.colours import IGNORE_COLOUR, Colour, choose_colours, text_on
 from groundscore.drawing import heat_map, overlay, resize_mask, size_within, split_targets
 from groundscore.errors import UserError
+from groundscore.scoring import percent
 from groundscore.writing import written_whole
 
 SOFTWARE = "UGround contact sheet"  # what our PNG files say that they were made by
@@ -259,7 +260,7 @@ def _text_of(row: SheetRow, width: int) -> _Text:
     text.add([(row.question, None)], FONT_SIZE, INK, after=8)
     text.add(split_targets(row.answer) or [("(no answer)", None)], FONT_SIZE, INK, after=8)
     if row.iou is not None:
-        text.add([(f"IoU {row.iou:.2f}", None)], FONT_SIZE, SOFT)
+        text.add([(f"IoU {percent(row.iou)}", None)], FONT_SIZE, SOFT)
     elif not len(row.masks):
         text.add([("nothing was segmented", None)], FONT_SIZE, SOFT)
     return text

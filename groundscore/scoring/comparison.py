@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from groundscore.errors import UserError, printable
-from groundscore.scoring import UNITS
+from groundscore.scoring import UNITS, percent
 from groundscore.scoring.bootstrap import holm, images_to_show, influence, interval, p_value, ratios, resample
 from groundscore.scoring.counts import Row
 from groundscore.scoring.metrics import metrics_of, unit_of
@@ -240,7 +240,7 @@ def _values_table(differences: Sequence[Difference], letters: str) -> list[list[
         values.setdefault((one.split, one.answer, one.heading), {}).update({one.first: one.a, one.second: one.b})
     rows = [["split", "answer", "metric", *letters]]
     for key, by_letter in values.items():
-        rows.append([*key, *(_percent(by_letter[letter]) if letter in by_letter else "none" for letter in letters)])
+        rows.append([*key, *(percent(by_letter[letter]) if letter in by_letter else "none" for letter in letters)])
     return rows
 
 
@@ -249,15 +249,15 @@ def _differences_table(differences: Sequence[Difference], *, two: bool) -> list[
     about = ["A", "B", "B - A"] if two else ["pair", "difference"]
     rows = [["split", "answer", "metric", *about, "95 % interval", "effect", "p", "p (Holm)", "images", "for 1 point"]]
     for one in differences:
-        values = [_percent(one.a), _percent(one.b)] if two else [f"{one.second} - {one.first}"]
+        values = [percent(one.a), percent(one.b)] if two else [f"{one.second} - {one.first}"]
         rows.append(
             [
                 one.split,
                 one.answer,
                 one.heading,
                 *values,
-                f"{100 * one.difference:+.2f}",
-                f"{100 * one.low:+.2f} to {100 * one.high:+.2f}",
+                percent(one.difference, "+"),
+                f"{percent(one.low, '+')} to {percent(one.high, '+')}",
                 "-" if one.effect is None else f"{one.effect:+.2f}",
                 f"{one.p:.4f}",
                 f"{one.p_holm:.4f}",
@@ -276,10 +276,6 @@ def _explanation(differences: Sequence[Difference], samples: int) -> str:
         f"in this table (at most {most}). for 1 point: images at which a true difference of one point is shown in four "
         "of five comparisons of these two."
     )
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
 
 
 def _notes(split: str, scores: Any) -> Iterable[str]:

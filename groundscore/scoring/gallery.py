@@ -15,6 +15,7 @@ from PIL import Image
 from groundscore.colours import IGNORE_COLOUR, Colour, choose_colours
 from groundscore.drawing import overlay, resize_mask, size_within
 from groundscore.rle import decode
+from groundscore.scoring import percent
 from groundscore.scoring.counts import QuestionCounts, Row, row_iou
 from groundscore.scoring.masks import to_rle
 from groundscore.scoring.pages import PAGE_END, facts_list, inline_image, page_head
@@ -250,7 +251,7 @@ def _case(section: Section, index: int, name: str, kinds: Sequence[str]) -> str:
     return (
         f'<div class="case {" ".join(kinds)}" id="{name}"><article>'
         f'<div class="zoomed">{links}</div><div class="images">{shown}</div>'
-        f'<p><span class="iou">IoU {100 * row_iou(row):.1f}</span> <span class="asked">{html.escape(expression)}</span>'
+        f'<p><span class="iou">IoU {percent(row_iou(row))}</span> <span class="asked">{html.escape(expression)}</span>'
         f'</p>{answer}<p class="path">{html.escape(about)}</p></article></div>\n'
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from groundscore.errors import printable
 from groundscore.names import split_names
-from groundscore.scoring import UNITS
+from groundscore.scoring import UNITS, percent
 from groundscore.scoring.metrics import INTERVAL, KINDS, Metric, conventions_of, kind_of, table_columns
 from groundscore.splits import shares_images
 
@@ -146,8 +146,6 @@ def _unit(scores: Scores) -> str:
 def _percent(scores: Scores, name: str) -> str:
     if name not in scores:
         return "-"
-    if scores[name] is None:
-        return "none"
     interval = scores.get(name + INTERVAL)
-    value = f"{100 * scores[name]:.2f}"
-    return value if interval is None else f"{value} ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})"
+    value = percent(scores[name])
+    return value if interval is None else f"{value} ({percent(interval[0])}–{percent(interval[1])})"

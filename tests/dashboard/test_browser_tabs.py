@@ -202,9 +202,9 @@ def test_a_measurement_can_be_stopped_and_a_wrong_split_is_a_sentence(screen, se
 def test_runs_are_listed_with_their_scores_and_curves(screen, folders):
     page = screen.page
     row = page.locator("#runs-list tr", has_text="first").inner_text()
-    assert "29" in row and "0.5100" in row and "ReasonSeg|val" in row
+    assert "29" in row and "51.0" in row and "ReasonSeg|val" in row
     assert "<b>second</b>" in page.inner_text("#runs-list")
-    assert "0.2500" in page.inner_text("#runs-scores")
+    assert "25.0" in page.inner_text("#runs-scores")
     page.wait_for_selector("#runs-plot .vega-embed :is(canvas, svg)")
     screen.choose("#runs-chosen", "<b>second</b>")
     screen.choose("#runs-curve", "train/lr")

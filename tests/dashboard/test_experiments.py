@@ -64,8 +64,8 @@ def test_scores_are_a_row_for_each_split(tmp_path):
     splits = {"ReasonSeg|val": {"gIoU": 0.5, "cIoU": None}, "refcoco|unc|val": {"gIoU": 0.25, "cIoU": 0.125}}
     write_run(tmp_path / "run", [], {"best": None, "evaluations": [{"step": 10, "epoch": 0, "splits": splits}]})
     assert read_scores(tmp_path / "run") == [
-        ["10", "ReasonSeg|val", "0.5000", "none"],
-        ["10", "refcoco|unc|val", "0.2500", "0.1250"],
+        ["10", "ReasonSeg|val", "50.0", "none"],
+        ["10", "refcoco|unc|val", "25.0", "12.5"],
     ]
     (tmp_path / "run/scores.json").write_text("{")
     assert read_scores(tmp_path / "run") == []
@@ -84,9 +84,9 @@ def test_reports_of_one_and_of_two_protocols_are_a_row_for_each_score(tmp_path):
     (tmp_path / "run/eval/broken.json").write_text("{")
     (tmp_path / "run/eval/other.json").write_text(json.dumps({"protocol": {}, "splits": {"a": [1], "b": {"c": 1}}}))
     assert read_reports(tmp_path / "run") == [
-        ["both", "ReasonSeg|val", "given", "0.5000", "0.2500", "", "24"],
-        ["both", "ReasonSeg|val", "generated", "0.5000", "none", "", "24"],
-        ["trained", "refcoco|unc|val", "given", "0.5000", "0.2500", "", "24"],
+        ["both", "ReasonSeg|val", "given", "50.0", "25.0", "", "24"],
+        ["both", "ReasonSeg|val", "generated", "50.0", "none", "", "24"],
+        ["trained", "refcoco|unc|val", "given", "50.0", "25.0", "", "24"],
     ]
 
 

@@ -164,7 +164,7 @@ def test_saved_predictions_score_the_same_again_and_compare_as_equal(checkpoint,
     capsys.readouterr()
     eval_script.main(["--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
     lines = [line for line in capsys.readouterr().out.splitlines() if "gIoU" in line]
-    assert len(lines) == 3 and all("| +0.00 |" in line for line in lines)
+    assert len(lines) == 3 and all("| +0.0 |" in line for line in lines)
 
 
 def test_predictions_of_two_protocols_are_kept_apart(loaded, tmp_path):

@@ -279,7 +279,7 @@ def test_the_bar_shows_scores_and_the_time_left(oracle):
     terminal = Terminal()
     run(*oracle, effort=Effort(images=1), progress=ScoreBar("balls", stream=terminal))
     lines = terminal.text.split("\r\x1b[K")
-    assert "2/4  gIoU 0.8333  cIoU 0.8222  0:00 left" in lines[3]
+    assert "2/4  gIoU 83.3  cIoU 82.2  0:00 left" in lines[3]
     assert lines[-1] == "", "the finished line makes room for the table"
 
 

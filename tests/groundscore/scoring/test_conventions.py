@@ -102,8 +102,8 @@ def test_tables_show_the_other_conventions_and_the_unit():
         [cell.strip() for cell in line.replace("\\|", "/").split("|")[1:-1]] for line in report.table().splitlines()
     ]
 
-    assert ["by expression", "refcoco/unc/val", "given", "42.50", "34.00"] in lines
-    assert ["ReLA", "grefcoco/unc/val", "given", "40.00", "24.00"] in lines
+    assert ["by expression", "refcoco/unc/val", "given", "42.5", "34.0"] in lines
+    assert ["ReLA", "grefcoco/unc/val", "given", "40.0", "24.0"] in lines
     assert next(line[-1] for line in lines if line[:1] == ["refcoco/unc/val"]) == "ref"
     assert report.splits[REFER]["protocol"]["unit"] == "ref"
 

@@ -110,7 +110,7 @@ def test_tables_group_splits_and_name_their_protocol():
     text = scores_table(splits, nested=True, explain={"given": "the answer is given"})
 
     lines = [[cell.strip() for cell in line.replace("\\|", "/").split("|")[1:-1]] for line in text.splitlines()]
-    assert ["refcoco/unc/val", "given", "single", "50.00 (50.0–50.0)"] in [line[:4] for line in lines]
+    assert ["refcoco/unc/val", "given", "single", "50.0 (50.0–50.0)"] in [line[:4] for line in lines]
     assert ["refcoco/unc/val", "generated", "single"] in [line[:3] for line in lines]
     (gres_line,) = [line for line in lines if line[:1] == ["grefcoco/unc/val"]]
     assert gres_line[5] == "none"  # N_acc
