@@ -12,20 +12,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-import numpy as np
-import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import benchmark_parser
-from benchmarks.bench_model import SIZES, BenchShape, adapt, bench_batch, bench_model
-from benchmarks.measuring import flop_counter
-from dataloaders.batching.batch import Batch, ImageGroup
 from groundscore.errors import run_main
-from model.backbones.qwen_vl import QwenVLBackbone
-from model.config import GroundingConfig
-from model.decoders import decoder_of
+from groundscore.names import look_up
+
+if TYPE_CHECKING:
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from benchmarks.bench_model import BenchShape
+    from dataloaders.batching.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class StepCount:
 def main(argv: Sequence[str]) -> None:
     """Prints what a step costs, its forward pass by part."""
     parser = benchmark_parser("counting", __doc__)
-    parser.add_argument("--size", choices=tuple(SIZES), default="bench")
+    parser.add_argument("--size", default="bench", metavar="NAME", help="of bench_model.SIZES: tiny, bench, 7b, 13b, …")
     parser.add_argument(
         "--lora_r", type=int, default=0, metavar="N", help="rank of LoRA; 0 trains the whole LLM (default)"
     )
@@ -58,7 +56,10 @@ def main(argv: Sequence[str]) -> None:
     flags = parser.parse_args(argv)
     if flags.decoders:
         return print_decoders()
-    count = count_step(SIZES[flags.size], lora_r=flags.lora_r, checkpointing=flags.checkpointing)
+    from benchmarks.bench_model import SIZES
+
+    shape = look_up(flags.size, SIZES, "size")
+    count = count_step(shape, lora_r=flags.lora_r, checkpointing=flags.checkpointing)
     forward = sum(count.forward.values())
     print("|part|GFLOP|share of the forward pass|\n|---|---|---|")
     for part, flops in count.forward.items():
@@ -72,13 +73,19 @@ def count_step(
     shape: BenchShape,
     system: str = "UGround",
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     lora_r: int = 0,
     checkpointing: bool = False,
 ) -> StepCount:
     """Count a forward and backward pass of the bench model; lora_r, checkpointing: see `bench_model.adapt`."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from benchmarks.bench_model import adapt, bench_batch, bench_model
+    from benchmarks.measuring import flop_counter
+
     batch = bench_batch(shape)
-    model = bench_model(shape, system, dtype=dtype, device="meta")
+    model = bench_model(shape, system, dtype=dtype or torch.float32, device="meta")
     adapt(model, lora_r=lora_r, checkpointing=checkpointing)
     _fix_grids(model, batch)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
@@ -164,6 +171,15 @@ def print_decoders(targets: int = 6) -> None:
 
 def count_decoder(size: str, targets: int) -> DecoderCount:
     """Count one image with so many targets, each with a text token and a mask prompt; size: of `DECODER_SIZES`."""
+    import numpy as np
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from benchmarks.measuring import flop_counter
+    from dataloaders.batching.batch import ImageGroup
+    from model.config import GroundingConfig
+    from model.decoders import decoder_of
+
     name, values = DECODER_SIZES[size]
     config = GroundingConfig(sam_config=values, mask_decoder=name)
     with torch.device("meta"):
@@ -231,6 +247,8 @@ class _KeptBytes:
 
 def _to_fake_cpu(model: torch.nn.Module) -> None:
     """Parameters and buffers without values, but with a device, which decides about kernels."""
+    import torch
+
     for module in model.modules():
         for name, value in module._parameters.items():
             if value is not None:
@@ -243,6 +261,10 @@ def _to_fake_cpu(model: torch.nn.Module) -> None:
 
 def _fix_grids(model: torch.nn.Module, batch: Batch) -> None:
     """Give Qwen-VL's image encoder what it computes of the values of its grids, which fake tensors do not have."""
+    import torch
+
+    from model.backbones.qwen_vl import QwenVLBackbone
+
     if not isinstance(model.backbone, QwenVLBackbone):
         return
     from transformers import vision_utils

@@ -7,20 +7,25 @@ smaller one: `--small`). One expression at a time means what the reference's eva
 expression encodes its image, reads its prompt and decodes its mask alone.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from benchmarks import benchmark_parser
-from benchmarks.bench_model import BenchShape, bench_batch, bench_model
 from benchmarks.measuring import Cost, measure
 from benchmarks.step import REFERENCE
-from dataloaders.batching.batch import Batch
 from groundscore.errors import run_main
-from model.grounding import GroundingModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from benchmarks.bench_model import BenchShape
+    from dataloaders.batching.batch import Batch
+    from model.grounding import GroundingModel
 
 
 def main(argv: Sequence[str]) -> None:
@@ -35,6 +40,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--small", action="store_true", help="a model of width 64, for a quick look")
     parser.add_argument("--out", type=Path, help="also write the numbers as JSON")
     options = parser.parse_args(argv)
+
+    from benchmarks.bench_model import BenchShape, bench_model
 
     shape = BenchShape(images=options.images, conversations=options.conversations)
     if options.small:
@@ -58,6 +65,8 @@ def main(argv: Sequence[str]) -> None:
 
 def compare(model: GroundingModel, shape: BenchShape, work: Callable, repeat: int) -> tuple[Cost, Cost]:
     """What `work(model, batch)` costs for all expressions of a shape: in one batch, and one at a time."""
+    from benchmarks.bench_model import bench_batch
+
     together = bench_batch(shape).to(model.device)
     alone = bench_batch(replace(shape, images=1, conversations=1)).to(model.device)
     expressions = shape.images * shape.conversations
@@ -77,8 +86,10 @@ def numbers(cost: Cost) -> dict[str, float]:
     return content
 
 
-def score(model: GroundingModel, batch: Batch) -> torch.Tensor:
+def score(model: GroundingModel, batch: Batch) -> Tensor:
     """What the evaluation does with a batch on the device: force, threshold, count."""
+    import torch
+
     forced = model.force(batch, batch.seg_positions[:, 0])
     counts = [
         torch.stack([(drawn & truth).flatten(1).sum(1), drawn.flatten(1).sum(1), truth.flatten(1).sum(1)])

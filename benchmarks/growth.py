@@ -12,10 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import benchmark_parser
-from benchmarks.bench_model import BenchShape
 from groundscore.errors import run_main
+
+if TYPE_CHECKING:
+    from benchmarks.bench_model import BenchShape
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--only", choices=AXES, help="one of them (default: all)")
     parser.add_argument("--folder", type=Path, default=Path("docs"), metavar="DIR")
     flags = parser.parse_args(argv)
+    from benchmarks.bench_model import BenchShape
+
     flags.folder.mkdir(parents=True, exist_ok=True)
     for name in [flags.only] if flags.only else AXES:
         lines = grow(AXES[name], BenchShape())

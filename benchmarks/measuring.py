@@ -8,12 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from typing import TYPE_CHECKING, TypeVar
 
 from groundscore.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 MEGABYTE = 2**20
 Result = TypeVar("Result")
@@ -62,6 +62,9 @@ def flop_counter() -> FlopCounterMode:
 
     As for the kernels that PyTorch counts, the whole square counts, masked or not.
     """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
     aten = torch.ops.aten
 
     def forward(query, key, value, *_, **__) -> int:

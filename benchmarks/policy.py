@@ -15,24 +15,23 @@ With --gate: the share of the uniform entropy that is left after 100 steps of re
 "reference" is the gate on raw states at lr 3e-4, the recipes'.
 """
 
+from __future__ import annotations
+
 import argparse
 import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from benchmarks import benchmark_parser
-from checkpoints.processing import GroundingProcessor
-from evaluation.layer_analysis import layer_rewards
 from groundscore.errors import UserError, run_main
-from groundscore.splits import evaluation_set
-from inference.model_flags import load_flagged_model
-from model.policy import LayerPolicy
-from training.engine import GATE_EPSILON, POLICY_LR
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from model.policy import LayerPolicy
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,13 @@ def print_gate(flags: argparse.Namespace) -> None:
 
 def report(flags: argparse.Namespace) -> str:
     """The table, one line for each estimator."""
+    import torch
+
+    from checkpoints.processing import GroundingProcessor
+    from evaluation.layer_analysis import layer_rewards
+    from groundscore.splits import evaluation_set
+    from inference.model_flags import load_flagged_model
+
     options = argparse.Namespace(
         version=str(flags.version or flags.base / "llava"),
         vision_tower=None if flags.version else str(flags.base / "clip"),
@@ -141,6 +147,8 @@ def report(flags: argparse.Namespace) -> str:
 
 def _line(estimator: Estimator, gate: Tensor, states: Tensor, rewards: Tensor, draws: int) -> str:
     """One estimator's line. gate [L+1, D]; states [S, L+1, D]; rewards [S, L+1]."""
+    import torch
+
     policy = build_policy(estimator, gate, states, rewards)
     probabilities = policy(states).exp()
     exact = torch.autograd.grad(-(probabilities * rewards).sum(dim=1).mean(), policy.gate)[0]
@@ -154,6 +162,10 @@ def _line(estimator: Estimator, gate: Tensor, states: Tensor, rewards: Tensor, d
 
 def build_policy(estimator: Estimator, gate: Tensor, states: Tensor, rewards: Tensor) -> LayerPolicy:
     """Returns a policy with this gate and its baseline at the mean reward, where training leads it."""
+    import torch
+
+    from model.policy import LayerPolicy
+
     policy = LayerPolicy(
         *gate.shape,
         estimator=estimator.estimator,
@@ -177,6 +189,8 @@ def build_policy(estimator: Estimator, gate: Tensor, states: Tensor, rewards: Te
 
 def _draw(policy: LayerPolicy, states: Tensor, rewards: Tensor) -> Tensor:
     """The gate's gradient for one draw of layers."""
+    import torch
+
     sample = policy.choose(states, "sample")
     candidates = policy.candidates(sample)
     loss, _ = policy.loss(sample, candidates, rewards.gather(1, candidates), 0.0)
@@ -204,7 +218,7 @@ class GateCase:
     size: float = 1.0
     gate: str = "normalized"
     estimator: str = "leave_one_out"
-    lr: float = POLICY_LR
+    lr: float | None = None  # None: training's
 
 
 @dataclass(frozen=True)
@@ -217,6 +231,11 @@ class Learned:
 
 def learn(case: GateCase, *, steps: int, advantage: float, seed: int) -> Learned:
     """Train the gate alone with AdamW and the recipes' warm-up."""
+    import torch
+
+    from model.policy import LayerPolicy
+    from training.engine import GATE_EPSILON, POLICY_LR
+
     torch.manual_seed(seed)
     better = 7 * seed % case.layers
     states = torch.randn(case.layers, case.width) + torch.randn(KNOWN_TARGETS, case.layers, case.width)
@@ -227,7 +246,7 @@ def learn(case: GateCase, *, steps: int, advantage: float, seed: int) -> Learned
     )  # fmt: skip
     optimizer = torch.optim.AdamW(policy.parameters(), betas=(0.9, 0.95), weight_decay=0.0, eps=GATE_EPSILON)
     for step in range(1, steps + 1):
-        optimizer.param_groups[0]["lr"] = case.lr * min(1.0, step / WARM_UP)
+        optimizer.param_groups[0]["lr"] = (POLICY_LR if case.lr is None else case.lr) * min(1.0, step / WARM_UP)
         chosen = torch.randint(KNOWN_TARGETS, (TARGETS,))
         rewards = MEAN_REWARD + NOISE * torch.randn(TARGETS, case.layers)
         rewards[:, better] += advantage

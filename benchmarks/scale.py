@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING
 
 from benchmarks import benchmark_parser
 from groundscore.errors import run_main
-from training.engine import BUCKET
-from training.memory import GIB, estimate_memory
 
 if TYPE_CHECKING:
     from benchmarks.counting import StepCount
@@ -63,6 +61,9 @@ def predict(count: StepCount, machine: Machine, *, gpus: int, zero_stage: int, i
     The largest layer's activations are alive at once where it is recomputed: what is kept over the number of layers,
     times the tensors of a layer that its own backward pass needs.
     """
+    from training.engine import BUCKET
+    from training.memory import GIB, estimate_memory
+
     estimate = estimate_memory(
         total=count.total,
         trainable=count.trainable,

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from groundscore.annotations.lisa_plus import SUBSETS
@@ -94,17 +93,23 @@ def write_synthetic(root: Path, images: int) -> None:
 
 def _image(rng: np.random.Generator) -> np.ndarray:
     """Uint8 [H, W, 3] that a JPEG needs about as many bytes for as for a photograph."""
+    import cv2
+
     coarse = rng.integers(0, 256, (15, 20, 3), dtype=np.uint8)
     smooth = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC).astype(np.float32)
     return np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
 
 
 def _label_map(rng: np.random.Generator) -> np.ndarray:
+    import cv2
+
     coarse = rng.integers(0, CLASSES, (4, 5), dtype=np.uint8)
     return cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)
 
 
 def _write_images(root: Path, images: int, rng: np.random.Generator) -> None:
+    import cv2
+
     originals = root / "originals"
     originals.mkdir(parents=True)
     for number in range(DISTINCT):

@@ -5,12 +5,12 @@ number of workers or processes, nor on what was drawn before, and a run resumes 
 """
 
 from collections.abc import Sequence
+from ctypes import c_int64
+from multiprocessing import RawValue
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 
 from dataloaders.families import FAMILIES, Family
 from dataloaders.families.family import MAX_TRIES
@@ -20,7 +20,7 @@ from groundscore.annotations.bad_entries import BadSamples, Tolerance, noting_re
 from groundscore.errors import UserError
 
 
-class Mixture(Dataset):
+class Mixture:
     """A map-style data set of `samples_per_epoch` items.
 
     families, rates: what to draw from and how often; rates need not add up to one.
@@ -46,17 +46,17 @@ class Mixture(Dataset):
         self.seed = seed
         self.bad_samples = bad_samples
         self._length = samples_per_epoch
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that are already running
+        self._epoch = RawValue(c_int64, 0)  # seen by workers that are already running
 
     def set_epoch(self, epoch: int) -> None:
         """Make `mixture[i]` item i of `epoch`, in worker processes that are already running too."""
-        self._epoch.fill_(epoch)
+        self._epoch.value = epoch
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int | tuple[int, int]) -> Sample:
-        epoch, item = index if isinstance(index, tuple) else (int(self._epoch), index)
+        epoch, item = index if isinstance(index, tuple) else (self._epoch.value, index)
         if not 0 <= item < self._length:
             raise IndexError(item)
         rng = np.random.default_rng([self.seed, epoch, item])

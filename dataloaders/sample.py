@@ -5,10 +5,12 @@ A sample knows nothing of tokenizers, tensors or systems. `collate.py` turns sam
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from groundscore.targets import target_kinds
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,15 @@ class Sample:
     """
 
     image_path: Path
-    image: np.ndarray
+    image: "np.ndarray"
     conversations: list[tuple[Turn, ...]]
-    masks: np.ndarray
-    ignore: np.ndarray | None
+    masks: "np.ndarray"
+    ignore: "np.ndarray | None"
     family: str
     dataset: str
     expressions: tuple[str, ...] = ()
 
     @property
-    def target_kinds(self) -> np.ndarray:
+    def target_kinds(self) -> "np.ndarray":
         """For every target of all answers in order whether it is a `[SEG]`, bool [M]."""
         return target_kinds(" ".join(turn.answer or "" for turns in self.conversations for turn in turns))

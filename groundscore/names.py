@@ -35,10 +35,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return "" if near is None else f". Did you mean {near!r}?"
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Returns the known name that is most like `name`, whatever its case; None where none is like it."""
+def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Returns the known name that is most like `name`, whatever its case; None where none is as like it as `likeness`,
+    0 to 1."""
     folded = {one.lower(): one for one in known}
-    near = difflib.get_close_matches(name.lower(), folded, n=1)
+    near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=likeness)
     return folded[near[0]] if near else None
 
 

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 from groundscore.errors import UserError, shown
 
@@ -13,8 +15,10 @@ TARGET = re.compile(re.escape(SEG) + "|" + re.escape(REJ))
 IMAGE_PLACEHOLDER = "<image>"
 
 
-def target_kinds(answers: str) -> np.ndarray:
+def target_kinds(answers: str) -> "np.ndarray":
     """Returns for every target in a text, in order, whether it is a `[SEG]`: bool [N]."""
+    import numpy as np
+
     return np.array([token == SEG for token in TARGET.findall(answers)], dtype=bool)
 
 

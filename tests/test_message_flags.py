@@ -63,7 +63,8 @@ ONLY = {
 # Programs with flags of their own.
 OTHER_PROGRAMS = (
     *("benchmarks/", "miniature/", "dataloaders/inspect.py", "dataloaders/prepare/", "evaluation/audit.py"),
-    *("model/backbones/check.py", "model/decoders/check.py", "utils/tracking/"),
+    *("model/backbones/agreement.py", "model/backbones/check.py", "model/decoders/agreement.py"),
+    *("model/decoders/check.py", "utils/tracking/"),
 )
 # Phrased by the caller: the default is what training says.
 PHRASED_BY_THE_CALLER = {("dataloaders/batching/collate.py", "--model_max_length")}

@@ -12,7 +12,7 @@ from transformers import MODEL_MAPPING
 from dataloaders.mixture import build_mixture
 from groundscore.errors import UserError
 from groundscore.splits import evaluation_set
-from miniature import base, classes, data, vision, words
+from miniature import base, classes, data, encoders, vision, words
 from miniature.language import QUESTIONS, absent_expressions, ask, group_expressions, reasoning, referring_expressions
 from miniature.scenes import random_scene
 from miniature.vocabulary import CATEGORIES, LONG_TEMPLATES, SHORT_TEMPLATES, is_held_out
@@ -190,7 +190,7 @@ def test_vision_training_improves_an_encoder_of_the_base_once(encoder, world, tm
     from checkpoints import load_model
 
     for name, value in {"SCENES": 12, "BATCH": 4, "WARM_UP": 1, "PRINT_EVERY": 6}.items():
-        monkeypatch.setattr(vision, name, value)
+        monkeypatch.setattr(encoders, name, value)
     base.build(tmp_path / "base", world, seed=0)
     command = [encoder, "--base", str(tmp_path / "base"), "--steps", "18"]
     vision.main(command)
@@ -214,31 +214,31 @@ def test_patches_know_what_they_show_and_where_it_is():
     owners[0, 8:16, 16:32] = 2
     owners[0, :, 30:] = -1
     classes = [torch.tensor([[0, 0, 0], [3, 0, 0], [7, 2, 1]])]
-    batch = vision.Images(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), [(32, 30)], owners, classes)
+    batch = encoders.Images(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), [(32, 30)], owners, classes)
 
-    kinds, hues, _, columns, rows = vision.class_shares(batch, patch=8)
+    kinds, hues, _, columns, rows = encoders.class_shares(batch, patch=8)
 
     assert kinds[0, 6].nonzero().tolist() == [[7]] and kinds[0, 0, 0] == 1 and kinds[0, 15, 3] == 0.75
     assert hues[0, 7, 2] == 0.75 and columns[0, 0, 0] == rows[0, 0, 0] == 1  # no background has a square
     assert columns[0, 6].nonzero().tolist() == [[3]] and rows[0, 6].nonzero().tolist() == [[2]]
-    assert [own[6].nonzero().tolist() for own in vision.own_places(4)] == [[[2]], [[1]]]
+    assert [own[6].nonzero().tolist() for own in encoders.own_places(4)] == [[[2]], [[1]]]
 
 
 def test_a_description_means_all_that_it_is_true_of():
     owners = torch.tensor([[0, 0, 1, 1], [2, 2, 3, 4], [2, 2, 3, 4], [-1, -1, -1, -1]], dtype=torch.int8).unsqueeze(0)
     classes = [torch.tensor([[0, 0, 0], [3, 0, 0], [7, 2, 1], [7, 2, 2], [8, 2, 1]])]
-    batch = vision.Images(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), [(3, 4)], owners, classes)
+    batch = encoders.Images(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), [(3, 4)], owners, classes)
     rng = np.random.default_rng(0)
     seen = set()
     for _ in range(60):
-        attributes, masks = vision.description_prompts(batch, rng)
+        attributes, masks = encoders.description_prompts(batch, rng)
         for wanted, mask in zip(attributes, masks):
             true_of = [n for n, has in enumerate(classes[0]) if ((has == wanted) | (wanted < 0)).all()]
             assert true_of and torch.equal(mask, torch.isin(owners[0], torch.tensor(true_of)))
             seen.add(tuple(true_of))
     assert {(2,), (2, 3), (2, 3, 4), (4,), (0,), (1,)} <= seen
 
-    maps = vision.coarse_maps(masks, batch, 2, rng)
+    maps = encoders.coarse_maps(masks, batch, 2, rng)
     assert maps.shape == masks.shape and maps.min() >= 0 and maps.max() <= 1 and not maps[:, 3].any()
 
 

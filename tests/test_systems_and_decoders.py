@@ -10,7 +10,7 @@ from dataloaders.batching.collate import Collator
 from inference.session import ChatSession
 from model.config import GroundingConfig
 from model.decoders import DECODERS
-from model.decoders.check import reference
+from model.decoders.agreement import reference
 from model.systems import SYSTEMS
 from tests.tiny import picture, tiny_decoder, tiny_model, tiny_samples, write_answer
 from tests.tiny_bases import write_qwen

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from groundscore.rle import Rle, area, encode, intersection
 from groundscore.schema import ShapeError, flag, list_of, optional, record, text, whole
@@ -107,6 +106,8 @@ class QuestionCounts:
         targets = np.array(self.target_areas, np.int64)
         overlaps = np.array(self.intersections, np.int64).reshape(len(predicted), len(targets))
         unions = predicted[:, None] + targets - overlaps  # [P, T]
+        from scipy.optimize import linear_sum_assignment
+
         rows, columns = linear_sum_assignment(ious(overlaps, unions), maximize=True)
         matched = [Pair(int(overlaps[p, t]), int(unions[p, t])) for p, t in zip(rows, columns, strict=True)]
         extra = np.delete(predicted, rows).tolist() + np.delete(targets, columns).tolist()

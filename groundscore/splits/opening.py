@@ -13,6 +13,7 @@ from groundscore.splits.questions import CustomEvaluation, MuseEvaluation
 from groundscore.splits.reason_seg import ReasonSegEvaluation
 from groundscore.splits.refer import ReferEvaluation
 
+SURE = 0.85  # likeness of a name at which the others need not be listed
 MULTI_SETS = ("refcoco", "refcoco+", "refcocog")
 # Those with files of their own: with false premises, or without the images that these are tested on.
 TWO_PART_SETS = tuple(name for name, files in FALSE_PREMISE_SETS.items() if files != REFER_SETS.get(name))
@@ -137,7 +138,7 @@ def evaluation_set(spec: str, dataset_dir: str | Path, tolerance: Tolerance = ST
                 items.unnumbered = tuple(bad_samples.unnumbered)
                 return items
     names = [name for reader in READERS for name in reader.names]
-    near = nearest(name, names)
+    near = nearest(name, names, SURE)
     if near is not None and near != name:
         raise UserError(f"unknown evaluation set {spec!r}. Did you mean {'|'.join([near, *parts])!r}?")
     *forms, last = (reader.form for reader in READERS)

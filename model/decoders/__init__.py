@@ -1,31 +1,21 @@
 """Mask decoders, one file each: prompts -> masks. `base.py` says what each must have.
 
-To add one: write its module and put it here, or `register` it in a plugin.
+`members.py` has them by their names. It is imported when one of its names is asked for: whoever needs another module of
+this folder does not wait for torch and transformers.
 """
 
-from transformers import PreTrainedConfig
+from typing import TYPE_CHECKING, Any
 
-from groundscore.names import add_new, look_up
-from model.decoders.base import MaskDecoder
-from model.decoders.sam import SamDecoder
-from model.decoders.sam2 import Sam2Decoder
-from model.decoders.sam3_tracker import Sam3TrackerDecoder
-from model.decoders.sam_hq import SamHqDecoder
+if TYPE_CHECKING:
+    from model.decoders.base import MaskDecoder
+    from model.decoders.members import DECODERS, decoder_of, register
 
-DECODERS: dict[str, type[MaskDecoder]] = {
-    "sam": SamDecoder,
-    "sam_hq": SamHqDecoder,
-    "sam2": Sam2Decoder,
-    "sam3_tracker": Sam3TrackerDecoder,
-}
+__all__ = ["DECODERS", "MaskDecoder", "decoder_of", "register"]
 
 
-def register(decoder: type[MaskDecoder]) -> type[MaskDecoder]:
-    """Adds the mask decoder of a plugin under the name of its class; a decorator."""
-    add_new(DECODERS, decoder.__name__, decoder, "mask decoder")
-    return decoder
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'model.decoders' has no attribute {name!r}")
+    from model.decoders import members
 
-
-def decoder_of(config: PreTrainedConfig) -> type[MaskDecoder]:
-    """The class of the mask decoder that a configuration names; `UserError` if there is none of that name."""
-    return look_up(config.mask_decoder, DECODERS, "mask decoder")
+    return getattr(members, name)

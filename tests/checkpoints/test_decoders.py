@@ -17,7 +17,7 @@ from groundscore.errors import UserError
 from model.config import GroundingConfig
 from model.decoders import DECODERS
 from model.decoders import published as forms
-from model.decoders.check import reference
+from model.decoders.agreement import reference
 from tests.tiny import tiny_decoder
 
 KEYS = Path(__file__).parents[1] / "reference" / "decoders"

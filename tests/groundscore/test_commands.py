@@ -103,7 +103,7 @@ def test_without_a_command_all_are_listed(capsys):
         (["score", "x.jsonl"], "required: --split"),
         (["score", "x.jsonl", "--split", SPEC, "--data", "nowhere"], "nowhere: no such directory"),
         (["score", "x.jsonl", "--split", SPEC, "--data", "{data}"], "x.jsonl is missing"),
-        (["score", "x.jsonl", "--split", "refcoo|unc|val", "--data", "{data}"], "Did you mean 'refcoco'"),
+        (["score", "x.jsonl", "--split", "refcoo|unc|val", "--data", "{data}"], r"Did you mean 'refcoco\|unc\|val'"),
         (["score", "x.jsonl", "--split", SPEC, "--date", "{data}"], "unknown flag --date; did you mean --data"),
         (["score", "x.jsonl", "--split", SPEC, "--output", "x.txt"], "name a .json file"),
         (["score", "x.jsonl", "--split", SPEC, "--gallery"], "--gallery needs --output"),

@@ -13,7 +13,7 @@ from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
 from model.config import GroundingConfig
-from model.decoders import DECODERS, check, decoder_of
+from model.decoders import DECODERS, agreement, check, decoder_of
 from model.decoders.base import INSIDE, MaskDecoder
 from model.feature_cache import FeatureCache
 from tests.tiny import picture, tiny_config, tiny_decoder, tiny_model
@@ -47,20 +47,20 @@ def test_weights_of_a_directory_are_compared(tmp_path, name, capsys):
         values["vision_config"]["scale_factors"] = [4.0, 2.0, 1.0, 0.5]
     config = GroundingConfig(sam_config=values, mask_decoder=name)
     torch.manual_seed(1)
-    check.reference(config, None).save_pretrained(tmp_path)
+    agreement.reference(config, None).save_pretrained(tmp_path)
     check.main(["--vision_pretrained", str(tmp_path)])
     said = capsys.readouterr().out
     assert "its own weights" in said and "equal to transformers within 0.0001" in said
 
 
 def test_another_forward_is_told(tmp_path):
-    config = check.read_decoder_config(config_file(tmp_path, "sam2"))
-    theirs = check.reference(config, None)
-    ours = check.of_reference(config, theirs)
+    config = agreement.read_decoder_config(config_file(tmp_path, "sam2"))
+    theirs = agreement.reference(config, None)
+    ours = agreement.of_reference(config, theirs)
     with torch.no_grad():
         ours.sam.no_memory_embedding.add_(1)
-    differences = check.compare(ours, theirs, check.Prompts.drawn(ours, config))
-    assert differences["masks"] > check.TOLERANCE
+    differences = agreement.compare(ours, theirs, agreement.Prompts.drawn(ours, config))
+    assert differences["masks"] > agreement.TOLERANCE
 
 
 def test_a_model_that_no_decoder_has_is_named(tmp_path):

@@ -10,7 +10,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from checkpoints import load_model
 from dataloaders.batching.collate import Collator
 from groundscore.errors import UserError
-from model.backbones import BACKBONES, check
+from model.backbones import BACKBONES, agreement, check
 from model.backbones.qwen_vl import CellPreparation
 from model.similarity import map_on_image
 from tests.tiny import picture, tiny_samples
@@ -46,11 +46,13 @@ def opened(bases, kind, system="UGround", **more):
 @pytest.mark.parametrize(("kind", "changes"), CONFIGURATIONS)
 def test_states_logits_and_tokens_are_those_of_transformers(kind, changes, tmp_path):
     base = write_qwen(tmp_path, kind, seed=1, **changes)
-    _, images = check.read_base(str(tmp_path), None)
-    base.generation_config.update(do_sample=False, max_new_tokens=check.NEW_TOKENS, pad_token_id=0, eos_token_id=None)
-    result = check.compare(base, check.build_ours(base, images), seed=2)
+    _, images = agreement.read_base(str(tmp_path), None)
+    base.generation_config.update(
+        do_sample=False, max_new_tokens=agreement.NEW_TOKENS, pad_token_id=0, eos_token_id=None
+    )
+    result = agreement.compare(base, agreement.build_ours(base, images), seed=2)
     assert max(difference.largest for difference in result.differences) < 1e-5, "\n".join(map(str, result.differences))
-    assert result.equal_tokens == result.tokens == 6 * check.NEW_TOKENS
+    assert result.equal_tokens == result.tokens == 6 * agreement.NEW_TOKENS
     assert result.agrees
 
 

@@ -13,7 +13,7 @@ from dataloaders.batching.collate import Collator
 from dataloaders.batching.tokenization import IMAGE_TOKEN_INDEX
 from dataloaders.sample import Turn
 from groundscore.errors import UserError
-from model.backbones import BACKBONES, check
+from model.backbones import BACKBONES, agreement
 from model.images import CLIP_MEAN, CLIP_STD, standardize
 from model.systems import SYSTEMS
 from tests.tiny import text_only_sample, tiny_samples, write_answer
@@ -62,11 +62,13 @@ def opened(bases, kind, system="UGround", overrides=None, **more):
 @pytest.mark.parametrize(("kind", "changes"), CONFIGURATIONS)
 def test_states_logits_and_tokens_are_those_of_transformers(kind, changes, tmp_path):
     base = write_tiled(tmp_path, kind, seed=1, **copy.deepcopy(changes))
-    _, images = check.read_base(str(tmp_path), None)
-    base.generation_config.update(do_sample=False, max_new_tokens=check.NEW_TOKENS, pad_token_id=0, eos_token_id=None)
-    result = check.compare(base, check.build_ours(base, images), seed=2)
+    _, images = agreement.read_base(str(tmp_path), None)
+    base.generation_config.update(
+        do_sample=False, max_new_tokens=agreement.NEW_TOKENS, pad_token_id=0, eos_token_id=None
+    )
+    result = agreement.compare(base, agreement.build_ours(base, images), seed=2)
     assert max(difference.largest for difference in result.differences) < 1e-5, "\n".join(map(str, result.differences))
-    assert result.equal_tokens == result.tokens == 6 * check.NEW_TOKENS
+    assert result.equal_tokens == result.tokens == 6 * agreement.NEW_TOKENS
 
 
 @pytest.mark.parametrize("canvases", [None, [[SIDE, SIDE], [2 * SIDE, 3 * SIDE]]])

@@ -53,15 +53,15 @@ def test_a_metric_of_a_plugin_is_reported_shown_and_compared(plugin, world, tmp_
     low, high = scores["area_error_ci95"]
     assert 0 < low <= scores["area_error"] <= high < 1
     value, printed = 100 * scores["area_error"], capsys.readouterr().out
-    assert "area error ↓" in printed and f"{value:.2f} ({100 * low:.1f}–{100 * high:.1f})" in printed
+    assert "area error ↓" in printed and f"{value:.1f} ({100 * low:.1f}–{100 * high:.1f})" in printed
 
     reports = [str(tmp_path / "runs/mine" / f"{name}.json") for name in ("true", "half")]
     assert eval_script.main(["--plugin", plugin, "--compare", *reports]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "area error ↓" in line]
-    assert f"| +{value:.2f} " in line
+    assert f"| +{value:.1f} " in line
 
     half, true = read_reports(tmp_path / "runs/mine")
-    assert "area error ↓ 0.0000" in true[-2] and f"area error ↓ {scores['area_error']:.4f}" in half[-2]
+    assert "area error ↓ 0.0" in true[-2] and f"area error ↓ {value:.1f}" in half[-2]
 
 
 @pytest.mark.parametrize(
