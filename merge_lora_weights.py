@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING
 from groundscore.errors import UserError, run_main
 from groundscore.progress import ProgressBar
 from groundscore.reading import user_path
-from groundscore.scoring.report import read_report
-from groundscore.scoring.tables import scores_table
 from inference.model_flags import add_inference_settings, inference_overrides
 from model.settings import check_overrides, inference_settings
 from model.systems import find_system
@@ -173,6 +171,8 @@ class CardParts:
 
 def read_card_parts(flags: Namespace) -> CardParts:
     """What `--examples` and `--report` name, read before any work is spent."""
+    from groundscore.scoring.report import read_report
+    from groundscore.scoring.tables import scores_table
     from inference.examples import read_examples
 
     table = None
