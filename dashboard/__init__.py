@@ -2,7 +2,9 @@
 
 app.py ─▶ serving.py ─▶ ground.py, data.py, layers.py, runs.py     lay out widgets and bind events
           gate.py       grounding.py, samples.py, layer_views.py   what the events do, without widgets
-                        context.py, exchanges.py, widgets.py, markup.py
+          page.js       pointing.py, visit.py, exchanges.py        of the Ground tab: clicks, its state, its answers
+                        conversation.py, viewer.py (talk.js, viewer.js)   how it shows that
+                        context.py, widgets.py, markup.py
 """
 
 from collections.abc import Callable

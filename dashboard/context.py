@@ -3,13 +3,14 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dashboard.examples import EXAMPLES, Example
 from groundscore.annotations.images import read_image
 from groundscore.drawing import split_targets
 from groundscore.errors import UserError
@@ -208,7 +209,7 @@ class Context:
     model: loads in the background and gives a `ChatSession`; None where no tab needs one.
     answers: runs everything that needs the model, one after the other.
     folder: the only place below which files of visitors are written; it is removed when the program ends.
-    dataset_dir, runs_dir: where data and experiments are.
+    dataset_dir, runs_dir: where data and experiments are. examples: that a visitor can try.
     """
 
     folder: Path
@@ -216,6 +217,7 @@ class Context:
     model: BackgroundModel | None = None
     dataset_dir: Path = Path("dataset")
     runs_dir: Path = Path("runs")
+    examples: Sequence[Example] = EXAMPLES
     answers: Answerer = field(init=False)
 
     def __post_init__(self) -> None:

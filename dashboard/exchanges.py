@@ -4,12 +4,9 @@ Masks are kept as run-length encodings, similarity maps as small uint8 arrays, i
 visitor's own `gr.State`; its folder has a random name below the dashboard's and is removed with it.
 """
 
-import json
 import secrets
 import shutil
-import tempfile
-import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -21,10 +18,9 @@ from dataloaders.sample import Turn
 from groundscore.annotations.images import read_image
 from groundscore.colours import Colour, choose_colours
 from groundscore.drawing import heat_map, overlay
-from groundscore.exchange.regions import answered_regions
-from groundscore.exchange.tools import write_regions
 from groundscore.scoring.masks import encode_mask
-from inference.reply import LayerChoice, Reply
+from inference.archive import write_archive
+from inference.reply import LayerChoice, Reply, safe_stem
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class Target:
     rle: dict
     pixels: int
     score: float
-    layer: int
+    layer: int | None
     map: np.ndarray | None
 
     def mask(self) -> np.ndarray:
@@ -43,12 +39,13 @@ class Target:
         return coco_mask.decode(self.rle).astype(bool)
 
 
-@dataclass
+@dataclass(eq=False)
 class Exchange:
     """One question and its answer about an image in the visitor's folder.
 
     folder: of this exchange's files; earlier: the turns that the model was shown before; layer: what was asked for.
-    colours: of the targets, on the image and in the text. thumbnail: its file, once it is drawn.
+    colours: of the targets, on the image and in the text. thumbnail: its file, once it is drawn. source: the file that
+    the visitor chose.
     """
 
     folder: Path
@@ -63,7 +60,13 @@ class Exchange:
     earlier: tuple[Turn, ...]
     targets: list[Target]
     colours: list[Colour]
+    source: Path
     thumbnail: Path | None = None
+
+    @property
+    def number(self) -> int:
+        """Counts the visitor's exchanges from 1; it stays when older ones go."""
+        return int(self.folder.name)
 
     @property
     def turn(self) -> Turn:
@@ -78,15 +81,21 @@ class Exchange:
         """bool [n, H, W]."""
         return np.stack([target.mask() for target in self.targets]) if self.targets else np.zeros((0, *self.size), bool)
 
+    @property
+    def spotted(self) -> bool:
+        """Whether a point or a box was asked about, without a question to the language model."""
+        return any(target.layer is None for target in self.targets)
+
     def reply(self) -> Reply:
-        """As the model gave it, without the maps."""
+        """As the model gave it."""
+        maps = [target.map for target in self.targets]
         return Reply(
             prompt=self.prompt,
             text=self.text,
             masks=self.masks(),
             scores=[target.score for target in self.targets],
             layers=[target.layer for target in self.targets],
-            maps=None,
+            maps=None if any(each is None for each in maps) or not maps else np.stack(maps).astype(np.float32) / 255,
             tokens=0,
             complete=self.complete,
             seconds=self.seconds,
@@ -112,10 +121,9 @@ class Visitor:
         folder.mkdir(mode=0o700)
         return cls(folder)
 
-    def at(self, index: int | None) -> Exchange | None:
-        """The exchange with this index (-1 for the latest), if there is one; None for None."""
-        inside = index is not None and -len(self.exchanges) <= index < len(self.exchanges)
-        return self.exchanges[index] if inside else None
+    def numbered(self, number: int | None) -> Exchange | None:
+        """The exchange with this number, if there is one."""
+        return next((exchange for exchange in self.exchanges if exchange.number == number), None)
 
     def leave(self) -> None:
         """Remove everything that is the visitor's."""
@@ -132,26 +140,53 @@ class Visitor:
         self.uploads.clear()
 
     def keep(
-        self, image: np.ndarray, reply: Reply, *, layer: LayerChoice, earlier: tuple[Turn, ...], most: int
-    ) -> None:
+        self,
+        image: np.ndarray,
+        reply: Reply,
+        *,
+        source: Path,
+        layer: LayerChoice,
+        earlier: tuple[Turn, ...],
+        most: int,
+    ) -> Exchange:
         """Add an exchange; at most `most` are remembered, the oldest go first."""
         self.number += 1
         folder = self.folder / f"{self.number:04d}"
         folder.mkdir()
         image_path = folder / "image.png"
         Image.fromarray(image).save(image_path, compress_level=1)
-        self.exchanges.append(_exchange(folder, image_path, image, reply, layer, earlier))
+        self.exchanges.append(_exchange(folder, image_path, image, reply, layer, earlier, source))
         while len(self.exchanges) > most:
             shutil.rmtree(self.exchanges.pop(0).folder, ignore_errors=True)
+        return self.exchanges[-1]
 
-    def replace(self, index: int, reply: Reply, layer: LayerChoice) -> None:
+    def adopt(self, other: Exchange) -> Exchange:
+        """Add a copy of another visitor's exchange."""
+        self.number += 1
+        folder = self.folder / f"{self.number:04d}"
+        folder.mkdir()
+        image_path = Path(shutil.copy(other.image_path, folder))
+        self.exchanges.append(replace(other, folder=folder, image_path=image_path, thumbnail=None))
+        return self.exchanges[-1]
+
+    def replace(self, old: Exchange, reply: Reply, layer: LayerChoice) -> None:
         """Put other masks into an exchange; its files get new names, so that no browser shows old ones."""
-        old = self.exchanges[index]
-        self.exchanges[index] = _exchange(old.folder, old.image_path, old.image(), reply, layer, old.earlier)
+        new = _exchange(old.folder, old.image_path, old.image(), reply, layer, old.earlier, old.source)
+        self.restore(old, new)
+
+    def restore(self, exchange: Exchange, other: Exchange) -> None:
+        """Put another state of an exchange into its place."""
+        self.exchanges[self.exchanges.index(exchange)] = other
 
 
 def _exchange(
-    folder: Path, image_path: Path, image: np.ndarray, reply: Reply, layer: LayerChoice, earlier: tuple[Turn, ...]
+    folder: Path,
+    image_path: Path,
+    image: np.ndarray,
+    reply: Reply,
+    layer: LayerChoice,
+    earlier: tuple[Turn, ...],
+    source: Path,
 ) -> Exchange:
     maps = [None] * len(reply.masks) if reply.maps is None else [_levels(similarity) for similarity in reply.maps]
     targets = [
@@ -171,21 +206,12 @@ def _exchange(
         earlier=earlier,
         targets=targets,
         colours=choose_colours(image, reply.masks),
+        source=source,
     )
 
 
 def _levels(similarity: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(np.nan_to_num(similarity), 0, 1) * 255).astype(np.uint8)
-
-
-def draw_overlay(exchange: Exchange, opacity: float) -> Path:
-    """The image with every mask in its colour, numbered, as a PNG below the exchange's folder."""
-    path = _new_file(exchange, "overlay.png")
-    alpha = min(1.0, max(0.0, opacity))
-    numbers = range(1, len(exchange.targets) + 1)
-    drawn = overlay(exchange.image(), exchange.masks(), exchange.colours, alpha=alpha, numbers=numbers)
-    Image.fromarray(drawn).save(path, compress_level=3)
-    return path
 
 
 @dataclass(frozen=True)
@@ -216,44 +242,10 @@ def draw_targets(exchange: Exchange) -> list[TargetImages]:
     return drawn
 
 
-def write_masks(exchange: Exchange) -> Path:
-    """A zip with an 8-bit PNG (0 or 255) per target."""
-    path = _new_file(exchange, "masks.zip")
-    with zipfile.ZipFile(path, "w") as archive:
-        for number, target in enumerate(exchange.targets, start=1):
-            with archive.open(f"mask_{number}.png", "w") as entry:
-                Image.fromarray(target.mask().astype(np.uint8) * 255).save(entry, format="PNG")
-    return path
-
-
-def write_tools(exchange: Exchange) -> Path:
-    """A zip with the masks as other tools have them, a folder for each form."""
-    path = _new_file(exchange, "other_tools.zip")
-    scores = [target.score for target in exchange.targets]
-    regions = answered_regions(exchange.image_path, exchange.prompt, exchange.masks(), scores)
-    with zipfile.ZipFile(path, "w") as archive, tempfile.TemporaryDirectory(dir=exchange.folder) as folder:
-        for form in ("coco_results", "labelme", "yolo", "svg", "geojson"):
-            write_regions([regions], Path(folder, form), form)
-        for file in sorted(each for each in Path(folder).rglob("*") if each.is_file()):
-            archive.write(file, file.relative_to(folder))
-    return path
-
-
-def write_record(exchange: Exchange) -> Path:
-    """Question, answer and COCO run-length encoding as JSON."""
-    path = _new_file(exchange, "answer.json")
-    targets = [
-        {
-            "segmentation": target.rle,
-            "pixels": target.pixels,
-            "score": round(target.score, 4),
-            "layer": target.layer,
-            "colour": list(exchange.colours[number]),
-        }
-        for number, target in enumerate(exchange.targets)
-    ]
-    content = {"prompt": exchange.prompt, "answer": exchange.text, "size": list(exchange.size), "targets": targets}
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def pack(exchange: Exchange) -> Path:
+    """A ZIP of all of the answer, named after the image."""
+    path = _new_file(exchange, f"{safe_stem(exchange.source)}.zip")
+    write_archive(path, exchange.reply(), exchange.image_path, exchange.source.name, exchange.colours)
     return path
 
 

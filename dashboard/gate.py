@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # What the page itself fetches. A file's address may not name another host.
 _PAGES = re.compile(
-    r"/|/config/?|/login/?|/logout|/favicon\.ico|/theme\.css|/(static|assets|svelte)/.+"
+    r"/|/readme|/config/?|/login/?|/logout|/favicon\.ico|/theme\.css|/(static|assets|svelte)/.+"
     r"|/gradio_api/(queue/(join|data)|run/\w+|upload|upload_progress|cancel|reset/?|heartbeat/\w+|startup-events|app_id/?|user/?"
     r"|login_check/?|token/?|theme\.css|file=(?!\w+:).+)"
 )

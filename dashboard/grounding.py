@@ -1,19 +1,19 @@
-"""The actions of the Ground tab, without widgets: ask, segment again from another layer, draw the overlay again.
+"""The actions of the Ground tab, without widgets: look at an image, ask, segment again from another layer.
 
-Every step returns a `View`, the content of the page. Errors become sentences in it, never exceptions.
+Each changes a `Visit`, which the page is drawn from. Errors become sentences in it, never exceptions.
 """
 
 import logging
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dashboard import exchanges, markup
 from dashboard.context import Context, Stopped, Waiting, read_upload
-from dashboard.examples import IMAGES
 from dashboard.exchanges import Exchange, Visitor
+from dashboard.visit import Attempt, Visit
 from groundscore.errors import UserError
 from inference.limits import check_prompt
 from inference.reply import LayerChoice
@@ -21,18 +21,7 @@ from inference.reply import LayerChoice
 log = logging.getLogger(__name__)
 
 UNEXPECTED = "An internal error occurred; the program's log has the details. Please try again."
-
-
-@dataclass
-class View:
-    """The content of the page: the answer as HTML and, once it is finished, overlay, targets as HTML, and files."""
-
-    answer: str
-    overlay: Path | None = None
-    targets: str = ""
-    masks: Path | None = None
-    record: Path | None = None
-    tools: Path | None = None
+FIRST_VISITOR = "the example that is answered already"
 
 
 @dataclass(frozen=True)
@@ -47,10 +36,15 @@ class LayerOptions:
 
 
 class Grounding:
-    """The actions of the Ground tab; holds no state of a visitor."""
+    """The actions of the Ground tab; holds no state of a visitor, only the example that every visit begins with."""
 
     def __init__(self, context: Context):
         self.context = context
+        self._first: Exchange | None = None
+        self._preparing: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    # --- what the model can do ---------------------------------------------------------------------------------------
 
     def layer_options(self) -> LayerOptions:
         """Which layers the loaded model can be asked for; raises `UserError` until it is loaded."""
@@ -63,33 +57,88 @@ class Grounding:
             default=model.system.layer_rule(session.layer),
         )
 
+    def takes_spots(self) -> bool:
+        """Whether the model's mask decoder takes points and boxes."""
+        if not self.context.model.ready:
+            return False
+        from inference.corrections import takes_spots
+
+        return takes_spots(self.context.model.get())
+
     def layer(self, wish: LayerChoice) -> LayerChoice:
         """The layer chosen by the widgets, or None (the default) if there is no choice."""
         return wish if self.context.model.ready and self.layer_options().policy else None
 
+    # --- the first sight ---------------------------------------------------------------------------------------------
+
+    def prepare(self) -> bool:
+        """Have the first example answered, once for all visits; whether that has ended."""
+        with self._lock:
+            if self._preparing is None:
+                self._preparing = threading.Thread(target=self._answer_example, name="first example", daemon=True)
+                self._preparing.start()
+        return not self._preparing.is_alive()
+
+    def _answer_example(self) -> None:
+        """Where it fails, visits begin empty."""
+        visit, example = Visit.begin(self.context.folder), self.context.examples[0]
+        for _ in self.ask(FIRST_VISITOR, visit, str(example.image), example.question):
+            pass
+        if visit.exchange is None:
+            log.warning("the first example has no answer: %s", visit.attempt and visit.attempt.problem)
+        self._first = visit.exchange
+
+    def welcome(self, visit: Visit) -> bool:
+        """Begin a visit in which nothing was done yet with the example and its answer; whether there is one."""
+        if self._first is None or visit.visitor.number or visit.moves or visit.attempt is not None:
+            return False
+        visit.show(visit.visitor.adopt(self._first))
+        return True
+
+    # --- what a visitor does -----------------------------------------------------------------------------------------
+
+    def look_at(self, visit: Visit, upload: str | None) -> None:
+        """Show another image, without masks; what is wrong with it is said now."""
+        try:
+            visit.look_at(None if upload is None else self.read(visit, upload))
+        except Exception as error:
+            visit.look_at(None)
+            if visit.attempt is None:
+                visit.attempt = Attempt("")
+                visit.attempt.end(problem=sentence(error))
+
+    def read(self, visit: Visit, upload: str | None) -> np.ndarray:
+        """The visitor's image. Its file goes with the visitor; the examples, of which copies are served, stay."""
+        image = read_upload(upload, self.context.limits)
+        path = Path(upload)
+        below = path.resolve().is_relative_to(self.context.folder.resolve())
+        if below and path.name not in {example.image.name for example in self.context.examples}:
+            visit.visitor.uploads.add(path)
+        return image
+
     def ask(
         self,
         who: str,
-        person: Visitor,
+        visit: Visit,
         upload: str | None,
         prompt: str | None,
         *,
         layer: LayerChoice = None,
         follow_up: bool = False,
-        opacity: float = 0.5,
-    ) -> Iterator[View]:
-        """The answer as it grows, then with its masks, which are added to what `person` can go back to.
+    ) -> Iterator[bool]:
+        """Asks, and yields after every change of the visit whether more than its conversation changed.
 
         who: names the visitor's browser tab, for stopping. follow_up: show the model the earlier questions about the
-        same image, too.
+        same image, too. Answered, the exchange is shown, unless the visitor has moved on meanwhile.
         """
-        said = ""
+        moves = visit.moves
+        attempt = visit.attempt = Attempt((prompt or "").strip()[: self.context.limits.prompt], visit.preview)
         try:
+            yield False
             session = self.context.model.get()
             question = check_prompt(prompt, self.context.limits)
-            image = read_upload(upload, self.context.limits)
-            self._note_upload(person, Path(upload))
-            earlier = _earlier(person, image) if follow_up else ()
+            image = self.read(visit, upload)
+            earlier = _earlier(visit.visitor, image) if follow_up else ()
             reply = None
             for step in self.context.answers.run(
                 who,
@@ -97,62 +146,55 @@ class Grounding:
                 self.context.limits.targets_of(image.shape[:2]),
             ):
                 if isinstance(step, Waiting):
-                    yield View(markup.answer(said, growing=True, note=step.stage))
+                    attempt.stage = step.stage
                 elif isinstance(step, str):
-                    said = step
-                    yield View(markup.answer(said, growing=True))
+                    attempt.text = step
+                    attempt.stage = "Writing the answer" if step else "Reading the image and the question"
                 else:
                     reply = step
-            person.keep(image, reply, layer=layer, earlier=earlier, most=self.context.limits.history)
-            yield self.show(person, -1, opacity)
+                    break
+                yield False
+            if visit.attempt is not attempt:  # cleared while the last word was on its way
+                return
+            exchange = visit.visitor.keep(
+                image, reply, source=Path(upload), layer=layer, earlier=earlier, most=self.context.limits.history
+            )
+            visit.attempt = None
+            if visit.moves == moves:
+                visit.show(exchange)
+            yield visit.moves == moves
         except Stopped:
-            yield View(markup.answer(said, note="Stopped."))
+            attempt.end(note="Stopped.")
+            yield False
         except Exception as error:
-            yield View(markup.problem(sentence(error)))
+            attempt.end(problem=sentence(error))
+            yield False
 
-    def _note_upload(self, person: Visitor, upload: Path) -> None:
-        """The visitor's file goes with the visitor; the examples, of which Gradio serves copies, stay for all."""
-        below = upload.resolve().is_relative_to(self.context.folder.resolve())
-        if below and upload.name not in {path.name for path in IMAGES.iterdir()}:
-            person.uploads.add(upload)
+    def open(self, visit: Visit, number: int) -> Exchange | None:
+        """Show an earlier exchange with its image; None where there is no such exchange."""
+        exchange = visit.visitor.numbered(number)
+        if exchange is not None:
+            visit.open(exchange)
+        return exchange
 
-    def look_again(
-        self, who: str, person: Visitor, index: int | None, layer: LayerChoice, opacity: float
-    ) -> View | None:
-        """The same answer with masks from another layer; None if nothing changes."""
+    def segment_again(self, who: str, visit: Visit, layer: LayerChoice) -> bool:
+        """Give the shown answer masks from another layer; whether anything changed."""
+        exchange = visit.exchange
+        if exchange is None or not exchange.targets or exchange.layer == layer or exchange.spotted:
+            return False
         try:
-            exchange = person.at(index)
-            if exchange is None or not exchange.targets or exchange.layer == layer:
-                return None
             session, before, image = self.context.model.get(), exchange.reply(), exchange.image()
             *_, reply = self.context.answers.run(
                 who, lambda _: session.segment_again(image, exchange.earlier, before, layer)
             )
-            person.replace(index, reply, layer)
-            return self.show(person, index, opacity)
+            visit.corrections = [each for each in visit.corrections if each.number != exchange.number]
+            visit.visitor.replace(exchange, reply, layer)
         except Stopped:
-            return None
+            return False
         except Exception as error:
-            return View(markup.problem(sentence(error)))
-
-    def show(self, person: Visitor, index: int | None, opacity: float) -> View | None:
-        """An exchange with all its images; None where there is no such exchange."""
-        exchange = person.at(index)
-        if exchange is None:
-            return None
-        return View(
-            answer=markup.answer(exchange.text, colours=exchange.colours, note=_note(exchange)),
-            overlay=exchanges.draw_overlay(exchange, opacity),
-            targets=markup.targets(exchanges.draw_targets(exchange)),
-            masks=exchanges.write_masks(exchange) if exchange.targets else None,
-            record=exchanges.write_record(exchange),
-            tools=exchanges.write_tools(exchange) if exchange.targets else None,
-        )
-
-    def recompose(self, person: Visitor, index: int | None, opacity: float) -> Path | None:
-        """The overlay of an exchange with another opacity, without the model; None where there is no exchange."""
-        exchange = person.at(index)
-        return None if exchange is None else exchanges.draw_overlay(exchange, opacity)
+            visit.attempt = Attempt("")
+            visit.attempt.end(problem=sentence(error))
+        return True
 
 
 def sentence(error: Exception) -> str:
@@ -163,22 +205,12 @@ def sentence(error: Exception) -> str:
     return UNEXPECTED
 
 
-def _earlier(person: Visitor, image: np.ndarray) -> tuple:
+def _earlier(visitor: Visitor, image: np.ndarray) -> tuple:
     """The turns of the last exchanges without a break about this very image."""
     turns = []
-    for exchange in reversed(person.exchanges):
+    for exchange in reversed(visitor.exchanges):
         if exchange.size != image.shape[:2] or not np.array_equal(exchange.image(), image):
             break
-        turns.append(exchange.turn)
+        if not exchange.spotted:
+            turns.append(exchange.turn)
     return tuple(reversed(turns))
-
-
-def _note(exchange: Exchange) -> str:
-    """The remarks below an answer: what was not found, whether it was cut off, its time."""
-    parts = []
-    if exchange.remark:
-        parts.append(exchange.remark)
-    if not exchange.complete:
-        parts.append("The answer reached the maximum length and was cut off.")
-    parts.append(f"{exchange.seconds:.2f} s" if exchange.seconds < 1 else f"{exchange.seconds:.1f} s")
-    return " ".join(parts)

@@ -16,7 +16,7 @@ import pandas
 from dashboard import markup
 from dashboard.context import Context, Stopped, Waiting
 from dashboard.grounding import sentence
-from dashboard.widgets import WaitingBar, busy, example_images, fill_from, image_upload, number
+from dashboard.widgets import WaitingBar, busy, example_buttons, fill_from, image_upload, number
 from groundscore.errors import UserError
 
 MOST_IMAGES = 2000
@@ -32,7 +32,7 @@ def layers_tab(context: Context) -> None:
             with gr.Row():
                 image = image_upload("Image", "layers-picture", height=190)
                 truth = image_upload("Ground truth (optional)", "layers-truth", height=190)
-            examples = example_images("layers-examples")
+            examples = example_buttons("layers-examples", context.examples)
             prompt = gr.Textbox(
                 label="Instruction",
                 placeholder="What is the thing you could drink from in this image?",
@@ -40,7 +40,7 @@ def layers_tab(context: Context) -> None:
                 max_length=context.limits.prompt,
                 elem_id="layers-prompt",
             )
-            fill_from(examples, image, prompt)
+            fill_from(examples, context.examples, image, prompt)
             answer = gr.Textbox(
                 "It is [SEG].", label="Answer given to the model", max_length=500, elem_id="layers-answer"
             )

@@ -26,10 +26,14 @@ def escape(text: str) -> str:
 
 
 def answer(text: str, *, colours: Sequence[Colour] = (), note: str | None = None, growing: bool = False) -> str:
-    """An answer with every `[SEG]` as a numbered badge in its mask's colour."""
+    """An answer with every `[SEG]` as a numbered badge in its mask's colour.
+
+    While it grows, its note is read aloud as a status.
+    """
     body = numbered(text, colours=colours)
     cursor = '<span class="cursor"></span>' if growing else ""
-    foot = f'<p class="note">{escape(note)}</p>' if note else ""
+    role = ' role="status"' if growing else ""
+    foot = f'<p class="note"{role}>{escape(note)}</p>' if note else ""
     return f'<div class="answer"><p>{body}{cursor}</p>{foot}</div>'
 
 
@@ -70,7 +74,7 @@ def badge(number: int, colours: Sequence[Colour] = ()) -> str:
     """The badge `[SEG n]` of the target with this index, in the colour of its mask; dark until it has one."""
     colour = colours[number] if number < len(colours) else NO_COLOUR
     style = f"background: rgb{colour}; color: rgb{text_on(colour)}"
-    return f'<span class="seg" style="{style}">[SEG {number + 1}]</span>'
+    return f'<span class="seg" data-target="{number + 1}" style="{style}">[SEG {number + 1}]</span>'
 
 
 def targets(drawn: Sequence["TargetImages"]) -> str:
@@ -89,10 +93,28 @@ def targets(drawn: Sequence["TargetImages"]) -> str:
     return f'<div class="targets">{"".join(cards)}</div>' if cards else ""
 
 
+def file_address(path: Path) -> str:
+    """Where the page finds a file of the dashboard's folder."""
+    return f"gradio_api/file={quote(str(path))}"
+
+
+def image(path: Path, description: str) -> str:
+    """A file as an image; without a description it is mere decoration."""
+    return f'<img src="{escape(file_address(path))}" alt="{escape(description)}">'
+
+
+def examples(shown: Iterable[tuple[Path, str]]) -> str:
+    """Buttons with an image and the question about it."""
+    buttons = "".join(
+        f'<button type="button" data-example="{number}">{image(path, "")}<span>{escape(question)}</span></button>'
+        for number, (path, question) in enumerate(shown)
+    )
+    return f'<section class="examples" aria-label="Examples"><h2>Examples</h2><div>{buttons}</div></section>'
+
+
 def _figure(path: Path, description: str, caption: str) -> str:
-    address = f"gradio_api/file={quote(str(path))}"
-    image = f'<img src="{escape(address)}" alt="{escape(description)}">'
-    link = f'<a href="{escape(address)}" target="_blank" rel="noopener">{image}</a>'
+    address = file_address(path)
+    link = f'<a href="{escape(address)}" target="_blank" rel="noopener">{image(path, description)}</a>'
     return f"<figure>{link}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
@@ -111,9 +133,22 @@ def hint(message: str) -> str:
     return f'<div class="answer hint"><p>{escape(message)}</p></div>'
 
 
-def header(title: str, line: str) -> str:
-    """The page's heading."""
-    return f'<div class="head"><h1>{escape(title)}</h1><p>{escape(line)}</p></div>'
+def header(title: str, line: str, model: str | None, links: Sequence[tuple[str, str]]) -> str:
+    """The page's heading: what it is, which model answers, and links (title, address)."""
+    named = f'<p class="note">{escape(model)}</p>' if model else ""
+    ways = "".join(
+        f'<a href="{escape(address)}" target="_blank" rel="noopener">{escape(name)}</a>' for name, address in links
+    )
+    return f'<header class="head"><h1>{escape(title)}</h1><p>{escape(line)}</p>{named}<nav>{ways}</nav></header>'
+
+
+def plain_page(title: str, text: str) -> str:
+    """A page of its own with a text as it is."""
+    style = "body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color-scheme: light dark; }"
+    style += " pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 0.95rem/1.6 ui-monospace, monospace; }"
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
+    head = f'<!doctype html><html lang="en"><head>{head}<style>{style}</style></head>'
+    return f"{head}<body><main><h1>{escape(title)}</h1><pre>{escape(text)}</pre></main></body></html>"
 
 
 def loading(name: str, stage: str, seconds: float) -> str:

@@ -29,6 +29,16 @@
     watch.observe(document, { childList: true, subtree: true });
   };
 
+  // Gradio names what is empty, but not what it is, and gives the images of a gallery no name at all.
+  const nameParts = () => {
+    for (const empty of document.querySelectorAll("div.empty[aria-label]:not([role])")) empty.setAttribute("role", "img");
+    for (const frame of document.querySelectorAll("button:not([aria-label]) > .image-frame")) {
+      const caption = frame.parentElement.parentElement.querySelector(".caption-label");
+      frame.parentElement.setAttribute("aria-label", caption?.textContent.trim() || "Image");
+    }
+  };
+  new MutationObserver(nameParts).observe(document, { childList: true, subtree: true });
+
   document.addEventListener("click", (event) => {
     const tab = event.isTrusted && event.target.closest?.("button[role=tab]");
     if (!tab || name(tab) === wanted()) return;

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from dashboard import TABS, markup
 from dashboard.context import Context
-from dashboard.examples import IMAGES
+from dashboard.examples import checkpoint_examples
 from groundscore.errors import UserError
 from inference.background import BackgroundModel
 from inference.limits import Limits
@@ -25,6 +25,8 @@ from inference.model_flags import check_version
 
 if TYPE_CHECKING:
     import gradio as gr
+    from starlette.requests import Request
+    from starlette.responses import Response
 
     from inference.session import ChatSession
 
@@ -100,7 +102,7 @@ class Server:
         if any(TABS[name].needs_model for name in self.names):
             model = BackgroundModel(load, "/".join(Path(flags.version).parts[-2:]))
         places = {"dataset_dir": Path(flags.dataset_dir), "runs_dir": Path(flags.runs_dir)}
-        self.context = Context(self.folder, limits, model, **places)
+        self.context = Context(self.folder, limits, model, **places, examples=checkpoint_examples(flags.version))
         self.page: Any = None
         self.url = ""
 
@@ -111,6 +113,7 @@ class Server:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ.pop("GRADIO_SHARE", None)
         from starlette.middleware import Middleware
+        from starlette.routing import Route
 
         from dashboard.gate import Gate
 
@@ -129,11 +132,12 @@ class Server:
                 css_paths=STYLE,
                 head=f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>",
                 max_threads=40 + self.limits.waiting,  # a question that waits keeps one
-                allowed_paths=[str(IMAGES)],
+                allowed_paths=sorted({str(example.image.parent) for example in self.context.examples}),
                 max_file_size=self.limits.upload_mb * 2**20,
                 state_session_capacity=200,
                 app_kwargs={
-                    "middleware": [Middleware(Gate, hosts=("127.0.0.1", "localhost", "[::1]") if own else None)]
+                    "routes": [Route("/readme", show_readme)],
+                    "middleware": [Middleware(Gate, hosts=("127.0.0.1", "localhost", "[::1]") if own else None)],
                 },
                 footer_links=[],
                 run_history=False,
@@ -183,6 +187,9 @@ class Server:
 
 
 TITLE = "UGround"
+LINE = "Ask about an image in your own words: everything the answer names gets a mask."
+LINKS = (("README", "readme"), ("Paper", "https://arxiv.org/abs/2510.03853"))
+README = Path(__file__).parents[1] / "README.md"
 STYLE = Path(__file__).with_name("style.css")
 SCRIPT = Path(__file__).with_name("page.js")
 
@@ -192,8 +199,7 @@ def build_page(context: Context, names: Sequence[str]) -> "gr.Blocks":
     import gradio as gr
 
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 6 * 3600), fill_width=True) as page:
-        line = "Visual grounding with language"
-        gr.HTML(markup.header(TITLE, f"{line} · {context.model.name}" if context.model else line))
+        gr.HTML(markup.header(TITLE, LINE, context.model and f"Model: {context.model.name}", LINKS))
         if len(names) == 1:
             TABS[names[0]].load()(context)
         else:
@@ -209,15 +215,36 @@ def build_page(context: Context, names: Sequence[str]) -> "gr.Blocks":
     return page
 
 
+def show_readme(request: "Request") -> "Response":
+    """The README as a page."""
+    from starlette.responses import HTMLResponse
+
+    return HTMLResponse(markup.plain_page(f"{TITLE}: README", README.read_text(encoding="utf-8")))
+
+
 def theme() -> "gr.themes.Base":
-    """The theme: greys, one accent colour, system fonts."""
+    """The theme: greys, one accent colour, system fonts; every text has a contrast of 4.5 or more."""
     import gradio as gr
 
     fonts = ("ui-sans-serif", "system-ui", "sans-serif")
-    return gr.themes.Base(
+    plain = gr.themes.Base(
         primary_hue=gr.themes.colors.blue,
         neutral_hue=gr.themes.colors.slate,
         radius_size=gr.themes.sizes.radius_md,
         font=fonts,
         font_mono=("ui-monospace", "Consolas", "monospace"),
+    )
+    quiet, quiet_dark, strong = "*neutral_600", "*neutral_300", "*primary_600"
+    return plain.set(
+        body_text_color_subdued=quiet,
+        body_text_color_subdued_dark=quiet_dark,
+        block_info_text_color=quiet,
+        block_info_text_color_dark=quiet_dark,
+        input_placeholder_color=quiet,
+        input_placeholder_color_dark=quiet_dark,
+        color_accent=strong,
+        button_primary_background_fill=strong,
+        button_primary_background_fill_dark=strong,
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_700",
     )

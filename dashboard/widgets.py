@@ -6,7 +6,7 @@ import gradio as gr
 
 from dashboard import markup
 from dashboard.context import Context
-from dashboard.examples import EXAMPLES
+from dashboard.examples import Example
 
 
 def image_upload(label: str, elem_id: str, *, height: int, sources: Sequence[str] = ("upload",)) -> gr.Image:
@@ -28,26 +28,31 @@ def image_upload(label: str, elem_id: str, *, height: int, sources: Sequence[str
     return component
 
 
-def example_images(elem_id: str) -> gr.Dataset:
-    """The shipped images side by side; connect them with `fill_from`."""
-    return gr.Dataset(
-        label="Examples",
-        components=[gr.Image(visible=False)],
-        samples=[[str(example.image)] for example in EXAMPLES],
-        type="index",
+def example_buttons(elem_id: str, examples: Sequence[Example]) -> gr.HTML:
+    """The examples as buttons, each with its question below its image; a click is a `select` event."""
+    return gr.HTML(
+        markup.examples([(example.image, example.question) for example in examples]),
+        js_on_load=CHOOSE_EXAMPLE,
         elem_id=elem_id,
+        elem_classes="bare",
     )
 
 
-def fill_from(examples: gr.Dataset, image: gr.Image, prompt: gr.Textbox) -> None:
+CHOOSE_EXAMPLE = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-example]");
+  if (button) trigger("select", { index: Number(button.dataset.example), value: "" });
+});"""
+
+
+def fill_from(buttons: gr.HTML, examples: Sequence[Example], image: gr.Image, prompt: gr.Textbox) -> None:
     """Put the example that is chosen into `image`, and its question into `prompt`."""
 
-    def on_example(index):
-        if not 0 <= index < len(EXAMPLES):
+    def on_example(event: gr.SelectData):
+        if not isinstance(event.index, int) or not 0 <= event.index < len(examples):
             return [gr.skip()] * 2
-        return [str(EXAMPLES[index].image), EXAMPLES[index].question]
+        return [str(examples[event.index].image), examples[event.index].question]
 
-    examples.click(on_example, examples, [image, prompt], show_progress="hidden", api_visibility="private")
+    buttons.select(on_example, None, [image, prompt], show_progress="hidden", api_visibility="private")
 
 
 def number(label: str, value: int, elem_id: str, **options) -> gr.Number:

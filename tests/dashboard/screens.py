@@ -12,11 +12,14 @@ class Screen:
         self.page.set_default_timeout(60_000)
         self.errors, self.abroad = [], []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        self.page.on("console", lambda message: message.type == "error" and self._note(message))
         self.page.on("dialog", lambda dialog: (self.errors.append(f"dialog {dialog.message}"), dialog.dismiss()))
         self.page.on("request", lambda request: self._check(request.url, url))
         self.page.goto(url)
         self.page.wait_for_selector(ready)
+
+    def _note(self, message) -> None:
+        self.errors.append(f"{message.text} {message.location.get('url', '')}")
 
     def _check(self, address: str, home: str) -> None:
         if not address.startswith((home, "data:", "blob:")):
@@ -56,4 +59,4 @@ class Screen:
     def leave(self) -> None:
         """Close the page; nothing may have gone wrong on it, and nothing may have left this host."""
         self.page.close()
-        assert self.errors == [] and self.abroad == []
+        assert (self.errors, self.abroad) == ([], [])

@@ -1,4 +1,4 @@
-"""What the Ground tab does, without a page: views, layers, history, files."""
+"""What the Ground tab does, without a page: asking, layers, the conversation, files; and the state of a visit."""
 
 import json
 import zipfile
@@ -11,10 +11,13 @@ from pycocotools import mask as run_lengths
 
 from dashboard import markup
 from dashboard.context import Context
-from dashboard.examples import IMAGES
-from dashboard.exchanges import Visitor, thumbnail
+from dashboard.conversation import conversation
+from dashboard.examples import EXAMPLES
+from dashboard.exchanges import draw_targets, pack, thumbnail
 from dashboard.ground import ONE_LAYER, POLICY, _layer_widgets, _wish
 from dashboard.grounding import UNEXPECTED, Grounding
+from dashboard.viewer import viewer_value
+from dashboard.visit import Visit
 from groundscore.errors import UserError
 from inference.background import BackgroundModel
 from inference.limits import Limits
@@ -26,166 +29,261 @@ def session():
     return tiny_session()
 
 
-@pytest.fixture
-def tab(tmp_path, session):
+def loaded(session) -> BackgroundModel:
     model = BackgroundModel(lambda tell: session, "tiny").start()
     model.wait(10)
-    folder = tmp_path / "served"
-    folder.mkdir()
-    return Grounding(Context(folder, Limits(history=3), model))
+    return model
 
 
 @pytest.fixture
-def person(tab):
-    return Visitor.arrive(tab.context.folder)
+def tab(tmp_path, session):
+    folder = tmp_path / "served"
+    folder.mkdir()
+    return Grounding(Context(folder, Limits(history=3), loaded(session)))
+
+
+@pytest.fixture
+def visit(tab):
+    return Visit.begin(tab.context.folder)
 
 
 @pytest.fixture
 def photo(tmp_path):
-    path = tmp_path / "photo.png"
+    path = tmp_path / "my photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8)).save(path)
     return str(path)
 
 
-def ask(tab, person, photo, prompt="Where is the ball?", **options):
-    return list(tab.ask("tab 1", person, photo, prompt, **options))
+def ask(tab, visit, photo, prompt="Where is the ball?", **options):
+    """The conversation after every step."""
+    return [conversation(visit) for _ in tab.ask("tab 1", visit, photo, prompt, **options)]
 
 
-def test_the_answer_streams_and_ends_with_every_target(tab, person, photo):
-    *growing, last = ask(tab, person, photo)
+def test_the_answer_streams_and_ends_with_every_target(tab, visit, photo):
+    *growing, last = ask(tab, visit, photo)
 
-    assert len(growing) > 5 and all(view.overlay is None for view in growing)
-    for number in range(2):
-        badge = markup.badge(number, person.at(-1).colours)
-        assert badge in last.answer and badge in last.targets
-    assert last.targets.count("<img") == 4  # a mask and a similarity map each
-    with zipfile.ZipFile(last.masks) as archive:
-        assert archive.namelist() == ["mask_1.png", "mask_2.png"]
-        mask = np.asarray(Image.open(archive.open("mask_1.png")))
-    record = json.loads(last.record.read_text())
+    assert len(growing) > 5 and all("running" in each and "shown" not in each for each in growing)
+    exchange = visit.exchange
+    assert all(markup.badge(number, exchange.colours) in last for number in range(2))
+    assert [mask["number"] for mask in json.loads(viewer_value(visit))["masks"]] == [1, 2]
+    assert markup.targets(draw_targets(exchange)).count("<img") == 4  # a mask and a similarity map each
+
+
+def test_what_is_downloaded_has_the_name_of_the_image_and_its_masks(tab, visit, photo):
+    ask(tab, visit, photo)
+    path = pack(visit.exchange)
+    assert path.name == "my_photo.zip"
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        assert {"my_photo_overlay.png", "my_photo_rle.json", "my_photo_mask_1.png", "my_photo_mask_2.png"} <= {*names}
+        assert {name.split("/")[0] for name in names if "/" in name} >= {"coco_results", "labelme"}
+        mask = np.asarray(Image.open(archive.open("my_photo_mask_1.png")))
+        record = json.loads(archive.read("my_photo_rle.json"))
     decoded = run_lengths.decode(record["targets"][0]["segmentation"])
     assert mask.dtype == np.uint8 and ((mask == 255) == decoded.astype(bool)).all()
-    assert record["targets"][1]["colour"] == list(person.at(-1).colours[1])
+    assert record["targets"][1]["colour"] == list(visit.exchange.colours[1])
     assert record["size"] == [30, 44]
 
 
-def test_what_is_kept_of_an_answer_is_what_the_model_gave(tab, person, photo, session):
-    ask(tab, person, photo, layer=2)
-    exchange = person.at(-1)
+def test_what_is_kept_of_an_answer_is_what_the_model_gave(tab, visit, photo, session):
+    ask(tab, visit, photo, layer=2)
+    exchange = visit.exchange
     reply = session.ask(exchange.image(), (), "Where is the ball?", on_text=lambda piece: None, layer=2)
     assert (exchange.masks() == reply.masks).all()
     assert [target.layer for target in exchange.targets] == reply.layers == [2, 2]
     assert np.abs(exchange.targets[0].map / 255 - reply.maps[0]).max() < 0.01
 
 
-def test_another_opacity_needs_no_model(tab, person, photo):
-    Image.open(photo).resize((440, 300)).save(photo)
-    last = ask(tab, person, photo, opacity=0.0)[-1]
-    tab.context.model = None
-    strong = tab.recompose(person, -1, 1.0)
-    assert strong != last.overlay
-    faint, full = (np.asarray(Image.open(path)).astype(int) for path in (last.overlay, strong))
-    inside = person.at(-1).masks().any(0)
-    assert np.abs(full - faint)[inside].sum() > np.abs(full - faint)[~inside].sum()
+def test_the_outlines_of_the_viewer_are_the_masks(tab, visit, photo):
+    """Filled by the even-odd rule at the size of the masks."""
+    ask(tab, visit, photo)
+    value = json.loads(viewer_value(visit))
+    assert (value["width"], value["height"]) == (44, 30)
+    for mask, target in zip(value["masks"], visit.exchange.targets, strict=True):
+        filled = np.zeros((30, 44), bool)
+        for ring in mask["path"].removesuffix("Z").split("Z"):
+            corners = [tuple(map(float, corner.split())) for corner in ring.removeprefix("M").split("L")]
+            rows, columns = np.mgrid[0:30, 0:44] + 0.5
+            for (x, y), (_, v) in zip(corners, corners[1:] + corners[:1], strict=True):
+                if y != v:  # crossings of a ray to the left
+                    filled ^= (min(y, v) < rows) & (rows < max(y, v)) & (x < columns)
+        assert (filled == target.mask()).all()
+        column, row = mask["at"]
+        assert target.mask()[int(row), int(column)]
+        assert ["score", f"{target.score:.2f}", ""] in mask["facts"]
 
 
-def test_where_nothing_is_shown_nothing_is_redrawn(tab, person, photo):
-    for _ in range(2):
-        ask(tab, person, photo)
-    for index in (None, 7, -5):
-        assert tab.recompose(person, index, 0.5) is None
-        assert tab.show(person, index, 0.5) is None
-        assert tab.look_again("tab 1", person, index, 0, 0.5) is None
+def test_looking_again_replaces_the_masks_and_keeps_the_words(tab, visit, photo):
+    ask(tab, visit, photo, layer="greedy")
+    text, before = visit.exchange.text, viewer_value(visit)
+
+    assert tab.segment_again("tab 1", visit, 0)
+
+    assert {target.layer for target in visit.exchange.targets} == {0}
+    assert visit.exchange.text == text and len(visit.visitor.exchanges) == 1
+    assert viewer_value(visit) != before
+    assert not tab.segment_again("tab 1", visit, 0)  # nothing new
+    assert tab.segment_again("tab 1", visit, 9)
+    assert "outside 0..3" in conversation(visit)
 
 
-def test_looking_again_replaces_the_masks_and_keeps_the_words(tab, person, photo):
-    first = ask(tab, person, photo, layer="greedy")[-1]
-    text = person.at(-1).text
-
-    again = tab.look_again("tab 1", person, -1, 0, 0.5)
-
-    assert "similarity at layer 0" in again.targets
-    assert person.at(-1).text == text and len(person.exchanges) == 1
-    assert again.overlay != first.overlay
-    assert tab.look_again("tab 1", person, -1, 0, 0.5) is None  # nothing new
-    assert "outside 0..3" in tab.look_again("tab 1", person, -1, 9, 0.5).answer
-
-
-def test_a_follow_up_question_shows_the_model_what_came_before(tab, person, photo, tmp_path):
-    ask(tab, person, photo, "first")
-    ask(tab, person, photo, "second", follow_up=True)
-    ask(tab, person, photo, "third")
-    assert [len(exchange.earlier) for exchange in person.exchanges] == [0, 1, 0]
+def test_a_follow_up_question_shows_the_model_what_came_before(tab, visit, photo, tmp_path):
+    ask(tab, visit, photo, "first")
+    ask(tab, visit, photo, "second", follow_up=True)
+    ask(tab, visit, photo, "third")
+    assert [len(exchange.earlier) for exchange in visit.visitor.exchanges] == [0, 1, 0]
     other = tmp_path / "other.png"
     Image.new("RGB", (44, 30)).save(other)
-    ask(tab, person, str(other), "fourth", follow_up=True)
-    assert person.at(-1).earlier == ()
+    ask(tab, visit, str(other), "fourth", follow_up=True)
+    assert visit.exchange.earlier == ()
 
 
-def test_a_history_has_a_length_and_its_files_go_with_it(tab, person, photo):
+def test_a_conversation_has_a_length_and_its_files_go_with_it(tab, visit, photo):
     for number in range(5):
-        ask(tab, person, photo, f"question {number}")
-    assert [exchange.prompt for exchange in person.exchanges] == ["question 2", "question 3", "question 4"]
-    assert sorted(path.name for path in person.folder.iterdir()) == ["0003", "0004", "0005"]
+        ask(tab, visit, photo, f"question {number}")
+    assert [each.prompt for each in visit.visitor.exchanges] == ["question 2", "question 3", "question 4"]
+    assert "question 2" in conversation(visit) and "question 1" not in conversation(visit)
+    folders = {path.name for path in visit.visitor.folder.iterdir()}
+    assert folders == {"0003", "0004", "0005", "previews"}
 
-    person.forget()
-    assert list(person.folder.iterdir()) == [] and person.at(-1) is None
-    person.leave()
-    assert not person.folder.exists()
+    visit.forget()
+    assert not list(visit.visitor.folder.glob("0*")) and visit.exchange is None
+    visit.leave()
+    assert not visit.visitor.folder.exists()
 
 
-def test_uploads_go_with_the_history_and_examples_stay(tab, person, photo):
+def test_uploads_go_with_the_conversation_and_examples_stay(tab, visit, photo):
     cache = tab.context.folder / "0123456789"
     cache.mkdir()
-    example = next(IMAGES.glob("*.jpg"), None) or next(IMAGES.iterdir())
+    example = EXAMPLES[0].image
     upload, served = cache / "mine.png", cache / example.name
     upload.write_bytes(Path(photo).read_bytes())
     served.write_bytes(example.read_bytes())
     for picture in (upload, served, Path(photo)):
-        ask(tab, person, str(picture))
-    person.forget()
+        ask(tab, visit, str(picture))
+    visit.forget()
     assert not upload.exists() and served.exists() and Path(photo).exists()
 
 
-def test_a_thumbnail_is_drawn_once(tab, person, photo):
-    ask(tab, person, photo)
-    first = thumbnail(person.at(-1))
-    assert thumbnail(person.at(-1)) == first
-    tab.look_again("tab 1", person, -1, 1, 0.5)
-    assert thumbnail(person.at(-1)) != first
+def test_a_thumbnail_is_drawn_once(tab, visit, photo):
+    ask(tab, visit, photo)
+    first = thumbnail(visit.exchange)
+    assert thumbnail(visit.exchange) == first
+    tab.segment_again("tab 1", visit, 1)
+    assert thumbnail(visit.exchange) != first
 
 
-def test_recomposing_leaves_no_pile_of_files(tab, person, photo):
-    ask(tab, person, photo)
-    for number in range(20):
-        tab.recompose(person, -1, number / 20)
-    assert len(list(person.folder.rglob("overlay.png"))) <= 2
+def test_looking_around_leaves_no_pile_of_files(tab, visit, photo):
+    ask(tab, visit, photo)
+    for _ in range(20):
+        tab.open(visit, 1)
+        pack(visit.exchange)
+    assert len(list(visit.visitor.folder.rglob("*.zip"))) <= 2 and len(list(visit.visitor.folder.rglob("*.jpg"))) <= 5
 
 
-def test_what_only_a_developer_understands_is_not_shown(tab, person, photo, session, caplog):
+def test_what_only_a_developer_understands_is_not_shown(tab, visit, photo, session, caplog):
     session.ask = lambda *_, **__: 1 / 0
-    (*_, last) = ask(tab, person, photo)
-    assert markup.escape(UNEXPECTED) in last.answer
-    assert "ZeroDivisionError" in caplog.text and "ZeroDivisionError" not in last.answer
+    (*_, last) = ask(tab, visit, photo)
+    assert markup.escape(UNEXPECTED) in last
+    assert "ZeroDivisionError" in caplog.text and "ZeroDivisionError" not in last
 
 
-def test_nothing_found_is_said(tmp_path, photo):
-    model = BackgroundModel(lambda tell: tiny_session("It is not there."), "tiny").start()
-    model.wait(10)
-    tab = Grounding(Context(tmp_path, Limits(), model))
-    last = ask(tab, Visitor.arrive(tmp_path), photo)[-1]
-    assert "Nothing was segmented" in last.answer and last.masks is None and last.targets == ""
-    assert last.overlay.exists()
+# --- one state ------------------------------------------------------------------------------------------------------
+
+
+def shown(visit) -> tuple[int | None, int, bool]:
+    """Number of the turn that is marked, number of masks on the image, whether there is an image."""
+    value = json.loads(viewer_value(visit))
+    marked = conversation(visit).partition(" shown")[2].partition('data-turn="')[2].partition('"')[0]
+    return int(marked) if marked else None, len(value["masks"]), "image" in value
+
+
+def test_another_image_has_no_masks_and_an_earlier_turn_brings_its_own_back(tab, visit, photo, tmp_path):
+    ask(tab, visit, photo)
+    assert shown(visit) == (1, 2, True)
+    tab.look_at(visit, str(EXAMPLES[0].image))
+    assert shown(visit) == (None, 0, True)
+    ask(tab, visit, str(EXAMPLES[0].image), "And here?")
+    assert shown(visit) == (2, 2, True)
+    assert tab.open(visit, 1).source == Path(photo)
+    assert shown(visit) == (1, 2, True) and (visit.preview.width, visit.preview.height) == (44, 30)
+    visit.clear()
+    assert shown(visit) == (None, 0, False) and "And here?" in conversation(visit)
+    for number in (None, 7, -1, "1", [1]):
+        assert tab.open(visit, number) is None
+
+
+def test_an_answer_does_not_take_the_page_from_a_visitor_who_has_moved_on(tab, visit, photo):
+    steps = tab.ask("tab 1", visit, photo, "first")
+    next(steps)
+    tab.look_at(visit, str(EXAMPLES[1].image))
+    assert not any(steps)  # nothing but the conversation changes
+    assert shown(visit) == (None, 0, True) and "first" in conversation(visit)
+
+
+def test_an_answer_does_not_arrive_after_clear(tab, visit, photo):
+    steps = tab.ask("tab 1", visit, photo, "first")
+    for _ in range(4):
+        next(steps)
+    visit.clear()
+    for _ in steps:
+        assert "first" not in conversation(visit)
+    assert not visit.visitor.exchanges
+
+
+def test_a_stopped_question_stays_until_the_next_one(tab, visit, photo):
+    steps = tab.ask("tab 1", visit, photo, "first")
+    for _ in range(4):
+        next(steps)
+    tab.context.answers.stop("tab 1")
+    list(steps)
+    assert "Stopped." in conversation(visit) and "first" in conversation(visit) and not visit.attempt.running
+    ask(tab, visit, photo, "second")
+    assert "first" not in conversation(visit)
+
+
+def test_an_image_that_cannot_be_read_is_reported_when_it_is_chosen(tab, visit, tmp_path):
+    (tmp_path / "notes.png").write_text("no image")
+    tab.look_at(visit, str(tmp_path / "notes.png"))
+    assert "not an image" in conversation(visit) and shown(visit) == (None, 0, False)
+    tab.look_at(visit, str(EXAMPLES[0].image))
+    assert "not an image" not in conversation(visit)
+
+
+def test_a_visit_begins_with_an_answered_example_unless_something_was_done(tab, visit, photo):
+    tab.prepare()
+    tab._preparing.join(20)
+    assert tab.prepare()
+    other = Visit.begin(tab.context.folder)
+    ask(tab, other, photo)
+    assert not tab.welcome(other) and len(other.visitor.exchanges) == 1
+    assert tab.welcome(visit) and not tab.welcome(visit)
+    assert visit.exchange.prompt == EXAMPLES[0].question and shown(visit) == (1, 2, True)
+    visit.forget()
+    assert tab.welcome(Visit.begin(tab.context.folder))  # the files of one visit are its own
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [("There is no red kite.", "There is no red kite."), ("[REJ].", "Not in this image: Where is the ball?")],
+)
+def test_no_is_shown_as_clearly_as_a_mask(tmp_path, photo, answer, said):
+    tab = Grounding(Context(tmp_path, Limits(), loaded(tiny_session(answer))))
+    visit = Visit.begin(tmp_path)
+    (*_, last) = ask(tab, visit, photo)
+    assert f'<p class="missing">{markup.escape(said)}</p>' in last
+    assert json.loads(viewer_value(visit))["verdict"] == said
+    with zipfile.ZipFile(pack(visit.exchange)) as archive:
+        assert len(archive.namelist()) == 2
 
 
 def test_a_system_without_a_policy_has_no_layer_to_choose(tmp_path, photo):
-    model = BackgroundModel(lambda tell: tiny_session(system="LISA"), "tiny").start()
-    model.wait(10)
-    tab = Grounding(Context(tmp_path, Limits(), model))
+    tab = Grounding(Context(tmp_path, Limits(), loaded(tiny_session(system="LISA"))))
     assert not tab.layer_options().policy
     assert tab.layer("greedy") is None and tab.layer(1) is None
-    last = ask(tab, Visitor.arrive(tmp_path), photo)[-1]
-    assert last.targets.count("<img") == 2  # masks; LISA has no similarity map
+    visit = Visit.begin(tmp_path)
+    ask(tab, visit, photo)
+    assert markup.targets(draw_targets(visit.exchange)).count("<img") == 2  # masks; LISA has no similarity map
 
 
 @pytest.mark.parametrize(
@@ -201,25 +299,21 @@ def test_a_system_without_a_policy_has_no_layer_to_choose(tmp_path, photo):
 def test_the_page_starts_with_the_layer_that_app_py_was_told(tmp_path, photo, started, rule, index, asked):
     session = tiny_session()
     session.layer = started
-    model = BackgroundModel(lambda tell: session, "tiny").start()
-    model.wait(10)
-    tab = Grounding(Context(tmp_path, Limits(), model))
+    tab = Grounding(Context(tmp_path, Limits(), loaded(session)))
     _, rules, layers = _layer_widgets(tab)
     assert (rules["value"], layers["value"], layers["visible"]) == (rule, index, rule == ONE_LAYER)
     assert rules["value"] in rules["choices"]
     assert _wish(rule, index) == asked
-    person = Visitor.arrive(tmp_path)
-    ask(tab, person, photo, layer=tab.layer(asked))
+    visit = Visit.begin(tmp_path)
+    ask(tab, visit, photo, layer=tab.layer(asked))
     if isinstance(started, int):
-        assert {target.layer for target in person.at(-1).targets} == {started}
+        assert {target.layer for target in visit.exchange.targets} == {started}
 
 
 def test_a_policy_that_was_not_trained_is_not_offered(tmp_path):
     session = tiny_session()
     session.model.config.mode = 1
-    model = BackgroundModel(lambda tell: session, "tiny").start()
-    model.wait(10)
-    _, rules, layers = _layer_widgets(Grounding(Context(tmp_path, Limits(), model)))
+    _, rules, layers = _layer_widgets(Grounding(Context(tmp_path, Limits(), loaded(session))))
     assert rules["choices"] == [ONE_LAYER] == [rules["value"]] and layers["visible"]
 
 
@@ -229,8 +323,8 @@ def test_a_policy_that_was_not_trained_is_not_offered(tmp_path):
 def test_a_model_on_its_way_says_so(tmp_path, photo):
     model = BackgroundModel(lambda tell: None, "big")
     tab = Grounding(Context(tmp_path, Limits(), model))
-    (view,) = ask(tab, Visitor.arrive(tmp_path), photo)
-    assert "still being loaded (starting)" in view.answer
+    *_, said = ask(tab, Visit.begin(tmp_path), photo)
+    assert "still being loaded (starting)" in said
 
 
 @pytest.mark.parametrize("error,told", [(UserError("no config.json"), "no config.json"), (KeyError("x"), "KeyError")])

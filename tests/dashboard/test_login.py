@@ -25,7 +25,7 @@ class Member(Visit):
 def test_a_member_gets_an_answer_and_a_stranger_none_of_its_files(server):
     member = Member(server.url)
     assert "[SEG 2]" in shown(ask(member, png(), "Where?"))
-    (mask,) = [name for name in files_below(server.folder) if name.endswith("mask_1.png")]
+    mask = next(name for name in files_below(server.folder) if name.endswith("mask_1.png"))
     address = f"{server.url}gradio_api/file={server.folder / mask}"
     assert member.http.get(address).status_code == 200
     assert httpx.get(address).status_code == 401

@@ -63,7 +63,7 @@ def test_a_visitor_gets_text_masks_and_files(server, visit):
     assert "[SEG 1]" in page and "[SEG 2]" in page
     assert len([m for m in messages if m["msg"] == "process_generating"]) > 3  # it streams
     names = {name.rpartition("/")[2] for name in files_below(server.folder)}
-    assert {"overlay.png", "masks.zip", "answer.json", "other_tools.zip", "mask_2.png", "similarity_1.jpg"} <= names
+    assert {"image.png", "thumbnail.jpg", "mask_2.png", "similarity_1.jpg"} <= names
 
 
 def test_html_is_shown_and_never_obeyed(visit):
@@ -93,7 +93,9 @@ def test_html_is_shown_and_never_obeyed(visit):
 def test_bad_input_is_answered_by_a_sentence(server, visit, content, prompt, sentence):
     page = shown(ask(visit, content, prompt))
     assert sentence in page
-    assert "Traceback" not in page and str(server.folder) not in re.sub(r'"path": "[^"]*"|"url": "[^"]*"', "", page)
+    assert "Traceback" not in page and str(server.folder) not in re.sub(
+        r'"path": "[^"]*"|"url": "[^"]*"|file=[^"&\\]*', "", page
+    )
 
 
 def test_a_question_without_a_picture_is_answered_by_a_sentence(visit):
@@ -197,9 +199,14 @@ def test_the_page_needs_no_other_host(server):
     assert "url" in theme and not re.search(r"@import|url\([\"']?(https?:)?//", theme)
 
 
+def test_the_readme_is_a_page(server):
+    reply = httpx.get(f"{server.url}readme")
+    assert reply.status_code == 200 and "UGround trains multimodal language models" in reply.text
+
+
 def test_visitors_have_their_own_history_and_folder(server):
-    one, other = Visit(server.url), Visit(server.url)
     before = {path.name for path in server.folder.glob("visitor-*")}
+    one, other = Visit(server.url), Visit(server.url)
     ask(one, png(3), "the first visitor's question")
     ask(other, png(4), "the second visitor's question")
 
@@ -221,8 +228,8 @@ def test_forgetting_touches_the_visitors_own_only(server):
     assert "the first visitor" not in shown(ask(one, png(3), "and again"))
 
 
-def test_choosing_from_a_history_that_is_not_there_shows_nothing(visit):
-    event = visit.event("ground-history", "select")
+def test_opening_a_turn_that_is_not_there_shows_nothing(visit):
+    event = visit.event("ground-talk", "select")
     for index in (99, -5):
-        messages = visit.trigger(event, [None, 0.5], event_data={"index": index, "value": None})
+        messages = visit.trigger(event, [None], event_data={"index": index, "value": None})
         assert messages[-1]["success"] and "[SEG" not in shown(messages)

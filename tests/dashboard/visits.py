@@ -52,6 +52,9 @@ class ScriptedSession:
     def segment_again(self, *arguments):
         return self._session.segment_again(*arguments)
 
+    def batch(self, *arguments):
+        return self._session.batch(*arguments)
+
 
 def tiny_session(answer: str = ANSWER, system: str = "UGround") -> ScriptedSession:
     return ScriptedSession(answer, system)
@@ -104,11 +107,9 @@ class Visit:
 
     def ask(self, picture: dict | None, prompt: str | None, **options) -> list[dict]:
         """Press Ask; every message of the server until the answer is complete."""
-        values = {"follow_up": False, "rule": "Policy's choice", "layer": 3, "opacity": 0.5} | options
-        data = [None, picture, prompt, values["follow_up"], values["rule"], values["layer"], values["opacity"]]
-        press = self.event("ground-ask", "click")
-        asking = next(each for each in self.config["dependencies"] if each["trigger_after"] == press["id"])
-        return self.trigger(asking, data)
+        values = {"follow_up": False, "rule": "Policy's choice", "layer": 3} | options
+        data = [None, picture, prompt, values["follow_up"], values["rule"], values["layer"]]
+        return self.trigger(self.event("ground-ask", "click"), data)
 
     def trigger(self, event: dict, data: list, event_data=None) -> list[dict]:
         body = {

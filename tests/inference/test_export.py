@@ -1,13 +1,11 @@
 """Answers in the forms of other tools: beside the record of chat.py, and in a ZIP of the dashboard."""
 
 import json
-import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dashboard.exchanges import Visitor, write_tools
 from groundscore.errors import UserError
 from groundscore.exchange.tools import export_forms, read_regions
 from inference.reply import Reply, save_reply
@@ -49,14 +47,3 @@ def test_an_answer_is_saved_in_every_form_that_is_named(reply, photo, tmp_path):
 def test_an_unknown_form_is_told_before_the_model_is_loaded():
     with pytest.raises(UserError, match="unknown form of masks 'cocoresults'.*Did you mean 'coco_results'"):
         export_forms("cocoresults")
-
-
-def test_the_dashboard_offers_all_forms_in_one_file(reply, tmp_path):
-    person = Visitor(tmp_path)
-    person.keep(np.zeros((HEIGHT, WIDTH, 3), np.uint8), reply, layer=None, earlier=(), most=3)
-
-    with zipfile.ZipFile(write_tools(person.exchanges[0])) as archive:
-        names = set(archive.namelist())
-
-    assert {"coco_results/results.json", "labelme/image.json", "yolo/data.yaml", "svg/image.svg"} <= names
-    assert "geojson/image.geojson" in names
