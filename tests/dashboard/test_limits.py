@@ -1,5 +1,7 @@
 """Reading what visitors send."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -42,6 +44,30 @@ def test_what_is_not_a_usable_picture_is_refused_without_naming_its_place(tmp_pa
     with pytest.raises(UserError, match=message) as error:
         read_upload(make(tmp_path), LIMITS)
     assert str(tmp_path) not in str(error.value)
+
+
+def truncated():
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()[:2000]
+
+
+@pytest.mark.parametrize(
+    "content,message",
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40), "The image is a HEIC image, .*convert it to JPEG or PNG"),
+        (truncated(), "The image is damaged .it is cut off"),
+        (b"%PDF-1.7\n", "The image is a PDF document.* save it as JPEG or PNG"),
+        (b"no picture at all", "The image is not an image of a format that is read"),
+        (b"", "The image is empty"),
+    ],
+)
+def test_a_file_that_is_no_picture_is_said_in_one_line(tmp_path, content, message):
+    path = tmp_path / "IMG_0001.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"^{message}") as error:
+        read_upload(str(path), LIMITS)
+    assert str(tmp_path) not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_file_that_is_too_large_is_not_opened(tmp_path):
