@@ -44,7 +44,7 @@ def correct_mask(
         answered = [*(turn for turn in history if turn.answer), reply.turn]
         batch = session.batch(image, [answered]).to(session.model.device)
         earlier = sum(int(target_kinds(turn.answer).sum()) for turn in answered[:-1])
-        found = correct_target(session.model, batch, earlier + index, _prompt(session, spots), layer)
+        found = correct_target(session.model, batch, earlier + index, spot_prompt(session, spots), layer)
     return _with_mask(reply, index, found, time.perf_counter() - start)
 
 
@@ -74,10 +74,11 @@ def segment_at(session: ChatSession, image: np.ndarray, spots: Spots) -> Reply:
 def _mask_of(session: ChatSession, image: np.ndarray, spots: Spots) -> SpotMask:
     prepare = session.processor.decoder_images
     prepared = prepare and PreparedImages.of([prepare(image)]).to(session.model.device)
-    return segment_spots(session.model, prepared, image.shape[:2], _prompt(session, spots))
+    return segment_spots(session.model, prepared, image.shape[:2], spot_prompt(session, spots))
 
 
-def _prompt(session: ChatSession, spots: Spots) -> SpotPrompt:
+def spot_prompt(session: ChatSession, spots: Spots) -> SpotPrompt:
+    """Returns points and box as tensors on the model's device."""
     device = session.model.device
     points = torch.tensor([[point.x, point.y] for point in spots.points], dtype=torch.float32, device=device)
     labels = [INSIDE if point.inside else OUTSIDE for point in spots.points]

@@ -1,5 +1,8 @@
 """Points and boxes that a user adds: SAM's own prompts, beside what a `[SEG]` state prompts or alone.
 
+Where the state prompts by a similarity map, they are drawn into the map, too: a decoder that was trained on maps and
+words follows those, and may have forgotten what points mean.
+
 Legend: k points, S targets, H W size of the original image.
 """
 
@@ -12,6 +15,9 @@ import torch
 from torch import Tensor
 
 from dataloaders.batching.batch import Batch, PreparedImages
+from model.decoders.base import INSIDE
+
+SPREAD = 0.1  # of the longer side of the image: standard deviation of what a point changes in a map
 
 if TYPE_CHECKING:
     from model.grounding import GroundingModel
@@ -52,7 +58,9 @@ def correct_target(
     prompt = model.system.prompt(model, states, batch, layer)
     sparse = prompt.sparse[0] if isinstance(prompt.sparse, list) else prompt.sparse
     chosen = slice(target, target + 1)
-    dense = None if prompt.dense is None else prompt.dense[chosen]
+    dense = None
+    if prompt.dense is not None:
+        dense = model.decoder.mask_prompts([with_spots(prompt.maps[0][chosen], spots)])
     size = batch.original_sizes[0]
     tokens = _tokens(model, spots, batch.decoder_images, size)
     return _decoded(model, batch.decoder_images, size, torch.cat([tokens, sparse[chosen]], dim=1), dense)
@@ -65,6 +73,22 @@ def segment_spots(model: GroundingModel, image: PreparedImages, size: tuple[int,
     image: the one image as the mask decoder takes it; size: (H, W).
     """
     return _decoded(model, image, size, _tokens(model, spots, image, size), None)
+
+
+def with_spots(maps: Tensor, spots: SpotPrompt) -> Tensor:
+    """Returns similarity maps [m, H, W] in [0, 1] that rise to 1 around points inside, fall to 0 around those outside,
+    and are 0 outside the box."""
+    height, width = maps.shape[-2:]
+    y, x = (torch.arange(length, device=maps.device, dtype=torch.float32) for length in (height, width))
+    scale = 2 * (SPREAD * max(height, width)) ** 2
+    for (at_x, at_y), label in zip(spots.points.tolist(), spots.labels.tolist(), strict=True):
+        near = torch.outer((-((y - at_y) ** 2) / scale).exp(), (-((x - at_x) ** 2) / scale).exp()).to(maps.dtype)
+        maps = torch.maximum(maps, near) if label == INSIDE else torch.minimum(maps, 1 - near)
+    if spots.box is not None:
+        left, top, right, bottom = spots.box.tolist()
+        inside = torch.outer((y >= top - 1) & (y <= bottom), (x >= left - 1) & (x <= right))
+        maps = maps * inside
+    return maps
 
 
 def _tokens(model: GroundingModel, spots: SpotPrompt, image: PreparedImages | None, size: tuple[int, int]) -> Tensor:

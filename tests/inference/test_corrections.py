@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from groundscore.errors import UserError
-from inference.corrections import correct_mask, segment_at, takes_spots
+from inference.corrections import correct_mask, segment_at, spot_prompt, takes_spots
 from inference.session import ChatSession
 from inference.spots import Point, Spots
-from model.decoders import DECODERS, check
+from model.decoders import DECODERS, agreement
 from model.decoders.base import INSIDE, OUTSIDE
+from model.spots import SpotPrompt, with_spots
 from tests.tiny import picture, tiny_model, write_answer
 
 SIZE = (50, 70)
@@ -43,7 +44,7 @@ def by_hand(session, image, spots, text=None, dense=None):
     def on_square(x, y):
         return [x * geometry.size[1] / width, y * geometry.size[0] / height]
 
-    theirs = check.reference(config, None)
+    theirs = agreement.reference(config, None)
     theirs.load_state_dict(decoder.sam.state_dict())
     points = [on_square(each.x, each.y) for each in spots.points]
     labels = [INSIDE if each.inside else OUTSIDE for each in spots.points]
@@ -53,7 +54,7 @@ def by_hand(session, image, spots, text=None, dense=None):
         sparse, masks = embedded
         return torch.cat([sparse, text[None, None, None]], dim=2), masks
 
-    hooks = check._features_after_transformer(theirs)
+    hooks = agreement._features_after_transformer(theirs)
     if text is not None:
         hooks.append(theirs.prompt_encoder.register_forward_hook(with_text))
     group = type("Group", (), {"pixels": pixels[None], "sizes": [geometry.size]})
@@ -98,12 +99,38 @@ def test_a_correction_is_the_state_of_the_answer_and_the_spots_together(image, n
 
     (prompt,) = prompts
     assert int(prompt.layers[1]) == before.layers[1]
-    logits = by_hand(session, image, SPOTS[kind], prompt.text[1, 0], prompt.dense[1:])
+    given = session.model.decoder.mask_prompts([with_spots(prompt.maps[0][1:], spot_prompt(session, SPOTS[kind]))])
+    logits = by_hand(session, image, SPOTS[kind], prompt.text[1, 0], given)
     sure = logits.abs() > 1e-3 * logits.abs().max()
     assert (torch.from_numpy(reply.masks[1]) == (logits > 0))[sure].all() and sure.float().mean() > 0.99
     assert (reply.masks[0] == before.masks[0]).all() and reply.scores[0] == before.scores[0]
     assert (reply.masks[1] != before.masks[1]).any()
     assert (reply.text, reply.layers) == (before.text, before.layers)
+
+
+def test_without_a_map_only_points_and_words_prompt(image):
+    session = tiny_session("LISA")
+    before = session.ask(image, [], "Where?")
+    prompts = []
+    keep = session.model.system.prompt
+    session.model.system.prompt = lambda *given: prompts.append(keep(*given)) or prompts[-1]
+    reply = correct_mask(session, image, [], before, 0, SPOTS["both"])
+    logits = by_hand(session, image, SPOTS["both"], prompts[0].text[0, 0])
+    sure = logits.abs() > 1e-3 * logits.abs().max()
+    assert (torch.from_numpy(reply.masks[0]) == (logits > 0))[sure].all()
+
+
+def test_spots_are_drawn_into_the_similarity_map():
+    maps = torch.full((1, *SIZE), 0.5)
+    points, labels = torch.tensor([[12.0, 20.0], [60.0, 8.0]]), torch.tensor([INSIDE, OUTSIDE])
+
+    drawn = with_spots(maps, SpotPrompt(points, labels))[0]
+
+    assert drawn[20, 12] == 1 and drawn[8, 60] == 0
+    assert drawn[20, 17] > 0.7 and drawn[8, 55] < 0.3
+    assert (drawn[40:, 40:] == 0.5).all() and (drawn[25:, :] >= 0.5).all()
+    boxed = with_spots(maps, SpotPrompt(points[:0], labels[:0], torch.tensor(BOX)))[0]
+    assert (boxed[4:44, 5:40] == 0.5).all() and boxed[45:].max() == 0 and boxed[:, 41:].max() == 0
 
 
 @pytest.mark.parametrize("system", ["LISA", "READ", "GSVA", "SESAME", "UGround"])
