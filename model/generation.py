@@ -3,7 +3,8 @@
 An image is encoded once. Packed rows hold an image's prompts as branches, plain rows one each: all rows are read in one
 pass, so that what the prompts of an image share is read once. Every further token costs one position, and keeps the
 keys and values of that position alone (`backbones/key_value_cache.py`). The image tokens' states come from reading the
-prompt, a target's state from the step that wrote its `[SEG]`.
+prompt, a target's state from the step that wrote its `[SEG]`. Answers that have ended leave, and prompts
+that waited for memory join, while the others go on.
 
 Legend: B rows of the batch, R prompts (and their answers), T tokens of a row, P cells of the largest grid, c tokens per
 target, n targets of an answer, L+1 hidden states, D width, H W size of an image.
@@ -12,7 +13,7 @@ target, n targets of an answer, L+1 hidden states, D width, H W size of an image
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -42,7 +43,7 @@ class WrittenRow:
     """One answer as it grows.
 
     token_ids: what was written; seg_indices: index of the first token of each target; targets: the states [c, L+1, D]
-    that predicted it; partial: states of a target that is not complete yet; ended: the end of the answer was written.
+    that predicted it; partial: states of a target that is not complete yet; ended: nothing more will be written.
     """
 
     token_ids: list[int] = field(default_factory=list)
@@ -233,20 +234,21 @@ def _write_all(
     total = len(prompts.row)
     size = min(total, model.prompts_at_a_time or total, _prompts_that_fit(model, prompts, max_new_tokens))
     told = [0] * total  # tokens that the caller knows, who does not hear them again
-    rows: list[WrittenRow] = []
+    rows: dict[int, WrittenRow] = {}
+
+    def tell(prompt: int, number: int, token: int) -> None:
+        if on_token is not None and number == told[prompt]:
+            told[prompt] += 1
+            on_token(prompt, token)
+
     while len(rows) < total:
-        chosen = slice(len(rows), min(total, len(rows) + size))
-
-        def tell(index: int, number: int, token: int, first: int = chosen.start) -> None:
-            if on_token is not None and number == told[first + index]:
-                told[first + index] += 1
-                on_token(first + index, token)
-
+        left = [prompt for prompt in range(total) if prompt not in rows]
         try:
-            rows += _write(model, prompts, chosen, max_new_tokens, tell)
+            for prompt, row in _write(model, prompts, left, size, max_new_tokens, tell):
+                rows[prompt] = row
             continue
         except Exception as error:
-            failed = chosen.stop - chosen.start
+            failed = min(size, total - len(rows))
             if failed == 1 or prompts.cache.is_given_away or not is_out_of_memory(error):
                 raise
         # Here nothing refers to the failed attempt any more, so that its memory can be used.
@@ -258,7 +260,7 @@ def _write_all(
                 failed,
             )
         model.prompts_at_a_time = size
-    return rows
+    return [rows[prompt] for prompt in range(total)]
 
 
 def _prompts_that_fit(model: PreTrainedModel, prompts: ReadPrompts, max_new_tokens: int) -> int:
@@ -272,31 +274,52 @@ def _prompts_that_fit(model: PreTrainedModel, prompts: ReadPrompts, max_new_toke
 def _write(
     model: PreTrainedModel,
     prompts: ReadPrompts,
-    chosen: slice,
+    chosen: list[int],
+    at_a_time: int,
     max_new_tokens: int,
     on_token: Callable[[int, int, int], None],
-) -> list[WrittenRow]:
-    """Write until every answer to the chosen prompts has ended.
+) -> Iterator[tuple[int, WrittenRow]]:
+    """Writes the answers to the chosen prompts and gives each with its prompt when it has ended, in any order.
 
-    on_token(number of the answer, number of the token, token id) is called as tokens are written.
+    Of more than `at_a_time` prompts the next joins when one has ended. When no more are waiting those that have ended
+    leave a quarter at a time, since the keys and values of the others are copied then.
+    on_token(prompt, number of the token, token id) is called as tokens are written.
     """
-    seg_ids = list(model.config.seg_token_ids)
-    rows = [WrittenRow() for _ in prompts.row[chosen]]
-    positions, last = prompts.positions[..., chosen, :], [states[chosen] for states in prompts.last]
-    read, seen = prompts.row[chosen], prompts.seen[chosen]
-    whole_rows = read == prompts.row == list(range(len(prompts.rows.embeddings)))
-    stepping = model.backbone.stepping(prompts.rows, prompts.cache, read, seen, whole_rows=whole_rows)
-    with stepping as step:
-        for written in range(1, max_new_tokens + 1):
-            ids = model.lm_head(last[-1]).argmax(dim=-1)
-            for index, token in enumerate(ids.tolist()):
-                row = rows[index]
-                row.ended = row.ended or token == model.backbone.end_of_answer
-                if not row.ended:
-                    row.append(token, lambda i=index, s=last: torch.stack([layer[i] for layer in s]), seg_ids)
-                    on_token(index, len(row.token_ids) - 1, token)
-            if written == max_new_tokens or all(row.ended for row in rows):
-                break
+    seg_ids, rows = list(model.config.seg_token_ids), {prompt: WrittenRow() for prompt in chosen}
+
+    def pick(answered: list[int], states: list[Tensor]) -> Tensor:
+        """The next tokens [Q] of prompts, from the states [Q, D] of their last ones."""
+        ids = model.lm_head(states[-1]).argmax(dim=-1)
+        for index, (prompt, token) in enumerate(zip(answered, ids.tolist(), strict=True)):
+            row = rows[prompt]
+            if row.ended or token == model.backbone.end_of_answer:
+                row.ended = True
+                continue
+            row.append(token, lambda i=index: torch.stack([layer[i] for layer in states]), seg_ids)
+            row.ended = len(row.token_ids) == max_new_tokens
+            on_token(prompt, len(row.token_ids) - 1, token)
+        return ids
+
+    active, waiting = chosen[:at_a_time], chosen[at_a_time:]
+    row, seen = [prompts.row[prompt] for prompt in active], prompts.seen[active]
+    whole_rows = row == prompts.row == list(range(len(prompts.rows.embeddings)))
+    positions, last = prompts.positions[..., active, :], [states[active] for states in prompts.last]
+    with model.backbone.stepping(prompts.rows, prompts.cache, row, seen, whole_rows=whole_rows) as step:
+        while active:
+            ids = pick(active, last)
+            while ended := [prompt for prompt in active if rows[prompt].ended]:
+                if not waiting and len(ended) < max(1, len(active) // 4):
+                    break
+                yield from ((prompt, rows[prompt]) for prompt in ended)
+                kept = [index for index, prompt in enumerate(active) if not rows[prompt].ended]
+                joining, waiting = waiting[: len(ended)], waiting[len(ended) :]
+                active = [active[index] for index in kept] + joining
+                if not active:
+                    return
+                step.change(kept, [prompts.row[prompt] for prompt in joining], prompts.seen[joining])
+                positions = torch.cat([positions[..., kept, :], prompts.positions[..., joining, :]], dim=-2)
+                ids = ids[kept]
+                if joining:
+                    ids = torch.cat([ids, pick(joining, [states[joining] for states in prompts.last])])
             positions = positions + 1
             last = step(ids, positions)
-    return rows

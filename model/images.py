@@ -138,9 +138,10 @@ def image_cells(sizes: list[tuple[int, int]], side: int, grid: tuple[int, int], 
 def bilinear_line(cells: int, pixels: int, device: torch.device) -> Tensor:
     """float32 [pixels, cells]: the weights of a line's cells in each pixel after bilinear resizing, those of
     `F.interpolate(mode="bilinear", align_corners=False)`. A product with it has the cheaper gradient."""
-    centres = (torch.arange(pixels, device=device, dtype=torch.float32) + 0.5) * (cells / pixels) - 0.5
-    distance = centres.clamp(0, cells - 1).unsqueeze(1) - torch.arange(cells, device=device)
-    return (1 - distance.abs()).clamp(min=0)
+    centres = torch.arange(0.5, pixels, device=device, dtype=torch.float32)
+    centres = centres.mul_(cells / pixels).sub_(0.5).clamp_(0, cells - 1)
+    distance = centres.unsqueeze(1) - torch.arange(cells, device=device, dtype=torch.float32)
+    return distance.abs_().neg_().add_(1).clamp_(min=0)
 
 
 def twice_bilinear_line(cells: int, between: int, kept: int, pixels: int, device: torch.device) -> Tensor:
@@ -154,13 +155,15 @@ def spread_cells(values: Tensor, geometry: Geometry, size: tuple[int, int]) -> T
     geometry: with centres of its cells; a, b: rows and columns of the grid, or any other numbers of parts of it.
     Beyond the outermost centres the image has their values.
     """
-    rows, columns = (
-        _line_weights(part_centres(centres, parts), length).to(values.dtype)
-        for centres, parts, length in zip(
-            (geometry.row_centres, geometry.column_centres), values.shape[1:], size, strict=True
-        )
-    )
-    return rows @ values @ columns.T
+    rows, columns = spreading_lines(geometry, values.shape[1:], size)
+    return rows.to(values.dtype) @ values @ columns.T.to(values.dtype)
+
+
+def spreading_lines(geometry: Geometry, parts: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """float32 [H, a] and [W, b]: the weights of `spread_cells` for a, b = `parts`."""
+    centres = zip((geometry.row_centres, geometry.column_centres), parts, size, strict=True)
+    rows, columns = (_line_weights(part_centres(of_cells, number), length) for of_cells, number, length in centres)
+    return rows, columns
 
 
 def part_centres(centres: Tensor, parts: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dataloaders.batching.batch import Geometry
-from model.images import bilinear_line, fitted_size, round_half_up, spread_cells, twice_bilinear_line
+from model.images import bilinear_line, fitted_size, round_half_up, spreading_lines, twice_bilinear_line
 
 REFERENCE_SIDE = 336  # the square through which the reference implementation resamples, whatever the CLIP size
 
@@ -40,16 +40,29 @@ def normalize_scores(scores: Tensor) -> Tensor:
 
 def map_on_image(scores: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
     """The map [m, H, W] of scores [m, P] on an image of `size`; 0 where the pixels that were encoded do not reach."""
-    cells = scores[:, : geometry.cells].unflatten(1, geometry.grid)  # [m, h, w]
+    return map_along(scores, geometry, map_lines(geometry, size, scores.device))
+
+
+def map_along(scores: Tensor, geometry: Geometry, lines: tuple[Tensor, Tensor]) -> Tensor:
+    """`map_on_image` with its `map_lines`, which need not be made for every map of an image."""
+    rows, columns = lines
+    return rows @ scores[:, : geometry.cells].unflatten(1, geometry.grid) @ columns.T
+
+
+def map_lines(geometry: Geometry, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """float32 [H, h] and [W, w]: how much the rows and columns of the grid count in those of an image of `size`."""
     if geometry.row_centres is not None:
-        return spread_cells(cells, geometry, size)
-    top, left, height, width = geometry.window
+        return spreading_lines(geometry, geometry.grid, size)
+    *first, height, width = geometry.window
     if not geometry.padded:
-        rows, columns = (bilinear_line(*each, cells.device) for each in zip(geometry.grid, (height, width)))
-        return F.pad(rows @ cells @ columns.T, (left, size[1] - width - left, top, size[0] - height - top))
+        lines = []
+        for cells, start, pixels, length in zip(geometry.grid, first, (height, width), size, strict=True):
+            lines.append(F.pad(bilinear_line(cells, pixels, device), (0, 0, start, length - pixels - start)))
+        return lines[0], lines[1]
     # Through a square of the reference's, of which the image's part is resized again.
     square = fitted_size(height, width, REFERENCE_SIDE)
     parts = (max(1, round_half_up(side * (REFERENCE_SIDE / max(height, width)))) for side in size)
-    lines = zip(geometry.grid, square, parts, size, strict=True)
-    rows, columns = (twice_bilinear_line(*each, cells.device) for each in lines)
-    return rows @ cells @ columns.T
+    rows, columns = (
+        twice_bilinear_line(*each, device) for each in zip(geometry.grid, square, parts, size, strict=True)
+    )
+    return rows, columns

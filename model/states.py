@@ -31,6 +31,7 @@ class TargetStates:
         an image in training and an answer in generation.
     geometries, sizes: of the image of each group, as the backbone sees it and (H, W).
     written [S, c, L+1, D]: the states of targets that were generated, which no row holds.
+    map_lines: what puts scores of cells on the image of each group (`similarity.map_lines`), once a map was made.
     factor [S, D]: what the target states that `chosen` returns are multiplied by, see `redrawn`; None for nothing.
     """
 
@@ -44,6 +45,7 @@ class TargetStates:
     geometries: list[Geometry]
     sizes: list[tuple[int, int]]
     written: Tensor | None = None
+    map_lines: list[tuple[Tensor, Tensor]] | None = None
     factor: Tensor | None = None
 
     def redrawn(self, rate: float, uniform: Tensor) -> "TargetStates":

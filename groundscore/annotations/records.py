@@ -41,7 +41,7 @@ class PackedRecords(Sequence):
         self.batch = batch
         self._location = location
         self._rows = rows
-        self._keys = batch.column(0).to_numpy()
+        self._keys = _integers(batch.column(0))
         self._values = batch.column(1)
 
     @property
@@ -74,6 +74,12 @@ class PackedRecords(Sequence):
         if self._location is None:
             return type(self).of_batch, (self.batch, None, self._rows)
         return _open_again, (*self._location, self._rows)
+
+
+def _integers(column: pa.Array) -> np.ndarray:
+    """What `to_numpy` gives of int64 values, which would import pandas, where that is installed, for nothing."""
+    values = column.buffers()[1]
+    return np.frombuffer(values, np.int64, len(column), 8 * column.offset) if len(column) else np.zeros(0, np.int64)
 
 
 class KeyedRecords:

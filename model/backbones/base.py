@@ -7,10 +7,10 @@ Legend: I images, n images of one group, N image tokens of all images, M image t
 row, D width of the LLM, L layers of the LLM, Q prompts that are answered.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -75,8 +75,48 @@ class BaseValue:
     default: Any = None
 
 
-# From token ids [Q] and position ids [Q, 1] (or [3, Q, 1]) to the L+1 hidden states [Q, D] of these tokens.
-Step = Callable[[Tensor, Tensor], list[Tensor]]
+class Step(Protocol):
+    """Reads the next token of Q prompts."""
+
+    def __call__(self, ids: Tensor, position_ids: Tensor) -> list[Tensor]:
+        """The L+1 hidden states [Q, D] of the tokens `ids` [Q] at `position_ids` [Q, 1] (or [3, Q, 1])."""
+
+    def change(self, kept: list[int], row: list[int], seen: Tensor) -> None:
+        """Go on with the prompts `kept`, by their indices, followed by new ones: `row`, `seen` as in `stepping`."""
+
+
+class RereadingStep:
+    """The step that reads everything again for every token."""
+
+    def __init__(self, backbone: "Backbone", rows: Rows, row: list[int], seen: Tensor):
+        self.backbone, self.rows, self.written = backbone, rows, 0
+        self._set(row, seen)
+
+    def _set(self, row: list[int], seen: Tensor) -> None:
+        self.embeddings, self.positions = self.rows.embeddings[row], self.rows.position_ids[..., row, :]
+        self.attention, self.seen = self.rows.attention[row], seen
+
+    def __call__(self, ids: Tensor, position_ids: Tensor) -> list[Tensor]:
+        self.written += 1
+        self.seen = F.pad(self.seen, (0, 1), value=True)  # [Q, T+1]
+        self.attention = torch.cat([F.pad(self.attention, (0, 1)), self.seen[:, None, None]], dim=2)
+        self.embeddings = torch.cat([self.embeddings, self.backbone.embed_tokens(ids.unsqueeze(1))], dim=1)
+        self.positions = torch.cat([self.positions, position_ids], dim=-1)
+        unrolled = self.backbone.unroll(Rows(self.embeddings, self.attention, self.positions))
+        return [states[:, -1] for states in unrolled]
+
+    def change(self, kept: list[int], row: list[int], seen: Tensor) -> None:
+        """New prompts have tokens that nobody sees where the others have written."""
+        before = self.embeddings[kept], self.positions[..., kept, :], self.attention[kept], self.seen[kept]
+        self._set(row, seen)
+        count = self.written
+        attention = F.pad(self.attention, (0, count, 0, count))
+        own = torch.arange(attention.shape[-1] - count, attention.shape[-1], device=attention.device)
+        attention[..., own, own] = True  # no softmax is empty
+        self.embeddings = torch.cat([before[0], F.pad(self.embeddings, (0, 0, 0, count))])
+        self.positions = torch.cat([before[1], F.pad(self.positions, (0, count))], dim=-2)
+        self.attention = torch.cat([before[2], attention])
+        self.seen = torch.cat([before[3], F.pad(self.seen, (0, count))])
 
 
 class Backbone(nn.Module):
@@ -244,18 +284,7 @@ class Backbone(nn.Module):
         row: the row of each prompt; seen: bool [Q, T], what of its row a prompt sees; whole_rows: every row is one
         prompt. This one reads everything again for every token; a member with a cache reads the new token alone.
         """
-        embeddings, positions = rows.embeddings[row], rows.position_ids[..., row, :]
-        attention = rows.attention[row]
-
-        def step(ids: Tensor, position_ids: Tensor) -> list[Tensor]:
-            nonlocal embeddings, positions, attention, seen
-            seen = F.pad(seen, (0, 1), value=True)  # [Q, T+1]
-            attention = torch.cat([F.pad(attention, (0, 1)), seen[:, None, None]], dim=2)
-            embeddings = torch.cat([embeddings, self.embed_tokens(ids.unsqueeze(1))], dim=1)
-            positions = torch.cat([positions, position_ids], dim=-1)
-            return [states[:, -1] for states in self.unroll(Rows(embeddings, attention, positions))]
-
-        yield step
+        yield RereadingStep(self, rows, row, seen)
 
     # --- the model of transformers that it is compared with (`check.py`) and written as
 

@@ -60,6 +60,15 @@ class GrowingLayer:
         self.keys, self.values = (whole[..., :end, :] for whole in self._written_to)
         return self.keys, self.values
 
+    def change(self, kept: Tensor, joined: int, forgotten: int) -> None:
+        """Go on with the rows `kept`, int64 [k], and with new ones, which have zeros where the others have written; the
+        first `forgotten` tokens of all are dropped."""
+        length = self.keys.shape[-2] - forgotten
+        self._written_to = tuple(
+            F.pad(whole[kept, :, forgotten:], (0, 0, 0, 0, 0, 0, 0, joined)) for whole in self._written_to
+        )
+        self.keys, self.values = (whole[..., :length, :] for whole in self._written_to)
+
 
 class WrittenCache:
     """The keys and values of what prompts write, for every layer."""
@@ -84,6 +93,11 @@ class WrittenCache:
         """Add a layer's keys and values [R, K, n, C]; gives all of them."""
         return self.layers[layer].append(keys, values)
 
+    def change(self, kept: Tensor, joined: int, forgotten: int) -> None:
+        """The same for every layer, see `GrowingLayer`."""
+        for layer in self.layers:
+            layer.change(kept, joined, forgotten)
+
 
 def bytes_of_a_prompt(rows: RowCache, tokens: int) -> int:
     """What one prompt keeps when it has written so many tokens beside its row."""
@@ -94,18 +108,28 @@ def bytes_of_a_prompt(rows: RowCache, tokens: int) -> int:
 class SharedRows:
     """The rows that prompts are answered from.
 
-    row: the row of each prompt, ascending. seen: bool [R, T], what of its row each prompt sees.
+    row: the row of each prompt. seen: bool [R, T], what of its row each prompt sees.
+    unwritten: bool [R, 1, 1, t], True where of what is written a token is not the prompt's; None where all are.
     """
 
     def __init__(self, cache: RowCache, row: Sequence[int], seen: Tensor):
         self.layers = cache.layers
-        slot = [number - row.index(of) for number, of in enumerate(row)]
+        self.unwritten: Tensor | None = None
+        slot = [row[:number].count(of) for number, of in enumerate(row)]
         length = seen.shape[1]
         self.most = max(slot) + 1
         self._index = torch.tensor([row, slot], device=seen.device).unbind()
         hidden = seen.new_zeros(cache.rows, self.most, length)
         hidden[self._index] = ~seen
         self._hidden = hidden.view(cache.rows, 1, self.most, 1, length)
+
+    def begin_at(self, starts: Sequence[int], tokens: int) -> None:
+        """Of what is written, `tokens` with the next one, each prompt's own begin at its start."""
+        self.unwritten = None
+        if any(starts):
+            device = self._hidden.device
+            before = torch.arange(tokens, device=device) < torch.tensor(starts, device=device).unsqueeze(1)
+            self.unwritten = before[:, None, None]
 
     def spread(self, prompts: Tensor) -> Tensor:
         """[B, K, M · G, C] from [R, K, G, C]: a row's prompts beside one another, zeros where it has fewer."""
@@ -141,6 +165,8 @@ def shared_rows_attention(
     query = query.squeeze(2).unflatten(1, (keys.shape[1], -1)) * scaling  # [R, K, G, C]
     row_scores = shared.hide((shared.spread(query) @ row_keys.mT).float())  # [B, K, M · G, T]
     own_scores = (query @ keys.mT).float()  # [R, K, G, t]
+    if shared.unwritten is not None:
+        own_scores = own_scores.masked_fill(shared.unwritten, -torch.inf)
     own_total = own_scores.logsumexp(-1, keepdim=True)
     total = torch.logaddexp(shared.gather(row_scores.logsumexp(-1, keepdim=True)), own_total)  # [R, K, G, 1]
     of_row = shared.gather((row_scores - shared.spread(total)).exp().to(row_values.dtype) @ row_values)

@@ -8,8 +8,10 @@ Legend: R rows, T tokens of a row, D width, L layers, Q prompts that are answere
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
@@ -76,6 +78,8 @@ class LanguageModelBackbone(Backbone):
         """
         llm = self.language_model
         positions = llm.rotary_emb(rows.embeddings, position_ids=rows.position_ids)
+        if self._attention == SDPA and rows.attention.dim() == 4:
+            rows = replace(rows, attention=_added_to_scores(rows.attention, rows.embeddings.dtype))
         states = [rows.embeddings]
         for layer in llm.layers:
             output = self.run_layer(layer, states[-1], rows, positions, cache, **context)
@@ -94,25 +98,18 @@ class LanguageModelBackbone(Backbone):
         self, rows: Rows, cache: RowCache, row: list[int], seen: Tensor, *, whole_rows: bool
     ) -> Iterator[Step]:
         """Reads a token alone: rows of one prompt each grow where they are, prompts of a row share it."""
-
-        def read(ids: Tensor, attention: Tensor | None, position_ids: Tensor, *caches: Any, **context) -> list[Tensor]:
-            token = Rows(self.embed_tokens(ids.unsqueeze(1)), attention, position_ids)
-            return [states[:, -1] for states in self.unroll(token, *caches, **context)]
-
         if whole_rows:
-            growing = WrittenCache.continuing(cache)
-
-            def step(ids: Tensor, position_ids: Tensor) -> list[Tensor]:
-                nonlocal seen
-                seen = F.pad(seen, (0, 1), value=True)
-                attention = seen if self._attention == FLASH_ATTENTION else seen[:, None, None]
-                return read(ids, attention, position_ids, growing)
-
-            yield step
+            yield _GrowingRows(self, cache, seen)
             return
-        written, shared = WrittenCache.beside(cache, len(row)), SharedRows(cache, row, seen)
         with attending_to_shared_rows(self.language_model):
-            yield lambda ids, position_ids: read(ids, None, position_ids, written, shared=shared)
+            yield _PromptsOfRows(self, cache, row, seen)
+
+    def read_token(
+        self, ids: Tensor, attention: Tensor | None, position_ids: Tensor, cache: WrittenCache, **context: Any
+    ) -> list[Tensor]:
+        """The L+1 hidden states [Q, D] of one token of each prompt; arguments as those of `Step` and `unroll`."""
+        token = Rows(self.embed_tokens(ids.unsqueeze(1)), attention, position_ids)
+        return [states[:, -1] for states in self.unroll(token, cache, **context)]
 
     # --- settings
 
@@ -142,6 +139,49 @@ class LanguageModelBackbone(Backbone):
             llm.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
         else:
             llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+class _GrowingRows:
+    """The `Step` of rows that are one prompt each."""
+
+    def __init__(self, backbone: LanguageModelBackbone, cache: RowCache, seen: Tensor):
+        self.backbone, self.written, self.seen = backbone, WrittenCache.continuing(cache), seen
+
+    def __call__(self, ids: Tensor, position_ids: Tensor) -> list[Tensor]:
+        self.seen = F.pad(self.seen, (0, 1), value=True)
+        attention = self.seen if self.backbone._attention == FLASH_ATTENTION else self.seen[:, None, None]
+        return self.backbone.read_token(ids, attention, position_ids, self.written)
+
+    def change(self, kept: list[int], row: list[int], seen: Tensor) -> None:
+        assert not row, "every prompt is written from the start"
+        self.written.change(torch.tensor(kept, device=self.seen.device), 0, 0)
+        self.seen = self.seen[kept]
+
+
+class _PromptsOfRows:
+    """The `Step` of prompts that share rows.
+
+    All write their n-th token to the same place of the cache, whenever they joined; starts: where each prompt's own
+    begin there. tokens: how many are there.
+    """
+
+    def __init__(self, backbone: LanguageModelBackbone, cache: RowCache, row: list[int], seen: Tensor):
+        self.backbone, self.cache, self.row, self.seen = backbone, cache, row, seen
+        self.written, self.starts, self.tokens = WrittenCache.beside(cache, len(row)), [0] * len(row), 0
+        self.shared = SharedRows(cache, row, seen)
+
+    def __call__(self, ids: Tensor, position_ids: Tensor) -> list[Tensor]:
+        self.tokens += 1
+        self.shared.begin_at(self.starts, self.tokens)
+        return self.backbone.read_token(ids, None, position_ids, self.written, shared=self.shared)
+
+    def change(self, kept: list[int], row: list[int], seen: Tensor) -> None:
+        starts = [self.starts[index] for index in kept] + [self.tokens] * len(row)
+        forgotten = min(starts)
+        self.written.change(torch.tensor(kept, dtype=torch.int64, device=seen.device), len(row), forgotten)
+        self.starts, self.tokens = [start - forgotten for start in starts], self.tokens - forgotten
+        self.row, self.seen = [self.row[index] for index in kept] + row, torch.cat([self.seen[kept], seen])
+        self.shared = SharedRows(self.cache, self.row, self.seen)
 
 
 class WholeModelBackbone(LanguageModelBackbone):
@@ -174,6 +214,11 @@ class WholeModelBackbone(LanguageModelBackbone):
     def config_of_base(cls, config: PreTrainedConfig) -> PreTrainedConfig:
         """The configuration of the whole model in transformers."""
         raise NotImplementedError
+
+
+def _added_to_scores(attention: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bool mask as SDPA makes it for itself, in every layer anew: 0 where it is True, minus infinity elsewhere."""
+    return torch.zeros_like(attention, dtype=dtype).masked_fill_(~attention, -torch.inf)
 
 
 def flash_attention_rows(branches: Tensor, visible: Tensor | None, *, packed: bool) -> Tensor:

@@ -166,10 +166,14 @@ class System:
 
     def similarity_maps(self, scores: Tensor, states: TargetStates) -> list[Tensor]:
         """Returns scores [S, P] in [0, 1] of the cells as maps on the image, [m, H, W] for each group."""
-        from model.similarity import map_on_image
+        from model.similarity import map_along, map_lines
 
-        groups = zip(scores.split(states.counts), self.geometries(states), states.sizes, strict=True)
-        return [map_on_image(*group) for group in groups]
+        geometries = self.geometries(states)
+        if states.map_lines is None:  # the same for the maps of every layer
+            placed = zip(geometries, states.sizes, strict=True)
+            states.map_lines = [map_lines(geometry, size, scores.device) for geometry, size in placed]
+        groups = zip(scores.split(states.counts), geometries, states.map_lines, strict=True)
+        return [map_along(*group) for group in groups]
 
     def geometries(self, states: TargetStates) -> list[Geometry]:
         """Returns where the grid of each group's image is taken to lie: as it does, or padded (the reference)."""

@@ -46,6 +46,17 @@ def test_flash_attention_takes_plain_rows_only():
         flash_attention_rows(plain, torch.ones(2, dtype=torch.bool), packed=False)
 
 
+def test_the_mask_is_made_for_the_scores_once_for_all_layers():
+    model, processor = tiny_model()
+    batch = Collator(processor)(tiny_samples())
+    rows, masks = model.embed_rows(batch, model.encode_images(batch)), []
+    for layer in model.language_model.layers:
+        layer.register_forward_pre_hook(lambda _, arguments: masks.append(arguments[1]))
+    model.backbone.unroll(rows)
+    assert len(masks) > 1 and len({id(mask) for mask in masks}) == 1
+    assert torch.equal(masks[0] == 0, rows.attention) and torch.equal(masks[0].isinf(), ~rows.attention)
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_batch_knows_whether_its_rows_are_packed(packed):
     _, processor = tiny_model()

@@ -10,7 +10,9 @@ from dataloaders.batching.batch import Batch
 from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
 from model.backbones import key_value_cache
+from model.backbones.base import Backbone
 from model.backbones.key_value_cache import GrowingLayer, RowCache, SharedRows, WrittenCache, shared_rows_attention
+from model.backbones.language_model import LanguageModelBackbone
 from model.generation import SHARE_OF_FREE, ends_of_prompts
 from model.systems import SYSTEMS
 from tests.tiny import picture, tiny_model
@@ -199,9 +201,69 @@ def test_no_more_prompts_are_answered_at_a_time_than_memory_is_free_for(monkeypa
     expected = model.generate(batch, max_new_tokens=6)
     config = model.config.text_config
     of_a_prompt = 2 * config.num_hidden_layers * config.hidden_size * 4 * (1 + key_value_cache.ROOM)
-    sizes, beside = [], WrittenCache.beside
+    sizes, append = [], GrowingLayer.append
     monkeypatch.setattr("model.generation.free_memory", lambda device: int(3.5 * of_a_prompt / SHARE_OF_FREE))
-    monkeypatch.setattr(WrittenCache, "beside", lambda rows, prompts: sizes.append(prompts) or beside(rows, prompts))
+    monkeypatch.setattr(GrowingLayer, "append", lambda self, *one: sizes.append(len(one[0])) or append(self, *one))
     actual = model.generate(batch, max_new_tokens=6)
-    assert sizes == [3, 3, 1]
+    assert list(dict.fromkeys(sizes)) == [3, 1]
     assert [answer.token_ids for answer in actual] == [answer.token_ids for answer in expected]
+
+
+def answers_of_unequal_lengths(packed: bool):
+    """A model, a batch of nine prompts about two images, and the model's answers without an end and with one.
+
+    The token that ends an answer is one that the model writes early in some answers, late or never in others.
+    """
+    model, processor = tiny_model()
+    model.eval().config.text_config.eos_token_id = -1
+    for token in model.config.seg_token_ids:
+        model.lm_head.weight.data[token] *= 4
+    questions = [*prompts_of_one_image(6), *samples()[:1]]
+    batch = Collator(processor, packed=packed, padding_side="left")(questions)
+    endless = [answer.token_ids for answer in model.generate(batch, max_new_tokens=12)]
+    written = {token for answer in endless for token in answer} - set(model.config.seg_token_ids)
+    ends = {token: [answer.index(token) if token in answer else 12 for answer in endless] for token in written}
+    end = max(ends, key=lambda token: (len(set(ends[token])), token))
+    assert len(set(ends[end])) > 2, "the answers do not differ in length"
+    model.config.text_config.eos_token_id = end
+    return model, batch, [answer[:length] for answer, length in zip(endless, ends[end], strict=True)]
+
+
+@pytest.mark.parametrize("rereading", [False, True], ids=["cache", "rereading"])
+@pytest.mark.parametrize("at_a_time", [None, 4, 2, 1])
+def test_prompts_join_and_leave_while_others_are_written(at_a_time, rereading, monkeypatch):
+    """Every step reads the prompts alone whose answers go on, and no answer changes."""
+    if rereading:
+        monkeypatch.setattr(LanguageModelBackbone, "stepping", Backbone.stepping)
+    model, batch, expected = answers_of_unequal_lengths(packed=True)
+    one_by_one = model.generate(batch, max_new_tokens=12)
+    model.prompts_at_a_time, steps = at_a_time, []
+    unroll = type(model.backbone).unroll
+    monkeypatch.setattr(
+        type(model.backbone),
+        "unroll",
+        lambda self, rows, *rest, **more: steps.append(len(rows.embeddings)) or unroll(self, rows, *rest, **more),
+    )
+
+    answers = model.generate(batch, max_new_tokens=12)
+
+    assert [answer.token_ids for answer in answers] == expected
+    for answer, other in zip(answers, one_by_one, strict=True):
+        assert answer.seg_indices == other.seg_indices
+        torch.testing.assert_close(answer.mask_logits, other.mask_logits, rtol=1e-4, atol=1e-4)
+    steps = steps[1:]  # the first reads the rows
+    needed = sum(len(answer) if len(answer) < 12 else 11 for answer in expected)
+    assert max(steps) <= (at_a_time or len(expected))
+    if at_a_time:
+        assert sum(steps) == needed
+    else:
+        assert needed <= sum(steps) < len(expected) * len(steps)
+
+
+def test_plain_rows_leave_when_their_answers_end(monkeypatch):
+    model, batch, expected = answers_of_unequal_lengths(packed=False)
+    sizes, append = [], GrowingLayer.append
+    monkeypatch.setattr(GrowingLayer, "append", lambda self, *one: sizes.append(len(one[0])) or append(self, *one))
+    answers = model.generate(batch, max_new_tokens=12)
+    assert [answer.token_ids for answer in answers] == expected
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < len(expected) == sizes[0]

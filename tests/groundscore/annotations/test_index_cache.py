@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from groundscore.annotations.index_cache import cache_directory, open_index
-from groundscore.annotations.records import KeyedRecords, PackedRecords
+from groundscore.annotations.records import KeyedRecords, PackedRecords, read_tables, write_tables
 from groundscore.errors import UserError
 
 
@@ -247,3 +248,14 @@ def test_processes_that_start_together_build_once(tmp_path, source):
 
     assert sums == [sum(range(1000))] * 4
     assert (tmp_path / "log").read_text() == "built\n"
+
+
+def test_an_index_is_read_without_pandas(tmp_path):
+    path = tmp_path / "index.arrow"
+    write_tables(path, {"texts": ["one", "two"], "by_id": {7: [1], 3: [2]}, "none": []})
+    tables = read_tables(path)
+    assert list(tables["by_id"].records.keys) == [3, 7] and tables["by_id"][7] == [1] and len(tables["none"].keys) == 0
+
+    read = "from groundscore.annotations.records import read_tables; read_tables(Path(sys.argv[1]))"
+    program = f"import sys; from pathlib import Path; {read}; sys.exit('pandas' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program, str(path)], cwd=Path(__file__).parents[3], check=True, timeout=60)
