@@ -144,7 +144,9 @@ class SamDecoder(MaskDecoder):
             located = torch.stack([x * (geometry.size[1] / size[1]), y * (geometry.size[0] / size[0])], dim=-1)
             label = labels[index]
             framed.append(F.pad(located, (0, 0, 0, label.shape[1] + len(last) - located.shape[1])))
-            kinds.append(torch.cat([label, label.new_tensor(last).expand(len(label), -1)], dim=1))
+            for kind in last:  # a tensor made of them would be copied to the device, which is waited for
+                label = F.pad(label, (0, 1), value=kind)
+            kinds.append(label)
         shapes = [each.shape for each in kinds]
         locations = torch.cat([each.flatten(0, 1) for each in framed])  # [Σ m K, 2]
         kinds = torch.cat([each.flatten() for each in kinds])
