@@ -12,6 +12,7 @@ from tests.tiny import tiny_model
 TARGETS, GRID, SIDE = 8, 4, 24
 LAYER_NORMS = (0.5, 1.0, 2.0, 1.0)  # hidden states of a real LLM differ in scale, and so does what the gate sees
 UPDATES = 200
+DECIDED = 0.95  # probability of a layer
 LEARNING_RATES = {"reference": 0.02, "normalized": 0.1}
 
 
@@ -58,7 +59,7 @@ class Probe:
 
 
 def learn(gate: str, estimator: str, planted: int, seed: int) -> torch.Tensor:
-    """Mean layer probabilities [L+1] after training the gate alone."""
+    """Mean layer probabilities [L+1] after training the gate alone, until it is decided or `UPDATES` are over."""
     model, _ = tiny_model(gate=gate, estimator=estimator, mask_prompt=False)
     torch.nn.init.zeros_(model.policy.gate)
     torch.manual_seed(seed)
@@ -71,8 +72,10 @@ def learn(gate: str, estimator: str, planted: int, seed: int) -> torch.Tensor:
         optimizer.zero_grad()
         own.policy.backward()
         optimizer.step()
-    states, _ = probe.draw()
-    return model.policy(states.seg[:, 0]).exp().mean(dim=0).detach()
+        found = model.policy(states.seg[:, 0]).exp().mean(dim=0).detach()
+        if found.max() > DECIDED:
+            break
+    return found
 
 
 @pytest.mark.parametrize("gate", ["reference", "normalized"])
