@@ -9,6 +9,7 @@ from dashboard import TABS
 from groundscore.errors import run_main
 from groundscore.flags import positive
 from inference.model_flags import add_model_flags
+from model.settings import LONGEST_ANSWER
 from utils.flags import FlagParser
 from utils.plugins import import_plugins
 
@@ -31,7 +32,11 @@ def build_parser() -> FlagParser:
     group.add_argument("--share", action="store_true", help="open a public tunnel; needs --auth")
     group.add_argument("--auth", metavar="USER:PASS", help="require this name and password")
     group.add_argument(
-        "--max_new_tokens", type=positive, default=256, metavar="N", help="maximum length of an answer in tokens"
+        "--max_new_tokens",
+        type=positive,
+        default=LONGEST_ANSWER,
+        metavar="N",
+        help="maximum length of an answer in tokens",
     )
     group.add_argument(
         "--max_upload_mb", type=positive, default=20, metavar="N", help="maximum size of an image file in MB"

@@ -14,6 +14,7 @@ from pathlib import Path
 from groundscore.errors import UserError, run_main
 from groundscore.flags import positive
 from inference.model_flags import add_model_flags, check_version, load_flagged_model
+from model.settings import LONGEST_ANSWER
 from utils.flags import FlagParser
 from utils.plugins import import_plugins
 
@@ -34,7 +35,11 @@ def build_parser() -> FlagParser:
         "standard output",
     )
     group.add_argument(
-        "--max_new_tokens", type=positive, default=512, metavar="N", help="maximum length of an answer in tokens"
+        "--max_new_tokens",
+        type=positive,
+        default=LONGEST_ANSWER,
+        metavar="N",
+        help="maximum length of an answer in tokens",
     )
     group.add_argument(
         "--vis_save_path",

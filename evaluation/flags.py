@@ -5,6 +5,7 @@ from pathlib import Path
 
 from groundscore.annotations.bad_entries import DEFAULT_SHARE
 from groundscore.flags import count, positive
+from model.settings import LONGEST_ANSWER
 
 
 def add_split_flags(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +46,11 @@ def add_protocol_flags(parser: argparse.ArgumentParser, *, answer: str) -> argpa
         "single for generated ones)",
     )
     group.add_argument(
-        "--max_new_tokens", type=positive, default=128, metavar="N", help="maximum length of an answer in tokens"
+        "--max_new_tokens",
+        type=positive,
+        default=LONGEST_ANSWER,
+        metavar="N",
+        help="maximum length of an answer in tokens",
     )
     group.add_argument(
         "--selected_on",

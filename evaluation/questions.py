@@ -13,6 +13,7 @@ from groundscore.scoring.metrics import kind_of
 from groundscore.splits import EvaluationItem
 from groundscore.splits.wording import worded
 from groundscore.targets import REJ, SEG, TARGET
+from model.settings import LONGEST_ANSWER
 
 ANSWERS = ("given", "generated")
 EXPRESSIONS = ("together", "single")
@@ -39,7 +40,7 @@ class Protocol:
     answer: str = "generated"
     expressions: str | None = None
     layer: int | str | None = None
-    max_new_tokens: int = 128
+    max_new_tokens: int = LONGEST_ANSWER
     limit: int | None = None
 
     def __post_init__(self):

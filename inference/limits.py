@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from groundscore.errors import UserError
+from model.settings import LONGEST_ANSWER
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Limits:
     pixels: int = 50_000_000
     analysis_pixels: int = 4_000_000
     prompt: int = 2000
-    answer: int = 256
+    answer: int = LONGEST_ANSWER
     targets: int = 32
     mask_pixels: int = 400_000_000
     waiting: int = 32

@@ -29,6 +29,7 @@ from inference.reply import MAP_SIDE, LayerChoice, Reply
 from model.generation import mask_scores
 from model.grounding import GroundingModel
 from model.outputs import Answer
+from model.settings import LONGEST_ANSWER
 from utils.free_memory import is_out_of_memory, release_memory
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class ChatSession:
         processor: GroundingProcessor,
         *,
         layer: LayerChoice = None,
-        max_new_tokens: int = 128,
+        max_new_tokens: int = LONGEST_ANSWER,
         too_long: str = "Ask more briefly",
     ):
         self.model, self.processor = model, processor

@@ -24,6 +24,7 @@ from model.feature_cache import EncoderFeatures, FeatureCache
 from model.generation import generate_answers
 from model.losses import losses_of_masks
 from model.outputs import Answer, ForcedMasks, GroundingOutput, LossParts, LossWeights, Segmentation
+from model.settings import LONGEST_ANSWER
 from model.states import TargetStates
 from model.systems import build_system
 from model.systems.base import Prompt
@@ -190,7 +191,7 @@ class GroundingModel(PreTrainedModel):
     def generate(
         self,
         batch: Batch,
-        max_new_tokens: int = 128,
+        max_new_tokens: int = LONGEST_ANSWER,
         layer: str | int | None = None,
         on_token: Callable[[int, int], None] | None = None,
     ) -> list[Answer]:

@@ -13,6 +13,8 @@ from groundscore.errors import UserError
 from model.systems import SYSTEMS
 from utils.settings import FIXED, FRACTION, Setting, at_least, option, settings_of, whole
 
+LONGEST_ANSWER = 512  # tokens that a model may write, in every program that does not say otherwise
+
 
 @dataclass
 class ModelSettings:
