@@ -18,7 +18,8 @@ Environment variables:
   UGROUND_TORCH_INDEX_URL  package index to take torch from, for a certain CPU or CUDA build
                            (pytorch.org/get-started lists them)
 
-uv is used when it is on PATH, otherwise pip.
+uv is used when it is on PATH, otherwise pip, which is asked once for everything and takes ready wheels where there are
+some: a version without one is passed over for an earlier one that has one.
 HELP
 }
 
@@ -201,21 +202,30 @@ prepare_uv() {
     if [[ -n "${PIP_CERT:-}" ]]; then export SSL_CERT_FILE="${SSL_CERT_FILE:-$PIP_CERT}"; fi
 }
 
+# Bytecode is half of pip's work: Python writes what it imports when it first does, unless it is told never to.
+bytecode_now=false
+[[ -z "${PYTHONDONTWRITEBYTECODE:-}" ]] || bytecode_now=true
+
 install() {
     local -a options=()
     if [[ $installer == uv ]]; then
         # Local files say themselves which build they are; otherwise uv chooses torch's build by the GPU driver.
         if [[ -z "${UV_FIND_LINKS:-}" && -z "${UGROUND_TORCH_INDEX_URL:-}" ]]; then options+=(--torch-backend=auto); fi
+        if $bytecode_now; then options+=(--compile-bytecode); fi
         if uv pip install --python "$venv_python" ${options[@]+"${options[@]}"} "$@"; then return; fi
         warn "uv could not install this; trying pip"
     fi
-    "$venv_python" -m pip install "$@" || die "the installation failed; the lines above give the reason"
+    options=(--prefer-binary)
+    if ! $bytecode_now; then options+=(--no-compile); fi
+    "$venv_python" -m pip install "${options[@]}" "$@" || die "the installation failed; the lines above give the reason"
 }
 
 torch_requirement="$(grep -E '^torch[<>=~]' requirements.txt)"
 
+# install_base FILE...: one pass for all of these requirements.
 install_base() {
-    local build
+    local build file
+    local -a options=()
     prepare_uv
     build="$(torch_build)"
     if [[ "$build" != missing ]]; then
@@ -240,11 +250,13 @@ install_base() {
             say "no NVIDIA GPU: installing a CPU build of torch if there is one"
         fi
     fi
-    say "installing requirements.txt with $installer (a minute or two)"
-    install -r requirements.txt
+    say "installing $* with $installer (a minute or two)"
+    for file in "$@"; do options+=(-r "$file"); done
+    install "${options[@]}"
     say "torch $(package_version torch) ($(torch_build))"
     check_torch
     mark_done base requirements.txt
+    if $dev; then install_dev_without_dependencies; fi
 }
 
 check_torch() {
@@ -265,8 +277,13 @@ check_torch() {
 
 install_dev() {
     prepare_uv
-    say "installing requirements-dev.txt and requirements-dev-nodeps.txt with $installer"
+    say "installing requirements-dev.txt with $installer"
     install -r requirements-dev.txt
+    install_dev_without_dependencies
+}
+
+install_dev_without_dependencies() {
+    say "installing requirements-dev-nodeps.txt with $installer"
     install --no-deps -r requirements-dev-nodeps.txt
     mark_done dev requirements-dev.txt requirements-dev-nodeps.txt
 }
@@ -282,8 +299,10 @@ install_flash_attn() {
 
 if is_done base requirements.txt; then
     say "requirements.txt: nothing to do (torch $(package_version torch), $(torch_build))"
+elif $dev; then
+    install_base requirements.txt requirements-dev.txt
 else
-    install_base
+    install_base requirements.txt
 fi
 if $dev; then
     if is_done dev requirements-dev.txt requirements-dev-nodeps.txt; then

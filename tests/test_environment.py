@@ -4,6 +4,8 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,32 @@ def test_build_says_which_python_is_missing(tmp_path):
     assert result.returncode == 2
     assert "no Python 3.11 or newer on PATH" in result.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_build_asks_uv_once_for_everything(tmp_path):
+    shutil.copy(ROOT / "build.sh", tmp_path)
+    for name, needed in {"": "torch>=2", "-dev": "pytest", "-dev-nodeps": "ruff"}.items():
+        (tmp_path / f"requirements{name}.txt").write_text(f"{needed}\n")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True, timeout=60)
+    (packages,) = tmp_path.glob(".venv/lib/python*/site-packages")
+    (packages / "packages.pth").write_text(sysconfig.get_paths()["purelib"])
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/uv").write_text(f'#!/usr/bin/env bash\necho "$*" >>{tmp_path}/asked\n')
+    (tmp_path / "bin/uv").chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PATH"] = f"{tmp_path}/bin:{os.environ['PATH']}"
+
+    done = run(tmp_path / "build.sh", "--dev", env=environment)
+    assert done.returncode == 0, done.stderr
+    _, once, apart = (tmp_path / "asked").read_text().splitlines()
+    assert once.endswith("-r requirements.txt -r requirements-dev.txt") and "bytecode" not in once
+    assert apart.endswith("--no-deps -r requirements-dev-nodeps.txt")
+
+    again = run(tmp_path / "build.sh", "--dev", env=environment)
+    assert again.stdout.count("nothing to do") == 2
+    (packages.parent.parent.parent / ".stamp-base").unlink()
+    run(tmp_path / "build.sh", env=environment | {"PYTHONDONTWRITEBYTECODE": "1"})
+    assert "--compile-bytecode" in (tmp_path / "asked").read_text().splitlines()[-1]
 
 
 def test_build_leaves_a_foreign_directory_alone(tmp_path):
