@@ -17,10 +17,12 @@ from pycocotools import mask as coco_mask
 from dataloaders.sample import Turn
 from groundscore.annotations.images import read_image
 from groundscore.colours import Colour, choose_colours
-from groundscore.drawing import heat_map, overlay
+from groundscore.drawing import heat_map, overlay, resize_mask, size_within
 from groundscore.scoring.masks import encode_mask
 from inference.archive import write_archive
 from inference.reply import LayerChoice, Reply, safe_stem
+
+CARD_SIDE = 800  # pixels of what the page shows of a target; what is downloaded has the size of the image
 
 
 @dataclass(frozen=True)
@@ -149,12 +151,11 @@ class Visitor:
         earlier: tuple[Turn, ...],
         most: int,
     ) -> Exchange:
-        """Add an exchange; at most `most` are remembered, the oldest go first."""
+        """Add an exchange; at most `most` are remembered, the oldest go first. source: the file that `image` is of."""
         self.number += 1
         folder = self.folder / f"{self.number:04d}"
         folder.mkdir()
-        image_path = folder / "image.png"
-        Image.fromarray(image).save(image_path, compress_level=1)
+        image_path = Path(shutil.copy(source, folder))  # what is downloaded carries the visitor's own file
         self.exchanges.append(_exchange(folder, image_path, image, reply, layer, earlier, source))
         while len(self.exchanges) > most:
             shutil.rmtree(self.exchanges.pop(0).folder, ignore_errors=True)
@@ -226,18 +227,21 @@ class TargetImages:
 
 
 def draw_targets(exchange: Exchange) -> list[TargetImages]:
-    """For each target its mask in its colour and, where there is one, its similarity map over the grey image."""
+    """For each target its mask in its colour and, where there is one, its similarity map over the grey image, as large
+    as the page shows them."""
     image, drawn = exchange.image(), []
+    size = size_within(image, CARD_SIDE, enlarge=False)
+    small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
     for number, target in enumerate(exchange.targets):
-        mask, similarity = target.mask(), None
-        share = 100 * target.pixels / mask.size
+        mask, similarity = resize_mask(target.mask(), size), None
+        share = 100 * target.pixels / (exchange.size[0] * exchange.size[1])
         found = f"{share:.1f} % of the image · score {target.score:.2f}" if target.pixels else "nothing found"
         path = _new_file(exchange, f"mask_{number + 1}.png")
         Image.fromarray(_coloured(mask, exchange.colours[number])).save(path)
         if target.map is not None:
             similarity = _new_file(exchange, f"similarity_{number + 1}.jpg")
-            enlarged = cv2.resize(target.map, mask.shape[::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32) / 255
-            Image.fromarray(heat_map(image, enlarged)).save(similarity, quality=90)
+            fitted = cv2.resize(target.map, size, interpolation=cv2.INTER_LINEAR).astype(np.float32) / 255
+            Image.fromarray(heat_map(small, fitted)).save(similarity, quality=90)
         drawn.append(TargetImages(path, similarity, found, target.layer, exchange.colours[number]))
     return drawn
 

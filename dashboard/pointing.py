@@ -114,7 +114,9 @@ def _correct(tab: Grounding, who: str, visit: Visit, exchange: Exchange, gesture
         if reply is not None and visit.attempt is attempt and exchange in visit.visitor.exchanges:
             visit.corrections.append(Correction(exchange.number, gesture.target, spots, exchange))
             visit.visitor.replace(exchange, reply, exchange.layer)
-            visit.attempt = None
+            missed = spots.missed(reply.masks[gesture.target])
+            attempt.end(note=missed)
+            visit.attempt = attempt if missed else None
         yield reply is not None
 
 

@@ -22,6 +22,7 @@ from groundscore.errors import UserError
 from inference.background import BackgroundModel
 from inference.limits import Limits
 from tests.dashboard.visits import tiny_session
+from tests.tiny import picture
 
 
 @pytest.fixture
@@ -83,6 +84,27 @@ def test_what_is_downloaded_has_the_name_of_the_image_and_its_masks(tab, visit, 
     assert mask.dtype == np.uint8 and ((mask == 255) == decoded.astype(bool)).all()
     assert record["targets"][1]["colour"] == list(visit.exchange.colours[1])
     assert record["size"] == [30, 44]
+
+
+def test_masks_of_a_large_photo_that_exif_turns_have_its_size(tab, visit, tmp_path):
+    """4.8 million pixels; what the page shows of them is small."""
+    exif = Image.Exif()
+    exif[274] = 6
+    path = tmp_path / "IMG_7.jpg"
+    Image.fromarray(picture(1, 2000, 2400)).save(path, exif=exif)
+
+    ask(tab, visit, str(path))
+
+    assert visit.exchange.masks().shape == (2, 2400, 2000)
+    with zipfile.ZipFile(pack(visit.exchange)) as archive:
+        sizes = {Image.open(archive.open(name)).size for name in archive.namelist() if name.endswith("png")}
+        record = json.loads(archive.read("IMG_7_rle.json"))
+        coco = json.loads(archive.read("coco/annotations/instances.json"))
+    assert sizes == {(2000, 2400)} and record["size"] == [2400, 2000]
+    assert [target["segmentation"]["size"] for target in record["targets"]] == [[2400, 2000]] * 2
+    assert [(each["width"], each["height"]) for each in coco["images"]] == [(2000, 2400)]
+    shown = [Image.open(one.mask).size for one in draw_targets(visit.exchange)]
+    assert max(max(size) for size in shown) <= 800 and visit.preview.height <= 1600
 
 
 def test_what_is_kept_of_an_answer_is_what_the_model_gave(tab, visit, photo, session):
@@ -159,8 +181,8 @@ def test_uploads_go_with_the_conversation_and_examples_stay(tab, visit, photo):
     upload, served = cache / "mine.png", cache / example.name
     upload.write_bytes(Path(photo).read_bytes())
     served.write_bytes(example.read_bytes())
-    for picture in (upload, served, Path(photo)):
-        ask(tab, visit, str(picture))
+    for sent in (upload, served, Path(photo)):
+        ask(tab, visit, str(sent))
     visit.forget()
     assert not upload.exists() and served.exists() and Path(photo).exists()
 
