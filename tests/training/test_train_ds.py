@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.programs import run_program
 from tests.tiny import picture, tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,10 @@ def launch_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in launchers} | {"OMP_NUM_THREADS": "1"}
 
 
-def run_train_ds(*arguments, processes=1, timeout=300):
+def run_train_ds(*arguments, processes=1, timeout=300, forked=True):
+    """forked: from a process that has imported everything, see `run_program`; otherwise started as a user does."""
+    if forked and processes == 1:
+        return run_program("train_ds.py", arguments, launch_environment(), timeout=timeout)
     launcher = [sys.executable]
     if processes > 1:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
@@ -92,7 +96,7 @@ TRAINING = """
 
 def test_training_leaves_checkpoints_scores_and_records_and_goes_on(world):
     flags, runs = world
-    done = run_train_ds(*flags, *TRAINING, "--exp_name", "one")
+    done = run_train_ds(*flags, *TRAINING, "--exp_name", "one", forked=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "step 4/4" in done.stdout and "the best by ReasonSeg|val so far" in done.stdout
     run = runs / "one"
