@@ -2,45 +2,21 @@
 
 Written in the layouts of the real ones, so that the same loading code runs: `DIR/llava` (llava-hf layout with a
 SentencePiece tokenizer trained on the miniature's text), `DIR/clip`, and `DIR/sam_miniature.pth` in the layout of
-segment-anything; another mask decoder is a directory of transformers, `DIR/sam2_miniature`.
+segment-anything; another mask decoder is a directory of transformers, `DIR/sam2_miniature`. With `--backbone qwen3_vl`
+LLaVA and CLIP are one directory, `DIR/qwen3_vl` (`qwen.py`).
 """
 
 import argparse
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundscore.errors import UserError, run_main
+from miniature.sizes import MiniatureSizes
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, SamConfig
-
-
-@dataclass(frozen=True)
-class MiniatureSizes:
-    """Widths and depths of the three models; images are squares of `clip_image` and `sam_image` pixels."""
-
-    vocabulary: int = 1200
-    llm_width: int = 128
-    llm_mlp: int = 352
-    llm_layers: int = 8
-    llm_heads: int = 4
-    clip_image: int = 128
-    clip_patch: int = 16
-    clip_width: int = 128
-    clip_layers: int = 5
-    clip_heads: int = 4
-    sam_image: int = 128
-    sam_patch: int = 16
-    sam_width: int = 128
-    sam_layers: int = 4
-    sam_heads: int = 4
-    sam_window: int = 4
-    sam_global: tuple[int, ...] = (1, 3)
-    decoder_width: int = 64
-    decoder_mlp: int = 256
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,6 +26,12 @@ def main(argv: Sequence[str]) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset_dir", type=Path, help="the miniature data, for the tokenizer of an untrained base")
     source.add_argument("--from_run", type=Path, help="take the weights of this training run (runs/NAME)")
+    parser.add_argument(
+        "--backbone",
+        choices=("llava", "qwen3_vl"),
+        default="llava",
+        help="backbone of an untrained base (llava); a run has its own",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     parser.add_argument(
         "--decoder",
@@ -67,7 +49,8 @@ def main(argv: Sequence[str]) -> None:
                 f"{arguments.dataset_dir} holds no miniature data; write it with python -m miniature.data --out "
                 f"{arguments.dataset_dir}"
             )
-        build(arguments.out, arguments.dataset_dir, arguments.seed, decoder=arguments.decoder)
+        parts = {"backbone": arguments.backbone, "decoder": arguments.decoder}
+        build(arguments.out, arguments.dataset_dir, arguments.seed, **parts)
     print(f"[miniature] base models in {arguments.out}")
 
 
@@ -265,14 +248,32 @@ def text_config(sizes: MiniatureSizes, vocabulary: int) -> "LlamaConfig":
     )
 
 
-def build(out: Path, dataset_dir: Path, seed: int, sizes: MiniatureSizes | None = None, decoder: str = "sam") -> None:
-    """Write the three base models with random weights; decoder: the name of the mask decoder."""
+def build(
+    out: Path,
+    dataset_dir: Path,
+    seed: int,
+    sizes: MiniatureSizes | None = None,
+    *,
+    backbone: str = "llava",
+    decoder: str = "sam",
+) -> None:
+    """Write the base models with random weights; backbone, decoder: their names."""
+    sizes = sizes or MiniatureSizes()
+    if backbone == "llava":
+        _build_llava(out, dataset_dir, seed, sizes)
+    else:
+        from miniature.qwen import build_qwen
+
+        build_qwen(out, training_text(dataset_dir), seed, sizes)
+    _write_decoder(out, _untrained_decoder(decoder, sizes))
+
+
+def _build_llava(out: Path, dataset_dir: Path, seed: int, sizes: MiniatureSizes) -> None:
     import torch
-    from transformers import MODEL_MAPPING, CLIPVisionModel, LlamaForCausalLM
+    from transformers import CLIPVisionModel, LlamaForCausalLM
 
     from dataloaders.batching.tokenization import GroundingTokenizer
 
-    sizes = sizes or MiniatureSizes()
     tokenizer = GroundingTokenizer(train_tokenizer(training_text(dataset_dir), sizes.vocabulary))
     torch.manual_seed(seed)
     language = LlamaForCausalLM(text_config(sizes, len(tokenizer)))
@@ -282,11 +283,18 @@ def build(out: Path, dataset_dir: Path, seed: int, sizes: MiniatureSizes | None 
         torch.nn.GELU(),
         torch.nn.Linear(sizes.llm_width, sizes.llm_width),
     )
-    config = decoder_config(decoder, sizes)
+    _write(out, tokenizer, language.model, language.lm_head, tower, projector, dtype=torch.float32)
+
+
+def _untrained_decoder(name: str, sizes: MiniatureSizes) -> "PreTrainedModel":
+    """The model of a mask decoder, weights as the random state has it."""
+    from transformers import MODEL_MAPPING
+
+    config = decoder_config(name, sizes)
     sam = MODEL_MAPPING[type(config)](config)
     frequencies = sam.prompt_encoder.shared_embedding.positional_embedding
     sam.shared_image_embedding.positional_embedding.data.copy_(frequencies)  # one matrix, as in published ones
-    _write(out, tokenizer, language.model, language.lm_head, tower, projector, sam, dtype=torch.float32)
+    return sam
 
 
 def extract(out: Path, run: Path) -> None:
@@ -301,21 +309,21 @@ def extract(out: Path, run: Path) -> None:
     from dataloaders.batching.tokenization import GroundingTokenizer
 
     model, processor, _ = load_trained(run)
-    tokenizer = GroundingTokenizer(processor.tokenizer.model)
-    _write(
-        out,
-        tokenizer,
-        model.language_model,
-        model.lm_head,
-        model.vision_tower,
-        model.mm_projector,
-        model.sam,
-        dtype=torch.float16,
-    )
+    if model.config.backbone == "llava":
+        tokenizer = GroundingTokenizer(processor.tokenizer.model)
+        parts = (model.language_model, model.lm_head, model.vision_tower, model.mm_projector)
+        _write(out, tokenizer, *parts, dtype=torch.float16)
+    elif model.config.backbone == "qwen3_vl":
+        from miniature.qwen import extract_qwen
+
+        extract_qwen(out, model, processor)
+    else:
+        raise UserError(f"--from_run {run}: the miniature has bases of llava and qwen3_vl, not {model.config.backbone}")
+    _write_decoder(out, model.sam.float())
 
 
-def _write(out: Path, tokenizer, language, head, tower, projector, sam, *, dtype) -> None:
-    """The three directories; LLaVA and CLIP in `dtype`, SAM in float32 as published."""
+def _write(out: Path, tokenizer, language, head, tower, projector, *, dtype) -> None:
+    """The directories of LLaVA and CLIP, in `dtype`."""
     import copy
 
     import torch
@@ -345,11 +353,10 @@ def _write(out: Path, tokenizer, language, head, tower, projector, sam, *, dtype
     clip = CLIPVisionModel(copy.deepcopy(tower_config))
     clip.load_state_dict(tower.state_dict())
     clip.to(dtype).save_pretrained(out / "clip")
-    _write_decoder(out, sam.float())
 
 
 def _write_decoder(out: Path, sam: "PreTrainedModel") -> None:
-    """SAM as segment-anything publishes it, another mask decoder as transformers does."""
+    """SAM as segment-anything publishes it, another mask decoder as transformers does; float32."""
     import torch
     from transformers import MODEL_MAPPING, SamConfig
 

@@ -1,4 +1,4 @@
-"""The training of the miniature's two vision encoders; `vision.py` is the program.
+"""The training of the miniature's vision encoders; `vision.py` is the program.
 
 Legend: I images, S side of the square, P patches, V width of CLIP, C classes, M masks, K points per mask.
 """
@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from miniature.base import MiniatureSizes, sam_config, vision_config
+from miniature.base import sam_config, vision_config
 from miniature.language import BOARD
 from miniature.scenes import Scene, random_scene
+from miniature.sizes import MiniatureSizes
 from miniature.vocabulary import CATEGORIES, COLOURS, LOWER_GROUNDS, SIZES, UPPER_GROUNDS
 
 SCENES, BATCH = 4000, 16
@@ -145,6 +146,47 @@ def train_clip(base: Path, *, steps: int, lr: float, seed: int) -> None:
     losses = map(loss, images.batches(steps, np.random.default_rng(seed)))
     optimize([*tower.parameters(), *heads.parameters()], losses, name="clip", steps=steps, lr=lr)
     tower.save_pretrained(base / "clip")
+
+
+def train_qwen(base: Path, *, steps: int, lr: float, seed: int) -> None:
+    """Train the image encoder of `base/qwen3_vl`: a linear head on its tokens, and one on the features of each layer of
+    DeepStack, predict for every cell what `train_clip` lets CLIP's patches predict."""
+    from transformers import Qwen3VLForConditionalGeneration
+
+    from checkpoints import load_model
+    from dataloaders.batching.batch import Geometry, ImageGroup
+    from miniature.qwen import DEEPSTACK, FOLDER, MERGE, PATCH
+
+    sizes, cell = MiniatureSizes(), PATCH * MERGE
+    model, _, _ = load_model(
+        base / FOLDER, system="LISA", vision_pretrained=str(base / "sam_miniature.pth"), precision="fp32"
+    )
+    encoder = model.backbone.encoder.train().requires_grad_(True)
+    cells = sizes.clip_image // cell
+    numbers = (*PATCH_CLASSES, cells, cells)
+    width = model.config.text_config.hidden_size
+    heads = nn.ModuleList(nn.Linear(width, sum(numbers)) for _ in range(1 + len(DEEPSTACK)))
+    square = (sizes.clip_image, sizes.clip_image)
+    whole = Geometry(square, (0, 0, *square), False, (cells, cells), cells * cells, axes=3)
+
+    def loss(batch: Images) -> Tensor:
+        shares = class_shares(batch, cell)
+        is_image = shares[0].sum(dim=2, keepdim=True)
+        shares += [own * is_image for own in own_places(cells)]
+        count = len(batch.pixels)
+        states = model.backbone.encode(ImageGroup(list(range(count)), batch.pixels, [whole] * count))
+        total = torch.zeros(())
+        for head, state in zip(heads, states, strict=True):
+            for scores, share in zip(head(state).split(numbers, dim=2), shares, strict=True):
+                total = total - (share * scores.log_softmax(dim=2)).sum() / share.sum()
+        return total
+
+    images = draw(sizes.clip_image, seed)
+    losses = map(loss, images.batches(steps, np.random.default_rng(seed)))
+    optimize([*encoder.parameters(), *heads.parameters()], losses, name=FOLDER, steps=steps, lr=lr)
+    theirs = Qwen3VLForConditionalGeneration.from_pretrained(base / FOLDER, dtype=torch.float32)
+    theirs.model.visual.load_state_dict(encoder.state_dict())
+    theirs.half().save_pretrained(base / FOLDER)
 
 
 def class_shares(batch: Images, patch: int) -> list[Tensor]:
@@ -309,7 +351,7 @@ def point_prompts(batch: Images, rng: np.random.Generator) -> tuple[Tensor, Tens
 
 
 def train_encoder(encoder: str, base: Path, *, steps: int, lr: float, seed: int) -> None:
-    """Trains the encoder "clip" or "sam" of the base models in `base`, in place."""
+    """Trains the encoder "clip", "qwen3_vl" or "sam" of the base models in `base`, in place."""
     torch.manual_seed(seed)
-    train = train_clip if encoder == "clip" else train_sam
+    train = {"clip": train_clip, "qwen3_vl": train_qwen, "sam": train_sam}[encoder]
     train(base, steps=steps, lr=lr, seed=seed)

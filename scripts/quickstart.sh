@@ -5,34 +5,65 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
     cat <<'HELP'
-Usage: ./scripts/quickstart.sh [TRAIN_DS ARGUMENT...]
+Usage: ./scripts/quickstart.sh [--backbone llava|qwen3_vl] [TRAIN_DS ARGUMENT...]
 
 Installs the environment, writes the miniature's images, fine-tunes the shipped miniature base with LoRA as the 7B
 recipes do, scores it on held-out images before and after, merges the adapters, asks one question, and draws a
 contact sheet. Everything lands in RUNS/quickstart. Arguments go to train_ds.py.
 
+With --backbone qwen3_vl the base is a small model in Qwen3-VL's layout. No trained one is shipped: make it first with
+BACKBONE=qwen3_vl ./scripts/miniature/pretrain.sh, which takes hours.
+
   RUNS     where runs are kept     (default runs)
   DATA     data set                (default dataset/miniature)
   SCALE    size of the data set    (default 0.75)
   LIMIT    images scored per split (default 60)
-  BASE     base models             (default miniature/weights)
+  BASE     base models             (default miniature/weights, miniature/weights_qwen3_vl)
   SAM      mask decoder, any kind  (default $BASE/sam_miniature.pth)
   DEVICE   cpu, cuda or auto       (default cpu)
 HELP
     exit 0
 fi
 
+backbone=llava
+case "${1:-}" in
+    --backbone=*) backbone="${1#*=}" && shift ;;
+    --backbone) backbone="${2:-}" && shift "$(($# > 1 ? 2 : 1))" ;;
+esac
+case "$backbone" in
+    llava) suffix="" ;;
+    qwen3_vl) suffix=_qwen3_vl ;;
+    *) echo "[quickstart] --backbone '$backbone': the miniature has llava and qwen3_vl" >&2 && exit 2 ;;
+esac
+
 RUNS="${RUNS:-runs}"
 DATA="${DATA:-dataset/miniature}"
 SCALE="${SCALE:-0.75}"
 LIMIT="${LIMIT:-60}"
-BASE="${BASE:-miniature/weights}"
+BASE="${BASE:-miniature/weights$suffix}"
 SAM="${SAM:-$BASE/sam_miniature.pth}"
 DEVICE="${DEVICE:-cpu}"
 RUN="$RUNS/quickstart"
 SPLITS="ReasonSeg|val||ReasonSeg|test||refcoco|unc|val"
 SCORING=(--dataset_dir "$DATA" --val_dataset "$SPLITS" --answer both --limit "$LIMIT" --val_batch_size 16
     --max_new_tokens 32 --device "$DEVICE")
+
+model=(--version "$BASE/$backbone" --vision_pretrained "$SAM")
+padding=()
+if [[ "$backbone" == llava ]]; then
+    model+=(--vision_tower "$BASE/clip")
+    padding=(--pad_train_clip_images)
+fi
+if [[ ! -d "$BASE/$backbone" ]]; then
+    cat >&2 <<MISSING
+[quickstart] $BASE/$backbone: there is no base model. One of $backbone that is trained is not shipped; it is made from nothing,
+[quickstart] in hours, by: BACKBONE=$backbone OUT="$BASE" ./scripts/miniature/pretrain.sh
+[quickstart] An untrained one, which learns nothing in a quickstart but shows that all of it runs, by:
+[quickstart]   .venv/bin/python -m miniature.data --out "$DATA" --scale "$SCALE"
+[quickstart]   .venv/bin/python -m miniature.base --backbone $backbone --dataset_dir "$DATA" --out "$BASE"
+MISSING
+    exit 2
+fi
 
 ./build.sh
 
@@ -60,13 +91,12 @@ mkdir -p "$RUN"
 
 stage data .venv/bin/python -m miniature.data --out "$DATA" --scale "$SCALE" \
     --sets ade20k,refcoco,grefcoco,reason_seg,llava
-stage untrained .venv/bin/python eval.py --version "$BASE/llava" --vision_tower "$BASE/clip" \
-    --vision_pretrained "$SAM" --model_key UGround "${SCORING[@]}" --output "$RUN/untrained.json"
+stage untrained .venv/bin/python eval.py "${model[@]}" --model_key UGround "${SCORING[@]}" --output "$RUN/untrained.json"
 stage train .venv/bin/torchrun --standalone --nproc_per_node "$processes" train_ds.py \
-    --version "$BASE/llava" --vision_tower "$BASE/clip" --vision_pretrained "$SAM" \
-    --dataset_dir "$DATA" --log_base_dir "$RUNS" --exp_name quickstart --model_key UGround --device "$DEVICE" \
+    "${model[@]}" "${padding[@]}" --dataset_dir "$DATA" --log_base_dir "$RUNS" --exp_name quickstart \
+    --model_key UGround --device "$DEVICE" \
     --dataset "refer_seg||reason_seg" --sample_rates "1,1" --refer_seg_data refcoco --explanatory -1 \
-    --num_classes_per_sample 4 --pad_train_clip_images --mode 3 --no_gradient_checkpointing \
+    --num_classes_per_sample 4 --mode 3 --no_gradient_checkpointing \
     --lora_r 8 --lr 1e-3 --warmup_num_steps 20 --dice_loss_weight 4 \
     --batch_size $((16 / processes)) --grad_accumulation_steps 1 --steps_per_epoch 460 --epochs 1 \
     --print_freq 20 --no_eval "$@"

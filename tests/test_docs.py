@@ -22,6 +22,7 @@ from tests.page_plugins import importable_plugins
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / f"{folder}README.md" for folder in ("", "dataloaders/", "groundscore/", "miniature/weights/")),
+    ROOT / "groundscore/DATA.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]

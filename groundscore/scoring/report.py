@@ -158,8 +158,10 @@ class Report:
             title = " · ".join(filter(None, (spec, answer, scores["protocol"].get("expressions"))))
             note = " ".join(filter(None, (left_out_note(scores), selection_note(spec, scores))))
             sections.append(Section(title, sets[spec], counts.rows, counts.masks, note, shown_scores(spec, scores)))
-        specs = ", ".join(dict.fromkeys(spec for spec, *_ in self._counted))
-        write_gallery(path, f"Gallery of {specs or path.stem}", sections, facts=report_facts(self.header))
+        specs = ", ".join(dict.fromkeys(spec for spec, *_ in self._counted)) or path.stem
+        system = self.header.get("checkpoint", {}).get("system")
+        title = f"Gallery: {system} on {specs}" if system else f"Gallery of {specs}"
+        write_gallery(path, title, sections, facts=report_facts(self.header))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

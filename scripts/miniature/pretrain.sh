@@ -10,8 +10,8 @@ Usage: ./scripts/miniature/pretrain.sh [TRAIN_DS ARGUMENT...]
 Generates images of its own (seed 1; the quickstart's have seed 0), builds base models with random weights and trains
 all of them, in four stages, as the published ones came about:
 
-  vision      CLIP tells what its patches show and where, SAM draws what is pointed at, described, or shown by a coarse
-              map; side by side, a core each
+  vision      CLIP (or Qwen3-VL's image encoder) tells what its patches show and where, SAM draws what is pointed at,
+              described, or shown by a coarse map; side by side, a core each
   language    dialogues in words: projector and LLM
   selecting   one target at a time, by class or expression
   grounding   all eight families
@@ -21,16 +21,27 @@ each target, so that no layer of the LLM has a head start. The images' features 
 
 About three hours on two idle cores. Start it again to go on where it stopped. Arguments go to all runs of train_ds.py.
 
+  BACKBONE llava or qwen3_vl       (default llava)
   DATA     images                  (default dataset/miniature_pretrain)
-  RUNS     where stages are kept   (default runs/miniature_base)
-  OUT      the base to write       (default miniature/weights)
+  SCALE    size of the data set    (default 5)
+  RUNS     where stages are kept   (default runs/miniature_base, runs/miniature_base_qwen3_vl)
+  OUT      the base to write       (default miniature/weights, miniature/weights_qwen3_vl)
+  STEPS    of CLIP and of SAM      (default 2500,4000)
 HELP
     exit 0
 fi
 
+BACKBONE="${BACKBONE:-llava}"
+case "$BACKBONE" in
+    llava) suffix="" encoder=clip images=(--pad_train_clip_images) ;;
+    qwen3_vl) suffix=_qwen3_vl encoder=qwen3_vl images=() ;;
+    *) echo "BACKBONE=$BACKBONE: the miniature has llava and qwen3_vl" >&2 && exit 2 ;;
+esac
 DATA="${DATA:-dataset/miniature_pretrain}"
-RUNS="${RUNS:-runs/miniature_base}"
-OUT="${OUT:-miniature/weights}"
+SCALE="${SCALE:-5}"
+RUNS="${RUNS:-runs/miniature_base$suffix}"
+OUT="${OUT:-miniature/weights$suffix}"
+STEPS="${STEPS:-2500,4000}"
 # Small matrices on few cores: two processes of one thread each beat one process of two threads.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
@@ -39,12 +50,13 @@ train() { # run, arguments...
     local run=$1
     shift
     .venv/bin/torchrun --standalone --nproc_per_node 2 train_ds.py --exp_name "$run" --log_base_dir "$RUNS" \
-        "${BASE[@]}" --dataset_dir "$DATA" --pad_train_clip_images --no_gradient_checkpointing --lora_r 0 \
+        "${BASE[@]}" --dataset_dir "$DATA" "${images[@]}" --no_gradient_checkpointing --lora_r 0 \
         --unfreeze mm_projector,language_model --cache_features "$RUNS/features" --cache_limit_gb 10 --batch_size 6 \
         --grad_accumulation_steps 1 --zero_stage 0 --print_freq 20 --no_eval "$@"
 }
 base_of() { # directory
-    BASE=(--version "$1/llava" --vision_tower "$1/clip" --vision_pretrained "$1/sam_miniature.pth")
+    BASE=(--version "$1/$BACKBONE" --vision_pretrained "$1/sam_miniature.pth")
+    if [[ "$BACKBONE" == llava ]]; then BASE+=(--vision_tower "$1/clip"); fi
 }
 # Small batches: the LLM learns to select after as many steps, not images. A gentle rate and many dialogues, lest it
 # unlearns to read.
@@ -52,11 +64,12 @@ ALL_LAYERS=(--model_key UGround --mode 2 --estimator sample --policy_loss_weight
     --use_expand_question_list --dice_loss_weight 4)
 
 ./build.sh
-.venv/bin/python -m miniature.data --out "$DATA" --seed 1 --scale 5
-[[ -e "$RUNS/untrained/sam_miniature.pth" ]] || .venv/bin/python -m miniature.base --out "$RUNS/untrained" --dataset_dir "$DATA"
-.venv/bin/python -m miniature.vision clip --base "$RUNS/untrained" --steps 2500 &
+.venv/bin/python -m miniature.data --out "$DATA" --seed 1 --scale "$SCALE"
+[[ -e "$RUNS/untrained/sam_miniature.pth" ]] || .venv/bin/python -m miniature.base --out "$RUNS/untrained" --dataset_dir "$DATA" \
+    --backbone "$BACKBONE"
+.venv/bin/python -m miniature.vision "$encoder" --base "$RUNS/untrained" --steps "${STEPS%,*}" &
 clip=$!
-.venv/bin/python -m miniature.vision sam --base "$RUNS/untrained" --steps 4000
+.venv/bin/python -m miniature.vision sam --base "$RUNS/untrained" --steps "${STEPS#*,}"
 wait "$clip"
 base_of "$RUNS/untrained"
 train language --model_key LISA --dataset vqa --sample_rates 1 \
