@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from groundscore.errors import UserError, run_main
 from groundscore.progress import ProgressBar
 from groundscore.reading import user_path
+from groundscore.writing import make_directory
 from inference.model_flags import add_inference_settings, inference_overrides
 from model.settings import check_overrides, inference_settings
 from model.systems import find_system
@@ -97,6 +98,7 @@ def main(argv: Sequence[str]) -> None:
     _check_weight(flags)
     card = read_card_parts(flags)
     _keep_apart(target, {"--weight": flags.weight})
+    make_directory(user_path(target).parent)
     if target.exists():
         from checkpoints.digests import refuse_foreign
 

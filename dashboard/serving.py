@@ -19,6 +19,7 @@ from dashboard import TABS, markup
 from dashboard.context import Context
 from dashboard.examples import checkpoint_examples
 from groundscore.errors import UserError
+from groundscore.reading import user_path
 from inference.background import BackgroundModel
 from inference.limits import Limits
 from inference.model_flags import check_version
@@ -61,10 +62,19 @@ def serve(flags: Namespace) -> None:
     try:
         if server.context.model is not None:
             check_version(flags.version)
+            fetch_version(flags.version)
         server.start()
         server.wait()
     finally:
         server.close()
+
+
+def fetch_version(version: str) -> None:
+    """A model on the hub is fetched before the port opens: a mistyped path looks like the name of one."""
+    if not user_path(version).exists():
+        from checkpoints.hub import find_model
+
+        find_model(version, "--version")
 
 
 def load_session(flags: Namespace, limits: Limits, tell: Callable[[str], None]) -> "ChatSession":
