@@ -177,7 +177,7 @@ def evaluate_only(launch: Launch) -> None:
         report = settings["report"]
     else:
         model, processor, report = building.build_model(config, precision=launch.precision)
-    say(report.whole() if config.debug else report)
+    say(report.whole() if config.debug else str(report))
     results = launch.validation.run(model.eval().to(world.device), processor)
     if world.is_main:
         config.log_dir.mkdir(parents=True, exist_ok=True)

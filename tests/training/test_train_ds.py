@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 def launch_environment() -> dict[str, str]:
     """Ours without what a launcher may have left in it."""
     launchers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    return {name: value for name, value in os.environ.items() if name not in launchers} | {"OMP_NUM_THREADS": "1"}
+    ours = {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}  # as on a terminal of this width
+    return {name: value for name, value in os.environ.items() if name not in launchers} | ours
 
 
 def run_train_ds(*arguments, processes=1, timeout=300, forked=True):
