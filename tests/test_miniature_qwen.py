@@ -1,6 +1,9 @@
 """The miniature's base in Qwen3-VL's layout: built, its image encoder trained, and made again from a training run."""
 
+import os
+import subprocess
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,8 @@ import train_ds
 from checkpoints import load_model
 from miniature import base, data, encoders, vision
 from miniature.qwen import without_targets
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +117,28 @@ def test_it_trains_is_scored_merged_asked_and_is_a_base_again(built, world, tmp_
     assert theirs.config.text_config.vocab_size == rows
     kept, of_run = (one.language_model.embed_tokens.weight[:rows].float() for one in (model, trained))
     torch.testing.assert_close(kept, of_run, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--backbone", "qwen3_vl"], "BACKBONE=qwen3_vl OUT="),
+        (["--backbone=internvl3"], "the miniature has llava and qwen3_vl"),
+        (["--backbone"], "the miniature has llava and qwen3_vl"),
+    ],
+)
+def test_a_quickstart_without_its_base_says_how_one_is_made_before_anything_is_written(arguments, said, tmp_path):
+    places = {"RUNS": tmp_path / "runs", "DATA": tmp_path / "data", "BASE": tmp_path / "base"}
+    done = subprocess.run(
+        [ROOT / "scripts/quickstart.sh", *arguments],
+        env=os.environ | {name: str(path) for name, path in places.items()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 2 and said in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def run(program, *words: object) -> None:
