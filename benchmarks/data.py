@@ -13,6 +13,7 @@ The index goes to a temporary folder; the data folder is not written to.
 import argparse
 import multiprocessing
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import benchmark_parser
-from benchmarks.measuring import anonymous_memory_mb, in_a_new_process, peak_memory_mb, reset_peak_memory
+from benchmarks.measuring import MEGABYTE, anonymous_memory_mb, in_a_new_process, peak_memory_mb, reset_peak_memory
 from benchmarks.synthetic import add_source_flags, data_root
 from groundscore.errors import UserError, run_main
 
@@ -36,9 +37,11 @@ SAM_SIZE, CLIP_SIZE, IMAGE_GRID = 1024, 336, (24, 24)
 
 @dataclass
 class Start:
-    """seconds to build the mixture, and the most memory that it took meanwhile, in MB."""
+    """seconds to build the mixture, cpu_seconds of all its processes, and the most memory that one of them took
+    meanwhile, in MB."""
 
     seconds: float
+    cpu_seconds: float
     megabytes: float
 
 
@@ -76,7 +79,9 @@ def _report(root: Path, flags: argparse.Namespace) -> None:
     from groundscore.names import split_names
 
     names = split_names(flags.families or ALL_FAMILIES)
-    print("|family|first start s|MB|again s|MB|samples/s per worker|worker MB|\n|---|---|---|---|---|---|---|")
+    print(
+        "|family|first start s|CPU s|MB|again s|MB|samples/s per worker|worker MB|\n|---|---|---|---|---|---|---|---|"
+    )
     for name in [*names, FULL] if flags.families is None else names:
         try:
             cost = measure(root, name, draws=flags.draws, tokenizer=flags.tokenizer)
@@ -85,7 +90,7 @@ def _report(root: Path, flags: argparse.Namespace) -> None:
             continue
         first, again, work = cost.first, cost.again, cost.work
         print(
-            f"|{name}|{first.seconds:.2f}|{first.megabytes:.0f}|{again.seconds:.2f}|{again.megabytes:.0f}"
+            f"|{name}|{first.seconds:.2f}|{first.cpu_seconds:.2f}|{first.megabytes:.0f}|{again.seconds:.2f}|{again.megabytes:.0f}"
             f"|{work.samples_per_second:.1f}|{work.megabytes:.0f}|",
             flush=True,
         )
@@ -111,11 +116,12 @@ def _start(root: Path, family: str, cache: str, draws: int, tokenizer: Path | No
     torch.set_num_threads(1)
     anonymous = anonymous_memory_mb()
     before = reset_peak_memory()
-    began = time.monotonic()
+    began, used = time.monotonic(), _cpu_seconds()
     names = ALL_FAMILIES if family == FULL else family
     rates = [1.0] * len(names.split("||"))
     mixture = build_mixture(root, dataset=names, sample_rates=rates, samples_per_epoch=max(draws, 1))
-    start = Start(time.monotonic() - began, peak_memory_mb() - before)
+    highest = max(peak_memory_mb(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / MEGABYTE)
+    start = Start(time.monotonic() - began, _cpu_seconds() - used, highest - before)
     if not draws:
         return start, None
     context = multiprocessing.get_context("fork")  # as the loader's workers on Linux
@@ -133,6 +139,12 @@ def _start(root: Path, family: str, cache: str, draws: int, tokenizer: Path | No
         raise result
     result.megabytes -= anonymous
     return start, result
+
+
+def _cpu_seconds() -> float:
+    """CPU seconds of this process and of those that it started and that have ended."""
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
 def _work(mixture: "Mixture", draws: int, tokenizer: Path | None, sender: Connection) -> None:

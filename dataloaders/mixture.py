@@ -17,6 +17,7 @@ from dataloaders.families.family import MAX_TRIES
 from dataloaders.sample import Sample
 from dataloaders.settings import data_settings, rates_in_use
 from groundscore.annotations.bad_entries import BadSamples, Tolerance, noting_repairs
+from groundscore.annotations.index_cache import NotIndexed, build_in_parallel, only_opening
 from groundscore.errors import UserError
 
 
@@ -99,14 +100,23 @@ def build_mixture(
     used = [FAMILIES[name] for name in rates]
     for family in used:
         family.check(chosen)
-    # Under any name that COCO gives an image, and in every family.
-    held_out = [family.held_out(root, chosen) for family in used] if chosen.exclude_val else []
-    bad_samples = BadSamples(Tolerance(chosen.skip_bad_samples), bad_samples_file)
-    options = {"excluded": frozenset().union(*held_out), "bad_samples": bad_samples}
-    return Mixture(
-        [family(root, chosen, **options) for family in used],
-        list(rates.values()),
-        seed,
-        samples_per_epoch=samples_per_epoch,
-        bad_samples=bad_samples,
-    )
+
+    def mix() -> Mixture:
+        # Under any name that COCO gives an image, and in every family.
+        held_out = [family.held_out(root, chosen) for family in used] if chosen.exclude_val else []
+        bad_samples = BadSamples(Tolerance(chosen.skip_bad_samples), bad_samples_file)
+        options = {"excluded": frozenset().union(*held_out), "bad_samples": bad_samples}
+        return Mixture(
+            [family(root, chosen, **options) for family in used],
+            list(rates.values()),
+            seed,
+            samples_per_epoch=samples_per_epoch,
+            bad_samples=bad_samples,
+        )
+
+    try:
+        with only_opening():
+            return mix()
+    except NotIndexed:
+        build_in_parallel(root, [opening for family in used for opening in family.openings(root, chosen)])
+    return mix()

@@ -1,6 +1,6 @@
 """Family `custom`: your own data, one JSON object a line. `groundscore/DATA.md` describes the format."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,6 +71,11 @@ class Custom(Family):
             family=self.name,
             dataset=entry.dataset,
         )
+
+    @classmethod
+    def openings(cls, root: Path, settings: Any) -> Iterator[Callable[[], object]]:
+        for name in split_names(settings.custom_data):
+            yield partial(CustomFile, root, name)
 
     @classmethod
     def known_sets(cls, root: Path) -> Iterator[KnownSet]:

@@ -4,8 +4,9 @@ A false premise is answered in words, without a token: with a denial, or with a 
 (FP-RefCOCO). The questions allow for both.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from dataloaders.sample import Sample, Turn
 from dataloaders.wording import choose, fill, pick, read_pool
 from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.images import read_image
-from groundscore.annotations.refer_files import CORRECTED, FALSE_PREMISE_SETS
+from groundscore.annotations.refer_files import CORRECTED, FALSE_PREMISE_SETS, ReferTables
 from groundscore.annotations.refer_index import (
     Expression,
     ReferIndex,
@@ -99,6 +100,11 @@ class _FalsePremises(Family):
     @classmethod
     def held_out(cls, root: Path, settings: Any) -> set[int]:
         return held_out_images(root, cls._names(settings), FALSE_PREMISE_SETS)
+
+    @classmethod
+    def openings(cls, root: Path, settings: Any) -> Iterator[Callable[[], object]]:
+        for name in cls._names(settings):
+            yield partial(ReferTables, root, name, FALSE_PREMISE_SETS)
 
     @classmethod
     def known_sets(cls, root: Path) -> Iterator[KnownSet]:

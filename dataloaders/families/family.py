@@ -65,6 +65,11 @@ class Family(ABC):
         return set()
 
     @classmethod
+    def openings(cls, root: Path, settings: Any) -> Iterator[Callable[[], object]]:
+        """Yields what opens its annotation files, each alone, so that their indices can be built at the same time."""
+        return iter(())
+
+    @classmethod
     def known_sets(cls, root: Path) -> Iterator[KnownSet]:
         """Yields its data sets, there or not, with what they need and how they are checked."""
         return iter(())

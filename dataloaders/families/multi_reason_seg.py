@@ -119,6 +119,12 @@ class MultiReasonSeg(Family):
         return fill(pick(rng, self._joint), class_name=", ".join(names).lower(), seg=targets)
 
     @classmethod
+    def openings(cls, root: Path, settings: Any) -> Iterator[Callable[[], object]]:
+        name, splits = settings.multi_reason_seg_data.split("|")
+        for split in split_muse(splits):
+            yield partial(MuseFile, root, name, split)
+
+    @classmethod
     def known_sets(cls, root: Path) -> Iterator[KnownSet]:
         photos = root / "refer_seg/images/mscoco/images"
         coco = [coco_images(one, photos / Path(one.file).stem) for one in (TRAIN2014, TRAIN2017, VAL2017)]

@@ -1,7 +1,7 @@
 """Family `reason_seg_plus`: LISA++. Instances by name, reasoning in steps, dialogues and captions with masks."""
 
 import re
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -107,6 +107,11 @@ class ReasonSegPlus(Family):
         elif not self._asks_for_something.search(question):
             question = fill(pick(rng, self._conditional), sent=question)
         return [(question, answer, ids)]
+
+    @classmethod
+    def openings(cls, root: Path, settings: Any) -> Iterator[Callable[[], object]]:
+        for subset in split_names(settings.reason_seg_plus_data):
+            yield partial(PlusFile, root, subset)
 
     @classmethod
     def known_sets(cls, root: Path) -> Iterator[KnownSet]:

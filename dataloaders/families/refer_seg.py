@@ -107,6 +107,11 @@ class ReferSeg(Family):
         return held_out_images(root, split_names(settings.refer_seg_data), REFER_SETS)
 
     @classmethod
+    def openings(cls, root: Path, settings: Any) -> Iterator[Callable[[], object]]:
+        for name in split_names(settings.refer_seg_data):
+            yield partial(ReferTables, root, name)
+
+    @classmethod
     def known_sets(cls, root: Path) -> Iterator[KnownSet]:
         for name in REFER_SETS:
             yield known_refer_set(root, name, _DOWNLOADS.get(name) or _refer_download(name))

@@ -4,7 +4,7 @@ To add a data set, write a reader as in `groundscore/annotations/label_maps.py` 
 `DATA_SETS`.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -167,6 +167,12 @@ class SemSeg(Family):
             family=self.name,
             dataset=name,
         )
+
+    @classmethod
+    def openings(cls, root: Path, settings: Any) -> Iterator[Callable[[], object]]:
+        for kind in map(DATA_SETS.get, split_names(settings.sem_seg_data)):
+            if kind is not None and issubclass(kind, PartAnnotations):
+                yield partial(kind, root)
 
     @classmethod
     def known_sets(cls, root: Path) -> Iterator[KnownSet]:

@@ -1,6 +1,6 @@
 """Family `vqa`: LLaVA's instruction dialogues about COCO images, without targets."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,6 +75,10 @@ class Vqa(Family):
             family=self.name,
             dataset=self._dialogues.name,
         )
+
+    @classmethod
+    def openings(cls, root: Path, settings: Any) -> Iterator[Callable[[], object]]:
+        yield partial(LlavaDialogues, root, settings.vqa_data)
 
     @classmethod
     def known_sets(cls, root: Path) -> Iterator[KnownSet]:

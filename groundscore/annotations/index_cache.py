@@ -19,11 +19,16 @@ import hashlib
 import hmac
 import json
 import logging
+import multiprocessing
 import os
 import re
 import secrets
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextvars import ContextVar
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +59,7 @@ def open_index(dataset_dir: Path, name: str, sources: Sequence[Path], build: Bui
         check_regular(source, missing=MISSING + files_like(source))
     folder, key = cache_directory(dataset_dir), _user_key()
     if folder is None or key is None:
-        return pack_tables(build())
+        return pack_tables(build())  # nothing that another process makes would be found here
     sources = [path.absolute() for path in sources]
     subject = _seal(key, [name, *map(str, sources)])[:16]
     file = folder / f"{re.sub(r'[^A-Za-z0-9+-]+', '_', name)}-{subject}.arrow"
@@ -62,6 +67,8 @@ def open_index(dataset_dir: Path, name: str, sources: Sequence[Path], build: Bui
     tables = index.open()
     if tables is not None:
         return tables
+    if not _may_build.get():
+        raise NotIndexed(sum(path.stat().st_size for path in sources))
     try:
         with _locked(file.with_suffix(".lock")):
             tables = index.open()  # another process may have built it meanwhile
@@ -73,6 +80,70 @@ def open_index(dataset_dir: Path, name: str, sources: Sequence[Path], build: Bui
         logger.warning("%s: the index of %s cannot be saved (%s)", folder, name, error)
         tables = pack_tables(build())
     return tables
+
+
+class NotIndexed(Exception):
+    """An index would have to be built of `size` bytes."""
+
+    def __init__(self, size: int):
+        super().__init__(size)
+        self.size = size
+
+
+_may_build: ContextVar[bool] = ContextVar("may_build", default=True)
+
+
+@contextlib.contextmanager
+def only_opening() -> Iterator[None]:
+    """Inside the `with` block an index that would have to be built raises `NotIndexed`."""
+    token = _may_build.set(False)
+    try:
+        yield
+    finally:
+        _may_build.reset(token)
+
+
+def build_in_parallel(dataset_dir: Path, openings: Sequence[Callable[[], object]]) -> None:
+    """Builds the indices that `openings` lack, the largest first, several at a time in processes of their own.
+
+    openings: each opens what has an index, and can be pickled. Of processes that start together one builds. Errors are
+    left to who opens the files afterwards.
+    """
+    folder = cache_directory(dataset_dir)
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                stack.enter_context(_locked(folder / "building.lock"))
+        missing = [(size, opening) for opening in openings if (size := _missing_bytes(opening))]
+        missing.sort(key=itemgetter(0), reverse=True)
+        processes = min(len(missing), os.cpu_count() or 1, _MOST_PROCESSES)
+        if processes < 2 or sum(size for size, _ in missing) < _WORTH_PROCESSES:
+            return
+        # Forked, a process needs no start of its own, and does not run the user's program again.
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
+            for done in [pool.submit(_build, opening) for _, opening in missing]:
+                with contextlib.suppress(BrokenProcessPool):
+                    done.result()
+
+
+_MOST_PROCESSES = 4  # each has about one and a half times its file in memory
+_WORTH_PROCESSES = 64 << 20  # bytes of files, which take seconds
+
+
+def _missing_bytes(opening: Callable[[], object]) -> int:
+    try:
+        with only_opening():
+            opening()
+    except NotIndexed as error:
+        return error.size
+    except UserError:
+        pass
+    return 0
+
+
+def _build(opening: Callable[[], object]) -> None:
+    with contextlib.suppress(UserError):
+        opening()
 
 
 def open_entries(

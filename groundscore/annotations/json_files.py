@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,12 +10,15 @@ import numpy as np
 
 from groundscore.annotations.bad_entries import BadEntry
 from groundscore.annotations.images import coco_number
-from groundscore.annotations.records import PackedRecords
+from groundscore.annotations.records import Encoded, PackedRecords, encode
 from groundscore.errors import UserError, shown
+from groundscore.json_items import Items
 
 NOT_OFFICIAL = "the file is not the official one, or of another version"  # what to say of downloaded annotations
 MAX_NAME_BYTES = 255  # of a file, on all usual file systems
 _LARGEST = 2**63 - 1  # what an index can hold
+_PLAIN_PATH = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/)*[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_NUMBERS = frozenset((int, float))
 
 
 class BrokenFile(UserError):
@@ -35,17 +38,20 @@ def require(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) ->
     return record[key]
 
 
-def require_list(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> list:
-    """Returns the list under a key."""
+def require_list(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> list | Items:
+    """Returns the list under a key, or its `Items` in a file that is read by `read_members`."""
     value = require(record, key, where, remedy=remedy)
-    if not isinstance(value, list):
+    if not isinstance(value, list | Items):
         raise UserError(f"{where}: {key!r} should be a list, it is {shown(value)}; {remedy}")
     return value
 
 
 def require_text(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> str:
     """Returns the text under a key, which must not be empty."""
-    return check_text(require(record, key, where, remedy=remedy), f"{where}: {key!r}", remedy=remedy)
+    value = require(record, key, where, remedy=remedy)
+    if type(value) is str and value.isascii() and value and not value.isspace():
+        return value
+    return check_text(value, f"{where}: {key!r}", remedy=remedy)
 
 
 def check_text(value: Any, where: str, *, remedy: str = NOT_OFFICIAL, empty: bool = False) -> str:
@@ -61,7 +67,10 @@ def check_text(value: Any, where: str, *, remedy: str = NOT_OFFICIAL, empty: boo
 
 def require_integer(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> int:
     """Returns the whole number under a key."""
-    return check_integer(require(record, key, where, remedy=remedy), f"{where}: {key!r}", remedy=remedy)
+    value = require(record, key, where, remedy=remedy)
+    if type(value) is int and -_LARGEST <= value <= _LARGEST:
+        return value
+    return check_integer(value, f"{where}: {key!r}", remedy=remedy)
 
 
 def check_integer(value: Any, where: str, *, remedy: str = NOT_OFFICIAL) -> int:
@@ -89,6 +98,8 @@ def check_boolean(value: Any, where: str, *, remedy: str = NOT_OFFICIAL) -> bool
 def require_path(record: Any, key: str, where: str, *, remedy: str = NOT_OFFICIAL) -> str:
     """Returns the path of a file under a key, below a folder of the data, with / also where it has \\."""
     value = require_text(record, key, where, remedy=remedy).replace("\\", "/")
+    if len(value) <= MAX_NAME_BYTES and _PLAIN_PATH.fullmatch(value):
+        return value
     path = PurePosixPath(value)
     if path.is_absolute() or re.match("[A-Za-z]:", value):
         raise UserError(f"{where}: {key!r} is an absolute path, {shown(value)}; write it from its data folder on")
@@ -110,6 +121,8 @@ def require_segmentation(annotation: Any, where: str, *, remedy: str = NOT_OFFIC
     crowd = annotation.get("iscrowd", 0)
     if not isinstance(crowd, int) or crowd not in (0, 1):
         raise UserError(f"{where}: 'iscrowd' should be 0 or 1, it is {shown(crowd)}; {remedy}")
+    if type(value) is list and all(type(part) is list and len(part) % 2 == 0 and are_numbers(part) for part in value):
+        return value
     return check_segmentation(value, f"{where}: 'segmentation'", remedy=remedy)
 
 
@@ -144,12 +157,12 @@ def _check_run_lengths(value: dict, where: str, remedy: str) -> None:
 def are_numbers(values: list) -> bool:
     """Returns whether all of a list are finite numbers; text, true and false are none."""
     try:
-        return set(map(type, values)) <= {int, float} and math.isfinite(math.fsum(values))
+        return _NUMBERS.issuperset(map(type, values)) and math.isfinite(sum(values))
     except (OverflowError, ValueError):  # beyond what a float holds; infinities of both signs
         return False
 
 
-def by_id(items: Sequence[Any], where: str, *, remedy: str = NOT_OFFICIAL) -> dict[int, Any]:
+def by_id(items: Iterable[Any], where: str, *, remedy: str = NOT_OFFICIAL) -> dict[int, Any]:
     """Returns records by their 'id'. One may be there several times, but not with different content.
 
     where: file and kind of record, for errors.
@@ -165,6 +178,59 @@ def by_id(items: Sequence[Any], where: str, *, remedy: str = NOT_OFFICIAL) -> di
     return found
 
 
+def read_each_by_id(
+    items: Iterable[Any], where: str, read: Callable[[int, Any], None], *, remedy: str = NOT_OFFICIAL
+) -> list[str]:
+    """Calls `read(id, record)` for every record, as `read_each` does, and returns what was wrong with the bad ones.
+
+    One may be there several times, but not with different content. where: as in `by_id`. Of the records nothing is
+    kept: `items` is passed over a second time where an id is there twice.
+    """
+    seen: set[int] = set()
+    repeated: set[int] = set()
+    unnamed: list[tuple[int, str]] = []
+
+    def id_of(item: Any, number: int) -> int:
+        return require_integer(item, "id", f"{where} number {number}", remedy=remedy)
+
+    def read_new(item: Any, number: int) -> None:
+        try:
+            key = id_of(item, number)
+        except UserError as error:
+            unnamed.append((number, str(error)))
+            return
+        if key in seen:
+            repeated.add(key)
+            return
+        seen.add(key)
+        read(key, item)
+
+    try:
+        _, problems = read_each(items, read_new)
+    finally:  # a record without an id, or with two contents, is worse than what it contains
+        if repeated or unnamed:
+            _refuse_ambiguous(items, where, repeated, unnamed, id_of, remedy)
+    return problems
+
+
+def _refuse_ambiguous(
+    items: Iterable[Any],
+    where: str,
+    repeated: Collection[int],
+    unnamed: Sequence[tuple[int, str]],
+    id_of: Callable[[Any, int], int],
+    remedy: str,
+) -> None:
+    """Raises where records have no id, or one of the `repeated` ids has different contents."""
+    wrong, first = list(unnamed), {}
+    without = {number for number, _ in unnamed}
+    for number, item in enumerate(items):
+        key = None if number in without else id_of(item, number)
+        if key in repeated and first.setdefault(key, item) != item:
+            wrong.append((number, f"{where} {key} occurs twice with different content; {remedy}"))
+    _raise_broken([message for _, message in sorted(wrong)])
+
+
 def entries_by_image(
     items: Iterable[Any], read: Callable[[Any, int], Any | None], image_of: Callable[[Any], str]
 ) -> dict[str, Any]:
@@ -173,9 +239,14 @@ def entries_by_image(
     entries: what `read` makes of each, as in `read_each`, by the number in the file name that `image_of` finds in it.
     problems: what was wrong with the bad ones.
     """
-    entries, problems = read_each(items, read)
+
+    def read_packed(item: Any, number: int) -> tuple[Encoded, int] | None:
+        entry = read(item, number)
+        return None if entry is None else (encode(entry), coco_number(image_of(entry)))
+
+    entries, problems = read_each(items, read_packed)
     return {
-        "entries": PackedRecords(entries, [coco_number(image_of(entry)) for entry in entries]),
+        "entries": PackedRecords([text for text, _ in entries], [number for _, number in entries]),
         "problems": problems,
     }
 
@@ -198,7 +269,11 @@ def read_each(items: Iterable[Any], read: Callable[[Any, int], Any | None]) -> t
         else:
             if value is not None:
                 values.append(value)
+    _raise_broken(broken)
+    return values, problems
+
+
+def _raise_broken(broken: Sequence[str]) -> None:
     if broken:
         more = f" ({len(broken) - 1} more entries there are wrong)" if len(broken) > 1 else ""
         raise BrokenFile(f"{broken[0]}{more}", broken)
-    return values, problems

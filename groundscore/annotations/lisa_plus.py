@@ -26,8 +26,8 @@ from groundscore.annotations.json_files import (
 )
 from groundscore.annotations.segmentations import NO_PIXEL, decode_segmentation
 from groundscore.errors import UserError, shown
+from groundscore.json_items import read_items
 from groundscore.names import look_up
-from groundscore.reading import read_json
 from groundscore.targets import REJ, SEG, join_names
 
 
@@ -109,7 +109,7 @@ class PlusFile(Sequence[PlusEntry]):
         )
 
     def _parse(self) -> dict[str, Any]:
-        return entries_by_image(read_json(self.path, list), self._read_entry, itemgetter("image"))
+        return entries_by_image(read_items(self.path), self._read_entry, itemgetter("image"))
 
     def _read_entry(self, item: Any, number: int) -> dict:
         where = f"{self.path}: entry {number}"

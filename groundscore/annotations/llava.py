@@ -9,7 +9,7 @@ from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.index_cache import open_entries
 from groundscore.annotations.json_files import NOT_OFFICIAL, entries_by_image, require_list, require_path, require_text
 from groundscore.errors import UserError, shown
-from groundscore.reading import read_json
+from groundscore.json_items import read_items
 from groundscore.targets import IMAGE_PLACEHOLDER, refuse_targets
 
 Dialogue = tuple[Path, list[tuple[str, str]]]
@@ -45,7 +45,7 @@ class LlavaDialogues(Sequence[Dialogue]):
         return self._images / image_name, turns
 
     def _parse(self) -> dict[str, Any]:
-        return entries_by_image(read_json(self._path, list), self._read, itemgetter(0))
+        return entries_by_image(read_items(self._path), self._read, itemgetter(0))
 
     def _read(self, item: Any, number: int) -> tuple[str, list[tuple[str, str]]] | None:
         """Returns the image name and (question, answer) of every turn; None for a dialogue without an image."""

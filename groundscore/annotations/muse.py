@@ -22,8 +22,8 @@ from groundscore.annotations.json_files import (
 from groundscore.annotations.records import Joined
 from groundscore.annotations.segmentations import NO_PIXEL, encode_segmentation
 from groundscore.errors import UserError, shown
+from groundscore.json_items import read_items
 from groundscore.names import did_you_mean
-from groundscore.reading import read_json
 from groundscore.rle import Rle, area
 from groundscore.targets import refuse_targets
 
@@ -123,7 +123,7 @@ class MuseFile(Sequence):
         )
 
     def _parse(self) -> dict[str, Any]:
-        return entries_by_image(read_json(self.path, list), self._read_entry, itemgetter("image"))
+        return entries_by_image(read_items(self.path), self._read_entry, itemgetter("image"))
 
     def _read_entry(self, item: Any, number: int) -> dict:
         where = f"{self.path}: entry {number}"

@@ -15,16 +15,17 @@ from groundscore.annotations.json_files import (
     NOT_OFFICIAL,
     by_id,
     read_each,
+    read_each_by_id,
     require_integer,
     require_list,
     require_path,
     require_segmentation,
     require_text,
 )
-from groundscore.annotations.records import PackedRecords
+from groundscore.annotations.records import Encoded, PackedRecords, encode
 from groundscore.annotations.segmentations import NO_PIXEL, decode_segmentation
 from groundscore.errors import UserError, shown
-from groundscore.reading import read_json
+from groundscore.json_items import read_members
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class PartAnnotations(Sequence[AnnotatedImage]):
         unannotated: names of those without an annotation; categories: the pieces of their names.
         """
         where = str(self._path)
-        content = read_json(self._path, dict)
+        content = read_members(self._path)
         categories = by_id(require_list(content, "categories", where), f"{where}: category")
         indices = {category_id: index for index, category_id in enumerate(categories)}
         names = []
@@ -104,17 +105,18 @@ class PartAnnotations(Sequence[AnnotatedImage]):
             spot = f"{where}: category {category_id}"
             names.append(self.name_pieces(require_text(category, "name", spot), spot))
 
-        records: dict[int, list] = {}
+        records: dict[int, tuple[str, int, int]] = {}
+        annotations_of: dict[int, list[bytes]] = {}  # what an image's record has of each, as JSON
 
         def read_image_record(numbered: tuple[int, dict], _: int) -> None:
             image_id, image = numbered
             spot = f"{where}: image {image_id}"
             height, width = (require_integer(image, key, spot) for key in ("height", "width"))
             check_size(height, width, spot)
-            records[image_id] = [require_path(image, "file_name", spot), height, width, []]
+            records[image_id] = (require_path(image, "file_name", spot), height, width)
+            annotations_of[image_id] = []
 
-        def read_annotation(numbered: tuple[int, dict], _: int) -> None:
-            annotation_id, annotation = numbered
+        def read_annotation(annotation_id: int, annotation: dict) -> None:
             spot = f"{where}: annotation {annotation_id}"
             image_id = require_integer(annotation, "image_id", spot)
             category_id = require_integer(annotation, "category_id", spot)
@@ -122,17 +124,25 @@ class PartAnnotations(Sequence[AnnotatedImage]):
                 raise UserError(f"{spot} refers to image {image_id}, which is not in the file; {NOT_OFFICIAL}")
             if category_id not in indices:
                 raise UserError(f"{spot} has category {category_id}, which is not in the file; {NOT_OFFICIAL}")
-            segmentation = require_segmentation(annotation, spot)
-            records[image_id][-1].append([indices[category_id], annotation_id, segmentation])
+            segmentation = encode(require_segmentation(annotation, spot))
+            annotations_of[image_id].append(b"[%d,%d,%b]" % (indices[category_id], annotation_id, segmentation))
 
         images = by_id(require_list(content, "images", where), f"{where}: image")
         _, bad_images = read_each(images.items(), read_image_record)
-        annotations = by_id(require_list(content, "annotations", where), f"{where}: annotation")
-        _, bad_annotations = read_each(annotations.items(), read_annotation)
-        annotated = sorted((record for record in records.values() if record[-1]), key=lambda record: record[0])
+        del images
+        bad_annotations = read_each_by_id(
+            require_list(content, "annotations", where), f"{where}: annotation", read_annotation
+        )
+        del content
+        annotated = [image_id for image_id, found in annotations_of.items() if found]
+        annotated.sort(key=lambda image_id: records[image_id][0])
+        packed = PackedRecords(  # what has been packed is released
+            (_encode_image(records[image_id], annotations_of.pop(image_id)) for image_id in annotated),
+            [coco_number(records[image_id][0]) for image_id in annotated],
+        )
         return {
-            "images": PackedRecords(annotated, [coco_number(record[0]) for record in annotated]),
-            "unannotated": sorted(record[0] for record in records.values() if not record[-1]),
+            "images": packed,
+            "unannotated": sorted(records[image_id][0] for image_id in annotations_of),
             "categories": names,
             "problems": bad_images + bad_annotations,
         }
@@ -150,6 +160,11 @@ class PartAnnotations(Sequence[AnnotatedImage]):
         for category, annotation_id, segmentation in annotations:
             regions.setdefault(category, []).append((annotation_id, segmentation))
         return AnnotatedImage(self._images / file_name, (height, width), regions, self._path)
+
+
+def _encode_image(record: tuple[str, int, int], annotations: list[bytes]) -> Encoded:
+    """Returns the text of a row of "images"."""
+    return Encoded(b"%b,[%b]]" % (encode(record)[:-1], b",".join(annotations)))
 
 
 class PascalPart(PartAnnotations):

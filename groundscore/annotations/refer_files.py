@@ -4,10 +4,10 @@ All have a `refs` file (which sentences describe which annotations) and COCO's `
 annotations). Of the annotations only those are kept that a ref names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from groundscore.annotations.json_files import (
     check_integer,
     check_text,
     read_each,
+    read_each_by_id,
     require,
     require_integer,
     require_list,
@@ -29,9 +30,10 @@ from groundscore.annotations.json_files import (
     require_segmentation,
     require_text,
 )
-from groundscore.annotations.records import NO_KEY, KeyedRecords, PackedRecords
+from groundscore.annotations.records import NO_KEY, Encoded, KeyedRecords, PackedRecords, encode
 from groundscore.annotations.restricted_pickle import restricted_unpickle
 from groundscore.errors import UserError, shown
+from groundscore.json_items import read_members
 from groundscore.names import look_up
 from groundscore.reading import MISSING, read_json
 from groundscore.targets import refuse_targets
@@ -82,6 +84,13 @@ FALSE_PREMISE_SETS = {
 CORRECTED = ("fprefcoco", "fprefcoco+", "fprefcocog")
 
 
+class Annotation(NamedTuple):
+    """What an index needs of an annotation: the image, if it names one, and the text of its segmentation."""
+
+    image_id: int | None
+    segmentation: Encoded
+
+
 class ReferTables:
     """The content of a referring data set.
 
@@ -112,12 +121,9 @@ class ReferTables:
 
     def _parse(self) -> dict[str, Any]:
         refs, problems = _read_refs(self.refs_path, self.files.no_target, self._corrected)
-        instances = read_json(self.instances_path, dict)
-        where = str(self.instances_path)
-        images = by_id(require_list(instances, "images", where), f"{where}: image")
-        annotations = by_id(require_list(instances, "annotations", where), f"{where}: annotation")
+        images, annotations = self._read_instances({number for ref in refs for number in ref["annotation_ids"]})
         records: dict[int, dict] = {}
-        segmentations: dict[int, Any] = {}
+        segmentations: dict[int, Encoded] = {}
 
         def add(ref: dict, number: int) -> None:
             record = records.get(ref["image_id"]) or self._image_record(ref, images)
@@ -141,6 +147,24 @@ class ReferTables:
             "problems": problems,
         }
 
+    def _read_instances(self, wanted: Collection[int]) -> tuple[dict[int, dict], dict[int, Annotation | dict]]:
+        """Returns images and the `wanted` annotations by their ids; as it is in the file what is not well formed."""
+        where = str(self.instances_path)
+        instances = read_members(self.instances_path)
+        images = by_id(require_list(instances, "images", where), f"{where}: image")
+        found: dict[int, Annotation | dict] = {}
+
+        def keep(annotation_id: int, annotation: dict) -> None:
+            if annotation_id in wanted:
+                try:
+                    segmentation = encode(require_segmentation(annotation, where))
+                    found[annotation_id] = Annotation(_image_of(annotation, where), segmentation)
+                except UserError:
+                    found[annotation_id] = annotation
+
+        read_each_by_id(require_list(instances, "annotations", where), f"{where}: annotation", keep)
+        return images, found
+
     def _image_record(self, ref: dict, images: dict[int, dict]) -> dict:
         image_id = ref["image_id"]
         if image_id not in images:
@@ -154,7 +178,7 @@ class ReferTables:
         name = require_path(images[image_id], "file_name", where)
         return {"id": image_id, "file_name": name, "height": height, "width": width, "expressions": []}
 
-    def _segmentation(self, ref: dict, annotation_id: int, annotations: dict[int, dict]) -> Any:
+    def _segmentation(self, ref: dict, annotation_id: int, annotations: dict[int, Annotation | dict]) -> Encoded:
         where = f"{self.instances_path}: annotation {annotation_id}"
         annotation = annotations.get(annotation_id)
         if annotation is None:
@@ -162,13 +186,18 @@ class ReferTables:
                 f"{self.refs_path}: ref {ref['ref_id']} names annotation {annotation_id}, which "
                 f"{self.instances_path} does not have; {NOT_OFFICIAL}"
             )
-        image_id = require_integer(annotation, "image_id", where) if "image_id" in annotation else ref["image_id"]
-        if image_id != ref["image_id"]:
+        whole = isinstance(annotation, Annotation)
+        image_id = annotation.image_id if whole else _image_of(annotation, where)
+        if image_id not in (None, ref["image_id"]):
             raise UserError(
                 f"{self.refs_path}: ref {ref['ref_id']} refers to image {ref['image_id']}, but {where} belongs to "
                 f"image {image_id}; {NOT_OFFICIAL}"
             )
-        return require_segmentation(annotation, where)
+        return annotation.segmentation if whole else encode(require_segmentation(annotation, where))
+
+
+def _image_of(annotation: dict, where: str) -> int | None:
+    return require_integer(annotation, "image_id", where) if "image_id" in annotation else None
 
 
 def _first_existing(paths: list[Path]) -> Path:

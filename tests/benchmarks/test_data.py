@@ -27,9 +27,9 @@ def test_a_worker_needs_no_more_memory_for_more_annotations(tmp_path):
     few, many = costs
     annotations = tmp_path / "4000/vlpart/paco/annotations/paco_lvis_v1_train.json"
     assert annotations.stat().st_size > 12 * MEGABYTE
-    assert many.first.megabytes > few.first.megabytes + 30  # parsed, they are that large
+    assert many.first.megabytes < few.first.megabytes + 2 * annotations.stat().st_size / MEGABYTE
     assert many.work.megabytes < few.work.megabytes + 8
-    assert many.again.seconds < 2
+    assert many.again.cpu_seconds < 2
 
 
 def test_a_worker_that_is_killed_is_an_error_and_no_endless_wait(tmp_path, monkeypatch):

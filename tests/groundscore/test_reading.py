@@ -124,7 +124,7 @@ def test_a_line_of_a_gigabyte_takes_no_memory(tmp_path):
 
 # What is parsed elsewhere is no file: requests, orders through a pipe, records that this program packed itself; and
 # attacks damage files that they have just had made.
-OTHERS = {"dashboard/gate.py", "utils/log_pump.py", "groundscore/annotations/records.py"}
+OTHERS = {"groundscore/reading.py", "dashboard/gate.py", "utils/log_pump.py", "groundscore/annotations/records.py"}
 OTHERS |= {f"benchmarks/hostile/{name}.py" for name in ("data_files", "models_and_runs")}
 
 

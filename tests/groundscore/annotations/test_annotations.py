@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from groundscore.annotations import records
 from groundscore.annotations.labelme import draw_regions, read_annotation
-from groundscore.annotations.records import KeyedRecords, PackedRecords
+from groundscore.annotations.records import KeyedRecords, PackedRecords, encode
 from groundscore.annotations.segmentations import decode_segmentation
 from groundscore.errors import UserError
 from groundscore.reading import read_json
@@ -16,17 +17,32 @@ SQUARE = [2, 2, 6, 2, 6, 6, 2, 6]
 OVERLAPPING = [[0, 0, 6, 0, 6, 6, 0, 6], [3, 3, 9, 3, 9, 9, 3, 9]]
 
 
+@pytest.mark.parametrize("without", [False, True], ids=["orjson", "standard library"])
+def test_a_record_is_written_as_the_standard_library_writes_it(monkeypatch, without):
+    if without:
+        monkeypatch.setattr(records, "orjson", None)
+    rng = np.random.default_rng(0)
+    numbers = [
+        float(f"{digits}e{power}") for digits in (1, 1.5, 9.999999, -1.2345678901234567) for power in range(-40, 40)
+    ]
+    numbers += (rng.uniform(-1, 1, 2000) * 10.0 ** rng.integers(-7, 20, 2000)).tolist()
+    texts = ["", "é", "\x7f", "\ud800", "a/b", "3e5", "\u2028", "[SEG]", '"', "\\"]
+    for value in [*numbers, *texts, 2**70, -(2**63), True, None, (1, [2]), {"e": {"1e5": numbers[:3]}}]:
+        for record in (value, [value], {"key": value}):
+            assert encode(record) == json.dumps(record, separators=(",", ":")).encode()
+
+
 def test_packed_records_are_what_went_in():
     values = [{"a": [1, 2]}, "é", [], 3]
 
-    records = PackedRecords(values)
+    packed = PackedRecords(values)
 
-    assert list(records) == values
-    assert records[-1] == 3
+    assert list(packed) == values
+    assert packed[-1] == 3
     assert len(PackedRecords([])) == 0
     assert KeyedRecords({7: "seven", -1: "one less"})[-1] == "one less"
     with pytest.raises(IndexError):
-        records[4]
+        packed[4]
     with pytest.raises(KeyError):
         KeyedRecords({7: "seven"})[8]
 

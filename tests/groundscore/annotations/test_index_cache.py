@@ -6,13 +6,29 @@ import pickle
 import subprocess
 import sys
 import types
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from groundscore.annotations.index_cache import cache_directory, open_index
+from benchmarks.synthetic import write_synthetic
+from groundscore import json_items, reading
+from groundscore.annotations import index_cache, records, refer_files
+from groundscore.annotations.index_cache import (
+    NotIndexed,
+    build_in_parallel,
+    cache_directory,
+    only_opening,
+    open_index,
+)
+from groundscore.annotations.lisa_plus import SUBSETS, PlusFile
+from groundscore.annotations.llava import LlavaDialogues
+from groundscore.annotations.muse import MuseFile
+from groundscore.annotations.part_annotations import PacoLvis, PascalPart
 from groundscore.annotations.records import KeyedRecords, PackedRecords, read_tables, write_tables
+from groundscore.annotations.refer_files import FALSE_PREMISE_SETS, REFER_SETS, ReferTables
+from groundscore.annotations.refer_index import ReferIndex
 from groundscore.errors import UserError
 
 
@@ -259,3 +275,93 @@ def test_an_index_is_read_without_pandas(tmp_path):
     read = "from groundscore.annotations.records import read_tables; read_tables(Path(sys.argv[1]))"
     program = f"import sys; from pathlib import Path; {read}; sys.exit('pandas' in sys.modules)"
     subprocess.run([sys.executable, "-c", program, str(path)], cwd=Path(__file__).parents[3], check=True, timeout=60)
+
+
+def open_everything(root: Path) -> None:
+    for sets in (REFER_SETS, FALSE_PREMISE_SETS):
+        for name in sets:
+            ReferTables(root, name, sets)
+    for kind in (PacoLvis, PascalPart):
+        kind(root)
+    LlavaDialogues(root, "llava_instruct_150k")
+    MuseFile(root, "MultiReasonSeg", "train")
+    for name in SUBSETS:
+        PlusFile(root, name)
+
+
+def test_indices_have_the_same_bytes_without_orjson(tmp_path, monkeypatch):
+    write_synthetic(tmp_path / "data", 60)
+    monkeypatch.setattr(json_items, "CHUNK", 3000)
+    found = []
+    for name in ("with", "without"):
+        monkeypatch.setenv("UGROUND_CACHE_DIR", str(tmp_path / name))
+        open_everything(tmp_path / "data")
+        files = (tmp_path / name).glob("*.arrow")
+        found.append(sorted((file.name.rpartition("-")[0], file.read_bytes()) for file in files))
+        monkeypatch.setattr(reading, "orjson", None)
+        monkeypatch.setattr(records, "orjson", None)
+
+    assert found[0] == found[1]
+    assert len(found[0]) == 23
+
+
+def test_all_splits_of_a_referring_set_parse_its_files_once(data_root, monkeypatch):
+    read = []
+    whole = refer_files.read_members
+    monkeypatch.setattr(refer_files, "read_members", lambda path: read.append(path.parent.name) or whole(path))
+
+    for split in ("train", "val", "train"):
+        ReferIndex(data_root, "refcoco", split)
+
+    assert read == ["refcoco"]
+
+
+def build_one():
+    return {"values": [1]}
+
+
+def build_bad():
+    raise UserError("what is wrong")
+
+
+def tell_process():
+    return {"process": [os.getpid()]}
+
+
+def open_with_its_builder(source: Path) -> int:
+    return open_index(source.parent, source.stem, [source], tell_process)["process"][0]
+
+
+def test_missing_indices_are_built_by_processes_of_their_own_and_then_opened(tmp_path, monkeypatch):
+    sources = [tmp_path / f"{number}.json" for number in range(4)]
+    for source in sources:
+        source.write_text("1")
+    monkeypatch.setattr(index_cache, "_WORTH_PROCESSES", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    openings = [partial(open_with_its_builder, source) for source in sources]
+    with only_opening(), pytest.raises(NotIndexed):
+        openings[0]()
+    build_in_parallel(tmp_path, openings)
+
+    with only_opening():
+        builders = {each() for each in openings}
+    assert 1 <= len(builders) <= 2 and os.getpid() not in builders
+    monkeypatch.setattr(index_cache, "ProcessPoolExecutor", None)
+    build_in_parallel(tmp_path, openings)  # nothing is missing
+
+
+def test_an_error_in_one_of_several_files_is_left_to_who_opens_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(index_cache, "_WORTH_PROCESSES", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    (tmp_path / "good.json").write_text("1")
+    (tmp_path / "bad.json").write_text("1")
+    good, bad, absent = (
+        partial(open_index, tmp_path, name, [tmp_path / f"{name}.json"], build)
+        for name, build in (("good", build_one), ("bad", build_bad), ("absent", build_bad))
+    )
+    build_in_parallel(tmp_path, [absent, bad, good])
+
+    with only_opening():
+        assert list(good()["values"]) == [1]
+    with pytest.raises(UserError, match="what is wrong"):
+        bad()

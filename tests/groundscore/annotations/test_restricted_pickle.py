@@ -11,6 +11,7 @@ import struct
 import numpy as np
 import pytest
 
+from groundscore.annotations import restricted_pickle
 from groundscore.annotations.pickle_builders import BUILDERS, ArrayValues, Refused
 from groundscore.annotations.restricted_pickle import restricted_unpickle, unpickle_plain
 from groundscore.errors import UserError, shown
@@ -306,3 +307,44 @@ def assert_plain(value: object) -> None:
     elif isinstance(value, list | tuple | set | frozenset):
         for item in value:
             assert_plain(item)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_pickles_of_lists_texts_and_numbers_need_no_slow_reader(monkeypatch, protocol):
+    refs = [{"ref_id": number, "sent": f"the dog {number}", "box": [1.5, -2], "ok": True} for number in range(300)]
+    monkeypatch.setattr(restricted_pickle, "_Reader", None)
+
+    assert unpickle_plain(pickle.dumps(refs, protocol)) == refs
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        b"c" + b"os\nsystem\n",
+        b"X\x02\0\0\0os\x8c\x06system\x93",
+        b"K\x01" + b"\x85" * 9,  # tuples in tuples
+        b"]r\xff\xff\xff\xff",  # a memo of 2^32 entries
+        b"\x96" + b"\xff" * 7 + b"\x7f",  # a bytearray of 2^63 bytes
+        b"](\x8f",
+        b"]Rb",
+    ],
+)
+def test_whatever_could_cost_or_run_something_is_left_to_the_slow_reader(operations):
+    assert not restricted_pickle._is_harmless(b"\x80\x04" + operations + b".")
+
+
+def test_python_s_reader_and_the_slow_one_agree_on_damaged_pickles():
+    rng = np.random.default_rng(0)
+    refs = [{"ref_id": number, "sent": "a dog", "box": [1.5, -2]} for number in range(3)]
+    agreed = 0
+    for _ in range(1500):
+        data = bytearray(pickle.dumps(refs, int(rng.integers(0, 5))))
+        data[int(rng.integers(len(data)))] = int(rng.choice(data))
+        try:
+            slow = restricted_pickle._Reader(bytes(data)).read()
+            restricted_pickle._size(slow, 1 << 20, {})
+        except (Refused, *DAMAGE):
+            continue
+        assert repr(unpickle_plain(bytes(data))) == repr(slow)
+        agreed += 1
+    assert agreed > 300
