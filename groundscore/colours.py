@@ -39,11 +39,6 @@ _SIGHTS = (
 )
 
 
-def colour_of(target: int) -> Colour:
-    """Returns the colour of the target of this index where no image is beneath: of bars, ground truth and the like."""
-    return COLOURS[target % len(COLOURS)]
-
-
 def choose_colours(image: np.ndarray, masks: Sequence[np.ndarray]) -> list[Colour]:
     """Returns a colour for every mask (bool [H, W]) of an image (uint8 RGB [H, W, 3]), in order.
 

@@ -1,4 +1,4 @@
-"""Drawing masks and similarity maps over images, and the colours that answers and masks share.
+"""Drawing masks and similarity maps over images; `colours.py` says in which colours.
 
 All functions take and return uint8 RGB arrays [H, W, 3]; masks are boolean [n, H, W], maps are [H, W] in [0, 1].
 """
@@ -10,24 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from groundscore.colours import BLACK, COLOURS, IGNORE_COLOUR, WHITE, Colour, choose_colours, colour_of, text_on
+from groundscore.colours import BLACK, WHITE, Colour, choose_colours, text_on
 from groundscore.targets import SEG
-
-__all__ = [
-    "COLOURS",
-    "IGNORE_COLOUR",
-    "Colour",
-    "ansi",
-    "colour_of",
-    "cut_out",
-    "heat_map",
-    "label_points",
-    "overlay",
-    "resize_mask",
-    "size_within",
-    "split_targets",
-]
-
 
 SMALLEST_NUMBERED = 96  # longer side of an image, in pixels
 

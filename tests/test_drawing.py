@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from groundscore.colours import COLOURS, choose_colours, colour_of
+from groundscore.colours import choose_colours
 from groundscore.drawing import heat_map, label_points, overlay, split_targets
 from utils.contact_sheet import SheetRow, contact_sheet
 
@@ -121,10 +121,6 @@ def test_a_mask_of_one_pixel_is_drawn_and_numbered(image, where):
     mask[where] = True
     assert label_points([mask]) == [where[::-1]]
     assert (overlay(image, [mask]) != image).any()
-
-
-def test_colours_repeat_for_many_targets():
-    assert colour_of(len(COLOURS)) == colour_of(0)
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (60, 40), (1, 90)])

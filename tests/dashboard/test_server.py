@@ -63,7 +63,7 @@ def test_a_visitor_gets_text_masks_and_files(server, visit):
     assert "[SEG 1]" in page and "[SEG 2]" in page
     assert len([m for m in messages if m["msg"] == "process_generating"]) > 3  # it streams
     names = {name.rpartition("/")[2] for name in files_below(server.folder)}
-    assert {"image.png", "thumbnail.jpg", "mask_2.png", "similarity_1.jpg"} <= names
+    assert {"thumbnail.jpg", "mask_2.png", "similarity_1.jpg"} <= names
 
 
 def test_html_is_shown_and_never_obeyed(visit):

@@ -11,7 +11,8 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from groundscore.colours import colour_of
+from groundscore.annotations.image_files import open_image, upright
+from groundscore.colours import choose_colours
 from groundscore.exchange.regions import NewImages, RegionImage, ToolFormat, outlines
 from groundscore.writing import write_json, write_text
 
@@ -37,10 +38,12 @@ def svg_of(image: RegionImage) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">',
         f'<image width="{width}" height="{height}" href="data:image/{kind};base64,{data}"/>',
     ]
-    for number, one in enumerate(image.regions):
+    name = Path(image.name)
+    pixels = np.asarray(upright(open_image(name, content=image.content), name).convert("RGB"))
+    colours = choose_colours(pixels, [one.pixels for one in image.regions])
+    for one, (red, green, blue) in zip(image.regions, colours, strict=True):
         rings = (ring for part in outlines(one.pixels) for ring in (part.outer, *part.holes))
         drawn = "".join("M" + "L".join(f"{x} {y}" for x, y in ring.tolist()) + "Z" for ring in rings)
-        red, green, blue = colour_of(number)
         lines.append(
             f'<path d="{drawn}" fill="rgb({red},{green},{blue})" fill-opacity="0.5" fill-rule="evenodd" '
             f"data-label={quoteattr(one.label)}><title>{escape(one.label)}</title></path>"
