@@ -26,4 +26,6 @@ RUN mkdir -p dataset runs vis_output && chown 1000:1000 dataset runs vis_output
 ENV PATH=/uground/.venv/bin:$PATH HOME=/tmp USER=uground
 
 USER 1000:1000
-CMD ["./scripts/quickstart.sh"]
+# Page or service, as the variables say (docs/service.md); it listens to the container itself unless UGROUND_HOST asks.
+EXPOSE 7860
+CMD ["python", "app.py"]

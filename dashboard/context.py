@@ -85,13 +85,15 @@ class Answerer:
     """Runs one answer at a time on the model, first come, first served, each in its own thread.
 
     A visitor is named by a string; a new answer of the same visitor stops the one before.
-    max_targets: masks of one answer; max_waiting: answers that may wait, None for any number.
+    max_targets: masks of one answer; max_waiting: answers that may wait, None for any number; busy: held by whoever
+    makes the model work.
     """
 
     HEARTBEAT = 0.5  # seconds
 
-    def __init__(self, max_targets: int, max_waiting: int | None = None):
+    def __init__(self, max_targets: int, max_waiting: int | None = None, busy: "threading.Lock | None" = None):
         self._max_targets, self._max_waiting = max_targets, max_waiting
+        self._busy = busy or threading.Lock()
         self._line: list[Answering] = []  # the first one has the model
         self._running: dict[str, Answering] = {}
         self._announced: dict[str, Answering] = {}
@@ -163,7 +165,8 @@ class Answerer:
                     raise Stopped
                 answering.began = True
             events.put((None, ""))
-            events.put((True, work(on_text)))
+            with self._busy:
+                events.put((True, work(on_text)))
         except BaseException as error:  # every end must reach the listener, or it would wait for ever
             events.put((False, error))
         finally:
@@ -221,4 +224,4 @@ class Context:
     answers: Answerer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.answers = Answerer(self.limits.targets, self.limits.waiting)
+        self.answers = Answerer(self.limits.targets, self.limits.waiting, self.model and self.model.busy)

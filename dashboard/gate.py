@@ -8,8 +8,11 @@ import json
 import re
 from collections.abc import Sequence
 
+from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from inference.service.hosts import host_name
 
 # What the page itself fetches. A file's address may not name another host.
 _PAGES = re.compile(
@@ -23,7 +26,6 @@ _POLICY = (
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
 _HEADERS = (
-    (b"content-security-policy", _POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),
 )
@@ -31,12 +33,25 @@ _SCHEME = re.compile(r"\s*\w+://")
 _BODY = 1 << 20  # bytes of a request that is not an upload
 
 
+class Beside:
+    """ASGI middleware: the service answers below /v1, the page everywhere else."""
+
+    def __init__(self, app: ASGIApp, service: FastAPI):
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ours = scope["type"] == "http" and scope["path"].removeprefix(self.service.root_path).startswith("/v1/")
+        await (self.service if ours else self.app)(scope, receive, send)
+
+
 class Gate:
     """ASGI middleware. hosts: names under which the server may be addressed, None for any: on a machine of one's own,
-    a foreign name means that some web page had its name point here."""
+    a foreign name means that some web page had its name point here. frame: another site that may show the page."""
 
-    def __init__(self, app: ASGIApp, hosts: Sequence[str] | None = None):
+    def __init__(self, app: ASGIApp, hosts: Sequence[str] | None = None, frame: str | None = None):
         self.app, self.hosts = app, hosts
+        policy = f"{_POLICY} {frame}" if frame else _POLICY
+        self.headers = ((b"content-security-policy", policy.encode()), *_HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -56,7 +71,7 @@ class Gate:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_HEADERS]
+                message["headers"] = [*message["headers"], *self.headers]
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
@@ -65,7 +80,7 @@ class Gate:
         headers = dict(scope["headers"])
         if not _PAGES.fullmatch(scope["path"]) or ".." in scope["path"].split("/"):
             return 404, "Not found."
-        if self.hosts is not None and _name(headers.get(b"host", b"").decode("latin-1")) not in self.hosts:
+        if self.hosts is not None and host_name(headers.get(b"host", b"").decode("latin-1")) not in self.hosts:
             return 403, (
                 "This server answers to its own address only; use http://127.0.0.1 with its port. Behind a proxy, "
                 "start it with --auth USER:PASS, which lifts this, and with --root_path PATH if it is shown below one."
@@ -113,8 +128,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return left.pop() if left else await receive()
 
     return again
-
-
-def _name(host: str) -> str:
-    """`localhost:7860` -> `localhost`, `[::1]:7860` -> `[::1]`."""
-    return re.sub(r":\d+$", "", host).lower()

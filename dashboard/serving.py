@@ -5,11 +5,9 @@ Gradio is imported where it is first needed: it reads environment variables that
 
 import logging
 import os
+import re
 import shutil
-import signal
-import socket
 import tempfile
-import threading
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,21 +17,31 @@ from dashboard import TABS, markup
 from dashboard.context import Context
 from dashboard.examples import checkpoint_examples
 from groundscore.errors import UserError
-from groundscore.reading import user_path
 from inference.background import BackgroundModel
 from inference.limits import Limits
 from inference.model_flags import check_version
+from inference.service.hosts import LOOPBACK, OWN_HOSTS
+from inference.service.serving import (
+    BESIDE,
+    check_address,
+    fetch_version,
+    load_session,
+    no_port,
+    service,
+    wait_for_the_end,
+)
 
 if TYPE_CHECKING:
     import gradio as gr
+    from fastapi import FastAPI
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from inference.service.desk import Desk
     from inference.session import ChatSession
 
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-LAST_PORT = 65535
+_ORIGIN = re.compile(r"https?://(\*\.)?[\w.-]+(:\d+)?", re.ASCII)
 
 
 def credentials(text: str | None) -> tuple[str, str] | None:
@@ -53,12 +61,12 @@ def choose_tabs(tab: str | None, version: str | None) -> list[str]:
     return [tab] if tab else [name for name in TABS if version is not None or not TABS[name].needs_model]
 
 
-def serve(flags: Namespace) -> None:
+def serve(flags: Namespace, limits: Limits) -> None:
     """Run the dashboard that the flags of `app.py` describe until it is interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    limits = Limits(upload_mb=flags.max_upload_mb, answer=flags.max_new_tokens, waiting=flags.max_queue)
-    server = Server(flags, limits, lambda tell: load_session(flags, limits, tell))
+    too_long = "Ask a shorter question, or uncheck follow-up to start a new conversation"
+    server = Server(flags, limits, lambda tell: load_session(flags, limits, tell, too_long))
     try:
         if server.context.model is not None:
             check_version(flags.version)
@@ -69,32 +77,6 @@ def serve(flags: Namespace) -> None:
         server.close()
 
 
-def fetch_version(version: str) -> None:
-    """A model on the hub is fetched before the port opens: a mistyped path looks like the name of one."""
-    if not user_path(version).exists():
-        from checkpoints.hub import find_model
-
-        find_model(version, "--version")
-
-
-def load_session(flags: Namespace, limits: Limits, tell: Callable[[str], None]) -> "ChatSession":
-    """A chat session with the checkpoint that the flags name; reports progress by `tell(text)`."""
-    tell("loading libraries")
-    from inference.model_flags import load_flagged_model
-    from inference.session import ChatSession
-
-    tell("loading weights")
-    model, processor = load_flagged_model(flags)
-    tell("ready")
-    return ChatSession(
-        model,
-        processor,
-        layer=flags.layer,
-        max_new_tokens=limits.answer,
-        too_long="Ask a shorter question, or uncheck follow-up to start a new conversation",
-    )
-
-
 class Server:
     """A dashboard and the folder that it writes to, which is removed at the end.
 
@@ -103,6 +85,8 @@ class Server:
 
     def __init__(self, flags: Namespace, limits: Limits, load: Callable[[Callable[[str], None]], "ChatSession"]):
         self.auth = credentials(flags.auth)
+        if flags.embed_in is not None and not _ORIGIN.fullmatch(flags.embed_in):
+            raise UserError(f"--embed_in {flags.embed_in} should be a site such as https://huggingface.co")
         if flags.share and self.auth is None:
             raise UserError("--share opens a public address: protect it with --auth USER:PASS")
         self.names = choose_tabs(flags.tab, flags.version)
@@ -114,6 +98,12 @@ class Server:
         places = {"dataset_dir": Path(flags.dataset_dir), "runs_dir": Path(flags.runs_dir)}
         self.context = Context(self.folder, limits, model, **places, examples=checkpoint_examples(flags.version))
         self.page: Any = None
+        self.service: FastAPI | None = None
+        self.desk: Desk | None = None
+        if flags.api == BESIDE:
+            if model is None:
+                raise UserError("--api needs --version DIR, the checkpoint to use, and a tab that uses it")
+            self.service, self.desk = service(flags, limits, model)
         self.url = ""
 
     def start(self) -> None:
@@ -125,12 +115,14 @@ class Server:
         from starlette.middleware import Middleware
         from starlette.routing import Route
 
-        from dashboard.gate import Gate
+        from dashboard.gate import Beside, Gate
 
         self.page = build_page(self.context, self.names)
         self.page.queue(max_size=self.limits.waiting, default_concurrency_limit=4, api_open=False)
-        self._check_address()
+        check_address(self.flags.host, self.flags.port)
         own = self.flags.host in LOOPBACK and not self.flags.share and self.auth is None
+        beside = [] if self.service is None else [Middleware(Beside, service=self.service)]
+        gate = Middleware(Gate, hosts=OWN_HOSTS if own else None, frame=self.flags.embed_in)
         try:
             _, self.url, public = self.page.launch(
                 server_name=self.flags.host,
@@ -145,10 +137,7 @@ class Server:
                 allowed_paths=sorted({str(example.image.parent) for example in self.context.examples}),
                 max_file_size=self.limits.upload_mb * 2**20,
                 state_session_capacity=200,
-                app_kwargs={
-                    "routes": [Route("/readme", show_readme)],
-                    "middleware": [Middleware(Gate, hosts=("127.0.0.1", "localhost", "[::1]") if own else None)],
-                },
+                app_kwargs={"routes": [Route("/readme", show_readme)], "middleware": [*beside, gate]},
                 footer_links=[],
                 run_history=False,
                 ssr_mode=False,
@@ -159,38 +148,25 @@ class Server:
                 prevent_thread_lock=True,
             )
         except OSError:
-            port = self.flags.port
-            taken = (
-                "all ports from 7860 to 7959 are in use" if port is None else f"port {port} is in use or not allowed"
-            )
-            raise UserError(f"cannot listen on {self.flags.host}: {taken}; choose another one with --port N") from None
+            raise no_port(self.flags.host, self.flags.port) from None
         if self.context.model is not None:
             self.context.model.start()
+        if self.desk is not None:
+            self.desk.start()
         print(f"UGround runs on {self.url}  (Ctrl-C ends it)", flush=True)
         if public:
             print(f"public address: {public}", flush=True)
         if not own and self.auth is None:
             print("WARNING: everyone who can reach this address can use it; --auth USER:PASS requires a login")
 
-    def _check_address(self) -> None:
-        """Gradio would try a name that nothing has again and again."""
-        if self.flags.port is not None and self.flags.port > LAST_PORT:
-            raise UserError(f"--port {self.flags.port}: ports end at {LAST_PORT}")
-        try:
-            socket.getaddrinfo(self.flags.host, None)
-        except socket.gaierror as error:
-            raise UserError(f"--host {self.flags.host} is not an address of this machine ({error.strerror})") from None
-
     def wait(self) -> None:
         """Until Ctrl-C, or until the process is asked to end."""
-        ended = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: ended.set())
-        while not ended.wait(1):  # an endless wait would let no signal through on some systems
-            pass
+        wait_for_the_end()
 
     def close(self) -> None:
         """Stop, and remove everything that visitors left."""
+        if self.desk is not None:
+            self.desk.close()
         if self.page is not None:
             self.page.close(verbose=False)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -14,14 +14,14 @@ log = logging.getLogger(__name__)
 class BackgroundModel:
     """The value of `load(tell)`, which runs in a thread and reports its progress by `tell(text)`.
 
-    Any number of threads may read it; no call blocks.
+    Any number of threads may read it; no call blocks. busy: held by whoever makes the model work.
     """
 
     def __init__(self, load: Callable[[Callable[[str], None]], Any], name: str):
         self.name = name
         self._load = load
         self._began = time.monotonic()
-        self._lock = threading.Lock()
+        self.busy = threading.Lock()
         self._stage, self._value, self._problem = "starting", None, None
         self._thread = threading.Thread(target=self._run, name="model loader", daemon=True)
 

@@ -14,6 +14,9 @@ class Limits:
     analysis_pixels: an image whose layers are all looked at is scaled down to this.
     prompt: characters; answer: tokens; targets: masks of one answer; mask_pixels: of all of them together.
     waiting: questions in the queue; history: answers that a visitor can go back to.
+    Of the service: turns: earlier turns of a question; together: questions that are answered at once, their images
+    having batch_pixels at most; waiting_pixels: of the images of all questions in the queue; timeout: seconds from a
+    question to its answer.
     """
 
     upload_mb: int = 20
@@ -25,6 +28,11 @@ class Limits:
     mask_pixels: int = 400_000_000
     waiting: int = 32
     history: int = 12
+    turns: int = 20
+    together: int = 8
+    batch_pixels: int = 16_000_000
+    waiting_pixels: int = 200_000_000
+    timeout: int = 120
 
     def targets_of(self, size: tuple[int, int]) -> int:
         """Returns how many masks an answer about an image of `size`, (H, W), may have."""

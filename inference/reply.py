@@ -1,9 +1,10 @@
-"""What a model answered, text and masks, as every front end gets it; and answers kept on disk. No torch.
+"""What a model is asked and what it answers, text and masks, for every front end; answers kept on disk. No torch.
 
 An answer is an overlay, a mask per target, and a JSON record; nothing is ever overwritten:
 kite_1.json  kite_1_overlay.png  kite_1_mask_1.png  kite_1_mask_2.png …  and kite_1_coco_results/ and the like
 """
 
+import io
 import json
 import re
 from collections.abc import Sequence
@@ -25,6 +26,20 @@ from groundscore.writing import make_directory
 
 LayerChoice = int | str | None
 MAP_SIDE = 336  # maps come from a grid of at most 24 × 24 or so: nothing is lost
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt about an image (uint8 RGB [H, W, 3]) after earlier turns; one that got no answer is left out."""
+
+    image: np.ndarray
+    prompt: str
+    history: tuple[Turn, ...] = ()
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The conversation that is to be continued."""
+        return [*(turn for turn in self.history if turn.answer), Turn(self.prompt, None)]
 
 
 @dataclass
@@ -111,7 +126,7 @@ def save_reply(
     try:
         for number, mask in enumerate(reply.masks, start=1):
             saved.masks.append(record.with_name(f"{record.stem}_mask_{number}.png"))
-            Image.fromarray(mask.astype(np.uint8) * 255).save(saved.masks[-1])
+            saved.masks[-1].write_bytes(mask_png(mask))
         if reply.masks.any():
             saved.overlay = record.with_name(f"{record.stem}_overlay.png")
             numbers = range(1, len(reply.masks) + 1)
@@ -126,6 +141,13 @@ def save_reply(
             path.unlink(missing_ok=True)
         raise UserError(f"{error.strerror or error}: the answer could not be saved in {directory}") from error
     return saved
+
+
+def mask_png(mask: np.ndarray) -> bytes:
+    """Returns a mask, bool [H, W], as an 8-bit PNG of 0 and 255."""
+    content = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * 255).save(content, format="PNG")
+    return content.getvalue()
 
 
 def reply_record(reply: Reply, image_path: Path, saved: SavedReply) -> dict[str, Any]:

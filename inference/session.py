@@ -25,7 +25,7 @@ from dataloaders.batching.collate import Collator
 from dataloaders.sample import Sample, Turn
 from groundscore.errors import UserError
 from groundscore.targets import TARGET
-from inference.reply import MAP_SIDE, LayerChoice, Reply
+from inference.reply import MAP_SIDE, LayerChoice, Question, Reply
 from model.generation import mask_scores
 from model.grounding import GroundingModel
 from model.outputs import Answer
@@ -77,62 +77,96 @@ class ChatSession:
         `on_text` is called with each new piece of the answer; an exception from it ends the answer and reaches the
         caller. `layer` overrides the session's. A turn of the history that got no answer is left out.
         """
-        start = time.perf_counter()
-        stream = TextStream(self.processor.decode)
-
-        def on_token(row: int, token_id: int) -> None:
-            piece = stream.push(token_id)
-            if piece and on_text:
-                on_text(piece)
-
-        turns = [turn for turn in history if turn.answer]
-        (answer,) = self._generate(image, [[*turns, Turn(prompt, None)]], layer, on_token)
-        reply = self._reply(prompt, answer, time.perf_counter() - start)
-        if on_text and reply.text.startswith(stream.sent) and reply.text != stream.sent:
-            on_text(reply.text[len(stream.sent) :])
-        return reply
+        tell = on_text and (lambda _, piece: on_text(piece))
+        return self.ask_all([Question(image, prompt, tuple(history))], on_text=tell, layer=layer)[0]
 
     def ask_each(self, image: np.ndarray, prompts: Sequence[str]) -> list[Reply]:
-        """Answers prompts about one image at once, each as a conversation of its own; the image is read once.
+        """Answers prompts about one image at once, each as a conversation of its own; see `ask_all`."""
+        return self.ask_all([Question(image, prompt) for prompt in prompts])
 
-        Where memory does not suffice, half of them are answered at a time. The seconds of a reply are its share.
+    def ask_all(
+        self,
+        questions: Sequence[Question],
+        *,
+        on_text: Callable[[int, str], None] | None = None,
+        layer: LayerChoice = None,
+    ) -> list[Reply]:
+        """Answers questions at once, each as a conversation of its own; an image is read once for all that have it.
+
+        `on_text(index of the question, piece)` is as in `ask`. Where memory does not suffice, half of the questions are
+        answered at a time. The seconds of a reply are its share. Raises `UserError` where a question cannot be asked.
         """
+        if not all(question.prompt.strip() for question in questions):
+            raise UserError("the prompt is empty")
+        streams = [TextStream(self.processor.decode) for _ in questions]
+
+        def tell(index: int, piece: str) -> None:
+            if piece and on_text:
+                on_text(index, piece)
+
+        return self._answer(questions, range(len(questions)), layer, streams, tell)
+
+    def _answer(
+        self,
+        questions: Sequence[Question],
+        chosen: Sequence[int],
+        layer: LayerChoice,
+        streams: Sequence["TextStream"],
+        tell: Callable[[int, str], None],
+    ) -> list[Reply]:
+        """The replies to the chosen questions, indices that ascend."""
         start = time.perf_counter()
+        for index in chosen:
+            streams[index].begin_again()
         try:
-            answers = self._generate(image, [[Turn(prompt, None)] for prompt in prompts])
+            answers = self._generate(
+                questions, chosen, layer, lambda index, token: tell(index, streams[index].push(token))
+            )
         except Exception as error:
-            if len(prompts) == 1 or not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             answers = None
         if answers is None:  # the failed attempt is over, so that its memory can be used
             release_memory(self.model.device)
-            middle = len(prompts) // 2
-            logger.warning("out of memory with %d prompts at a time; continuing with half as many", len(prompts))
-            return self.ask_each(image, prompts[:middle]) + self.ask_each(image, prompts[middle:])
-        seconds = (time.perf_counter() - start) / len(prompts)
-        return [self._reply(prompt, answer, seconds) for prompt, answer in zip(prompts, answers, strict=True)]
+            if len(chosen) == 1:
+                raise UserError(NO_MEMORY)
+            logger.warning("out of memory with %d prompts at a time; continuing with half as many", len(chosen))
+            middle = len(chosen) // 2
+            halves = (chosen[:middle], chosen[middle:])
+            return [reply for half in halves for reply in self._answer(questions, half, layer, streams, tell)]
+        seconds = (time.perf_counter() - start) / len(chosen)
+        replies = [self._reply(questions[index].prompt, answers[index], seconds) for index in chosen]
+        for index, reply in zip(chosen, replies, strict=True):
+            tell(index, streams[index].rest(reply.text))
+        return replies
 
     def _generate(
         self,
-        image: np.ndarray,
-        conversations: Sequence[Sequence[Turn]],
-        layer: LayerChoice = None,
-        on_token: Callable[[int, int], None] | None = None,
-    ) -> list[Answer]:
-        if not all(turns[-1].question.strip() for turns in conversations):
-            raise UserError("the prompt is empty")
-        try:
-            return self.model.generate(
-                self.batch(image, conversations).to(self.model.device),
-                max_new_tokens=self.max_new_tokens,
-                layer=self.layer if layer is None else layer,
-                on_token=on_token,
-            )
-        except Exception as error:
-            if len(conversations) > 1 or not is_out_of_memory(error):
-                raise
-        release_memory(self.model.device)
-        raise UserError(NO_MEMORY)
+        questions: Sequence[Question],
+        chosen: Sequence[int],
+        layer: LayerChoice,
+        on_token: Callable[[int, int], None],
+    ) -> dict[int, Answer]:
+        """The answers to the chosen questions by index, which `on_token` is called with, too."""
+        about: dict[int, list[int]] = {}  # an image, and the questions about it
+        for index in chosen:
+            about.setdefault(id(questions[index].image), []).append(index)
+        order = [index for of_image in about.values() for index in of_image]
+        batch = self._batch(
+            [
+                (questions[of_image[0]].image, [questions[index].turns for index in of_image])
+                for of_image in about.values()
+            ]
+        )
+        answers = self.model.generate(
+            batch.to(self.model.device),
+            max_new_tokens=self.max_new_tokens,
+            layer=self.layer if layer is None else layer,
+            on_token=lambda row, token: on_token(order[row], token),
+        )
+        if len(answers) != len(order):
+            raise UserError(f"a question is longer than the model reads. {self._collate.too_long}.")
+        return dict(zip(order, answers, strict=True))
 
     def _reply(self, prompt: str, answer: Answer, seconds: float) -> Reply:
         maps = answer.similarity_maps
@@ -140,7 +174,7 @@ class ChatSession:
             prompt=prompt,
             text=_BROKEN_TARGET.sub("", self.processor.decode(answer.token_ids)).strip(),
             masks=(answer.mask_logits > 0).cpu().numpy(),
-            scores=[float(score) for score in answer.mask_scores],
+            scores=_rounded(answer.mask_scores),
             layers=[int(layer) for layer in answer.layers],
             maps=None if maps is None else _shrunk(maps),
             tokens=len(answer.token_ids),
@@ -163,7 +197,7 @@ class ChatSession:
         return replace(
             reply,
             masks=(logits > 0).cpu().numpy(),
-            scores=mask_scores(logits).tolist(),
+            scores=_rounded(mask_scores(logits).tolist()),
             layers=found.layers[first:],
             maps=None if maps is None else _shrunk(maps[first:]),
             seconds=time.perf_counter() - start,
@@ -172,12 +206,23 @@ class ChatSession:
 
     def batch(self, image: np.ndarray, conversations: Sequence[Sequence[Turn]]) -> Batch:
         """Conversations about one image, whose last answers are given or to be written, as the model reads them."""
-        answers = [turn.answer for turns in conversations for turn in turns if turn.answer]
-        targets = sum(len(TARGET.findall(answer)) for answer in answers)
-        unknown = np.zeros((targets, *image.shape[:2]), np.uint8)
-        conversations = [tuple(turns) for turns in conversations]
-        sample = Sample(Path("the image"), image, conversations, unknown, None, family="chat", dataset="chat")
-        return self._collate([sample])
+        return self._batch([(image, conversations)])
+
+    def _batch(self, images: Sequence[tuple[np.ndarray, Sequence[Sequence[Turn]]]]) -> Batch:
+        """A batch of images, each with its conversations."""
+        samples = []
+        for image, conversations in images:
+            answers = [turn.answer for turns in conversations for turn in turns if turn.answer]
+            targets = sum(len(TARGET.findall(answer)) for answer in answers)
+            unknown = np.zeros((targets, *image.shape[:2]), np.uint8)
+            turns = [tuple(each) for each in conversations]
+            samples.append(Sample(Path("the image"), image, turns, unknown, None, family="chat", dataset="chat"))
+        return self._collate(samples)
+
+
+def _rounded(scores: Sequence[float]) -> list[float]:
+    """Scores to the digits that do not depend on which questions are answered together."""
+    return [round(float(score), 4) for score in scores]
 
 
 def _shrunk(maps: Tensor) -> np.ndarray:
@@ -205,8 +250,15 @@ class TextStream:
     def push(self, token_id: int) -> str:
         """Returns the text that this token makes certain, often empty or one word."""
         self._token_ids.append(int(token_id))
-        text = _UNFINISHED.sub("", self._decode(self._token_ids)).strip()
+        return self.rest(_UNFINISHED.sub("", self._decode(self._token_ids)).strip())
+
+    def rest(self, text: str) -> str:
+        """Returns what has not been handed out of `text`, which is handed out with this; nothing of another text."""
         if not text.startswith(self.sent):
             return ""
         piece, self.sent = text[len(self.sent) :], text
         return piece
+
+    def begin_again(self) -> None:
+        """The answer is written once more; what was handed out is not handed out again."""
+        self._token_ids = []

@@ -17,17 +17,23 @@ SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", "
 
 
 def read_image(
-    path: str | Path, *, size: tuple[int, int] | None = None, pixels: int | None = None, missing: str = WHERE
+    path: str | Path,
+    *,
+    size: tuple[int, int] | None = None,
+    pixels: int | None = None,
+    content: bytes | None = None,
+    missing: str = WHERE,
 ) -> np.ndarray:
     """Returns the image as uint8 RGB [H, W, 3], upright as its EXIF orientation says, on white where it is transparent.
 
     size: (height, width) of the frame that the annotations are drawn in, where they tell it. An image that has this
         size only without its EXIF rotation is left unrotated, since that is what was annotated; any other size is an
         error.
-    pixels, missing: how many it may have, and what to say when there is no such file; see `open_image`.
+    pixels, content, missing: how many it may have, its bytes if `path` is only a name, and what to say when there is no
+        such file; see `open_image`.
     """
     path = Path(path)
-    raw = open_image(path, pixels=pixels, missing=missing)
+    raw = open_image(path, pixels=pixels, content=content, missing=missing)
     image = upright(raw, path)
     if size is not None and size != (image.height, image.width):
         _check_frame(path, size, (raw.height, raw.width), (image.height, image.width))
