@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundscore.errors import UserError, run_main
-from groundscore.progress import ProgressBar
+from groundscore.progress import ProgressBar, data_size
 from groundscore.reading import user_path
 from groundscore.writing import make_directory
 from inference.model_flags import add_inference_settings, inference_overrides
@@ -193,7 +193,7 @@ def export_merged(
     from checkpoints.sources import HUB_CLIP
 
     model, processor = merge.opened.model, merge.opened.processor
-    bar = ProgressBar("writing", shown=lambda count: f"{count / 1e9:.1f} GB")
+    bar = ProgressBar("writing", shown=data_size)
     common = {"tensors": merge.tensors, "overwrite": flags.overwrite, "progress": bar.show, "check": check}
     if flags.export == REFERENCE:
         tower = merge.base.get("vision_tower") or HUB_CLIP

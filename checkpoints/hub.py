@@ -35,6 +35,7 @@ from checkpoints.files import (
 )
 from dataloaders.batching.tokenization import TOKENIZER_FILES
 from groundscore.errors import UserError, shown
+from groundscore.progress import data_size
 from groundscore.reading import read_json, user_path
 from groundscore.writing import write_json
 
@@ -276,8 +277,8 @@ def _check_room(name: HubName, size: int) -> None:
     free = shutil.disk_usage(next(path for path in (name.storage, *name.storage.parents) if path.exists())).free
     if size > free:
         raise UserError(
-            f"its missing files take {size / 1e9:.1f} GB, and {name.storage.parent} has room for "
-            f"{free / 1e9:.1f} GB; free some space, or set HF_HOME to another disk"
+            f"its missing files take {data_size(size)}, and {name.storage.parent} has room for "
+            f"{data_size(free)}; free some space, or set HF_HOME to another disk"
         )
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from checkpoints.digests import refuse_foreign, write_digests
 from checkpoints.files import open_tensors
 from groundscore.errors import UserError
+from groundscore.progress import data_size
 from groundscore.reading import user_path
 from groundscore.writing import sync_to_disk, write_json
 from model.grounding import GroundingModel
@@ -215,7 +216,8 @@ def write_shards(
     free = shutil.disk_usage(directory).free
     if free < total:
         raise UserError(
-            f"{directory.parent} has room for {free / 1e9:.1f} GB, and the weights take {total / 1e9:.1f} GB"
+            f"No space left on device: {directory.parent} has room for {data_size(free)}, and the weights take "
+            f"{data_size(total)}; free some space, or choose another directory"
         )
     stem, _, suffix = single.rpartition(".")
     files: dict[str, str] = {}

@@ -60,6 +60,15 @@ class ProgressBar:
         return f"{self.name} {bar} {self.shown(done)}/{self.shown(total)}{note}{left}"
 
 
+def data_size(count: float) -> str:
+    """1536 -> "1.5 kB", 2 * 10**9 -> "2.0 GB"."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
 def duration(seconds: float) -> str:
     """75 -> "1:15", 3725 -> "1:02:05", 90000 -> "1d 1:00:00"."""
     minutes, second = divmod(round(seconds), 60)

@@ -247,7 +247,7 @@ def test_no_network(hub, monkeypatch):
 def test_no_room(hub, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(hub_module.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match="has room for 0.0 GB; free some space, or set HF_HOME"):
+    with pytest.raises(UserError, match="has room for 1.0 kB; free some space, or set HF_HOME"):
         find_model(NAME, "--version")
 
 

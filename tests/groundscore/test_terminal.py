@@ -1,6 +1,7 @@
 """Text that fits the terminal."""
 
 import fcntl
+import io
 import os
 import pty
 import struct
@@ -8,6 +9,7 @@ import termios
 
 import pytest
 
+from groundscore.progress import ProgressBar, data_size
 from groundscore.terminal import fitted, terminal_width, two_columns, wrapped
 
 TABLE = """\
@@ -55,3 +57,21 @@ def test_the_width_is_that_of_the_terminal_unless_columns_says_otherwise(monkeyp
         monkeypatch.setenv("COLUMNS", "44")
         assert terminal_width(stream) == terminal_width(file) == 44
     os.close(ours)
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 bytes"), (1536, "1.5 kB"), (3_400_000, "3.4 MB"), (2e9, "2.0 GB")])
+def test_sizes_have_a_unit_that_shows_them(count, text):
+    assert data_size(count) == text
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_bar_never_wraps(columns, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    bar = ProgressBar("R-refcoco+|unc|val generated", stream=(shown := Terminal()))
+    bar.show(3, 1500, "  gIoU 66.5  cIoU 64.4")
+    (line,) = shown.getvalue().split("\r\x1b[K")[1:]
+    assert len(line) < columns and line.endswith("3/1500  gIoU 66.5  cIoU 64.4")
