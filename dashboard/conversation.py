@@ -6,6 +6,8 @@ from dashboard.visit import Attempt, Visit
 
 NOTHING_YET = "Choose an image, or an example below, and ask what you are looking for. The answer appears here."
 
+SHORT = 120  # characters of an answer that can be shown on the image
+
 
 def conversation(visit: Visit | None) -> str:
     """All turns; the one that is shown is marked, and so is the question that runs."""
@@ -22,7 +24,9 @@ def conversation(visit: Visit | None) -> str:
 
 def _turn(exchange: Exchange, shown: bool) -> str:
     missing = verdict(exchange)
-    answer = markup.answer(exchange.text, colours=exchange.colours, note=_note(exchange))
+    said_already = missing is not None and missing.rstrip(".") == exchange.text.rstrip(".")
+    text = "" if said_already else exchange.text
+    answer = markup.answer(text, colours=exchange.colours, note=_note(exchange))
     if missing is not None:
         answer = f'<p class="missing">{markup.escape(missing)}</p>{answer}'
     picture = markup.image(thumbnail(exchange), "")
@@ -53,9 +57,9 @@ def verdict(exchange: Exchange) -> str | None:
     if exchange.targets:
         return "Nothing was found."
     words = exchange.text.replace("[REJ]", "").strip(" .,:")
-    if words:
-        return None if "[REJ]" not in exchange.text and not exchange.remark else f"{words}."
-    return f"Not in this image: {exchange.prompt}"
+    if not words:
+        return f"Not in this image: {exchange.prompt}"
+    return f"{words}." if len(words) <= SHORT else "No mask: the answer names nothing to segment."
 
 
 def _note(exchange: Exchange) -> str:

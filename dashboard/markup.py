@@ -34,7 +34,8 @@ def answer(text: str, *, colours: Sequence[Colour] = (), note: str | None = None
     cursor = '<span class="cursor"></span>' if growing else ""
     role = ' role="status"' if growing else ""
     foot = f'<p class="note"{role}>{escape(note)}</p>' if note else ""
-    return f'<div class="answer"><p>{body}{cursor}</p>{foot}</div>'
+    said = f"<p>{body}{cursor}</p>" if body or cursor else ""
+    return f'<div class="answer">{said}{foot}</div>'
 
 
 def numbered(text: str, *, first: int = 0, colours: Sequence[Colour] = ()) -> str:

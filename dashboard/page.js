@@ -36,8 +36,9 @@
       const caption = frame.parentElement.parentElement.querySelector(".caption-label");
       frame.parentElement.setAttribute("aria-label", caption?.textContent.trim() || "Image");
     }
+    for (const image of document.querySelectorAll("button > .image-frame img, .thumbnail-item img")) if (image.alt) image.alt = "";  // its button is named
   };
-  new MutationObserver(nameParts).observe(document, { childList: true, subtree: true });
+  new MutationObserver(nameParts).observe(document, { childList: true, subtree: true, attributeFilter: ["alt"] });
 
   document.addEventListener("click", (event) => {
     const tab = event.isTrusted && event.target.closest?.("button[role=tab]");

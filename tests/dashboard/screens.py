@@ -14,7 +14,7 @@ class Screen:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda message: message.type == "error" and self._note(message))
         self.page.on("dialog", lambda dialog: (self.errors.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        self.page.on("request", lambda request: self._check(request.url, url))
+        self.page.on("request", lambda request: self._check(request.url, url.partition("?")[0]))
         self.page.goto(url)
         self.page.wait_for_selector(ready)
 

@@ -46,7 +46,7 @@ class GroundScreen(Screen):
         self.page.wait_for_selector(READY)
 
     def wait_until_still(self) -> None:
-        self.page.wait_for_load_state("networkidle")
+        self.page.wait_for_function("[...document.images].every((image) => image.complete)")
 
     def masks(self) -> int:
         """Masks that can be seen on the image."""

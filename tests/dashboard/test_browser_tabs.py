@@ -135,7 +135,7 @@ def test_a_question_of_a_split_is_shown_at_every_layer(screen, server):
 
     number = server.context.model.get().model.config.num_layers
     words = page.locator("#layers-grid figcaption").all_inner_texts()
-    found = [re.fullmatch(r"layer (\d+) · p (\d\.\d\d) · IoU (\d\.\d\d)", each) for each in words]
+    found = [re.fullmatch(r"layer (\d+) · p (\d\.\d\d) · IoU (\d+\.\d)", each) for each in words]
     assert [int(one[1]) for one in found] == list(range(number))
     assert sum(float(one[2]) for one in found) == pytest.approx(1, abs=0.05)
     assert page.locator("#layers-grid .chosen").count() == 1
