@@ -105,6 +105,11 @@ def lay_out(tab: Grounding) -> tuple[QuestionWidgets, ResultWidgets]:
                     elem_id="ground-follow-up",
                 )
             examples = example_buttons("ground-examples", context.examples)
+            gr.HTML(
+                markup.note("Only you see this conversation. It is deleted when you close the page."),
+                elem_id="ground-privacy",
+                elem_classes="bare",
+            )
             forget = gr.Button("Delete this conversation", size="sm", elem_id="ground-forget")
         with gr.Column(scale=7, min_width=320, elem_id="ground-right"):
             viewer = lay_out_viewer("ground-viewer")

@@ -48,7 +48,10 @@
     history.pushState(null, "", address);
   });
   addEventListener("popstate", openWanted);
-  addEventListener("pagehide", () => prompt() && sessionStorage.setItem(DRAFT, prompt().value));
+  // The question of an example belongs to its image, which a reload does not bring back; an answered one is done.
+  addEventListener("pagehide", () => {
+    if (prompt() && prompt().value !== sessionStorage.getItem(DRAFT)) sessionStorage.removeItem(DRAFT);
+  });
   document.addEventListener("input", (event) => {
     if (event.target === prompt()) sessionStorage.setItem(DRAFT, event.target.value);
   });

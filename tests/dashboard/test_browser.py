@@ -244,6 +244,11 @@ def test_a_reload_keeps_what_was_typed_and_leaves_a_working_page(screen):
     page.wait_for_selector(".turn.shown")
     screen.ask_about_example(2)
 
+    screen.choose_example(1)
+    page.reload()
+    page.wait_for_selector(".turn.shown")
+    screen.prompt_is("")  # not the question about an image that is not there any more
+
 
 def test_html_in_a_question_is_shown_as_it_is_written(screen):
     evil = "<img src=x onerror=alert(1)> ${alert(2)} {{alert(3)}}"
