@@ -18,6 +18,7 @@ from dataloaders.sample import Turn
 from groundscore.annotations.images import read_image
 from groundscore.colours import Colour, choose_colours
 from groundscore.drawing import heat_map, overlay, resize_mask, size_within
+from groundscore.scoring import percent
 from groundscore.scoring.masks import encode_mask
 from inference.archive import write_archive
 from inference.reply import LayerChoice, Reply, safe_stem
@@ -235,7 +236,7 @@ def draw_targets(exchange: Exchange) -> list[TargetImages]:
     for number, target in enumerate(exchange.targets):
         mask, similarity = resize_mask(target.mask(), size), None
         share = 100 * target.pixels / (exchange.size[0] * exchange.size[1])
-        found = f"{share:.1f} % of the image · score {target.score:.2f}" if target.pixels else "nothing found"
+        found = f"{share:.1f} % of the image · score {percent(target.score)}" if target.pixels else "nothing found"
         path = _new_file(exchange, f"mask_{number + 1}.png")
         Image.fromarray(_coloured(mask, exchange.colours[number])).save(path)
         if target.map is not None:

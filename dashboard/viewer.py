@@ -14,6 +14,7 @@ from dashboard.exchanges import Exchange, Target
 from dashboard.visit import Visit
 from groundscore.colours import text_on
 from groundscore.exchange.regions import outlines
+from groundscore.scoring import percent
 
 SCRIPT = Path(__file__).with_name("viewer.js")
 NOTHING_YET = "The image and its masks appear here."
@@ -78,7 +79,7 @@ def _facts(target: Target, size: tuple[int, int]) -> list[tuple[str, str, str]]:
     if not target.pixels:
         return [("", "nothing found", "")]
     share = 100 * target.pixels / (size[0] * size[1])
-    facts = [("", f"{share:.1f} %", "of the image"), ("score", f"{target.score:.2f}", "")]
+    facts = [("", f"{share:.1f} %", "of the image"), ("score", percent(target.score), "")]
     return facts if target.layer is None else [*facts, ("layer", str(target.layer), "")]
 
 

@@ -17,6 +17,7 @@ from groundscore.drawing import ansi, split_targets
 from groundscore.errors import UserError, describe, printable
 from groundscore.names import did_you_mean
 from groundscore.reading import user_path
+from groundscore.scoring import percent
 from groundscore.terminal import terminal_width, two_columns, wrapped
 from inference.model_flags import layer_choice
 from inference.reply import Reply, save_conversation, save_reply
@@ -191,7 +192,7 @@ def legend(reply: Reply, colours: Sequence[Colour] | None) -> list[str]:
     lines = []
     for index, (area, share) in enumerate(zip(reply.areas, reply.shares, strict=True)):
         name = f"[SEG {index + 1}]"
-        found = f"{100 * share:.1f} % of the image, score {reply.scores[index]:.2f}" if area else "nothing found"
+        found = f"{percent(share)} % of the image, score {percent(reply.scores[index])}" if area else "nothing found"
         layer = reply.layers[index]
         at_layer = "" if layer is None else f", layer {layer}"
         lines.append(f"{ansi(name, colours[index]) if colours else name} {found}{at_layer}")
