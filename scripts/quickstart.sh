@@ -9,7 +9,8 @@ Usage: ./scripts/quickstart.sh [--backbone llava|qwen3_vl] [TRAIN_DS ARGUMENT...
 
 Installs the environment, writes the miniature's images, fine-tunes the shipped miniature base with LoRA as the 7B
 recipes do, scores it on held-out images before and after, merges the adapters, asks one question, and draws a
-contact sheet. Everything lands in RUNS/quickstart. Arguments go to train_ds.py.
+contact sheet. Everything lands in RUNS/quickstart, but for the features of the frozen encoders, which are kept in
+RUNS/features and used again. Arguments go to train_ds.py.
 
 With --backbone qwen3_vl the base is a small model in Qwen3-VL's layout. No trained one is shipped: make it first with
 BACKBONE=qwen3_vl ./scripts/miniature/pretrain.sh, which takes hours.
@@ -67,11 +68,16 @@ fi
 
 ./build.sh
 
-# Small matrices on few cores: two processes of one thread each beat one process of two threads.
-processes=$(($(nproc) > 1 ? 2 : 1))
-if [[ "$DEVICE" != cpu ]]; then processes=1; fi
-threads=$(($(nproc) / processes))
+# Small matrices: two processes of one thread beat one of two where there are two cores, and only cost more where there
+# is one. Which is so is measured; cores that do nothing for a second process do nothing for a second thread either.
+processes=1 threads=$(nproc)
+if [[ "$DEVICE" == cpu ]]; then
+    processes=$(.venv/bin/python -m utils.cores)
+    threads=$((processes == 1 ? 1 : threads / processes))
+fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$threads}"
+launcher=(.venv/bin/python)
+if ((processes > 1)); then launcher=(.venv/bin/torchrun --standalone --nproc_per_node "$processes"); fi
 
 stages=()
 stage() { # name, command...
@@ -92,12 +98,12 @@ mkdir -p "$RUN"
 stage data .venv/bin/python -m miniature.data --out "$DATA" --scale "$SCALE" \
     --sets ade20k,refcoco,grefcoco,reason_seg,llava
 stage untrained .venv/bin/python eval.py "${model[@]}" --model_key UGround "${SCORING[@]}" --output "$RUN/untrained.json"
-stage train .venv/bin/torchrun --standalone --nproc_per_node "$processes" train_ds.py \
+stage train "${launcher[@]}" train_ds.py \
     "${model[@]}" "${padding[@]}" --dataset_dir "$DATA" --log_base_dir "$RUNS" --exp_name quickstart \
     --model_key UGround --device "$DEVICE" \
     --dataset "refer_seg||reason_seg" --sample_rates "1,1" --refer_seg_data refcoco --explanatory -1 \
     --num_classes_per_sample 4 --mode 3 --no_gradient_checkpointing \
-    --lora_r 8 --lr 1e-3 --warmup_num_steps 20 --dice_loss_weight 4 \
+    --lora_r 8 --lora_dropout 0 --cache_features "$RUNS/features" --lr 1e-3 --warmup_num_steps 20 --dice_loss_weight 4 \
     --batch_size $((16 / processes)) --grad_accumulation_steps 1 --steps_per_epoch 460 --epochs 1 \
     --print_freq 20 --no_eval "$@"
 stage evaluate .venv/bin/python eval.py --version "$RUN" "${SCORING[@]}" --output "$RUN/trained.json" \

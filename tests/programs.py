@@ -22,7 +22,10 @@ ROOT = Path(__file__).parents[1]
 def run_program(
     script: str, arguments: Sequence[object], environment: dict[str, str], *, timeout: float
 ) -> subprocess.CompletedProcess:
-    """`python SCRIPT ARGUMENT...` in the repository; returns when nobody writes to its outputs any more."""
+    """`python SCRIPT ARGUMENT...` in the repository, or `python -m MODULE ARGUMENT...` where the script is "-m".
+
+    Returns when nobody writes to its outputs any more.
+    """
     words = [script, *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as readers:
         pipes = [Path(folder, name) for name in ("stdout", "stderr")]
@@ -48,5 +51,10 @@ def _run(words: list[str], environment: dict[str, str], pipes: list[Path]) -> No
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)
-    sys.argv = words
-    runpy.run_path(words[0], run_name="__main__")
+    sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")

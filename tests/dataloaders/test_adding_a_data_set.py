@@ -4,13 +4,12 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.programs import run_program
 from tests.tiny import picture, tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -49,10 +48,8 @@ def run(folder: Path, command: str, extra: str = "") -> str:
     environment |= {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     for name, path in {"DATASET_DIR": "data", "VERSION": "base", "RUN": "runs/one", "boxes.png": "boxes.png"}.items():
         command = command.replace(name, str(folder / path))
-    arguments = shlex.split(f"{command} {extra}".format(folder=folder))[1:]
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
+    script, *arguments = shlex.split(f"{command} {extra}".format(folder=folder))[1:]
+    done = run_program(script, arguments, environment, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -1,9 +1,7 @@
 """eval.py and chat.py from a saved checkpoint and data on disk to a report, images and masks."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
+import os
 
 import numpy as np
 import pytest
@@ -12,8 +10,7 @@ from PIL import Image
 import chat
 import eval as eval_script
 from evaluation.commands import expression_to_show
-
-ROOT = Path(__file__).parents[2]
+from tests.programs import run_program
 
 
 def test_eval_writes_a_report_a_sheet_and_images(checkpoint, data, tmp_path, capsys):
@@ -67,7 +64,7 @@ def test_bad_input_is_one_message_and_exit_code_2(data, tmp_path, command):
     command = [part.replace("{data}", str(data)).replace("{tmp}", str(tmp_path)) for part in command]
     command += ["--vis_save_path", str(tmp_path)]
 
-    result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    result = run_program(command[0], command[1:], dict(os.environ), timeout=100)
 
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
