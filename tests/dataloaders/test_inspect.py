@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import groundscore
 from dataloaders import inspect
 from dataloaders.data_checks import check_data
 from dataloaders.settings import ALL_FAMILIES
@@ -133,8 +134,8 @@ def test_items_are_written_with_areas_and_boxes(data_root, tmp_path):
     assert muse[0]["target_areas"] == [[64], [48, 64]]
 
 
-def test_the_readme_names_every_set_and_its_files(data_root):
-    text = (Path(inspect.__file__).parent / "README.md").read_text()
+def test_the_page_of_layouts_names_every_set_and_its_files(data_root):
+    text = (Path(groundscore.__file__).parent / "DATA.md").read_text()
     for report in check_data(data_root):
         if report.family != "custom":
             assert report.name.split("|")[0] in text

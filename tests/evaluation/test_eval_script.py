@@ -164,7 +164,7 @@ def test_saved_predictions_score_the_same_again_and_compare_as_equal(checkpoint,
     capsys.readouterr()
     eval_script.main(["--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
     lines = [line for line in capsys.readouterr().out.splitlines() if "gIoU" in line]
-    assert len(lines) == 3 and all("| +0.0 |" in line for line in lines)
+    assert len(lines) == 3 and all("| +0.0  |" in line for line in lines)
 
 
 def test_predictions_of_two_protocols_are_kept_apart(loaded, tmp_path):
@@ -268,10 +268,10 @@ def test_a_sheet_and_images_are_written(loaded, tmp_path):
         (["--val-datsaet", "x"], "did you mean --val_dataset"),
     ],
 )
-def test_wrong_flags_are_explained_before_anything_is_loaded(data, tmp_path, flags, message):
+def test_wrong_flags_are_explained_before_anything_is_loaded(checkpoint, data, tmp_path, flags, message):
     runs = ["--log_base_dir", str(tmp_path)]
     with pytest.raises(UserError, match=message):
-        eval_script.main(["--version", "x", "--dataset_dir", str(data), *runs, *flags])
+        eval_script.main(["--version", str(checkpoint), "--dataset_dir", str(data), *runs, *flags])
 
 
 def test_a_checkpoint_is_asked_for():
