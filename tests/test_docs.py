@@ -172,6 +172,11 @@ def test_the_arguments_of_every_python_command_parse(command, monkeypatch):
         from training.arguments import parse_arguments
         from utils.recipes import find_recipe
 
+        if arguments == ["-h"]:
+            with pytest.raises(SystemExit) as ended:
+                parse_arguments(arguments)
+            assert not ended.value.code
+            return
         settings = str(find_recipe("7b/lisa"))  # in place of the files of a user's own
         parse_arguments([settings if flag == "--config" else word for flag, word in zip(["", *arguments], arguments)])
     else:
