@@ -230,9 +230,7 @@ class TargetImages:
 def draw_targets(exchange: Exchange) -> list[TargetImages]:
     """For each target its mask in its colour and, where there is one, its similarity map over the grey image, as large
     as the page shows them."""
-    image, drawn = exchange.image(), []
-    size = size_within(image, CARD_SIDE, enlarge=False)
-    small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    (small, size), drawn = _fitted(exchange.image(), CARD_SIDE), []
     for number, target in enumerate(exchange.targets):
         mask, similarity = resize_mask(target.mask(), size), None
         share = 100 * target.pixels / (exchange.size[0] * exchange.size[1])
@@ -258,10 +256,16 @@ def thumbnail(exchange: Exchange, side: int = 256) -> Path:
     """A small overlay for the history, drawn once."""
     if exchange.thumbnail is None:
         exchange.thumbnail = _new_file(exchange, "thumbnail.jpg")
-        image = Image.fromarray(overlay(exchange.image(), exchange.masks(), exchange.colours))
-        image.thumbnail((side, side))
-        image.save(exchange.thumbnail, quality=85)
+        image, size = _fitted(exchange.image(), side)
+        masks = [resize_mask(target.mask(), size) for target in exchange.targets]
+        Image.fromarray(overlay(image, masks, exchange.colours)).save(exchange.thumbnail, quality=85)
     return exchange.thumbnail
+
+
+def _fitted(image: np.ndarray, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """The image with no side longer than `side`, and its (width, height)."""
+    size = size_within(image, side, enlarge=False)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)), size
 
 
 def _coloured(mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
