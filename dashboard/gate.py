@@ -34,13 +34,13 @@ _BODY = 1 << 20  # bytes of a request that is not an upload
 
 
 class Beside:
-    """ASGI middleware: the service answers below /v1, the page everywhere else."""
+    """ASGI middleware: the service answers below /v1, the page everywhere else. root_path: where a proxy shows both."""
 
-    def __init__(self, app: ASGIApp, service: FastAPI):
-        self.app, self.service = app, service
+    def __init__(self, app: ASGIApp, service: FastAPI, root_path: str):
+        self.app, self.service, self.root_path = app, service, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ours = scope["type"] == "http" and scope["path"].removeprefix(self.service.root_path).startswith("/v1/")
+        ours = scope["type"] == "http" and scope["path"].removeprefix(self.root_path).startswith("/v1/")
         await (self.service if ours else self.app)(scope, receive, send)
 
 

@@ -121,7 +121,11 @@ class Server:
         self.page.queue(max_size=self.limits.waiting, default_concurrency_limit=4, api_open=False)
         check_address(self.flags.host, self.flags.port)
         own = self.flags.host in LOOPBACK and not self.flags.share and self.auth is None
-        beside = [] if self.service is None else [Middleware(Beside, service=self.service)]
+        beside = (
+            []
+            if self.service is None
+            else [Middleware(Beside, service=self.service, root_path=self.flags.root_path or "")]
+        )
         gate = Middleware(Gate, hosts=OWN_HOSTS if own else None, frame=self.flags.embed_in)
         try:
             _, self.url, public = self.page.launch(

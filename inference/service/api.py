@@ -17,6 +17,7 @@ from fastapi.sse import format_sse_event
 from pydantic.json_schema import models_json_schema
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from groundscore.errors import UserError
 from inference.limits import Limits
@@ -65,7 +66,6 @@ def build_api(
         openapi_url=f"{PREFIX}/openapi.json",
         docs_url=None,  # these pages load scripts from other hosts
         redoc_url=None,
-        root_path=root_path,
         generate_unique_id_function=lambda route: route.name,
     )
     images = Images(limits)
@@ -150,9 +150,20 @@ def build_api(
             ticket.give_up()
         return Response(await _encoded(reply, question, size), media_type="application/json")
 
+    api.add_middleware(BelowRoot, root_path=root_path)
     _answer_errors(api)
     _describe(api)
     return api
+
+
+class BelowRoot:
+    """ASGI middleware: a proxy shows the service below root_path, and removes that part of the address or not."""
+
+    def __init__(self, app: ASGIApp, root_path: str):
+        self.app, self.root_path = app, root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app({**scope, "root_path": self.root_path}, receive, send)
 
 
 # --- from the queue to the response -----------------------------------------------------------------------------------

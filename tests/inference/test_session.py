@@ -9,12 +9,13 @@ from PIL import Image
 
 from dataloaders.sample import Turn
 from groundscore.errors import UserError
-from inference.reply import Reply, save_reply
+from inference.reply import Question, Reply, save_reply
 from inference.session import ChatSession, TextStream
 from model.systems import SYSTEMS
 from tests.tiny import tiny_model, tiny_tokenizer, write_answer
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8)
+TURN = Turn("And the ball?", "It is [SEG].")
 
 
 @pytest.fixture
@@ -225,3 +226,26 @@ def test_a_hostile_file_name_stays_inside_the_directory(tmp_path):
     saved = save_reply(reply_with(np.ones((1, 30, 44), bool)), PHOTO, tmp_path, Path("x/[..]* $(rm).jpg"))
     assert saved.record.parent == tmp_path
     assert saved.overlay.exists()
+
+
+def test_questions_about_several_images_are_answered_at_once_as_one_by_one(session):
+    images = [PHOTO, np.ascontiguousarray(PHOTO[:20, ::-1]), PHOTO]
+    questions = [Question(image, f"Where is the kite{'?' * n}", (TURN,) * (n % 2)) for n, image in enumerate(images)]
+    says(session, "Sure, [SEG] and [SEG].")
+    alone = []
+    for question in questions:
+        session.model.lm_head.step = 0
+        alone.append(session.ask(question.image, question.history, question.prompt))
+    session.model.lm_head.step = 0
+    heard = [""] * len(questions)
+
+    def on_text(index: int, piece: str) -> None:
+        heard[index] += piece
+
+    together = session.ask_all(questions, on_text=on_text)
+
+    assert heard == [reply.text for reply in together] == ["Sure, [SEG] and [SEG]."] * 3
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.masks, other.masks)
+        assert (one.prompt, one.layers, one.scores) == (other.prompt, other.layers, other.scores)
+    assert not np.array_equal(together[0].masks, together[2].masks)  # other words before
