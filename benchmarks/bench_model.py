@@ -29,9 +29,10 @@ SEG_ID, REJ_ID = 32000, 32001
 class BenchShape:
     """The sizes of a model and of a batch that are measured.
 
-    images of height × width pixels, each with this number of conversations; a conversation has text_tokens tokens (the
-    image counts as one), of which the first common_tokens, up to and including the image, are the same
-    for all of an image; segs `[SEG]` and labelled tokens with a label in each.
+    images of height × width pixels, or of the sizes (height, width) in turn, of which a backbone must make equally many
+    tokens; each with this number of conversations; a conversation has text_tokens tokens (the image counts as one), of
+    which the first common_tokens, up to and including the image, are the same for all of an image; segs `[SEG]` and
+    labelled tokens with a label in each.
     layers, width, mlp, heads: of the LLM; clip_…, sam_…: of the encoders. packed: one row an image.
     backbone: llava, or one whose `text` and `vision` have more fields: of the configurations of LLM and encoder.
     """
@@ -39,6 +40,7 @@ class BenchShape:
     images: int = 2
     height: int = 480
     width_pixels: int = 640
+    sizes: tuple[tuple[int, int], ...] = ()
     conversations: int = 3
     text_tokens: int = 90
     common_tokens: int = 38
@@ -76,8 +78,17 @@ class BenchShape:
     @cached_property
     def image(self) -> tuple[torch.Tensor, Geometry]:
         """An image as the backbone takes it, and where it lies."""
-        config, size = bench_config(self), (self.height, self.width_pixels)
+        return self.prepared((self.height, self.width_pixels))
+
+    def prepared(self, size: tuple[int, int]) -> tuple[torch.Tensor, Geometry]:
+        """A black image of (height, width) as the backbone takes it, and where it lies."""
+        config = bench_config(self)
         return backbone_of(config).preparation(config)(torch.zeros(*size, 3, dtype=torch.uint8).numpy())
+
+    def original_sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each image."""
+        sizes = self.sizes or ((self.height, self.width_pixels),)
+        return [sizes[image % len(sizes)] for image in range(self.images)]
 
 
 def _rotary(theta: float, sections: tuple[int, int, int]) -> dict[str, Any]:
@@ -340,28 +351,28 @@ def _branch(shape: BenchShape, length: int, generator: torch.Generator) -> list[
 def _masks(shape: BenchShape, targets: int, generator: torch.Generator) -> list[torch.Tensor]:
     """A random box for every target."""
     masks = []
-    for _ in range(shape.images):
-        mask = torch.zeros((targets, shape.height, shape.width_pixels), dtype=torch.bool)
+    for height, width in shape.original_sizes():
+        mask = torch.zeros((targets, height, width), dtype=torch.bool)
         for one in mask:
-            top = int(torch.randint(0, shape.height // 2, (), generator=generator))
-            left = int(torch.randint(0, shape.width_pixels // 2, (), generator=generator))
-            one[top : top + shape.height // 3, left : left + shape.width_pixels // 3] = True
+            top = int(torch.randint(0, height // 2, (), generator=generator))
+            left = int(torch.randint(0, width // 2, (), generator=generator))
+            one[top : top + height // 3, left : left + width // 3] = True
         masks.append(mask)
     return masks
 
 
 def _images(shape: BenchShape, generator: torch.Generator) -> dict[str, object]:
     """The fields of a `Batch` that hold images: random ones, padded for SAM and as the backbone takes them."""
-    size, side = (shape.height, shape.width_pixels), shape.sam_image_size
-    part, window = fitted_size(*size, side), (0, 0, max(size), max(size))
-    squares = torch.zeros((shape.images, 3, side, side), dtype=torch.uint8)
-    noise = torch.randint(0, 256, (shape.images, 3, *part), dtype=torch.uint8, generator=generator)
-    squares[:, :, : part[0], : part[1]] = noise
-    pixels, geometry = shape.image
-    seen = torch.randint(0, 256, (shape.images, *pixels.shape), dtype=torch.uint8, generator=generator)
-    padded = Geometry(part, window, True, (side // 16,) * 2)
+    side, of_backbone, of_decoder = shape.sam_image_size, [], []
+    for size in shape.original_sizes():
+        part, window = fitted_size(*size, side), (0, 0, max(size), max(size))
+        square = torch.zeros((3, side, side), dtype=torch.uint8)
+        square[:, : part[0], : part[1]] = torch.randint(0, 256, (3, *part), dtype=torch.uint8, generator=generator)
+        of_decoder.append((square, Geometry(part, window, True, (side // 16,) * 2)))
+        pixels, geometry = shape.prepared(size)
+        of_backbone.append((torch.randint(0, 256, pixels.shape, dtype=torch.uint8, generator=generator), geometry))
     return {
-        "backbone_images": PreparedImages.of([(each, geometry) for each in seen]),
-        "decoder_images": PreparedImages.of([(pixels, padded) for pixels in squares]),
-        "original_sizes": [size] * shape.images,
+        "backbone_images": PreparedImages.of(of_backbone),
+        "decoder_images": PreparedImages.of(of_decoder),
+        "original_sizes": shape.original_sizes(),
     }
