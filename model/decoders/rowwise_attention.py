@@ -7,12 +7,15 @@ those of transformers' class.
 Legend: B images or windows, N heads, h w grid of a window, r rows of queries, c width of a head.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.sam.modeling_sam import SamVisionEncoder, SamVisionSdpaAttention
 
 QUERIES_AT_ONCE = 512
+CPU_BIAS = 2**22  # numbers of a bias: a block of more than 32 MB is given back and mapped anew each time (glibc)
 
 
 class RowwiseAttention(SamVisionSdpaAttention):
@@ -33,7 +36,10 @@ class RowwiseAttention(SamVisionSdpaAttention):
         """query [B, N, h, w, c]; key, value [B, N, h · w, c]; gives [B, N, h · w, c]."""
         height, width = query.shape[2:4]
         by_row, by_column = relative_positions(self.rel_pos_h, height), relative_positions(self.rel_pos_w, width)
-        rows = max(1, QUERIES_AT_ONCE // width)
+        rows = QUERIES_AT_ONCE // width
+        if query.device.type == "cpu":
+            rows = min(rows, CPU_BIAS // (math.prod(query.shape[:4]) * width))
+        rows = max(1, rows)
         attended = []
         for some, positions in zip(query.split(rows, dim=2), by_row.split(rows), strict=True):
             vertical = torch.einsum("bnhwc,hkc->bnhwk", some, positions).flatten(2, 3)
