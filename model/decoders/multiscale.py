@@ -22,6 +22,7 @@ from dataloaders.batching.batch import Geometry
 from model.decoders.base import DecodedTargets, MaskDecoder
 from model.decoders.published import DECODER_LAYER_NORM_EPS
 from model.decoders.sam import grid_positions, no_mask
+from model.decoders.targets import two_way
 from model.images import spread_cells
 
 MASK_TOKENS = 4
@@ -177,14 +178,10 @@ class ScaleTransformers(nn.Module):
 
     def _masks(self, transformer: nn.Module, tokens: Tensor, source: Tensor, positions: Tensor) -> Tensor:
         """[S, 2 h, 2 w] from tokens [S, N, C] and features [S, C, h, w]."""
-        queries, keys = transformer(
-            point_embeddings=tokens.unsqueeze(1),
-            image_embeddings=source,
-            image_positional_embeddings=positions.expand(len(source), -1, -1, -1),
-            attention_similarity=None,
-        )
-        features = self.output_upscaling(keys.squeeze(1).transpose(1, 2).unflatten(2, source.shape[-2:]))
-        weights = self.output_hypernetworks_mlps[0](queries[:, 0, 1])
+        cells = source.flatten(2).transpose(1, 2)
+        tokens, cells = two_way(transformer, tokens, cells, positions.flatten(2).transpose(1, 2).squeeze(0))
+        features = self.output_upscaling(cells.transpose(1, 2).unflatten(2, source.shape[-2:]))
+        weights = self.output_hypernetworks_mlps[0](tokens[:, 1])
         return torch.einsum("sc,schw->shw", weights, features)
 
 

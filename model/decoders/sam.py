@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel, SamConfig, SamModel
 from transformers.models.sam.modeling_sam import SamMaskDecoder
 
@@ -225,17 +226,19 @@ def head_depths(config: PreTrainedConfig) -> dict[str, int]:
 
 
 class SamTargets(TargetDecoder, SamMaskDecoder):
-    """SAM's, as it is."""
+    """SAM's first mask, the one for a prompt that is not ambiguous."""
 
     def decoded(
         self, features: list[Tensor], positions: Tensor, image: Tensor, dense: Tensor, sparse: Tensor
     ) -> tuple[Tensor]:
-        masks, _ = SamMaskDecoder.forward(
-            self,
-            image_embeddings=features[0][image],
-            image_positional_embeddings=positions.expand(len(image), -1, -1, -1),
-            sparse_prompt_embeddings=sparse.unsqueeze(1),
-            dense_prompt_embeddings=dense,
-            multimask_output=False,
-        )
-        return (masks[:, 0, 0],)
+        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        states, upscaled = self.transformed(own, features[0][image], positions, dense, sparse)
+        upscaled = self.activation(self.upscale_layer_norm(self.upscale_conv1(upscaled)))
+        upscaled = self.upscale_conv2(upscaled)  # [S, C / 8, M, M], the largest tensor: it is kept, its activation not
+        weights = self.output_hypernetworks_mlps[0](states[:, 1])
+        if torch.is_grad_enabled():
+            return (checkpoint(self._masks, weights, upscaled, use_reentrant=False, preserve_rng_state=False),)
+        return (self._masks(weights, upscaled),)
+
+    def _masks(self, weights: Tensor, upscaled: Tensor) -> Tensor:
+        return torch.einsum("sc,schw->shw", weights, self.activation(upscaled))
