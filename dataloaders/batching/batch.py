@@ -191,7 +191,8 @@ class Batch:
     ignore: for every image bool [H, W] or None, pixels that do not count.
     sources: for every image "family/dataset image_path", for messages.
     image_keys: for every image the hash of its content, or None where features are not to be cached.
-    packed: whether a row has several branches; found out when the batch is made, so that no device is asked later.
+    packed: whether a row has several branches; common_prefix: how many tokens at the beginning of every row belong to
+        its prefix. Both are found out when the batch is made, so that no device is asked later.
     """
 
     input_ids: Tensor
@@ -216,10 +217,13 @@ class Batch:
     sources: list[str]
     image_keys: list[str] | None = None
     packed: bool | None = None
+    common_prefix: int | None = None
 
     def __post_init__(self):
         if self.packed is None:
             self.packed = bool((self.branches > PREFIX_BRANCH + 1).any())
+        if self.common_prefix is None:
+            self.common_prefix = int((self.branches == PREFIX_BRANCH).all(dim=0).cumprod(dim=0).sum())
 
     def to(self, device: torch.device | str) -> "Batch":
         """A copy whose tensors are on `device`; transfers from pinned memory do not block."""

@@ -47,7 +47,8 @@ class Rows:
     embeddings [R, T, D]: of text and images. attention: who sees whom, bool [R, 1, T, T] as `row_attention` makes it,
     or what else the backbone's attention takes. position_ids int64 [R, T], or [3, R, T] (see `Batch`).
     injected: [M, D] each, added to the image tokens' states after the first layers; image_positions int64 [M]: their
-    flat indices into R·T.
+    flat indices into R·T. prefix: that many tokens of every row see the earlier ones among them and nothing else; 0
+    where it is not known.
     """
 
     embeddings: Tensor
@@ -55,6 +56,7 @@ class Rows:
     position_ids: Tensor
     injected: list[Tensor] = field(default_factory=list)
     image_positions: Tensor | None = None
+    prefix: int = 0
 
     def with_injection(self, states: Tensor, layer: int) -> Tensor:
         """The output [R, T, D] of a layer as the next one reads it: with what is injected after this layer."""

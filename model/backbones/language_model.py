@@ -19,8 +19,9 @@ from transformers import PreTrainedConfig
 
 from dataloaders.batching.batch import PADDING_BRANCH, Batch
 from groundscore.errors import UserError
-from model.backbones.base import Backbone, Rows, Step, ties_embeddings
+from model.backbones.base import Backbone, EncodedImages, Rows, Step, ties_embeddings
 from model.backbones.key_value_cache import RowCache, SharedRows, WrittenCache, attending_to_shared_rows
+from model.backbones.row_attention import PREFIX_FIRST
 from model.losses import TokenHead
 
 SDPA, FLASH_ATTENTION = ATTENTIONS = ("sdpa", "flash_attention_2")  # others add a mask to the scores, ours is bool
@@ -71,12 +72,21 @@ class LanguageModelBackbone(Backbone):
             )
         return super().attention(batch, visible)
 
+    def embed_rows(self, batch: Batch, images: EncodedImages) -> Rows:
+        rows = super().embed_rows(batch, images)
+        if self._attention == SDPA and images.visible is None:  # otherwise there are gaps in the prefix
+            rows.prefix = batch.common_prefix
+        return rows
+
     def unroll(self, rows: Rows, cache: RowCache | WrittenCache | None = None, **context: Any) -> tuple[Tensor, ...]:
         """The L+1 hidden states [R, T, D]; not by hooks on the model's output, which would see copies (ZeRO 3).
 
         context: what the attention in use needs besides.
         """
         llm = self.language_model
+        if rows.prefix:
+            llm.config._attn_implementation = PREFIX_FIRST  # and stays: checkpointed layers run again later
+            context["prefix"] = rows.prefix
         positions = llm.rotary_emb(rows.embeddings, position_ids=rows.position_ids)
         if self._attention == SDPA and rows.attention.dim() == 4:
             rows = replace(rows, attention=_added_to_scores(rows.attention, rows.embeddings.dtype))
@@ -119,7 +129,8 @@ class LanguageModelBackbone(Backbone):
 
     @property
     def _attention(self) -> str:
-        return self.language_model.config._attn_implementation
+        name = self.language_model.config._attn_implementation
+        return SDPA if name == PREFIX_FIRST else name
 
     def use_attention(self, name: str) -> None:
         self.language_model.set_attn_implementation(name)
