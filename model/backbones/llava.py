@@ -21,6 +21,7 @@ from dataloaders.batching.batch import Geometry, ImageGroup
 from groundscore.errors import UserError
 from model.backbones.base import BaseValue, EncodedImages
 from model.backbones.language_model import LanguageModelBackbone
+from model.backbones.lean_layers import keep_less
 from model.backbones.tiles import (
     AnyresPreparation,
     LineBreak,
@@ -92,6 +93,7 @@ class LlavaBackbone(LanguageModelBackbone):
         else:
             self.mm_projector = build_projector(config.mm_projector_type, vision_config.hidden_size, width)
         self.language_model = LlamaModel(copy.deepcopy(config.text_config))
+        keep_less(self.language_model)
         self.lm_head = TokenHead(width, config.text_config.vocab_size, bias=False)
         # CLIP states that are read: the LLM's, then the mask decoder's, as indices into its hidden states. For a deep
         # tower the latter are 2 and 11 from the end (the reference), for a shallow one as early as there are layers.
