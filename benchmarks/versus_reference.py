@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -115,12 +116,12 @@ def build(settings: dict[str, Any], directory: Path) -> Any:
     """The checkout's UGround with the exported weights."""
     from safetensors.torch import load_file
 
-    import model.UGround as source
-    from model.llava.model.language_model.llava_llama import LlavaConfig
-    from model.segment_anything.build_sam import _build_sam
-
-    source.build_sam_vit_h = lambda checkpoint=None: _build_sam(**settings["sam"], checkpoint=checkpoint)
-    config = LlavaConfig(**settings["llm"])
+    # The checkout's modules, whose folder has the name of one of ours.
+    source = import_module("model.UGround")
+    llava = import_module("model.llava.model.language_model.llava_llama")
+    sam = import_module("model.segment_anything.build_sam")
+    source.build_sam_vit_h = lambda checkpoint=None: sam._build_sam(**settings["sam"], checkpoint=checkpoint)
+    config = llava.LlavaConfig(**settings["llm"])
     model = source.UGroundForCausalLM(config, vision_tower=str(directory / "clip"), **settings["arguments"])
     model.get_model().initialize_vision_modules(config)
     model.get_model().initialize_decoder_modules(config)

@@ -34,9 +34,13 @@ def test_it_gives_what_transformers_gives_with_the_same_gradients(grid, monkeypa
         torch.testing.assert_close(actual, expected)
 
 
-def test_no_bias_of_all_pairs_is_made(monkeypatch):
+@pytest.mark.parametrize(
+    ("numbers", "rows"), [(2**22, 2), (2 * 2 * 16 * 256, 1), (1, 1)], ids=["many", "few", "too_few"]
+)
+def test_no_bias_of_all_pairs_is_made(monkeypatch, numbers, rows):
     _, ours, states = attentions(16, image_size=256)
     monkeypatch.setattr(rowwise_attention, "QUERIES_AT_ONCE", 32)
+    monkeypatch.setattr(rowwise_attention, "CPU_BIAS", numbers)
     sizes = []
     attend = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
@@ -45,4 +49,4 @@ def test_no_bias_of_all_pairs_is_made(monkeypatch):
         lambda *args, attn_mask: sizes.append(attn_mask.shape) or attend(*args, attn_mask=attn_mask),
     )
     ours(states)
-    assert sizes == [(2, 2, 32, 256)] * 8
+    assert sizes == [(2, 2, 16 * rows, 256)] * (16 // rows)
