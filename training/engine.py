@@ -113,7 +113,8 @@ def gate_learning_rate(model: nn.Module, policy_lr: float | None) -> float | Non
 def build_optimizer(
     model: nn.Module, *, lr: float, betas: tuple[float, float], policy_lr: float | None = None, fused: bool = False
 ) -> TrainingOptimizer:
-    """torch's AdamW, fused where asked for: DeepSpeed's own would be compiled at the first start.
+    """torch's AdamW, fused where asked for, which reads and writes everything once, on a CPU too; DeepSpeed's own would
+    be compiled at the first start.
 
     policy_lr: the learning rate of the policy's gate, which then has a group of its own; None if it has `lr` too.
     """
@@ -156,7 +157,7 @@ def engine_of(model: nn.Module, config: TrainingConfig, world: World, precision:
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return start_engine(
         model,
-        build_optimizer(model, lr=config.lr, betas=(config.beta1, config.beta2), policy_lr=policy_lr, fused=on_gpu),
+        build_optimizer(model, lr=config.lr, betas=(config.beta1, config.beta2), policy_lr=policy_lr, fused=True),
         engine_config(
             batch_size=config.batch_size,
             accumulation=config.grad_accumulation_steps,

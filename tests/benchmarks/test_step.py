@@ -51,8 +51,10 @@ def test_flops_counted_from_shapes_are_those_of_a_real_step():
     assert count_step(TINY).flops == pytest.approx(count_flops(work("train", TINY, "UGround")), rel=1e-3)
 
 
-def test_the_training_step_of_the_yardstick_stays_within_its_flops():
-    assert count_step(BenchShape()).flops <= REFERENCE["train"].share * REFERENCE["train"].gflops * 1e9
+def test_the_training_step_of_the_yardstick_stays_within_its_flops_and_its_memory():
+    count = count_step(BenchShape())
+    assert count.flops <= REFERENCE["train"].share * REFERENCE["train"].gflops * 1e9
+    assert count.kept_bytes <= 0.9e9
 
 
 @pytest.mark.slow
