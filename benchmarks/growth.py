@@ -56,7 +56,7 @@ AXES = {
 def main(argv: Sequence[str]) -> None:
     """Prints the numbers and writes a plot of every axis."""
     parser = benchmark_parser("growth", __doc__)
-    parser.add_argument("--only", choices=AXES, help="one of them (default: all)")
+    parser.add_argument("--only", choices=AXES, metavar="AXIS", help=f"one of {', '.join(AXES)} (default: all)")
     parser.add_argument("--folder", type=Path, default=Path("docs"), metavar="DIR")
     flags = parser.parse_args(argv)
     from benchmarks.bench_model import BenchShape

@@ -90,7 +90,9 @@ def predict(count: StepCount, machine: Machine, *, gpus: int, zero_stage: int, i
 def main(argv: Sequence[str]) -> None:
     """Prints a line per model, number of GPUs and ZeRO stage."""
     parser = benchmark_parser("scale", __doc__)
-    parser.add_argument("--sizes", nargs="+", choices=LARGE, default=["7b", "13b"])
+    parser.add_argument(
+        "--sizes", nargs="+", choices=LARGE, default=["7b", "13b"], metavar="SIZE", help=f"of {', '.join(LARGE)}"
+    )
     parser.add_argument("--gpus", nargs="+", type=int, default=[1, 8, 64], metavar="N")
     parser.add_argument("--images", type=int, default=2, metavar="N", help="images per GPU and micro-batch")
     parser.add_argument("--conversations", type=int, default=3, metavar="N", help="conversations about each image")

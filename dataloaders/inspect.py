@@ -24,6 +24,7 @@ from dataloaders.sample import Sample
 from dataloaders.settings import declared_data
 from groundscore.annotations.bad_entries import Tolerance
 from groundscore.errors import UserError, printable, run_main
+from groundscore.flags import PageHelp
 from groundscore.names import split_names
 from groundscore.splits import (
     EvaluationItem,
@@ -49,7 +50,7 @@ _OWN = ("dataset", "sample_rates", "skip_bad_samples")  # settings with another 
 def build_parser() -> argparse.ArgumentParser:
     """Returns the command line of `python -m dataloaders.inspect`."""
     parser = argparse.ArgumentParser(
-        prog="python -m dataloaders.inspect", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m dataloaders.inspect", description=__doc__, formatter_class=PageHelp
     )
     parser.add_argument("--dataset_dir", default="./dataset", type=Path, metavar="DIR", help="root of all data sets")
     parser.add_argument("--decode", action="store_true", help="when checking, open every image and draw every mask")

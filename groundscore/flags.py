@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from groundscore.errors import UserError
 from groundscore.scoring import UNITS
+from groundscore.terminal import wrapped
 
 
 class _Help(argparse.HelpFormatter):
@@ -15,6 +16,13 @@ class _Help(argparse.HelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
         shown = action.default not in (None, False, "", argparse.SUPPRESS)
         return f"{action.help} (default: %(default)s)" if shown else action.help
+
+
+class PageHelp(argparse.RawDescriptionHelpFormatter):
+    """Help whose description keeps its lines where they fit the terminal."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return wrapped(super()._fill_text(text, width, indent), width)
 
 
 class UserParser(argparse.ArgumentParser):

@@ -34,6 +34,9 @@ def _broken(line: str, width: int) -> list[str]:
     if len(line) <= width:
         return [line]
     indent = line[: len(line) - len(line.lstrip())]
+    left, right = (re.split(r" {3,}", line.strip(), maxsplit=1) + [""])[:2]
+    if right:  # a command, and what it does in a column of its own
+        return [*_broken(indent + left, width), *_broken(f"{indent}    {right}", width)]
     indent += "  " if line.lstrip().startswith("- ") else ""
     return textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from groundscore.errors import UserError, run_main
+from groundscore.flags import PageHelp
 from groundscore.writing import write_text
 from miniature.ablation_results import QUICK, ROWS, STUDY
 from miniature.study import Results, StudyRow, add_study_arguments, check_study, run_study
@@ -51,9 +52,7 @@ def main(argv: Sequence[str]) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of `python -m miniature.ablation`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m miniature.ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="python -m miniature.ablation", description=__doc__, formatter_class=PageHelp)
     names = ", ".join(row.name for row in ROWS)
     parser.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK)}; one seed, {QUICK_STEPS} steps")
     parser.add_argument("--rows", help=f"joined by commas, or all (default: {', '.join(STUDY)}): {names}")

@@ -24,8 +24,12 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m miniature.base", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--dataset_dir", type=Path, help="the miniature data, for the tokenizer of an untrained base")
-    source.add_argument("--from_run", type=Path, help="take the weights of this training run (runs/NAME)")
+    source.add_argument(
+        "--dataset_dir", type=Path, metavar="DIR", help="the miniature data, for the tokenizer of an untrained base"
+    )
+    source.add_argument(
+        "--from_run", type=Path, metavar="RUN", help="take the weights of this training run (runs/NAME)"
+    )
     parser.add_argument(
         "--backbone",
         choices=("llava", "qwen3_vl"),

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from groundscore.errors import UserError, run_main
+from groundscore.flags import PageHelp
 from groundscore.reading import read_json
 from groundscore.scoring import percent
 from groundscore.scoring.metrics import kind_of
@@ -35,7 +36,7 @@ SHOWN = {
 def main(argv: Sequence[str]) -> None:
     """Scores the systems that have no report yet, and writes the page."""
     parser = argparse.ArgumentParser(
-        prog="python -m miniature.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m miniature.benchmarks", description=__doc__, formatter_class=PageHelp
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/six_systems"), help="trained runs (runs/six_systems)")
     parser.add_argument(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from groundscore.errors import run_main
-from groundscore.flags import count
+from groundscore.flags import PageHelp, count
 from groundscore.pools import fill, pick, read_pool
 from groundscore.scoring.counts import mask_iou
 from groundscore.scoring.tables import markdown_table
@@ -23,9 +23,7 @@ from miniature.scenes import Scene, random_scene
 
 def main(argv: Sequence[str]) -> None:
     """Asks, compares and prints."""
-    parser = argparse.ArgumentParser(
-        prog="python -m miniature.classes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="python -m miniature.classes", description=__doc__, formatter_class=PageHelp)
     add_model_flags(parser)
     parser.add_argument("--scenes", type=count, default=40, help="scenes to ask about (40)")
     parser.add_argument("--seed", type=count, default=0, help="of the scenes; they are in no data set (0)")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dataloaders.settings import ALL_FAMILIES
 from groundscore.errors import UserError, run_main
+from groundscore.flags import PageHelp
 from groundscore.scoring.tables import markdown_table
 from groundscore.writing import write_text
 from miniature.programs import chosen_systems
@@ -83,9 +84,7 @@ def main(argv: Sequence[str]) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of `python -m miniature.compare`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m miniature.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="python -m miniature.compare", description=__doc__, formatter_class=PageHelp)
     parser.add_argument(
         "--systems", default=",".join(SYSTEMS), help="systems to train, joined by commas (default: all)"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from groundscore.errors import run_main
-from groundscore.flags import count
+from groundscore.flags import PageHelp, count
 from groundscore.scoring.tables import markdown_table
 from inference.model_flags import add_model_flags, load_flagged_model
 from miniature.language import QUESTIONS, ask
@@ -22,9 +22,7 @@ from miniature.scenes import Scene, random_scene
 
 def main(argv: Sequence[str]) -> None:
     """Asks, counts and prints."""
-    parser = argparse.ArgumentParser(
-        prog="python -m miniature.words", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="python -m miniature.words", description=__doc__, formatter_class=PageHelp)
     add_model_flags(parser)
     parser.add_argument("--scenes", type=count, default=40, help="scenes to ask about (40)")
     parser.add_argument("--seed", type=count, default=0, help="of the scenes; they are in no data set (0)")

@@ -1,6 +1,7 @@
 """`--help` and a mistyped flag are answered at once: no program imports for them what it only needs for its work."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -35,7 +36,14 @@ PROGRAMS = sorted(name for name, path in MODULES.items() if STARTS in path.read_
 
 
 def ask_for_help(*programs: str) -> dict:
-    done = subprocess.run([sys.executable, "-c", ASK, *programs], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, *programs],
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -47,6 +55,7 @@ def test_help_of_no_program_imports_what_only_its_work_needs():
     for name, one in said.items():
         assert one["code"] == 0 and "usage" in one["help"], name
         assert not set(HEAVY) & set(one["imported"]), name
+        assert [line for line in one["help"].splitlines() if len(line) > 80] == [], name
 
 
 def test_help_of_what_reads_no_data_imports_no_arrays():

@@ -22,7 +22,7 @@ from dataloaders.prepare.linking import link
 from dataloaders.prepare.unpacking import unpack
 from dataloaders.prepare.verifying import verify
 from groundscore.errors import UserError, printable, run_main
-from groundscore.flags import positive
+from groundscore.flags import PageHelp, positive
 from utils.plugins import HELP, import_plugins
 
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}
@@ -31,7 +31,7 @@ _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}
 def build_parser() -> argparse.ArgumentParser:
     """Returns the command line of `python -m dataloaders.prepare`."""
     parser = argparse.ArgumentParser(
-        prog="python -m dataloaders.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m dataloaders.prepare", description=__doc__, formatter_class=PageHelp
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--dataset_dir", default="./dataset", type=Path, metavar="DIR", help="root of all data sets")

@@ -37,6 +37,7 @@ def test_a_wide_table_becomes_blocks_and_a_narrow_one_stays():
 
 def test_lines_are_broken_between_words_and_keep_their_indent():
     assert wrapped("  one two three\n- four five", 10) == "  one two\n  three\n- four\n  five"
+    assert wrapped("  do it     what it does", 16) == "  do it\n      what it\n      does"
     assert wrapped("a_name_that_is_too_long", 10) == "a_name_that_is_too_long"
 
 

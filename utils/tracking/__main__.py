@@ -12,15 +12,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from groundscore.errors import UserError, printable, run_main
+from groundscore.flags import PageHelp
 from utils.logging import META
 from utils.tracking.history import describe, difference, earlier_manifests, launches, read_manifest, restore
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `python -m utils.tracking`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m utils.tracking", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="python -m utils.tracking", description=__doc__, formatter_class=PageHelp)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--run", type=Path, metavar="DIR", help="the run (default: the newest in runs/)")
     common.add_argument("--debug", action="store_true", help="show tracebacks")
