@@ -133,7 +133,9 @@ class Images:
                     raise Refused(422, "bad_image", str(error).replace("image the image", "the image")) from None
                 self._kept[key] = image
             self._kept.move_to_end(key)
-            while len(self._kept) > 1 and sum(map(_pixels, self._kept.values())) > self._limits.batch_pixels:
+            while len(self._kept) > self._limits.together or (
+                len(self._kept) > 1 and sum(map(_pixels, self._kept.values())) > self._limits.batch_pixels
+            ):
                 self._kept.popitem(last=False)
         earlier = sum(len(TARGET.findall(turn.answer)) for turn in question.turns)
         if earlier > self._limits.targets * self._limits.turns or earlier * _pixels(image) > self._limits.mask_pixels:

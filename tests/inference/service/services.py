@@ -70,7 +70,8 @@ def photo(seed: int = 0, size: tuple[int, int] = (30, 44), form: str = "PNG") ->
 
 
 def ask(url: str, prompt: str = "Where is the ball?", image: bytes | None = None, **fields) -> httpx.Response:
-    """A question as a form."""
+    """A question as a form. client: for many of them, since each client reads certificates."""
+    client = fields.pop("client", httpx)
     files = {"image": ("photo.png", photo() if image is None else image)}
     headers = fields.pop("headers", None)
-    return httpx.post(f"{url}/v1/ground", data={"prompt": prompt, **fields}, files=files, headers=headers, timeout=60)
+    return client.post(f"{url}/v1/ground", data={"prompt": prompt, **fields}, files=files, headers=headers, timeout=60)

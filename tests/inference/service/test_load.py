@@ -2,6 +2,7 @@
 
 import gc
 
+import httpx
 import psutil
 import pytest
 
@@ -16,12 +17,12 @@ def test_memory_is_flat_over_two_hundred_requests():
         gc.collect()
         return process.memory_info().rss / 2**20
 
-    with running(GivenWords()) as server:
+    with running(GivenWords()) as server, httpx.Client() as client:
 
         def several(count: int) -> None:
             for number in range(count):
                 form = {"formats": "rle,png,polygons", "stream": "true" if number % 3 == 0 else "false"}
-                answer = ask(server.url, image=photo(number, (120, 160)), **form)
+                answer = ask(server.url, client=client, image=photo(number, (120, 160)), **form)
                 assert answer.status_code == 200 and ANSWER in answer.text
 
         several(60)
