@@ -34,14 +34,14 @@ def test_every_layer_has_a_card_for_every_target(answer):
 def test_iou_is_shown_where_there_is_a_truth():
     model, processor = tiny_model("UGround")
     shown = question(truth=box_mask(40, 60, (5, 5, 20, 30))[None])
-    assert len(re.findall(r"IoU \d\.\d\d", show_layers(model.eval(), processor, shown))) == model.config.num_layers
+    assert len(re.findall(r"IoU \d+\.\d\b", show_layers(model.eval(), processor, shown))) == model.config.num_layers
 
 
 def test_read_shows_its_points():
     model, processor = tiny_model("READ")
     truth = box_mask(40, 60, (5, 5, 20, 30))[None]
     page = show_layers(model.eval(), processor, question(truth=truth))
-    assert len(re.findall(r"IoU \d\.\d\d", page)) == 1
+    assert len(re.findall(r"IoU \d+\.\d\b", page)) == 1
     inside, outside = map(int, re.search(r"(\d+) points inside \(green\), (\d+) outside", page).groups())
     assert inside >= 1 and outside >= 1
 
