@@ -47,8 +47,8 @@ class Exchange:
     """One question and its answer about an image in the visitor's folder.
 
     folder: of this exchange's files; earlier: the turns that the model was shown before; layer: what was asked for.
-    colours: of the targets, on the image and in the text. thumbnail: its file, once it is drawn. source: the file that
-    the visitor chose.
+    colours: of the targets, on the image and in the text. source: the file that the visitor chose. thumbnail, drawn:
+    its small image, and images of its targets, once they are drawn.
     """
 
     folder: Path
@@ -65,6 +65,7 @@ class Exchange:
     colours: list[Colour]
     source: Path
     thumbnail: Path | None = None
+    drawn: list["TargetImages"] | None = None
 
     @property
     def number(self) -> int:
@@ -168,7 +169,7 @@ class Visitor:
         folder = self.folder / f"{self.number:04d}"
         folder.mkdir()
         image_path = Path(shutil.copy(other.image_path, folder))
-        self.exchanges.append(replace(other, folder=folder, image_path=image_path, thumbnail=None))
+        self.exchanges.append(replace(other, folder=folder, image_path=image_path, thumbnail=None, drawn=None))
         return self.exchanges[-1]
 
     def replace(self, old: Exchange, reply: Reply, layer: LayerChoice) -> None:
@@ -177,7 +178,8 @@ class Visitor:
         self.restore(old, new)
 
     def restore(self, exchange: Exchange, other: Exchange) -> None:
-        """Put another state of an exchange into its place."""
+        """Put another state of an exchange into its place; it is drawn again, since old files go."""
+        other.thumbnail = other.drawn = None
         self.exchanges[self.exchanges.index(exchange)] = other
 
 
@@ -229,7 +231,9 @@ class TargetImages:
 
 def draw_targets(exchange: Exchange) -> list[TargetImages]:
     """For each target its mask in its colour and, where there is one, its similarity map over the grey image, as large
-    as the page shows them."""
+    as the page shows them; drawn once."""
+    if exchange.drawn is not None:
+        return exchange.drawn
     (small, size), drawn = _fitted(exchange.image(), CARD_SIDE), []
     for number, target in enumerate(exchange.targets):
         mask, similarity = resize_mask(target.mask(), size), None
@@ -242,6 +246,7 @@ def draw_targets(exchange: Exchange) -> list[TargetImages]:
             fitted = cv2.resize(target.map, size, interpolation=cv2.INTER_LINEAR).astype(np.float32) / 255
             Image.fromarray(heat_map(small, fitted)).save(similarity, quality=90)
         drawn.append(TargetImages(path, similarity, found, target.layer, exchange.colours[number]))
+    exchange.drawn = drawn
     return drawn
 
 

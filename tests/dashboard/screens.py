@@ -59,4 +59,4 @@ class Screen:
     def leave(self) -> None:
         """Close the page; nothing may have gone wrong on it, and nothing may have left this host."""
         self.page.close()
-        assert (self.errors, self.abroad) == ([], [])
+        assert not self.errors and not self.abroad, f"{self.errors} {self.abroad}"

@@ -19,6 +19,7 @@ from dashboard.grounding import UNEXPECTED, Grounding
 from dashboard.viewer import viewer_value
 from dashboard.visit import Visit
 from groundscore.errors import UserError
+from groundscore.scoring import percent
 from inference.background import BackgroundModel
 from inference.limits import Limits
 from tests.dashboard.visits import tiny_session
@@ -132,7 +133,7 @@ def test_the_outlines_of_the_viewer_are_the_masks(tab, visit, photo):
         assert (filled == target.mask()).all()
         column, row = mask["at"]
         assert target.mask()[int(row), int(column)]
-        assert ["score", f"{target.score:.2f}", ""] in mask["facts"]
+        assert ["score", percent(target.score), ""] in mask["facts"]
 
 
 def test_looking_again_replaces_the_masks_and_keeps_the_words(tab, visit, photo):
