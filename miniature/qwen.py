@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dataloaders.batching.bpe_tokenization import BpeTokenizer
+from groundscore.reading import parse_json, read_json
 from groundscore.targets import REJ, SEG
 from groundscore.writing import write_json
 from miniature.sizes import MiniatureSizes
@@ -123,7 +124,7 @@ def extract_qwen(out: Path, model: "GroundingModel", processor: "GroundingProces
         whole = Path(folder) / FOLDER
         export_base(model, processor, whole)
         theirs = Qwen3VLForConditionalGeneration.from_pretrained(whole, dtype=torch.float32)
-        images = json.loads((whole / IMAGES_FILE).read_text(encoding="utf-8"))
+        images = read_json(whole / IMAGES_FILE)
     tokenizer = without_targets(processor.tokenizer)
     theirs.resize_token_embeddings(len(tokenizer))
     _write(out / FOLDER, theirs, tokenizer, images)
@@ -131,7 +132,7 @@ def extract_qwen(out: Path, model: "GroundingModel", processor: "GroundingProces
 
 def without_targets(tokenizer: BpeTokenizer) -> BpeTokenizer:
     """The tokenizer as it was before tokens of grounding were added to it, which come last."""
-    content = json.loads(tokenizer.__getstate__()["model"])
+    content = parse_json(tokenizer.__getstate__()["model"].decode(), "the tokenizer")
     names = tuple(target[:-1] for target in (SEG, REJ))
     content["added_tokens"] = [one for one in content["added_tokens"] if not one["content"].startswith(names)]
     settings = {name: value for name, value in tokenizer.settings.items() if name != "tokens_per_target"}

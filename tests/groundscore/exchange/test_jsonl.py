@@ -197,8 +197,14 @@ def changed(number, **values):
             lambda lines: [lines[0] | {"mask": {"size": lines[0]["mask"]["size"], "counts": "1"}}, *lines[1:]],
             "line 1: ",
         ),
-        (lambda lines: [{k: v for k, v in lines[0].items() if k != "mask"}], "line 1 has no 'mask'; docs/eval"),
-        (lambda lines: [{k: v for k, v in lines[0].items() if k != "split"}], "line 1 has no 'split'; docs/eval"),
+        (
+            lambda lines: [{k: v for k, v in lines[0].items() if k != "mask"}],
+            "line 1 has no 'mask'; the README of groundscore",
+        ),
+        (
+            lambda lines: [{k: v for k, v in lines[0].items() if k != "split"}],
+            "line 1 has no 'split'; the README of groundscore",
+        ),
         (lambda lines: [[]], "line 1 should be an object"),
     ],
 )
