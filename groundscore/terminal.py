@@ -18,7 +18,7 @@ def terminal_width(stream: TextIO | None = None) -> int | None:
         return int(columns)
     try:
         found = os.get_terminal_size((stream or sys.stdout).fileno()).columns
-    except (OSError, ValueError):  # no terminal; a stream without a file
+    except (OSError, ValueError, AttributeError):  # no terminal; a stream without a file
         return None
     return found if found >= NARROWEST else None
 
