@@ -2,6 +2,7 @@
 
     python -m benchmarks.loader --dataset_dir dataset/miniature_all
     python -m benchmarks.loader --synthetic 100000         a generated set of COCO's size, 640 × 480 as there
+    python -m benchmarks.loader --megapixels 12            photographs of 12 megapixels, three masks each
 
 The mixture of all families is drawn, decoded, resized and collated by the worker processes of `train_ds.py`, and
 nothing else happens. The last column compares with what a GPU's training step takes (--needed).
@@ -10,14 +11,17 @@ CPU seconds a sample are those of the workers; they suffer less from neighbours 
 
 from __future__ import annotations
 
+import argparse
 import resource
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import benchmark_parser
-from benchmarks.synthetic import add_source_flags, data_root
+from benchmarks.synthetic import PHOTOS, add_source_flags, data_root, write_photos
 from groundscore.errors import UserError, run_main
 
 PREFETCHED = 2  # micro-batches that `DataLoader` reads ahead for every worker
@@ -34,7 +38,8 @@ class Rate:
 def main(argv: Sequence[str]) -> None:
     """Prints a line per number of workers."""
     parser = benchmark_parser("loader", __doc__)
-    add_source_flags(parser)
+    source = add_source_flags(parser)
+    source.add_argument("--megapixels", type=float, metavar="N", help="generate four photographs of this size")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], metavar="N", help="processes (default: 1 2)")
     parser.add_argument("--batch_size", type=int, default=2, metavar="N", help="samples of a micro-batch (default: 2)")
     parser.add_argument("--samples", type=int, default=400, metavar="N", help="how many are drawn (default: 400)")
@@ -53,16 +58,28 @@ def main(argv: Sequence[str]) -> None:
 
     from benchmarks.measuring import in_a_new_process
 
-    with data_root(flags) as root:
+    with _data(flags) as (root, families):
         print("|workers|samples/s|CPU ms a sample|times what a GPU needs|\n|---|---|---|---|", flush=True)
         for workers in flags.workers:
-            arguments = (root, flags.families, workers, flags.batch_size, flags.samples, flags.tokenizer)
+            arguments = (root, families, workers, flags.batch_size, flags.samples, flags.tokenizer)
             rate = in_a_new_process(loader_rate, *arguments)
             print(
                 f"|{workers}|{rate.samples_per_second:.1f}|{1000 * rate.cpu_seconds:.0f}"
                 f"|{rate.samples_per_second / flags.needed:.1f}|",
                 flush=True,
             )
+
+
+@contextmanager
+def _data(flags: argparse.Namespace) -> Iterator[tuple[Path, str | None]]:
+    """The data root and the families that the flags ask for."""
+    if flags.megapixels is None:
+        with data_root(flags) as root:
+            yield root, flags.families
+        return
+    with tempfile.TemporaryDirectory(prefix="uground_photos_") as folder:
+        write_photos(Path(folder), flags.megapixels)
+        yield Path(folder), "custom"
 
 
 def loader_rate(root: Path, families: str | None, workers: int, batch_size: int, samples: int, tokenizer: Path) -> Rate:
@@ -79,7 +96,8 @@ def loader_rate(root: Path, families: str | None, workers: int, batch_size: int,
 
     torch.set_num_threads(1)
     names = families or ALL_FAMILIES
-    mixture = build_mixture(root, dataset=names, sample_rates=[1.0] * len(names.split("||")), samples_per_epoch=samples)
+    rates = [1.0] * len(names.split("||"))
+    mixture = build_mixture(root, dataset=names, sample_rates=rates, samples_per_epoch=samples, custom_data=PHOTOS)
     steps = samples // batch_size
     ahead = PREFETCHED * workers  # ready before the clock starts
     if steps <= ahead:

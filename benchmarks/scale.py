@@ -46,6 +46,34 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Assumption:
+    """A number that a prediction rests on: a field of `Machine`, its meaning, whether it is "assumed", "counted" or
+    "measured" by now, and the command that measures it."""
+
+    name: str
+    meaning: str
+    state: str
+    command: str
+
+
+ASSUMPTIONS = (
+    Assumption("tflops", "bf16 peak of a GPU, TFLOP/s; an H100's", "assumed", "the maker's data sheet"),
+    Assumption("utilisation", "share of it that is reached", "assumed", "python -m benchmarks.gpu (MFU)"),
+    Assumption("node_gbs", "GB/s of one GPU to the others of its node", "assumed", "NCCL's all_reduce_perf"),
+    Assumption("network_gbs", "GB/s of one GPU to other nodes", "assumed", "NCCL's all_reduce_perf, two nodes"),
+    Assumption("hidden", "share of the traffic that overlaps with computing", "assumed", "two nodes and a profiler"),
+    Assumption("runtime_gb", "GiB of CUDA and its libraries on a GPU", "assumed", "python -m benchmarks.gpu (memory)"),
+)
+# What is no field of `Machine`: how the rest of a prediction is known.
+FOUNDATIONS = (
+    Assumption("FLOPs, activations", "from the model's shapes", "counted", "python -m benchmarks.counting"),
+    Assumption("weights, optimizer", "by ZeRO's arithmetic", "counted", "python train_ds.py … --dry_run"),
+    Assumption("data keeps up", "samples/s of a worker", "measured", "python -m benchmarks.loader"),
+    Assumption("ranks start", "metadata operations; no network", "measured", "python -m benchmarks.ranks"),
+)
+
+
+@dataclass(frozen=True)
 class Prediction:
     """Per GPU: memory in GiB, its activations, and seconds of a micro-batch; samples_per_second of all GPUs."""
 
@@ -97,15 +125,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--images", type=int, default=2, metavar="N", help="images per GPU and micro-batch")
     parser.add_argument("--conversations", type=int, default=3, metavar="N", help="conversations about each image")
     parser.add_argument("--lora_r", type=int, default=8, metavar="N", help="0 trains the whole LLM")
-    for name, meaning in (
-        ("tflops", "bf16 peak of a GPU (an H100's: 989)"),
-        ("utilisation", "share of it that is reached (0.4)"),
-        ("node_gbs", "GB/s of one GPU to the others of its node (300)"),
-        ("network_gbs", "GB/s of one GPU to other nodes (40)"),
-        ("hidden", "share of the traffic that overlaps with computing (0.5)"),
-        ("runtime_gb", "GiB of CUDA and its libraries on every GPU (2)"),
-    ):
-        parser.add_argument(f"--{name}", type=float, default=getattr(Machine, name), help=f"assumed: {meaning}")
+    for assumption in ASSUMPTIONS:
+        standard = getattr(Machine, assumption.name)
+        meaning = f"{assumption.state}: {assumption.meaning} ({standard:g})"
+        parser.add_argument(f"--{assumption.name}", type=float, default=standard, help=meaning)
     parser.add_argument("--gpu_gb", type=float, default=80.0, help="memory of a GPU, GiB")
     flags = parser.parse_args(argv)
 
@@ -114,6 +137,11 @@ def main(argv: Sequence[str]) -> None:
     from benchmarks.bench_model import SIZES
     from benchmarks.counting import count_step
 
+    print("|number|value|meaning|how it is known|by what|\n|---|---|---|---|---|")
+    for one in (*ASSUMPTIONS, *FOUNDATIONS):
+        value = f"{getattr(flags, one.name):g}" if one in ASSUMPTIONS else ""
+        print(f"|{one.name}|{value}|{one.meaning}|{one.state}|{one.command}|")
+    print()
     machine = Machine(**{field.name: getattr(flags, field.name) for field in fields(Machine)})
     print("|model|TFLOP a step|GPUs|ZeRO|GiB a GPU|of it activations|fits|s a micro-batch|samples/s|")
     print("|---|---|---|---|---|---|---|---|---|")

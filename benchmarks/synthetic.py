@@ -27,6 +27,7 @@ ANNOTATIONS = 8  # objects per image
 POINTS = 24  # per polygon
 TURNS = 3  # per dialogue
 REASON_IMAGES = 240
+PHOTOS = "photos"  # of `custom/`
 MSCOCO = "refer_seg/images/mscoco/images"
 IMAGE_FOLDERS = (
     "ade20k/images/training",
@@ -42,13 +43,14 @@ IMAGE_FOLDERS = (
 LABEL_FOLDERS = ("ade20k/annotations/training", "cocostuff/train2017", "mapillary/training/v2.0/labels")
 
 
-def add_source_flags(parser: argparse.ArgumentParser) -> None:
-    """--dataset_dir or --synthetic, one of them."""
+def add_source_flags(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """--dataset_dir or --synthetic, one of them; returns their group."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset_dir", type=Path, metavar="DIR", help="measure this data set")
     source.add_argument(
         "--synthetic", type=int, metavar="IMAGES", help="generate annotations for this number of images"
     )
+    return source
 
 
 @contextmanager
@@ -91,12 +93,30 @@ def write_synthetic(root: Path, images: int) -> None:
         _write_muse(root / f"multi_reason_seg/MultiReasonSeg/MUSE_{split}.json", count + 1, polygons)
 
 
-def _image(rng: np.random.Generator) -> np.ndarray:
+def write_photos(root: Path, megapixels: float, count: int = 4) -> None:
+    """`custom/photos.jsonl`: JPEGs of so many pixels, 4 : 3, each with three masks in three conversations."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+    height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
+    width = round(height * 4 / 3)
+    scale = np.tile([width / WIDTH, height / HEIGHT], POINTS)
+    folder = root / "custom"
+    folder.mkdir(parents=True)
+    turn = [{"question": "What is it?", "answer": "It is [SEG]."}]
+    with (folder / f"{PHOTOS}.jsonl").open("w") as file:
+        for number in range(count):
+            cv2.imwrite(str(folder / f"{number}.jpg"), _image(rng, height, width), [cv2.IMWRITE_JPEG_QUALITY, 90])
+            masks = [{"polygons": [(scale * _polygon(rng)).tolist()]} for _ in range(3)]
+            file.write(json.dumps({"image": f"{number}.jpg", "conversations": [turn] * 3, "masks": masks}) + "\n")
+
+
+def _image(rng: np.random.Generator, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """Uint8 [H, W, 3] that a JPEG needs about as many bytes for as for a photograph."""
     import cv2
 
-    coarse = rng.integers(0, 256, (15, 20, 3), dtype=np.uint8)
-    smooth = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    coarse = rng.integers(0, 256, (height // 32, width // 32, 3), dtype=np.uint8)
+    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.float32)
     return np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
 
 

@@ -269,6 +269,7 @@ def build(launch: Launch) -> Built:
     validation = launch.validation
     mixture = build_data(config, schedule)
     model, processor, report = build_model(config, precision=launch.precision)
+    processor.identifies_images = bool(config.cache_features)
     say(report.whole() if config.debug else str(report))
     add_adapters_and_freeze(model, config)
     settings = describe_run(config, model, launch.precision, world)

@@ -5,6 +5,8 @@ of ranks or workers. Micro-batch m holds the samples m B … m B + B - 1, and ra
 r + W, …: W ranks see in a step the very micro-batches that one rank sees in W times as many accumulations.
 """
 
+import contextlib
+import ctypes
 from collections.abc import Iterator
 from functools import partial
 
@@ -94,11 +96,27 @@ class CounterSampler(Sampler[list[tuple[int, int]]]):
         return len(self.firsts)
 
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
+
+
+def keep_large_blocks() -> None:
+    """Has this process keep the memory of large arrays that it frees, for the next ones of that size.
+
+    glibc gives it back to the system, which clears every page of the next image again: of 12 megapixels, with its masks
+    and what they are resized from, that takes as long as everything else. Elsewhere nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def prepare_worker(worker_id: int, end: WorkersEnd | None = None) -> None:
     """Workers share the machine's cores with each other and with training; `end` decides when they may end."""
     if end is not None:
         end.protect()
     torch.set_num_threads(1)
+    keep_large_blocks()
     try:
         import cv2
     except ImportError:

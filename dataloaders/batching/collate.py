@@ -39,6 +39,7 @@ class Processor:
     backbone_images, decoder_images: what prepares images for the two encoders; the second is None for a mask decoder
         that reads the backbone's features.
     conv_type: conversation template, a key of `dataloaders.batching.conversation.TEMPLATES`.
+    identifies_images: batches say which image is which (`Batch.image_keys`); set where features are cached.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Processor:
         self.backbone_images = backbone_images
         self.decoder_images = decoder_images
         self.conv_type = conv_type
+        self.identifies_images = False
 
     def decode(self, ids: Sequence[int]) -> str:
         """What a model wrote, with `[SEG]` and `[REJ]` once per target."""
@@ -200,7 +202,7 @@ class Collator:
             masks=masks,
             ignore=[None if s.ignore is None else torch.from_numpy(np.array(s.ignore, dtype=bool)) for s in kept],
             sources=[_source(sample) for sample in kept],
-            image_keys=[image_key(sample.image) for sample in kept],
+            image_keys=[image_key(s.image) for s in kept] if self.processor.identifies_images else None,
         )
 
     def _encode(self, sample: Sample, image_tokens: int) -> tuple[list[EncodedConversation], Tensor, list[bool]]:
@@ -234,8 +236,8 @@ class Collator:
                 chosen += [index for index in range(first, first + count) if kinds[index]]
                 chosen_kinds += kinds[first : first + count]
             first += count
-        masks = sample.masks[[] if is_question else chosen] != 0
-        return fitting, torch.from_numpy(np.ascontiguousarray(masks)), chosen_kinds
+        masks = sample.masks[[] if is_question else chosen] if len(chosen) < len(kinds) or is_question else sample.masks
+        return fitting, torch.from_numpy(_as_bool(masks)), chosen_kinds
 
     def _cut(self, conversation: EncodedConversation, sample: Sample) -> EncodedConversation | None:
         if self.max_length is None or len(conversation) <= self.max_length:
@@ -305,6 +307,13 @@ class Collator:
             "rej_positions": targets(layout.rej),
             "rej_image": torch.tensor(layout.rej_image, dtype=torch.int64),
         }
+
+
+def _as_bool(masks: np.ndarray) -> np.ndarray:
+    """Masks that are not 0, bool; those in {0, 1} without a copy."""
+    if masks.dtype == np.uint8 and masks.flags.c_contiguous and masks.max(initial=0) <= 1:
+        return masks.view(bool)
+    return np.ascontiguousarray(masks != 0)
 
 
 def _source(sample: Sample) -> str:

@@ -176,10 +176,12 @@ def cache_directory(dataset_dir: Path) -> Path | None:
         with contextlib.suppress(RuntimeError):  # nobody knows where home is
             folders.append(Path.home() / ".cache" / "uground" / owner)
     for folder in folders:
+        marker = folder / ".gitignore"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError), (folder / ".gitignore").open("x") as file:
-                file.write("*\n")
+            if not marker.exists():  # one question for every index that a rank opens, on a disk that all ranks share
+                folder.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileExistsError), marker.open("x") as file:
+                    file.write("*\n")
         except OSError:
             continue
         if os.access(folder, os.W_OK | os.X_OK):
@@ -250,15 +252,16 @@ def _user_key() -> bytes | None:
     chosen = os.environ.get(ENVIRONMENT)
     try:
         folder = Path(chosen) if chosen else Path.home() / ".cache" / "uground"
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / "index.key"
-        if not path.exists():
-            with _locked(path.with_suffix(".lock")):
-                if not path.exists():
-                    temporary = path.with_suffix(".writing")
-                    temporary.touch(mode=0o600)
-                    temporary.write_bytes(secrets.token_bytes(32))
-                    os.replace(temporary, path)
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_bytes()
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_suffix(".lock")):
+            if not path.exists():
+                temporary = path.with_suffix(".writing")
+                temporary.touch(mode=0o600)
+                temporary.write_bytes(secrets.token_bytes(32))
+                os.replace(temporary, path)
         return path.read_bytes()
     except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows where home is
         logger.warning(

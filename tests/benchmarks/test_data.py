@@ -65,3 +65,9 @@ def test_usage_is_told(arguments, capsys):
         data.main(arguments)
     shown = capsys.readouterr()
     assert "--synthetic" in shown.out + shown.err
+
+
+def test_the_loader_is_measured_on_photographs(capsys):
+    loader.main(["--megapixels", "0.1", "--workers", "1", "--samples", "8"])
+    workers, rate, cpu, _ = capsys.readouterr().out.splitlines()[-1].strip("|").split("|")
+    assert workers == "1" and float(rate) > 0 and float(cpu) > 0

@@ -221,3 +221,22 @@ def test_items_of_evaluation_sets_make_batches(data_root, make_processor, joint)
 
     assert batch.target_is_seg == [[True, True, True, False]]
     assert len(batch.masks[0]) == 3
+
+
+def test_images_are_only_identified_where_their_features_are_cached(make_processor):
+    processor = make_processor()
+
+    assert Collator(processor)([sample_of("It is [SEG].")]).image_keys is None
+    processor.identifies_images = True
+    (key,) = Collator(processor)([sample_of("It is [SEG].")]).image_keys
+    assert len(key) == 32
+
+
+def test_masks_go_on_without_a_copy_and_other_values_count_as_set(make_processor):
+    sample = sample_of("[SEG] [SEG]")
+    (masks,) = Collator(make_processor())([sample]).masks
+    assert np.shares_memory(masks.numpy(), sample.masks)
+
+    sample.masks = sample.masks * np.uint8(255)
+    (other,) = Collator(make_processor())([sample]).masks
+    assert other.dtype == torch.bool and torch.equal(other, masks)
