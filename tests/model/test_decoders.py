@@ -191,6 +191,7 @@ def test_images_with_0_1_and_40_targets_in_one_batch_are_segmented_as_alone(name
 @pytest.mark.parametrize("name", ["sam_hq", *STRETCHING])
 def test_cached_features_of_several_tensors_give_the_same_masks(name, tmp_path):
     model, processor = tiny_model("UGround", mask_decoder=name)
+    processor.identifies_images = True
     batch = Collator(processor)(samples_with(1, 2))
     plain = model.eval().segment(batch, layer=2)
     model.requires_grad_(False)

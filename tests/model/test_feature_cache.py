@@ -21,6 +21,7 @@ def frozen_model(system="UGround", seed=0):
     for part in (model.backbone, model.decoder):
         if part.encoder is not None:
             part.encoder.requires_grad_(False)
+    processor.identifies_images = True
     return model, Collator(processor)
 
 

@@ -129,6 +129,7 @@ def test_a_target_that_is_written_gets_a_mask_and_a_map():
 
 def test_the_layers_can_be_analysed_and_features_cached(tmp_path):
     model, processor = toy()
+    processor.identifies_images = True
     batch = Collator(processor)(samples())
     analysis = layer_analysis(model.eval(), batch)
     assert analysis.iou.shape == (4, model.config.num_layers)
