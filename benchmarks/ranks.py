@@ -19,8 +19,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from benchmarks import benchmark_parser
@@ -33,11 +34,10 @@ BATCH_SIZE, STEPS = 2, 100  # of every rank
 
 @dataclass(frozen=True)
 class Started:
-    """What a rank did until it had its first micro-batch: operations by kind, index files written, CPU seconds, and
-    the samples (epoch, item) of the micro-batch."""
+    """What a rank did until it had its first micro-batch: operations by kind, CPU seconds, and the samples
+    (epoch, item) of the micro-batch."""
 
     operations: dict[str, int]
-    written: int
     cpu_seconds: float
     samples: list[tuple[int, int]]
 
@@ -57,23 +57,49 @@ def main(argv: Sequence[str]) -> None:
             f"|start of {flags.ranks} ranks|operations a rank|of all|index files written|CPU s a rank|\n{'|---' * 5}|"
         )
         for start in ("first", "again"):
-            ranks = start_ranks(root, flags.families, Path(cache), ranks=flags.ranks, together=flags.together)
+            ranks, written = start_ranks(root, flags.families, Path(cache), ranks=flags.ranks, together=flags.together)
             operations = [sum(rank.operations.values()) for rank in ranks]
             seconds = statistics.median(rank.cpu_seconds for rank in ranks)
-            written = sum(rank.written for rank in ranks)
             print(
                 f"|{start}|{statistics.median(operations):.0f}|{sum(operations)}|{written}|{seconds:.2f}|", flush=True
             )
 
 
-def start_ranks(root: Path, families: str | None, cache: Path, *, ranks: int, together: int) -> list[Started]:
-    """Start every rank once, in a process of its own. cache: where their indices lie."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(together, ranks), context, max_tasks_per_child=1) as pool:
-        return list(pool.map(_start, *zip(*((root, families, cache, rank, ranks) for rank in range(ranks)))))
+def start_ranks(
+    root: Path, families: str | None, cache: Path, *, ranks: int, together: int
+) -> tuple[list[Started], int]:
+    """Start every rank once, in a process of its own. cache: where their indices lie.
+
+    Returns what each did, and how many index files they and their helpers wrote together.
+    """
+    import training.data  # noqa: F401 (once, before the processes are forked)
+
+    context = multiprocessing.get_context("fork")
+    started: list[Started] = []
+    written = context.Value("i")
+    for first in range(0, ranks, together):
+        wave = []
+        for rank in range(first, min(first + together, ranks)):
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_report, args=(sender, written, root, families, cache, rank, ranks))
+            process.start()
+            sender.close()
+            wave.append((rank, process, receiver))
+        for rank, process, receiver in wave:
+            try:
+                started.append(receiver.recv())
+            except EOFError as error:
+                raise UserError(f"rank {rank} could not start; what it says stands above") from error
+            finally:
+                process.join()
+    return started, written.value
 
 
-def _start(root: Path, families: str | None, cache: Path, rank: int, ranks: int) -> Started:
+def _report(sender: Connection, written: Synchronized, *arguments) -> None:
+    sender.send(_start(written, *arguments))
+
+
+def _start(written: Synchronized, root: Path, families: str | None, cache: Path, rank: int, ranks: int) -> Started:
     from dataloaders.mixture import build_mixture
     from dataloaders.settings import ALL_FAMILIES
     from groundscore.annotations.index_cache import ENVIRONMENT
@@ -83,27 +109,27 @@ def _start(root: Path, families: str | None, cache: Path, rank: int, ranks: int)
     names = families or ALL_FAMILIES
     rates = [1.0] * len(names.split("||"))
     total = ranks * BATCH_SIZE * STEPS
-    counted, written = _count_operations()
+    counted = _count_operations(written)
     began = time.process_time()
     mixture = build_mixture(root, dataset=names, sample_rates=rates, samples_per_epoch=total)
     sampler = CounterSampler(start=0, stop=total, per_epoch=total, batch_size=BATCH_SIZE, rank=rank, world_size=ranks)
     samples = next(iter(sampler))
     for sample in samples:
         mixture[sample]
-    return Started(dict(counted), len(written), time.process_time() - began, samples)
+    return Started(dict(counted), time.process_time() - began, samples)
 
 
-def _count_operations() -> tuple[Counter[str], list[str]]:
-    """Counts what this process does from here on, and lists the index files that it names."""
+def _count_operations(written: Synchronized) -> Counter[str]:
+    """Counts what this process does from here on; written: index files that it and its helpers name."""
     counted: Counter[str] = Counter()
-    written: list[str] = []
     stat = os.stat
 
     def hook(event: str, arguments: tuple) -> None:
         if event in OPERATIONS:
             counted[event] += 1
             if event == "os.rename" and str(arguments[1]).endswith(".arrow"):
-                written.append(str(arguments[1]))
+                with written:
+                    written.value += 1
 
     def counted_stat(*arguments, **options):
         counted["os.stat"] += 1
@@ -111,7 +137,7 @@ def _count_operations() -> tuple[Counter[str], list[str]]:
 
     sys.addaudithook(hook)
     os.stat = counted_stat
-    return counted, written
+    return counted
 
 
 if __name__ == "__main__":
