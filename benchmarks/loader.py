@@ -38,6 +38,7 @@ class Rate:
 def main(argv: Sequence[str]) -> None:
     """Prints a line per number of workers."""
     parser = benchmark_parser("loader", __doc__)
+    parser.usage = "%(prog)s SOURCE [OPTION ...]"  # the sources in one pair of brackets do not fit 80 columns
     source = add_source_flags(parser)
     source.add_argument("--megapixels", type=float, metavar="N", help="generate four photographs of this size")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], metavar="N", help="processes (default: 1 2)")

@@ -135,7 +135,8 @@ def test_the_page_says_first_what_the_policy_buys_with_an_interval(tmp_path, lea
     first = text.splitlines()[2]
     found = difference(results, LEARNED, LAST_ROW)
     low, high = bounds(found)
-    assert f"{found.mean:+.3f} IoU ({low:+.3f} to {high:+.3f}, 3 seeds: {verdict})" in first
+    between = f"{100 * low:+.1f} to {100 * high:+.1f}"
+    assert f"{100 * found.mean:+.1f} IoU ({between}, 3 seeds: {verdict})" in first
     assert "the best layer beyond luck" in first and "Not trained yet: " in text
 
 

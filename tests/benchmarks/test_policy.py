@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import policy
-from evaluation.layer_analysis import layer_rewards
+from evaluation import layer_analysis
 from miniature import data
 
 
@@ -15,14 +15,14 @@ def root(tmp_path_factory):
 
 
 def test_estimators_are_measured_on_pictures_prepared_as_the_model_takes_them(root, capsys, monkeypatch):
-    checked_models = []
+    checked_models, measure = [], layer_analysis.layer_rewards
 
     def checked(model, processor, *arguments, **options):
         checked_models.append(model)
         assert processor.backbone_images.padded is model.config.pad_train_clip_images is True
-        return layer_rewards(model, processor, *arguments, **options)
+        return measure(model, processor, *arguments, **options)
 
-    monkeypatch.setattr(policy, "layer_rewards", checked)
+    monkeypatch.setattr(layer_analysis, "layer_rewards", checked)
     policy.main(["--dataset_dir", str(root), "--images", "2", "--draws", "20"])
     assert len(checked_models) == 1
     targets, rewards, best, _, header, _, *rows = capsys.readouterr().out.splitlines()

@@ -96,7 +96,7 @@ def test_a_model_goes_to_the_hub_whole_and_with_a_card(hub, tmp_path):
     assert torch.equal(again.lm_head.weight, ours.lm_head.weight)
     card = huggingface_hub.ModelCard.load(tmp_path / "README.md")
     assert card.data.library_name == "transformers" and card.data.base_model == "liuhaotian/llava"
-    assert "| ReasonSeg\\|val | 0.5123 | - |" in card.text
+    assert "| ReasonSeg\\|val | 51.2 | none |" in card.text
     assert "--version me/kite" in card.text
 
 
