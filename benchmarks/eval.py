@@ -9,7 +9,6 @@ expression encodes its image, reads its prompt and decodes its mask alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from benchmarks import benchmark_parser
 from benchmarks.measuring import Cost, measure
 from benchmarks.step import REFERENCE
 from groundscore.errors import run_main
+from groundscore.writing import write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
         content = {
             name: {"batched": numbers(both[0]), "one at a time": numbers(both[1])} for name, both in costs.items()
         }
-        options.out.write_text(json.dumps({"shape": asdict(shape), **content}, indent=2) + "\n", encoding="utf-8")
+        write_json(options.out, {"shape": asdict(shape), **content})
 
 
 def compare(model: GroundingModel, shape: BenchShape, work: Callable, repeat: int) -> tuple[Cost, Cost]:

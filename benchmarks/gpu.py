@@ -29,7 +29,6 @@ activations count as work here, since they are counted in the FLOPs; the LLM's f
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -38,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import benchmark_parser
 from groundscore.errors import UserError, run_main
+from groundscore.writing import write_json
 
 if TYPE_CHECKING:
     from benchmarks.gpu_checks import Finding
@@ -106,7 +106,7 @@ def run_checks(flags: argparse.Namespace) -> int:
         print(f"{results[name]['status']:<9}{name:<12}{results[name]['text']}", flush=True)
     flags.out.parent.mkdir(parents=True, exist_ok=True)
     content = {"card": card, "size": flags.size, "precision": bench.precision, "torch": torch.__version__}
-    flags.out.write_text(json.dumps(content | {"checks": results}, indent=2) + "\n", encoding="utf-8")
+    write_json(flags.out, content | {"checks": results})
     print(f"{time.monotonic() - began:.0f} s; all numbers: {flags.out}")
     world.close()
     return int(any(result["status"] == "failed" for result in results.values()))

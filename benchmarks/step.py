@@ -13,7 +13,6 @@ from neighbours.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import benchmark_parser
 from groundscore.errors import run_main
+from groundscore.writing import write_json
 
 if TYPE_CHECKING:
     from benchmarks.bench_model import BenchShape
@@ -85,7 +85,7 @@ def _report(flags: argparse.Namespace) -> None:
         for row in table_rows(name, cost, REFERENCE[name] if comparable else None):
             print(row, flush=True)
     if flags.json:
-        flags.json.write_text(json.dumps({"shape": asdict(shape), "system": flags.system, "costs": costs}, indent=2))
+        write_json(flags.json, {"shape": asdict(shape), "system": flags.system, "costs": costs})
 
 
 def table_rows(name: str, cost: Cost, reference: Yardstick | None) -> list[str]:

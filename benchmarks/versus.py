@@ -28,6 +28,7 @@ from typing import Any
 
 from benchmarks import benchmark_parser
 from groundscore.errors import UserError, run_main
+from groundscore.writing import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKS = {
@@ -89,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
             for line in table_rows(WORKS[work].format(tokens=comparison.new_tokens), turns[work]):
                 print(line, flush=True)
     if flags.json:
-        flags.json.write_text(json.dumps({"comparison": asdict(comparison), "turns": turns}, indent=2))
+        write_json(flags.json, {"comparison": asdict(comparison), "turns": turns})
 
 
 def _sizes(text: str) -> tuple[tuple[int, int], ...]:

@@ -5,38 +5,30 @@ mask of the answer is compared with all pixels of that class. The options that n
 """
 
 import argparse
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from groundscore.errors import run_main
-from groundscore.flags import PageHelp, count
 from groundscore.pools import fill, pick, read_pool
+from groundscore.scoring import percent
 from groundscore.scoring.counts import mask_iou
 from groundscore.scoring.tables import markdown_table
-from inference.model_flags import add_model_flags, load_flagged_model
+from groundscore.writing import write_json
+from inference.model_flags import load_flagged_model
 from miniature.region_sets import class_labels, class_names
 from miniature.scenes import Scene, random_scene
+from miniature.words import scene_parser
 
 
 def main(argv: Sequence[str]) -> None:
     """Asks, compares and prints."""
-    parser = argparse.ArgumentParser(prog="python -m miniature.classes", description=__doc__, formatter_class=PageHelp)
-    add_model_flags(parser)
-    parser.add_argument("--scenes", type=count, default=40, help="scenes to ask about (40)")
-    parser.add_argument("--seed", type=count, default=0, help="of the scenes; they are in no data set (0)")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the scores")
-    options = parser.parse_args(argv)
+    options = scene_parser("classes", __doc__).parse_args(argv)
     scores = score(options)
-    rows = [
-        ["class", "asked", "gIoU"],
-        *([name, str(one["asked"]), _share(one["gIoU"])] for name, one in scores.items()),
-    ]
-    print(markdown_table(rows))
+    rows = [[name, str(one["asked"]), percent(one["gIoU"])] for name, one in scores.items()]
+    print(markdown_table([["class", "asked", "gIoU"], *rows]))
     if options.output:
-        options.output.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+        write_json(options.output, scores)
 
 
 def score(options: argparse.Namespace) -> dict[str, dict]:
@@ -62,10 +54,6 @@ def class_masks(scene: Scene) -> dict[str, np.ndarray]:
     values = {name: number for number, name in enumerate(class_names())}
     labels = class_labels(scene, values)
     return {name: labels == value for name, value in values.items() if (labels == value).any()}
-
-
-def _share(value: float | None) -> str:
-    return "none" if value is None else f"{value:.2f}"
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Put the quickstart's results together: `python -m miniature.report --help`."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from groundscore.errors import UserError, run_main
 from groundscore.reading import read_json
 from groundscore.scoring import percent
+from groundscore.writing import write_json
 
 PROTOCOLS = ("generated", "given")
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
         "layers": trained["layers"],
         "seconds": _seconds(arguments.seconds),
     }
-    arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.out, report)
     print(describe(report))
 
 

@@ -6,7 +6,6 @@ answer is right or wrong as it stands, and wrong where it has a mask. The option
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +13,9 @@ import numpy as np
 
 from groundscore.errors import run_main
 from groundscore.flags import PageHelp, count
+from groundscore.scoring import percent
 from groundscore.scoring.tables import markdown_table
+from groundscore.writing import write_json
 from inference.model_flags import add_model_flags, load_flagged_model
 from miniature.language import QUESTIONS, ask
 from miniature.scenes import Scene, random_scene
@@ -22,20 +23,28 @@ from miniature.scenes import Scene, random_scene
 
 def main(argv: Sequence[str]) -> None:
     """Asks, counts and prints."""
-    parser = argparse.ArgumentParser(prog="python -m miniature.words", description=__doc__, formatter_class=PageHelp)
-    add_model_flags(parser)
-    parser.add_argument("--scenes", type=count, default=40, help="scenes to ask about (40)")
-    parser.add_argument("--seed", type=count, default=0, help="of the scenes; they are in no data set (0)")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the scores and the wrong answers")
-    options = parser.parse_args(argv)
+    options = scene_parser("words", __doc__).parse_args(argv)
     scores = score(options)
     rows = [["kind", "right", "of", "share", "with a mask"]]
     for kind, one in scores.items():
-        share = f"{one['right'] / one['asked']:.2f}" if one["asked"] else "none"
-        rows.append([kind, str(one["right"]), str(one["asked"]), share, str(one["masked"])])
+        share = one["right"] / one["asked"] if one["asked"] else None
+        rows.append([kind, str(one["right"]), str(one["asked"]), percent(share), str(one["masked"])])
     print(markdown_table(rows))
     if options.output:
-        options.output.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+        write_json(options.output, scores)
+
+
+def scene_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The parser of `python -m miniature.NAME`, which asks a model about new scenes; description: the module's
+    docstring."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m miniature.{name}", description=description, formatter_class=PageHelp
+    )
+    add_model_flags(parser)
+    parser.add_argument("--scenes", type=count, default=40, help="scenes to ask about (40)")
+    parser.add_argument("--seed", type=count, default=0, help="of the scenes; they are in no data set (0)")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the scores, and wrong answers in words")
+    return parser
 
 
 def score(options: argparse.Namespace) -> dict[str, dict]:
