@@ -15,13 +15,14 @@ RUNS/features and used again. Arguments go to train_ds.py.
 With --backbone qwen3_vl the base is a small model in Qwen3-VL's layout. No trained one is shipped: make it first with
 BACKBONE=qwen3_vl ./scripts/miniature/pretrain.sh, which takes hours.
 
-  RUNS     where runs are kept     (default runs)
-  DATA     data set                (default dataset/miniature)
-  SCALE    size of the data set    (default 0.75)
-  LIMIT    images scored per split (default 60)
-  BASE     base models             (default miniature/weights, miniature/weights_qwen3_vl)
-  SAM      mask decoder, any kind  (default $BASE/sam_miniature.pth)
-  DEVICE   cpu, cuda or auto       (default cpu)
+  RUNS       where runs are kept     (default runs)
+  DATA       data set                (default dataset/miniature)
+  SCALE      size of the data set    (default 0.75)
+  LIMIT      images scored per split (default 60)
+  BASE       base models             (default miniature/weights, miniature/weights_qwen3_vl)
+  SAM        mask decoder, any kind  (default $BASE/sam_miniature.pth)
+  DEVICE     cpu, cuda or auto       (default cpu)
+  PROCESSES  that train on a CPU     (default 1 or 2, as measured; scores differ by a point or so)
 HELP
     exit 0
 fi
@@ -72,7 +73,8 @@ fi
 # is one. Which is so is measured; cores that do nothing for a second process do nothing for a second thread either.
 processes=1 threads=$(nproc)
 if [[ "$DEVICE" == cpu ]]; then
-    processes=$(.venv/bin/python -m utils.cores)
+    processes="${PROCESSES:-$(.venv/bin/python -m utils.cores)}"
+    [[ "$processes" =~ ^[12]$ ]] || { echo "[quickstart] PROCESSES=$processes: 1 or 2" >&2 && exit 2; }
     threads=$((processes == 1 ? 1 : threads / processes))
 fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$threads}"
