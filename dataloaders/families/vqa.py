@@ -17,7 +17,7 @@ from groundscore.annotations.images import read_image
 from groundscore.annotations.llava import LlavaDialogues, dialogues_path
 from groundscore.errors import UserError
 from groundscore.names import split_names
-from utils.settings import option
+from utils.settings import at_least, option
 
 _PAGE = "huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K"
 _LLAVA_INSTRUCT = Download(
@@ -35,6 +35,9 @@ class VqaSettings:
     """The flags of this family."""
 
     vqa_data: str = option("llava_instruct_150k", "data", "question-answering set")
+    vqa_conversations: int = option(
+        1, "data", "dialogues of a drawn image at most, which share the image's tokens", check=at_least(1)
+    )
 
 
 class Vqa(Family):
@@ -49,6 +52,7 @@ class Vqa(Family):
     ):
         (name,) = split_names(settings.vqa_data)
         self._dialogues = LlavaDialogues(root, name, excluded=excluded, bad_samples=bad_samples)
+        self._most = settings.vqa_conversations
 
     @classmethod
     def check(cls, settings: Any) -> None:
@@ -64,12 +68,17 @@ class Vqa(Family):
         return {self._dialogues.name: len(self._dialogues)}
 
     def draw(self, rng: np.random.Generator) -> Sample:
-        path, turns = self._dialogues[int(rng.integers(len(self._dialogues)))]
+        drawn = int(rng.integers(len(self._dialogues)))
+        path, turns = self._dialogues[drawn]
         image = read_image(path)
+        spoken = [turns]
+        if self._most > 1:
+            others = [number for number in self._dialogues.of_same_image(drawn) if number != drawn]
+            spoken += [self._dialogues[number][1] for number in rng.permutation(others)[: self._most - 1].tolist()]
         return Sample(
             image_path=path,
             image=image,
-            conversations=[tuple(Turn(question, answer) for question, answer in turns)],
+            conversations=[tuple(Turn(question, answer) for question, answer in turns) for turns in spoken],
             masks=np.zeros((0, *image.shape[:2]), np.uint8),
             ignore=None,
             family=self.name,

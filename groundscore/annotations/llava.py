@@ -5,6 +5,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.index_cache import open_entries
 from groundscore.annotations.json_files import NOT_OFFICIAL, entries_by_image, require_list, require_path, require_text
@@ -43,6 +45,12 @@ class LlavaDialogues(Sequence[Dialogue]):
     def __getitem__(self, number: int) -> Dialogue:
         image_name, turns = self._records[number]
         return self._images / image_name, turns
+
+    def of_same_image(self, number: int) -> list[int]:
+        """Returns the indices of all dialogues about the image of dialogue `number`, itself included."""
+        images, (name, _) = self._records.keys, self._records[number]
+        alike = np.flatnonzero(images == images[number]) if images[number] >= 0 else [number]  # sets share numbers
+        return [int(index) for index in alike if self._records[index][0] == name]
 
     def _parse(self) -> dict[str, Any]:
         return entries_by_image(read_items(self._path), self._read, itemgetter(0))

@@ -1,5 +1,6 @@
 """Each family draws samples that say what their masks show."""
 
+import contextlib
 import json
 import pickle
 import re
@@ -222,6 +223,31 @@ def test_dialogues_are_taken_over_turn_by_turn(data_root):
     ((first, second),) = sample.conversations
     assert (first.question, first.answer, second.question, second.answer) == ("What is it?", "A cat.", "Sure?", "Yes.")
     assert sample.masks.shape == (0, 24, 32)
+
+
+def test_dialogues_about_one_image_are_drawn_together(data_root):
+    def about(image: str, question: str) -> dict:
+        turns = [{"from": "human", "value": question}, {"from": "gpt", "value": "Yes."}]
+        return {"id": "1", "image": image, "conversations": turns}
+
+    path, name = data_root / "llava_dataset/llava_instruct_150k.json", "000000000001.jpg"
+    items = [about(name, f"Is it {number}?") for number in range(5)]
+    path.write_text(json.dumps([items[0], about(f"other/{name}", "Who?"), *items[1:], about("z.jpg", "No number?")]))
+
+    def drawn(most: int) -> list[set[str]]:
+        family = family_of("vqa", data_root, vqa_data="llava_instruct_150k", vqa_conversations=most)
+        rng, found = np.random.default_rng(0), []
+        while len(found) < 20:
+            with contextlib.suppress(UserError):  # the other images do not exist
+                conversations = family.draw(rng).conversations
+                found.append({turn.question for (turn,) in conversations})
+                assert len(found[-1]) == len(conversations)
+        return found
+
+    assert {len(questions) for questions in drawn(1)} == {1}
+    assert {len(questions) for questions in drawn(3)} == {3}
+    assert drawn(9)[0] == {f"Is it {number}?" for number in range(5)}
+    assert set().union(*drawn(3)) == set().union(*drawn(1)) == drawn(9)[0]
 
 
 @pytest.mark.parametrize(
