@@ -18,6 +18,7 @@ from checkpoints.runs.resharding import is_gate
 from groundscore.errors import UserError
 from model.decoders.multiscale import ScaleTransformers
 from model.decoders.targets import TargetDecoder
+from model.losses import TokenHead
 from model.policy import REFERENCE_GATE
 from training.config import TrainingConfig
 from utils.distributed import World
@@ -45,11 +46,13 @@ def engine_config(
     total_steps: int,
     overlap: bool,
     policy_lr: float | None = None,
+    muon: bool = False,
     bucket: int = BUCKET,
 ) -> dict[str, Any]:
     """DeepSpeed's configuration.
 
-    lr, policy_lr: see `build_optimizer`; both follow the same schedule, and warm-up starts at the same share of them.
+    lr, policy_lr, muon: see `build_optimizer`, whose groups follow the same schedule; warm-up starts at the same share
+    of their rates.
     overlap: hide communication behind the backward pass (CUDA). bucket: gradients that are reduced together at most; no
     use above the number of all.
     """
@@ -57,6 +60,9 @@ def engine_config(
     if policy_lr is not None:
         lowest.append(warmup_min_lr * policy_lr / lr)
         highest.append(policy_lr)
+    if muon:
+        lowest.append(warmup_min_lr)
+        highest.append(lr)
     return {
         "train_micro_batch_size_per_gpu": batch_size,
         "gradient_accumulation_steps": accumulation,
@@ -88,7 +94,8 @@ def engine_config(
 
 
 class TrainingOptimizer(torch.optim.AdamW):
-    """AdamW that leaves everything as it is while `skip` is set: parameters, moments and its count of steps.
+    """AdamW, and Muon for the groups that say `matrices`, that leaves everything as it is while `skip` is set:
+    parameters, moments and its count of steps.
 
     Whatever DeepSpeed does around the optimizer at each ZeRO stage then happens as always.
     """
@@ -97,7 +104,36 @@ class TrainingOptimizer(torch.optim.AdamW):
 
     def step(self, closure: Any = None) -> Any:
         """An optimizer step, unless `skip` is set."""
-        return None if self.skip else super().step(closure)
+        if self.skip:
+            return None
+        groups = self.param_groups
+        matrices = [group for group in groups if group.get("matrices")]
+        if not matrices:
+            return super().step(closure)
+        self.param_groups = [group for group in groups if not group.get("matrices")]
+        try:
+            loss = super().step(closure)
+        finally:
+            self.param_groups = groups
+        muon = torch.optim.Muon([parameter for group in matrices for parameter in group["params"]])
+        muon.param_groups, muon.state = matrices, self.state  # the schedule and checkpoints know these
+        muon.step()
+        for parameter in (parameter for group in matrices for parameter in group["params"]):
+            self.state[parameter].setdefault("step", torch.zeros(()))  # AdamW wants it in whatever it loads
+        return loss
+
+
+# Of torch's Muon; its updates are scaled to be as large as AdamW's, so that one learning rate does for both
+# (Liu et al. 2025, Muon is Scalable for LLM Training).
+MUON = {
+    "matrices": True,
+    "momentum": 0.95,
+    "nesterov": True,
+    "ns_coefficients": (3.4445, -4.775, 2.0315),
+    "ns_steps": 5,
+    "eps": 1e-7,
+    "adjust_lr_fn": "match_rms_adamw",
+}
 
 
 def gate_learning_rate(model: nn.Module, policy_lr: float | None) -> float | None:
@@ -111,19 +147,36 @@ def gate_learning_rate(model: nn.Module, policy_lr: float | None) -> float | Non
 
 
 def build_optimizer(
-    model: nn.Module, *, lr: float, betas: tuple[float, float], policy_lr: float | None = None, fused: bool = False
+    model: nn.Module,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    policy_lr: float | None = None,
+    fused: bool = False,
+    muon: bool = False,
 ) -> TrainingOptimizer:
     """torch's AdamW, fused where asked for, which reads and writes everything once, on a CPU too; DeepSpeed's own would
     be compiled at the first start.
 
     policy_lr: the learning rate of the policy's gate, which then has a group of its own; None if it has `lr` too.
+    muon: the weights of linear layers have a group of their own, which torch's Muon trains; not so the LLM's head.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    groups = [{"params": list(trained.values())}]
+    groups = []
     if policy_lr is not None:
         gate = [trained.pop(name) for name in list(trained) if is_gate(name)]
-        groups = [{"params": list(trained.values())}, {"params": gate, "lr": policy_lr, "eps": GATE_EPSILON}]
+        groups.append({"params": gate, "lr": policy_lr, "eps": GATE_EPSILON})
+    if muon:
+        names = [f"{name}.weight" for name, module in model.named_modules() if _is_inner(module)]
+        matrices = [trained.pop(name) for name in names if name in trained]
+        groups.append({"params": matrices, "lr": lr, **MUON})
+    groups.insert(0, {"params": list(trained.values())})
     return TrainingOptimizer(groups, lr=lr, betas=betas, weight_decay=0.0, fused=fused)
+
+
+def _is_inner(module: nn.Module) -> bool:
+    """Whether it is a linear layer from states to states."""
+    return isinstance(module, nn.Linear) and not isinstance(module, TokenHead)
 
 
 def start_engine(model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], world: World) -> Any:
@@ -150,6 +203,8 @@ def start_engine(model: nn.Module, optimizer: torch.optim.Optimizer, config: dic
 
 def engine_of(model: nn.Module, config: TrainingConfig, world: World, precision: str) -> Any:
     """The DeepSpeed engine around `model` as the flags describe it. precision: fp32, bf16 or fp16."""
+    if config.optimizer == "muon" and precision != "fp32":
+        raise UserError(f"--optimizer muon: with {precision} DeepSpeed flattens the matrices; add --precision fp32")
     if config.gradient_checkpointing:
         model.backbone.checkpoint_gradients()
     on_gpu = world.device.type == "cuda"
@@ -157,7 +212,14 @@ def engine_of(model: nn.Module, config: TrainingConfig, world: World, precision:
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return start_engine(
         model,
-        build_optimizer(model, lr=config.lr, betas=(config.beta1, config.beta2), policy_lr=policy_lr, fused=True),
+        build_optimizer(
+            model,
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            policy_lr=policy_lr,
+            fused=True,
+            muon=config.optimizer == "muon",
+        ),
         engine_config(
             batch_size=config.batch_size,
             accumulation=config.grad_accumulation_steps,
@@ -166,6 +228,7 @@ def engine_of(model: nn.Module, config: TrainingConfig, world: World, precision:
             zero_stage=config.zero_stage,
             lr=config.lr,
             policy_lr=policy_lr,
+            muon=config.optimizer == "muon",
             warmup_min_lr=config.warmup_min_lr,
             warmup_num_steps=config.warmup_num_steps,
             total_steps=config.total_steps,

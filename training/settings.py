@@ -167,6 +167,14 @@ class OptimisationSettings:
     warmup_num_steps: int = option(
         100, "training", "optimizer steps of linear warm-up, then linear decay to 0", check=at_least(0)
     )
+    optimizer: str = option(
+        "adamw",
+        "training",
+        "muon trains the weights of linear layers by Muon, all others by AdamW: fewer steps for small models from "
+        "nothing; in fp32 and without ZeRO",
+        choices=("adamw", "muon"),
+        on_resume=FIXED,
+    )
     beta1: float = option(0.9, "training", "AdamW", check=FRACTION)
     beta2: float = option(0.95, "training", "AdamW", check=FRACTION)
     zero_stage: int = option(
@@ -193,6 +201,8 @@ class OptimisationSettings:
                 "--cache_features: with --zero_stage 3 all processes call an encoder together or none does, and what "
                 "is cached differs among them; leave one of the two out"
             )
+        if self.optimizer == "muon" and self.zero_stage:
+            raise UserError("--optimizer muon takes matrices as a whole, which ZeRO cuts up: add --zero_stage 0")
         if self.start_epoch >= self.epochs:
             raise UserError(f"--start_epoch {self.start_epoch}: nothing is left of --epochs {self.epochs}")
 

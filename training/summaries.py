@@ -134,7 +134,7 @@ def describe_training(
     values = {
         "steps": steps,
         "samples/step": batch,
-        "optimizer": f"AdamW, betas {config.beta1:g} {config.beta2:g}",
+        "optimizer": f"{'Muon and ' * (config.optimizer == 'muon')}AdamW, betas {config.beta1:g} {config.beta2:g}",
         "learning rate": f"{config.warmup_min_lr:g} to {config.lr:g} in {config.warmup_num_steps} steps, then to 0",
         "device": f"{world.device.type}, {precision}, ZeRO stage {config.zero_stage}",
     }

@@ -103,6 +103,8 @@ def put_into(engine: Any, stored: Stored) -> None:
             "--precision fp16: a checkpoint is resumed with the number of processes and the --zero_stage that "
             "wrote it, since the scale of the loss is kept by process; bf16 and fp32 may change both"
         )
+    if any(group.get("matrices") for group in optimizer_of(engine).param_groups):
+        raise UserError("--optimizer muon: a checkpoint is resumed with the number of processes that wrote it")
     named = {name: parameter for name, parameter in engine.module.named_parameters() if parameter.requires_grad}
     shapes = {name: getattr(parameter, "ds_shape", parameter.shape) for name, parameter in named.items()}
     wholes, steps = _together(stored, shapes)

@@ -15,7 +15,7 @@ from model.lora import add_lora
 from tests.tiny import text_only_sample, tiny_model, tiny_samples
 from tests.training.test_processes import on_processes, only_rejections
 from tests.training.test_train_ds import ROOT, TRAINING, run_train_ds, write_reason_seg
-from training.engine import WHOLE_MODULES, engine_config, whole_weights
+from training.engine import WHOLE_MODULES, build_optimizer, engine_config, whole_weights
 from training.trainable import set_trainable, trainable_prefixes
 from utils.seeding import use_deterministic_algorithms
 
@@ -72,6 +72,32 @@ SYSTEMS = ("UGround", "LISA", "READ", "PixelLM", "GSVA", "SESAME")
 BATCHES = [[text_only_sample()], tiny_samples(), only_rejections(), tiny_samples()[1:]]
 
 
+def test_muon_trains_the_linear_layers_and_adamw_the_rest():
+    model, twin = tiny_model()[0], tiny_model()[0]
+    for each in (model, twin):
+        each.requires_grad_(True)
+        generator = torch.Generator().manual_seed(0)
+        for parameter in each.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+    head = twin.lm_head.weight
+    matrices = [each.weight for each in twin.modules() if isinstance(each, torch.nn.Linear) and each.weight is not head]
+    chosen = {id(matrix) for matrix in matrices}
+    others = [parameter for parameter in twin.parameters() if id(parameter) not in chosen]
+
+    optimizer = build_optimizer(model, lr=1e-2, betas=(0.9, 0.95), muon=True)
+    optimizer.skip = True
+    optimizer.step()
+    assert not optimizer.state
+    optimizer.skip = False
+    optimizer.step()
+    torch.optim.Muon(matrices, lr=1e-2, weight_decay=0, adjust_lr_fn="match_rms_adamw").step()
+    torch.optim.AdamW(others, lr=1e-2, betas=(0.9, 0.95), weight_decay=0).step()
+
+    for (name, parameter), expected in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, msg=lambda text, name=name: f"{name}: {text}")
+    assert len(matrices) > 20 and model.lm_head.weight.shape == head.shape
+
+
 def called_modules(model, batch) -> list[str]:
     """The modules that ZeRO 3 would fetch weights for, in order."""
     called, hooks = [], []
@@ -107,7 +133,7 @@ def _train(world, system: str, zero_stage: int) -> tuple[list[float], dict[str, 
     """The losses of four micro-batches, two to a step, and the gradients of the first step."""
     from deepspeed.utils import safe_get_full_grad
 
-    from training.engine import build_optimizer, engine_config, start_engine
+    from training.engine import start_engine
 
     model, processor = tiny_model(system)
     torch.manual_seed(0)

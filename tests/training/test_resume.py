@@ -20,9 +20,11 @@ from tests.training.toys import result_of, start_toy, toy_run
 CASES = [(1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (2, 2), (2, 3)]
 
 
-@pytest.mark.parametrize(("processes", "zero_stage"), CASES)
-def test_a_run_that_is_killed_and_goes_on_equals_one_that_is_not(tmp_path, processes, zero_stage):
-    options = {"processes": processes, "zero_stage": zero_stage}
+@pytest.mark.parametrize(
+    ("processes", "zero_stage", "muon"), [*((*case, False) for case in CASES), (1, 0, True), (2, 0, True)]
+)
+def test_a_run_that_is_killed_and_goes_on_equals_one_that_is_not(tmp_path, processes, zero_stage, muon):
+    options = {"processes": processes, "zero_stage": zero_stage, "muon": muon}
     whole = toy_run(tmp_path / "whole", **options)
     # The kill comes in the middle of step 4: step 2 is saved, step 3 is being written.
     codes, _ = start_toy(tmp_path / "cut", trouble=[processes - 1, 4, "die"], **options).finish()
@@ -31,6 +33,14 @@ def test_a_run_that_is_killed_and_goes_on_equals_one_that_is_not(tmp_path, proce
     for seen, all_seen in zip(rest.pop("seen"), whole.pop("seen"), strict=True):
         assert seen == all_seen[-8:]
     assert rest == whole
+
+
+def test_a_run_with_muon_does_not_go_on_with_other_processes(tmp_path):
+    options = {"zero_stage": 0, "muon": True}
+    toy_run(tmp_path, epochs=1, **options)
+    codes, outputs = start_toy(tmp_path, processes=2, resume=True, **options).finish()
+    assert 0 not in codes
+    assert "--optimizer muon: a checkpoint is resumed with the number of processes that wrote it" in "".join(outputs)
 
 
 def test_saves_inside_an_epoch_are_gone_on_from(tmp_path):

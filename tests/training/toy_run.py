@@ -60,6 +60,7 @@ class Options:
     beta1: float = 0.9
     accumulation: int = 2
     noise: float = 0.1
+    muon: bool = False
 
 
 @dataclass
@@ -263,12 +264,15 @@ def start_toy_engine(model: ToyModel, options: Options, schedule: Schedule, worl
         zero_stage=options.zero_stage,
         lr=options.lr,
         policy_lr=POLICY_LR,
+        muon=options.muon,
         warmup_min_lr=0.0,
         warmup_num_steps=2,
         total_steps=schedule.total_steps,
         overlap=False,
     )
-    optimizer = build_optimizer(model, lr=options.lr, betas=(options.beta1, 0.95), policy_lr=POLICY_LR)
+    optimizer = build_optimizer(
+        model, lr=options.lr, betas=(options.beta1, 0.95), policy_lr=POLICY_LR, muon=options.muon
+    )
     return start_engine(model, optimizer, config, world)
 
 
