@@ -1,8 +1,8 @@
 """The dashboard and the service: ask a checkpoint about images in a browser, or over HTTP.
 
-    python app.py --version runs/quickstart/hf                  # the page
-    python app.py --version runs/quickstart/hf --api            # the service: POST /v1/ground
-    python app.py --version runs/quickstart/hf --api beside     # both on one port
+    python app.py --version miniature/unified                  # the page
+    python app.py --version miniature/unified --api            # the service: POST /v1/ground
+    python app.py --version miniature/unified --api beside     # both on one port
 
 Every flag can also be given as a variable of the environment: UGROUND_VERSION for --version, and so on.
 """

@@ -1,8 +1,8 @@
 """Talk with a checkpoint about an image, in a terminal.
 
-    python chat.py --version runs/quickstart/hf                                                     # interactive
-    python chat.py --version runs/quickstart/hf --image photo.jpg --prompt "Where is the kite?"     # one answer
-    python chat.py --version runs/quickstart/hf --prompts questions.jsonl > answers.jsonl           # many
+    python chat.py --version miniature/unified                                                     # interactive
+    python chat.py --version miniature/unified --image photo.jpg --prompt "Where is the kite?"     # one answer
+    python chat.py --version miniature/unified --prompts questions.jsonl > answers.jsonl           # many
 
 Every answer goes to `--vis_save_path`: an overlay, a mask per target and a JSON file; nothing is overwritten.
 """

@@ -1,6 +1,6 @@
 """Score a checkpoint on the benchmarks of the field, and draw what it answers.
 
-    python eval.py --version runs/quickstart/hf --dataset_dir dataset/miniature --val_dataset "ReasonSeg|val"
+    python eval.py --version miniature/unified --dataset_dir dataset/miniature --val_dataset "ReasonSeg|val"
     python eval.py --predictions FILE.jsonl --dataset_dir dataset --val_dataset "ReasonSeg|val"
     python eval.py --compare A.json B.json [C.json …]
 

@@ -2,6 +2,7 @@
 
     python docs/tables.py                                              after a report was edited
     python docs/tables.py --quickstart runs/quickstart                 takes the report and contact sheet of a run first
+    python docs/tables.py --unified runs/miniature_unified             takes the scores and contact sheet of that run
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; `TABLES` has a function for each name.
 """
@@ -42,6 +43,27 @@ def quickstart() -> list[list[str]]:
     return rows
 
 
+OWN_SCORES = ("N_acc", "T_acc", "See", "Segment", "rIoU", "mRR")
+
+
+def unified() -> list[list[str]]:
+    """Rows of what the unified model scores on each split, then on classes and on questions in words."""
+    from groundscore.scoring import percent
+
+    report = _read("unified")
+    rows = [["held-out", "images", "asked", "gIoU", "cIoU", "of its own"]]
+    for split, scores in report["splits"].items():
+        own = ", ".join(f"{name} {percent(scores[name])}" for name in OWN_SCORES if name in scores)
+        counts = [str(scores[name]) for name in ("images", "expressions")]
+        rows.append([split.replace("|", "\\|"), *counts, percent(scores["gIoU"]), percent(scores["cIoU"]), own])
+    classes, words = report["classes"]["all"], report["words"]
+    rows.append(["semantic classes", "40", str(classes["asked"]), percent(classes["gIoU"]), "", ""])
+    right = {kind: percent(one["right"] / one["asked"]) for kind, one in words.items()}
+    kinds = ", ".join(f"{kind} {share}" for kind, share in right.items() if kind != "all")
+    rows.append(["questions in words", "40", str(words["all"]["asked"]), "", "", f"right {right['all']}: {kinds}"])
+    return rows
+
+
 def speed() -> list[list[str]]:
     """Rows of the cost relative to the original implementation, one per kind of work."""
     rows = [["relative to the original (to the original with SDPA)", "CPU time", "memory", "FLOPs"]]
@@ -64,7 +86,12 @@ def metrics() -> list[list[str]]:
 
 
 KIND_NAMES = {"plain": "plain", "gres": "GRES", "false_premise": "false premise", "robust": "robust", "muse": "MUSE"}
-TABLES: dict[str, Callable[[], list[list[str]]]] = {"quickstart": quickstart, "speed": speed, "metrics": metrics}
+TABLES: dict[str, Callable[[], list[list[str]]]] = {
+    "quickstart": quickstart,
+    "unified": unified,
+    "speed": speed,
+    "metrics": metrics,
+}
 
 
 def fill(text: str) -> str:
@@ -82,10 +109,13 @@ def main() -> None:
     """Fills the pages in place."""
     parser = argparse.ArgumentParser(description="Fill the measured tables of README.md and docs/ from docs/reports.")
     parser.add_argument("--quickstart", type=Path, metavar="RUN", help="directory of a quickstart run to take over")
-    run = parser.parse_args().quickstart
-    if run is not None:
-        shutil.copyfile(run / "report.json", REPORTS / "quickstart.json")
-        shutil.copyfile(run / "contact_sheet.png", DOCS / "quickstart.png")
+    parser.add_argument("--unified", type=Path, metavar="RUN", help="run of train_unified.sh to take over")
+    options = parser.parse_args()
+    if options.quickstart is not None:
+        shutil.copyfile(options.quickstart / "report.json", REPORTS / "quickstart.json")
+        shutil.copyfile(options.quickstart / "contact_sheet.png", DOCS / "quickstart.png")
+    if options.unified is not None:
+        _take_unified(options.unified)
     for page in PAGES:
         page.write_text(fill(page.read_text(encoding="utf-8")), encoding="utf-8")
 
@@ -94,10 +124,30 @@ def _read(name: str) -> dict:
     return json.loads((REPORTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def _take_unified(run: Path) -> None:
+    """Keeps the scores that `unified` shows, and the contact sheet."""
+    scored = json.loads((run / "held_out.json").read_text(encoding="utf-8"))["splits"]
+    shown = ("images", "expressions", "gIoU", "cIoU", *OWN_SCORES)
+    report = {
+        "splits": {
+            split: {name: scores[name] for name in shown if name in scores}
+            for split, scores in scored.items()  # of one answer alone, the generated
+        }
+    }
+    for part, names in (("classes", ("asked", "gIoU")), ("words", ("asked", "right"))):
+        found = json.loads((run / f"{part}.json").read_text(encoding="utf-8"))
+        report[part] = {kind: {name: one[name] for name in names} for kind, one in found.items()}
+    (REPORTS / "unified.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    shutil.copyfile(run / "contact_sheet.png", DOCS / "unified.png")
+
+
 def _scores(scores: dict) -> str:
     from groundscore.scoring import percent
 
-    return " / ".join(percent(scores[metric]) for metric in ("gIoU", "cIoU"))
+    told = [f"{metric} {percent(scores[metric])}" for metric in ("N_acc", "T_acc") if metric in scores]
+    return " / ".join(percent(scores[metric]) for metric in ("gIoU", "cIoU")) + ", ".join(told).join(
+        (" (", ")") if told else ("", "")
+    )
 
 
 def _ratio(values: list[float]) -> str:

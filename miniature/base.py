@@ -246,6 +246,7 @@ def text_config(sizes: MiniatureSizes, vocabulary: int) -> "LlamaConfig":
         num_attention_heads=sizes.llm_heads,
         num_key_value_heads=sizes.llm_heads,
         max_position_embeddings=2048,
+        initializer_range=sizes.llm_width**-0.5,  # the usual 0.02 is for widths of thousands
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,

@@ -349,13 +349,14 @@ def _square(scene: Scene, thing: SceneObject) -> str | None:
     return f"{NUMBERS[column]}, {NUMBERS[row]}"
 
 
-# How each kind of question is made, and its share: what is hard to read from a picture is asked more often.
+# How each kind of question is made, and its share: what is hard to read from a picture is asked more often, but colours
+# are not forgotten, which teach to find a thing and to read off it.
 QUESTIONS: dict[str, tuple[Callable[[Scene, np.random.Generator], tuple[str, str] | None], float]] = {
-    "colour": (_ask_colour, 0.04),
-    "count": (_ask_count, 0.16),
-    "relation": (_ask_relation, 0.12),
-    "use": (_ask_use, 0.08),
+    "colour": (_ask_colour, 0.15),
+    "count": (_ask_count, 0.13),
+    "relation": (_ask_relation, 0.15),
+    "use": (_ask_use, 0.14),
     "presence": (_ask_presence, 0.08),
-    "place": (_ask_place, 0.07),
-    "square": (_ask_square, 0.45),
+    "place": (_ask_place, 0.1),
+    "square": (_ask_square, 0.25),
 }

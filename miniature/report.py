@@ -10,6 +10,7 @@ from groundscore.scoring import percent
 from groundscore.writing import write_json
 
 PROTOCOLS = ("generated", "given")
+METRICS = ("gIoU", "cIoU", "N_acc", "T_acc")  # the last two where a split asks for what is not there
 
 
 def main(argv: Sequence[str]) -> None:
@@ -34,11 +35,11 @@ def main(argv: Sequence[str]) -> None:
 
 def describe(report: dict) -> str:
     """The scores as a table, before and after training."""
-    lines = [f"{'split':<24}{'answers':<12}{'':<12}{'gIoU':>7}{'cIoU':>7}"]
+    lines = [f"{'split':<24}{'answers':<12}{'':<12}" + "".join(f"{metric:>7}" for metric in METRICS)]
     for split, protocols in report["splits"].items():
         for protocol, scores in protocols.items():
             for name, values in (("untrained", report["untrained"][split][protocol]), ("trained", scores)):
-                shown = (percent(values[metric]) for metric in ("gIoU", "cIoU"))
+                shown = (percent(values[metric]) for metric in METRICS if metric in values)
                 lines.append(f"{split:<24}{protocol:<12}{name:<12}" + "".join(f"{value:>7}" for value in shown))
     layers = ", ".join(f"{layer}: {count}" for layer, count in report["layers"].items() if count)
     lines.append(f"layers chosen for the masks: {layers or 'none'}")
@@ -51,10 +52,10 @@ def _read(path: Path) -> dict:
 
 
 def _scores(report: dict) -> dict:
-    """split -> protocol -> gIoU and cIoU."""
+    """split -> protocol -> those of `METRICS` that it has."""
     return {
         split: {
-            protocol: {metric: protocols[protocol][metric] for metric in ("gIoU", "cIoU")}
+            protocol: {metric: protocols[protocol][metric] for metric in METRICS if metric in protocols[protocol]}
             for protocol in PROTOCOLS
             if protocol in protocols
         }

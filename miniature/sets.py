@@ -21,7 +21,7 @@ from miniature.language import (
 from miniature.scenes import Scene
 from miniature.vocabulary import CATEGORIES, LONG_TEMPLATES, SHORT_TEMPLATES
 
-DIALOGUES = 3  # about every image of the LLaVA set
+DIALOGUES, QUESTIONS = 2, 16  # of several turns and of one, about every image of the LLaVA set
 REFER_IMAGES = Path("refer_seg/images/mscoco/images/train2014")
 ADE_CLASSES = Path(__file__).parent.parent / "groundscore/annotations/ade20k_classes.json"
 
@@ -177,14 +177,19 @@ def _labelme(scene: Scene, questions: list[Reasoning], rng: np.random.Generator)
 
 
 def write_llava_instruct(root: Path, scenes: Iterator[Scene], rng: np.random.Generator) -> None:
-    """Dialogues of several turns in words, some about every image."""
+    """Dialogues in words about every image, some of several turns.
+
+    Most have one turn: what an earlier answer tells, nobody learns to see.
+    """
     items = []
     for number, scene in enumerate(scenes, start=1):
         name = f"{number:012d}.jpg"
         write_image(root / "coco/train2017" / name, scene)
-        for _ in range(DIALOGUES):
+        dialogues = [dialogue(scene, int(rng.integers(4, 9)), rng) for _ in range(DIALOGUES)]
+        dialogues += [[pair] for pair in dialogue(scene, QUESTIONS, rng)]
+        for pairs in dialogues:
             conversations = []
-            for turn, (question, answer) in enumerate(dialogue(scene, int(rng.integers(4, 9)), rng)):
+            for turn, (question, answer) in enumerate(pairs):
                 value = f"<image>\n{question}" if turn == 0 else question
                 conversations += [{"from": "human", "value": value}, {"from": "gpt", "value": answer}]
             items.append({"id": name[:-4], "image": name, "conversations": conversations})

@@ -46,7 +46,7 @@ BASE="${BASE:-miniature/weights$suffix}"
 SAM="${SAM:-$BASE/sam_miniature.pth}"
 DEVICE="${DEVICE:-cpu}"
 RUN="$RUNS/quickstart"
-SPLITS="ReasonSeg|val||ReasonSeg|test||refcoco|unc|val"
+SPLITS="ReasonSeg|val||ReasonSeg|test||refcoco|unc|val||grefcoco|unc|val"
 SCORING=(--dataset_dir "$DATA" --val_dataset "$SPLITS" --answer both --limit "$LIMIT" --val_batch_size 16
     --max_new_tokens 32 --device "$DEVICE")
 
@@ -103,13 +103,13 @@ stage untrained .venv/bin/python eval.py "${model[@]}" --model_key UGround "${SC
 stage train "${launcher[@]}" train_ds.py \
     "${model[@]}" "${padding[@]}" --dataset_dir "$DATA" --log_base_dir "$RUNS" --exp_name quickstart \
     --model_key UGround --device "$DEVICE" \
-    --dataset "refer_seg||reason_seg" --sample_rates "1,1" --refer_seg_data refcoco --explanatory -1 \
+    --dataset "refer_seg||reason_seg" --sample_rates "1,1" --refer_seg_data "refcoco||grefcoco" --explanatory -1 \
     --num_classes_per_sample 4 --mode 3 --no_gradient_checkpointing \
     --lora_r 8 --lora_dropout 0 --cache_features "$RUNS/features" --lr 1e-3 --warmup_num_steps 20 --dice_loss_weight 4 \
-    --batch_size $((16 / processes)) --grad_accumulation_steps 1 --steps_per_epoch 460 --epochs 1 \
+    --batch_size $((16 / processes)) --grad_accumulation_steps 1 --steps_per_epoch 230 --epochs 1 \
     --print_freq 20 --no_eval "$@"
 stage evaluate .venv/bin/python eval.py --version "$RUN" "${SCORING[@]}" --output "$RUN/trained.json" \
-    --sheet "$RUN/contact_sheet.png" --sheet_samples 9
+    --sheet "$RUN/contact_sheet.png" --sheet_samples 12
 # Questions about four held-out images go with the merged model, to show what it answers.
 .venv/bin/python -c 'import json, sys
 from groundscore.splits import evaluation_set, spread_items

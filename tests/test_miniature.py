@@ -12,7 +12,7 @@ from transformers import MODEL_MAPPING
 from dataloaders.mixture import build_mixture
 from groundscore.errors import UserError
 from groundscore.splits import evaluation_set
-from miniature import base, classes, data, encoders, vision, words
+from miniature import base, classes, data, encoders, report, vision, words
 from miniature.language import QUESTIONS, absent_expressions, ask, group_expressions, reasoning, referring_expressions
 from miniature.scenes import random_scene
 from miniature.vocabulary import CATEGORIES, LONG_TEMPLATES, SHORT_TEMPLATES, is_held_out
@@ -305,3 +305,18 @@ def test_the_sheet_shows_scenes(tmp_path):
     draw_sheet(tmp_path / "sheet.png", seed=0)
     pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert pixels.std() > 20
+
+
+def test_the_quickstart_s_report_tells_who_was_right_that_nothing_is_there(tmp_path, capsys):
+    plain, absent = {"gIoU": 0.5, "cIoU": 0.25}, {"gIoU": 0.5, "cIoU": 0.25, "N_acc": 0.75, "T_acc": 1.0}
+    splits = {"refcoco|unc|val": {"generated": plain}, "grefcoco|unc|val": {"generated": absent | {"P@0.5": 0.1}}}
+    for name in ("trained", "untrained"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"splits": splits, "layers": {"8": 3}}))
+
+    files = ["--trained", tmp_path / "trained.json", "--untrained", tmp_path / "untrained.json"]
+    report.main([*map(str, files), "--seconds", "train=7", "--out", str(tmp_path / "report.json")])
+
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "grefcoco|unc|val generated trained 50.0 25.0 75.0 100.0" in rows
+    assert "refcoco|unc|val generated trained 50.0 25.0" in rows
+    assert json.loads((tmp_path / "report.json").read_text())["splits"]["grefcoco|unc|val"]["generated"] == absent

@@ -8,18 +8,17 @@ if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
 Usage: ./scripts/miniature/pretrain.sh [TRAIN_DS ARGUMENT...]
 
 Generates images of its own (seed 1; the quickstart's have seed 0), builds base models with random weights and trains
-all of them, in four stages, as the published ones came about:
+all of them, in three stages, as the published ones came about:
 
   vision      CLIP (or Qwen3-VL's image encoder) tells what its patches show and where, SAM draws what is pointed at,
               described, or shown by a coarse map; side by side, a core each
-  language    dialogues in words: projector and LLM
-  selecting   one target at a time, by class or expression
+  language    questions about images, answered in words: projector and LLM
   grounding   all eight families
 
-Both last stages train UGround without its policy: its gate stays zero, and the map of a random layer is trained for
-each target, so that no layer of the LLM has a head start. The images' features are kept meanwhile, the encoders frozen.
+The last stage trains UGround without its policy: its gate stays zero, and the map of a random layer is trained for each
+target, so that no layer of the LLM has a head start. The images' features are kept meanwhile, the encoders frozen.
 
-About three hours on two idle cores. Start it again to go on where it stopped. Arguments go to all runs of train_ds.py.
+About an hour and a half on two idle cores. Start it again to go on where it stopped. Arguments go to all runs of train_ds.py.
 
   BACKBONE llava or qwen3_vl       (default llava)
   DATA     images                  (default dataset/miniature_pretrain)
@@ -52,17 +51,12 @@ train() { # run, arguments...
     .venv/bin/torchrun --standalone --nproc_per_node 2 train_ds.py --exp_name "$run" --log_base_dir "$RUNS" \
         "${BASE[@]}" --dataset_dir "$DATA" "${images[@]}" --no_gradient_checkpointing --lora_r 0 \
         --unfreeze mm_projector,language_model --cache_features "$RUNS/features" --cache_limit_gb 10 --batch_size 6 \
-        --grad_accumulation_steps 1 --zero_stage 0 --print_freq 20 --no_eval "$@"
+        --vqa_conversations 8 --optimizer muon --grad_accumulation_steps 1 --zero_stage 0 --print_freq 20 --no_eval "$@"
 }
 base_of() { # directory
     BASE=(--version "$1/$BACKBONE" --vision_pretrained "$1/sam_miniature.pth")
     if [[ "$BACKBONE" == llava ]]; then BASE+=(--vision_tower "$1/clip"); fi
 }
-# Small batches: the LLM learns to select after as many steps, not images. A gentle rate and many dialogues, lest it
-# unlearns to read.
-ALL_LAYERS=(--model_key UGround --mode 2 --estimator sample --policy_loss_weight 0 --num_classes_per_sample 5
-    --use_expand_question_list --dice_loss_weight 4)
-
 ./build.sh
 .venv/bin/python -m miniature.data --out "$DATA" --seed 1 --scale "$SCALE"
 [[ -e "$RUNS/untrained/sam_miniature.pth" ]] || .venv/bin/python -m miniature.base --out "$RUNS/untrained" --dataset_dir "$DATA" \
@@ -73,14 +67,10 @@ clip=$!
 wait "$clip"
 base_of "$RUNS/untrained"
 train language --model_key LISA --dataset vqa --sample_rates 1 \
-    --steps_per_epoch 500 --epochs 6 --lr 1.5e-3 --warmup_num_steps 50 "$@"
+    --steps_per_epoch 550 --epochs 4 --lr 1.5e-3 --warmup_num_steps 50 "$@"
 .venv/bin/python -m miniature.base --out "$RUNS/speaking" --from_run "$RUNS/language"
 base_of "$RUNS/speaking"
-train selecting "${ALL_LAYERS[@]}" --dataset "sem_seg||refer_seg||vqa" --sample_rates "6,10,8" \
-    --sem_seg_data "ade20k||cocostuff" --refer_seg_data refcoco \
-    --steps_per_epoch 500 --epochs 6 --lr 5e-4 --warmup_num_steps 30 "$@"
-.venv/bin/python merge_lora_weights.py --weight "$RUNS/selecting" --save_path "$RUNS/selecting/hf" --overwrite
-BASE=(--version "$RUNS/selecting/hf")
-train grounding "${ALL_LAYERS[@]}" --sample_rates "3,12,3,3,6,4,2,3" \
-    --steps_per_epoch 500 --epochs 4 --lr 5e-4 --warmup_num_steps 30 "$@"
+train grounding --model_key UGround --mode 2 --estimator sample --policy_loss_weight 0 \
+    --sample_rates "3,12,3,3,5,4,2,3" --num_classes_per_sample 5 --use_expand_question_list \
+    --ce_loss_weight 3 --dice_loss_weight 4 --steps_per_epoch 350 --epochs 4 --lr 1e-3 --warmup_num_steps 50 "$@"
 .venv/bin/python -m miniature.base --out "$OUT" --from_run "$RUNS/grounding"
