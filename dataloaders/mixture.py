@@ -6,6 +6,7 @@ number of workers or processes, nor on what was drawn before, and a run resumes 
 
 from collections.abc import Sequence
 from ctypes import c_int64
+from dataclasses import replace
 from multiprocessing import RawValue
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class Mixture:
 
     families, rates: what to draw from and how often; rates need not add up to one.
 
+    multi_turn_share: of the samples, to be `in_dialogues`.
+
     bad_samples: permits a few bad draws; another sample is drawn instead of each. None stops at the first and
         records no repair.
 
@@ -40,9 +43,11 @@ class Mixture:
         seed: int,
         *,
         samples_per_epoch: int = 10_000,
+        multi_turn_share: float = 0.0,
         bad_samples: BadSamples | None = None,
     ):
         self.families = list(families)
+        self.multi_turn_share = multi_turn_share
         self.probabilities = np.asarray(rates, np.float64) / np.sum(rates, dtype=np.float64)
         self.seed = seed
         self.bad_samples = bad_samples
@@ -62,9 +67,10 @@ class Mixture:
             raise IndexError(item)
         rng = np.random.default_rng([self.seed, epoch, item])
         family = self.families[int(rng.choice(len(self.families), p=self.probabilities))]
-        if self.bad_samples is None:
-            return family.draw(rng)
-        return self._draw_leniently(family, rng)
+        sample = family.draw(rng) if self.bad_samples is None else self._draw_leniently(family, rng)
+        if self.multi_turn_share and rng.random() < self.multi_turn_share:
+            return in_dialogues(sample, rng)
+        return sample
 
     def _draw_leniently(self, family: Family, rng: np.random.Generator) -> Sample:
         """Draw from the family until a sample is good; what is drawn still depends on `rng` only."""
@@ -79,6 +85,17 @@ class Mixture:
                 self.bad_samples.count_draw(family.name, repairs)
                 return sample
         raise UserError(f"{family.name}: {MAX_TRIES} draws in a row were bad. The last one: {last}") from last
+
+
+def in_dialogues(sample: Sample, rng: np.random.Generator) -> Sample:
+    """Returns the sample with two or three of its conversations after one another in each: a question that follows
+    others is answered as one that comes first only by who has learned both."""
+    conversations, left = [], list(sample.conversations)
+    while left:
+        size = int(rng.integers(2, 4))
+        conversations.append(tuple(turn for turns in left[:size] for turn in turns))
+        left = left[size:]
+    return replace(sample, conversations=conversations)
 
 
 def build_mixture(
@@ -111,6 +128,7 @@ def build_mixture(
             list(rates.values()),
             seed,
             samples_per_epoch=samples_per_epoch,
+            multi_turn_share=chosen.multi_turn_share,
             bad_samples=bad_samples,
         )
 

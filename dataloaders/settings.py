@@ -8,7 +8,7 @@ from dataloaders.families import FAMILIES
 from groundscore.annotations.bad_entries import DEFAULT_SHARE, Tolerance
 from groundscore.errors import UserError
 from groundscore.names import look_up, split_names
-from utils.settings import at_least, check_settings, compose, option, settings_of
+from utils.settings import FRACTION, at_least, check_settings, compose, option, settings_of
 
 _RATES = {name: family.rate for name, family in FAMILIES.items() if family.rate}
 ALL_FAMILIES = "||".join(_RATES)  # of the default mixture
@@ -29,6 +29,12 @@ class MixtureSettings:
     num_classes_per_sample: int = option(3, "data", "expressions drawn per image", check=at_least(1))
     num_classes_per_question: int = option(1, "data", "expressions asked for in one question", check=at_least(1))
     use_expand_question_list: bool = option(False, "data", "more question templates")
+    multi_turn_share: float = option(
+        0.0,
+        "data",
+        "share of the samples whose questions follow one another, two or three conversations in one dialogue",
+        check=FRACTION,
+    )
     exclude_val: bool = option(
         False,
         "data",
