@@ -9,7 +9,7 @@ Usage: ./scripts/miniature/train_unified.sh [TRAIN_DS ARGUMENT...]
 
 One model for every kind of query: named or reasoned about, one target or many, present or absent, in one turn or
 several. Trains on the images of scripts/miniature/pretrain.sh (seed 1), scores the model on held-out images (seed 0)
-with answers that it writes itself, in masks and in words, and merges it. About 40 minutes on two idle cores. Start it
+with answers that it writes itself, in masks and in words, and merges it. About 45 minutes on two idle cores. Start it
 again to go on where it stopped. Arguments go to train_ds.py.
 
   DATA     images to train on      (default dataset/miniature_pretrain)
@@ -39,10 +39,11 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
     --version "$BASE/llava" --vision_tower "$BASE/clip" --vision_pretrained "$BASE/sam_miniature.pth" \
     --dataset_dir "$DATA" --model_key UGround --mode 3 --pad_train_clip_images --no_gradient_checkpointing --lora_r 0 \
     --unfreeze mm_projector,language_model --cache_features "$RUN.features" --cache_limit_gb 10 \
-    --sample_rates "3,12,4,4,5,4,2,4" --num_classes_per_sample 5 --use_expand_question_list --vqa_conversations 8 \
+    --sample_rates "3,12,4,4,8,4,3,4" --num_classes_per_sample 5 --use_expand_question_list --vqa_conversations 8 \
+    --multi_turn_share 0.4 \
     --refer_seg_data "refclef||refcoco||refcoco+||refcocog||grefcoco||grefcoco||refzom" \
     --optimizer muon --batch_size 6 --grad_accumulation_steps 1 --zero_stage 0 --ce_loss_weight 3 --dice_loss_weight 4 \
-    --lr 1e-3 --warmup_num_steps 50 --steps_per_epoch 500 --epochs 4 --print_freq 20 --no_eval "$@"
+    --lr 1e-3 --warmup_num_steps 50 --steps_per_epoch 650 --epochs 4 --print_freq 20 --no_eval "$@"
 .venv/bin/python eval.py --version "$RUN" --dataset_dir "$HELD_OUT" --val_dataset "$SPLITS" --answer generated \
     --val_batch_size 16 --max_new_tokens 64 --device cpu --output "$RUN/held_out.json" --sheet "$RUN/contact_sheet.png" \
     --sheet_samples 18

@@ -91,6 +91,24 @@ def test_all_families_together(data_root):
     assert all(np.array_equal(one.masks, other.masks) for one, other in zip(samples, mixture))
 
 
+def test_questions_follow_one_another_in_a_share_of_the_samples(data_root):
+    settings = {"dataset": "refer_seg", "sample_rates": "1", "refer_seg_data": "refcoco", "num_classes_per_sample": 5}
+    plain = build_mixture(data_root, samples_per_epoch=60, **settings)
+    mixed = build_mixture(data_root, samples_per_epoch=60, multi_turn_share=0.5, **settings)
+
+    joined = 0
+    for index in range(60):
+        one, other = plain[index], mixed[index]
+        turns = [turn for conversation in one.conversations for turn in conversation]
+        assert [turn for conversation in other.conversations for turn in conversation] == turns
+        assert np.array_equal(one.masks, other.masks)
+        assert all(len(conversation) == 1 for conversation in one.conversations)
+        assert max(len(conversation) for conversation in other.conversations) <= 3
+        joined += len(turns) > 1 and len(other.conversations) < len(one.conversations)
+    several = sum(len(plain[index].conversations) > 1 for index in range(60))
+    assert several >= 20 and 0.3 * several < joined < 0.7 * several
+
+
 def test_the_mixture_can_leave_out_what_is_tested_on(data_root):
     settings = {"dataset": "refer_seg||multi_reason_seg", "sample_rates": "1,1", "refer_seg_data": "refcoco"}
     path = data_root / "refer_seg/refcoco/instances.json"
