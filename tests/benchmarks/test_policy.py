@@ -29,7 +29,7 @@ def test_estimators_are_measured_on_pictures_prepared_as_the_model_takes_them(ro
     number, layers = (int(word) for word in targets.split() if word.isdecimal() and word != "20")
     means = [float(value) for value in rewards.split(": ")[1].split()]
     assert len(means) == layers
-    assert max(means) == means[-1], "the base's last layer shows the targets"
+    assert means[-1] > means[0] + 0.05, "the last layer of the base shows the targets, the embeddings do not"
     assert sum(int(count) for count in best.split(": ")[1].split()) == number
     deviations = {row.split("|")[1].strip(): float(row.split("|")[5]) for row in rows}
     assert len(deviations) == len(policy.ESTIMATORS)
