@@ -57,10 +57,10 @@ def unified() -> list[list[str]]:
         counts = [str(scores[name]) for name in ("images", "expressions")]
         rows.append([split.replace("|", "\\|"), *counts, percent(scores["gIoU"]), percent(scores["cIoU"]), own])
     classes, words = report["classes"]["all"], report["words"]
-    rows.append(["semantic classes", "40", str(classes["asked"]), percent(classes["gIoU"]), "", ""])
+    rows.append(["semantic classes", "new", str(classes["asked"]), percent(classes["gIoU"]), "", ""])
     right = {kind: percent(one["right"] / one["asked"]) for kind, one in words.items()}
     kinds = ", ".join(f"{kind} {share}" for kind, share in right.items() if kind != "all")
-    rows.append(["questions in words", "40", str(words["all"]["asked"]), "", "", f"right {right['all']}: {kinds}"])
+    rows.append(["questions in words", "new", str(words["all"]["asked"]), "", "", f"right {right['all']}: {kinds}"])
     return rows
 
 
@@ -144,10 +144,9 @@ def _take_unified(run: Path) -> None:
 def _scores(scores: dict) -> str:
     from groundscore.scoring import percent
 
-    told = [f"{metric} {percent(scores[metric])}" for metric in ("N_acc", "T_acc") if metric in scores]
-    return " / ".join(percent(scores[metric]) for metric in ("gIoU", "cIoU")) + ", ".join(told).join(
-        (" (", ")") if told else ("", "")
-    )
+    ious = " / ".join(percent(scores[metric]) for metric in ("gIoU", "cIoU"))
+    told = ", ".join(f"{metric} {percent(scores[metric])}" for metric in ("N_acc", "T_acc") if metric in scores)
+    return f"{ious} ({told})" if told else ious
 
 
 def _ratio(values: list[float]) -> str:

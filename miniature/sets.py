@@ -21,7 +21,7 @@ from miniature.language import (
 from miniature.scenes import Scene
 from miniature.vocabulary import CATEGORIES, LONG_TEMPLATES, SHORT_TEMPLATES
 
-DIALOGUES, QUESTIONS = 2, 16  # of several turns and of one, about every image of the LLaVA set
+DIALOGUES, SINGLE_QUESTIONS = 2, 16  # about every image of the LLaVA set
 REFER_IMAGES = Path("refer_seg/images/mscoco/images/train2014")
 ADE_CLASSES = Path(__file__).parent.parent / "groundscore/annotations/ade20k_classes.json"
 
@@ -186,7 +186,7 @@ def write_llava_instruct(root: Path, scenes: Iterator[Scene], rng: np.random.Gen
         name = f"{number:012d}.jpg"
         write_image(root / "coco/train2017" / name, scene)
         dialogues = [dialogue(scene, int(rng.integers(4, 9)), rng) for _ in range(DIALOGUES)]
-        dialogues += [[pair] for pair in dialogue(scene, QUESTIONS, rng)]
+        dialogues += [[pair] for pair in dialogue(scene, SINGLE_QUESTIONS, rng)]
         for pairs in dialogues:
             conversations = []
             for turn, (question, answer) in enumerate(pairs):

@@ -115,10 +115,11 @@ class TrainingOptimizer(torch.optim.AdamW):
             loss = super().step(closure)
         finally:
             self.param_groups = groups
-        muon = torch.optim.Muon([parameter for group in matrices for parameter in group["params"]])
+        parameters = [parameter for group in matrices for parameter in group["params"]]
+        muon = torch.optim.Muon(parameters)
         muon.param_groups, muon.state = matrices, self.state  # the schedule and checkpoints know these
         muon.step()
-        for parameter in (parameter for group in matrices for parameter in group["params"]):
+        for parameter in parameters:
             self.state[parameter].setdefault("step", torch.zeros(()))  # AdamW wants it in whatever it loads
         return loss
 
@@ -203,8 +204,11 @@ def start_engine(model: nn.Module, optimizer: torch.optim.Optimizer, config: dic
 
 def engine_of(model: nn.Module, config: TrainingConfig, world: World, precision: str) -> Any:
     """The DeepSpeed engine around `model` as the flags describe it. precision: fp32, bf16 or fp16."""
-    if config.optimizer == "muon" and precision != "fp32":
+    muon = config.optimizer == "muon"
+    if muon and precision != "fp32":
         raise UserError(f"--optimizer muon: with {precision} DeepSpeed flattens the matrices; add --precision fp32")
+    if muon and not hasattr(torch.optim, "Muon"):
+        raise UserError(f"--optimizer muon: torch has it from 2.9 on, and this is {torch.__version__}; update torch")
     if config.gradient_checkpointing:
         model.backbone.checkpoint_gradients()
     on_gpu = world.device.type == "cuda"
@@ -218,7 +222,7 @@ def engine_of(model: nn.Module, config: TrainingConfig, world: World, precision:
             betas=(config.beta1, config.beta2),
             policy_lr=policy_lr,
             fused=True,
-            muon=config.optimizer == "muon",
+            muon=muon,
         ),
         engine_config(
             batch_size=config.batch_size,
@@ -228,7 +232,7 @@ def engine_of(model: nn.Module, config: TrainingConfig, world: World, precision:
             zero_stage=config.zero_stage,
             lr=config.lr,
             policy_lr=policy_lr,
-            muon=config.optimizer == "muon",
+            muon=muon,
             warmup_min_lr=config.warmup_min_lr,
             warmup_num_steps=config.warmup_num_steps,
             total_steps=config.total_steps,

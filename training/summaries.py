@@ -131,10 +131,11 @@ def describe_training(
         f"{schedule.samples_per_step} = batch {schedule.batch_size} × accumulation {schedule.accumulation} × "
         f"world size {schedule.world_size}"
     )
+    optimizers = "Muon and AdamW" if config.optimizer == "muon" else "AdamW"
     values = {
         "steps": steps,
         "samples/step": batch,
-        "optimizer": f"{'Muon and ' * (config.optimizer == 'muon')}AdamW, betas {config.beta1:g} {config.beta2:g}",
+        "optimizer": f"{optimizers}, betas {config.beta1:g} {config.beta2:g}",
         "learning rate": f"{config.warmup_min_lr:g} to {config.lr:g} in {config.warmup_num_steps} steps, then to 0",
         "device": f"{world.device.type}, {precision}, ZeRO stage {config.zero_stage}",
     }

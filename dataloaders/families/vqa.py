@@ -12,6 +12,7 @@ from dataloaders.downloads import TRAIN2017, Download, Fact, Source, coco_images
 from dataloaders.families.family import Family
 from dataloaders.known_sets import Entry, Findings, KnownSet, require_file
 from dataloaders.sample import Sample, Turn
+from dataloaders.wording import choose
 from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.images import read_image
 from groundscore.annotations.llava import LlavaDialogues, dialogues_path
@@ -73,8 +74,8 @@ class Vqa(Family):
         image = read_image(path)
         spoken = [turns]
         if self._most > 1:
-            others = [number for number in self._dialogues.of_same_image(drawn) if number != drawn]
-            spoken += [self._dialogues[number][1] for number in rng.permutation(others)[: self._most - 1].tolist()]
+            others = self._dialogues.others_of_image(drawn)
+            spoken += [others[index] for index in choose(rng, len(others), self._most - 1)]
         return Sample(
             image_path=path,
             image=image,

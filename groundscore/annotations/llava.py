@@ -46,11 +46,13 @@ class LlavaDialogues(Sequence[Dialogue]):
         image_name, turns = self._records[number]
         return self._images / image_name, turns
 
-    def of_same_image(self, number: int) -> list[int]:
-        """Returns the indices of all dialogues about the image of dialogue `number`, itself included."""
+    def others_of_image(self, number: int) -> list[list[tuple[str, str]]]:
+        """Returns the turns of all other dialogues about the image of dialogue `number`."""
         images, (name, _) = self._records.keys, self._records[number]
-        alike = np.flatnonzero(images == images[number]) if images[number] >= 0 else [number]  # sets share numbers
-        return [int(index) for index in alike if self._records[index][0] == name]
+        if images[number] < 0:  # its name has no number by which to find others
+            return []
+        found = [self._records[int(index)] for index in np.flatnonzero(images == images[number]) if index != number]
+        return [turns for image_name, turns in found if image_name == name]  # images of several sets share numbers
 
     def _parse(self) -> dict[str, Any]:
         return entries_by_image(read_items(self._path), self._read, itemgetter(0))

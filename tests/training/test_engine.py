@@ -95,7 +95,7 @@ def test_muon_trains_the_linear_layers_and_adamw_the_rest():
 
     for (name, parameter), expected in zip(model.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(parameter, expected, msg=lambda text, name=name: f"{name}: {text}")
-    assert len(matrices) > 20 and model.lm_head.weight.shape == head.shape
+    assert len(matrices) > 20
 
 
 def called_modules(model, batch) -> list[str]:
