@@ -13,6 +13,7 @@ with answers that it writes itself, in masks and in words, and merges it. About 
 again to go on where it stopped. Arguments go to train_ds.py.
 
   DATA     images to train on      (default dataset/miniature_pretrain)
+  SCALE    size of that data set   (default 5)
   HELD_OUT images to score on      (default dataset/miniature_all)
   BASE     base models             (default miniature/weights)
   RUNS     where the run is kept   (default runs)
@@ -22,6 +23,7 @@ HELP
 fi
 
 DATA="${DATA:-dataset/miniature_pretrain}"
+SCALE="${SCALE:-5}"
 HELD_OUT="${HELD_OUT:-dataset/miniature_all}"
 BASE="${BASE:-miniature/weights}"
 RUNS="${RUNS:-runs}"
@@ -33,7 +35,7 @@ SPLITS+="||fprefcoco|val||R-refcoco|val||MultiReasonSeg|val"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 ./build.sh
-.venv/bin/python -m miniature.data --out "$DATA" --seed 1 --scale 5
+.venv/bin/python -m miniature.data --out "$DATA" --seed 1 --scale "$SCALE"
 .venv/bin/python -m miniature.data --out "$HELD_OUT" --scale 0.75
 .venv/bin/torchrun --standalone --nproc_per_node 2 train_ds.py --exp_name "$(basename "$RUN")" --log_base_dir "$RUNS" \
     --version "$BASE/llava" --vision_tower "$BASE/clip" --vision_pretrained "$BASE/sam_miniature.pth" \
