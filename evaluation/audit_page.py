@@ -16,7 +16,7 @@ from PIL import Image
 from groundscore.colours import Colour, choose_colours
 from groundscore.drawing import heat_map, overlay, resize_mask, size_within
 from groundscore.scoring import percent
-from groundscore.scoring.layers import GREEDY, LAST, LEAST, NOISE, ORACLE, REDRAWN
+from groundscore.scoring.layers import DECODER, GREEDY, IMAGE_TOKENS, LAST, LEAST, NOISE, ORACLE, REDRAWN
 from groundscore.scoring.pages import PAGE_END, facts_list, inline_image, page_head
 
 SIDE = 116  # pixels of the longest side of a small image
@@ -90,7 +90,7 @@ def audit_page(
             yield f'<div class="found">{_finding(found, report, split in (selected_on or "").split("||"))}</div>\n'
             yield _scores(found)
             if found["depth"] > 1 and found["layered"]:
-                yield f'<div class="plots">{_curve(found)}{_choices(found)}</div>\n'
+                yield f'<div class="plots">{_curve(found)}{_choices(found)}{_pointing(found)}</div>\n'
             yield _kinds(found)
             yield "</section>\n"
         if cases.get(split):
@@ -110,6 +110,8 @@ Images are encoded and answers are read or written once; then the mask of every 
 embeddings). The best layer of each expression, taken by the truth, is above the last layer partly by luck: the best of
 several masks is better than one of them. The null of it is the best of as many masks of the last layer alone, the
 undisturbed one and others with dropout on the [SEG] state; of several rates of dropout the one that gains most is used.
+"Highest point" is the share of targets on which the similarity map is highest: the map over a layer's image tokens,
+with which UGround prompts, and that over SAM's image embedding, as READ draws it.
 "More than noise" is a gain in IoU above what {NOISE:.0%} of the expressions gain from redraws, and above {LEAST}. Only
 expressions that have a target and got a mask can depend on the layer. Intervals: 95 %, by bootstrap over images.</p>
 </details>
@@ -244,6 +246,7 @@ def _kinds(found: Mapping[str, Any]) -> str:
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520, 230, 44, 130, 26, 30
 COLOURS = {"layers": "#3b76d0", GREEDY: "#d0763b", ORACLE: "#2f9e5b", REDRAWN: "#9a9a9a"}
+COLOURS |= {IMAGE_TOKENS: "#3b76d0", DECODER: "#b04fb8"}
 
 
 def _frame(title: str, high: float, low: float, marks: Sequence[str], percent: bool) -> tuple[str, Any, Any]:
@@ -330,6 +333,26 @@ def _choices(found: Mapping[str, Any]) -> str:
         parts.append(
             f'<text x="{WIDTH - RIGHT + 6}" y="{TOP + 14 + 16 * number}" style="fill:{COLOURS[name]}">{label}</text>'
         )
+    return "".join([*parts, "</svg>"])
+
+
+def _pointing(found: Mapping[str, Any]) -> str:
+    """How often each layer's map is highest on the target, a curve for each side that the maps are of."""
+    sides = found.get("pointing")
+    if not sides:
+        return ""
+    shares = {side: [one["value"] for one in layers.values()] for side, layers in sides.items()}
+    marks = [str(layer) for layer in range(found["depth"])]
+    head, x, y = _frame("highest point of the map on the target", 1.0, 0.0, marks, percent=True)
+    parts, least = [head], 0.0
+    for side, of in sorted(shares.items(), key=lambda one: -one[1][-1]):
+        points = " ".join(f"{x(layer):.1f},{y(share):.1f}" for layer, share in enumerate(of))
+        least = max(y(of[-1]) + 4, least)
+        parts.append(
+            f'<polyline points="{points}" fill="none" stroke="{COLOURS[side]}" stroke-width="2"/>'
+            f'<text x="{WIDTH - RIGHT + 6}" y="{least:.1f}" style="fill:{COLOURS[side]}">{side} {of[-1]:.0%}</text>'
+        )
+        least += 12
     return "".join([*parts, "</svg>"])
 
 

@@ -34,7 +34,7 @@ from evaluation.running import Counted, evaluate
 from groundscore.errors import UserError
 from groundscore.scoring import percent
 from groundscore.scoring.counts import Row, mask_iou, row_iou
-from groundscore.scoring.layers import LayerRow, read_layer_rows, summarise_rows
+from groundscore.scoring.layers import DECODER, IMAGE_TOKENS, LayerRow, read_layer_rows, summarise_rows
 from groundscore.scoring.report import Report
 from groundscore.splits import EvaluationItem
 from groundscore.terminal import fitted, terminal_width
@@ -137,13 +137,14 @@ class _Rows:
 
 @dataclass
 class _Candidates:
-    """What was counted of a batch; probabilities, chosen: of all its targets. See `LayerRow`."""
+    """What was counted of a batch; probabilities, chosen, points (by side): of all its targets. See `LayerRow`."""
 
     layers: list[_Rows]
     greedy: _Rows | None
     redraws: dict[float, list[_Rows]]
     probabilities: list[list[float]]
     chosen: list[int]
+    points: dict[str, list[list[int]]]
 
 
 @dataclass(frozen=True)
@@ -180,25 +181,29 @@ class LayerMeasure:
         if states is None:
             same = _Rows(work, reading, None)
             redraws = {rate: [same] * (depth - 1) for rate in self.rates}
-            return _Candidates([same] * depth, same if has_policy else None, redraws, [], [])
+            return _Candidates([same] * depth, same if has_policy else None, redraws, [], [], {})
         features = model.decoder_features(batch, states.images)
         probabilities = policy_probabilities(model, states) if has_policy else None
         likeliest = states.at_every_target(depth - 1) if probabilities is None else probabilities.argmax(dim=1)
         prompts = (
             model.system.prompt(model, states, batch, rule) for rule in (range(depth) if depth > 1 else ["last"])
         )
-        layers, merged = [], []
-        for layer, (_, logits) in enumerate(masks_of_prompts(model, batch, states, features, prompts)):
+        layers, merged, highest = [], [], {IMAGE_TOKENS: [], DECODER: []}
+        for layer, (prompt, logits) in enumerate(masks_of_prompts(model, batch, states, features, prompts)):
             layers.append(_Rows(work, reading, logits))
+            theirs = decoder_maps(model, batch, states, features, layer if depth > 1 else states.last_layer)
+            for side, maps in ((IMAGE_TOKENS, prompt.maps), (DECODER, theirs)):
+                highest[side] += [] if maps is None else [torch.cat([each.flatten(1).argmax(1) for each in maps])]
             mine = [(own == layer)[:, None, None] for own in likeliest.split(states.counts)]
             merged = [torch.where(*each) for each in zip(mine, logits, merged or logits, strict=True)]
         redrawn = self._redraws(model, work, reading)
         rows = (_Rows(work, reading, logits) for _, logits in masks_of_prompts(model, batch, states, features, redrawn))
         redraws = {rate: [next(rows) for _ in range(depth - 1)] for rate in self.rates}
+        points = {side: _hits(work, reading, torch.stack(each, 1)) for side, each in highest.items() if each}
         if probabilities is None:
-            return _Candidates(layers, None, redraws, [], [])
+            return _Candidates(layers, None, redraws, [], [], points)
         rounded = [[round(one, 6) for one in of_target] for of_target in probabilities.tolist()]
-        return _Candidates(layers, _Rows(work, reading, merged), redraws, rounded, likeliest.tolist())
+        return _Candidates(layers, _Rows(work, reading, merged), redraws, rounded, likeliest.tolist(), points)
 
     def _redraws(self, model: GroundingModel, work: Work, reading: Reading) -> Iterator[Prompt]:
         """The prompts of the last layer with dropout on the states of all targets."""
@@ -227,6 +232,7 @@ class LayerMeasure:
         own = candidates.layers[-1] if takes_last or greedy is None else greedy
         lines = []
         for expression, kinds in enumerate(work.parts[number].kinds):
+            found = work.parts[number].truth_of(expression).any()
             targets = [n for n, owner in enumerate(reading.owner) if owner == (number, expression)]
             row = LayerRow(
                 split=self.spec,
@@ -240,6 +246,7 @@ class LayerMeasure:
                 },
                 probabilities=[candidates.probabilities[n] for n in targets] if greedy else [],
                 chosen=[candidates.chosen[n] for n in targets] if greedy else [],
+                points={side: [hits[n] for n in targets] for side, hits in candidates.points.items()} if found else {},
             )
             lines.append({"row": row.to_line()})
         mine = [n for n, (part, _) in enumerate(reading.owner) if part == number]
@@ -250,6 +257,12 @@ class LayerMeasure:
 def _depth(model: GroundingModel) -> int:
     """L+1, the layers that a mask may come from; 1 for a system that always uses the last."""
     return model.config.num_layers if model.system.uses_policy else 1
+
+
+def _hits(work: Work, reading: Reading, highest: Tensor) -> list[list[int]]:
+    """Whether the pixels `highest` [S, L+1] of the maps (counted row by row) are on the truth of each target."""
+    truths = [work.parts[part].truth_of(expression) for part, expression in reading.owner]
+    return [truth.flatten()[pixels].long().tolist() for truth, pixels in zip(truths, highest.cpu(), strict=True)]
 
 
 def _seed_of(*numbers: int) -> int:

@@ -58,6 +58,11 @@ class Part:
         """The image and its item, for errors."""
         return f"{self.image} (item {self.number})"
 
+    def truth_of(self, expression: int) -> Tensor:
+        """bool [H, W]: all targets of the part's n-th expression."""
+        first = sum(self.targets[:expression])
+        return self.truth[first : first + self.targets[expression]].any(0)
+
 
 @dataclass
 class Work:

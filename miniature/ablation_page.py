@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from groundscore.errors import UserError
 from groundscore.scoring import percent
+from groundscore.scoring.layers import SIDES
 from groundscore.scoring.tables import markdown_table
 from groundscore.splits import QUERY_KINDS
 from miniature.ablation_results import (
@@ -25,12 +26,10 @@ from miniature.ablation_results import (
     gain,
     layer_curve,
 )
-from miniature.study import COLUMNS, Results, Spread, StudyRow, queries_table, spread
+from miniature.study_results import COLUMNS, LEVEL, Results, StudyRow, interval, queries_table, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-LEVEL = 0.95  # of the intervals over seeds
 
 
 def page(results: Results, rows: Sequence[StudyRow], images: dict[str, Path], options: argparse.Namespace) -> str:
@@ -84,6 +83,14 @@ gIoU by layer, of the policy, and of the best layer of each expression:
 
 {layers_table(results, rows)}
 {image("layers", "gIoU of every layer")}
+## Where the maps point
+
+How often the map of a layer is highest on the target: over the layer's image tokens, with which UGround prompts SAM,
+and over SAM's image embedding, as READ draws it (the similarity to the projected `[SEG]` state). Given answers, in
+percent of the targets, means over the three splits and seeds. The audits show such maps, layer by layer.
+
+{pointing_table(results, rows)}
+
 ## The policies over training
 
 Reward is minus the map loss of the chosen layer. The histograms show the first seed of each row.
@@ -101,30 +108,13 @@ def verdicts(results: Results, rows: Sequence[StudyRow], bases: Sequence[str]) -
         found = difference(results, learned, last)
         left = spread(gain(run, "beyond_luck") for run in results.get(learned, {}).values())
         share = spread(above_noise(run, "beyond_luck") for run in results.get(learned, {}).values())
-        parts = [f"the policy against the last layer {_interval(found)}" if found else "the policy is not trained yet"]
+        parts = [f"the policy against the last layer {interval(found)}" if found else "the policy is not trained yet"]
         if left:
-            parts.append(f"the best layer beyond luck {_interval(left)}")
+            parts.append(f"the best layer beyond luck {interval(left)}")
         if share:
             parts.append(f"{100 * share.mean:+.1f} % of the expressions need another layer, beyond luck")
         lines.append(f"**{base or 'This base'}**: {'; '.join(parts)}.")
     return "\n".join(f"- {line}" for line in lines) if len(lines) > 1 else "".join(lines)
-
-
-def _interval(found: Spread) -> str:
-    """A mean with its interval over seeds, and whether 0 is outside."""
-    if found.error is None:
-        return f"{percent(found.mean, '+')} IoU (one seed: not decided)"
-    low, high = bounds(found)
-    verdict = "not decided" if low <= 0 <= high else "better" if found.mean > 0 else "worse"
-    return f"{percent(found.mean, '+')} IoU ({percent(low, '+')} to {percent(high, '+')}, {found.n} seeds: {verdict})"
-
-
-def bounds(found: Spread) -> tuple[float, float]:
-    """The interval of a mean over seeds by Student's t; `found` has more than one."""
-    from scipy.stats import t
-
-    half = float(t.ppf((1 + LEVEL) / 2, found.n - 1)) * found.error
-    return found.mean - half, found.mean + half
 
 
 def gains_table(results: Results, rows: Sequence[StudyRow]) -> str:
@@ -173,6 +163,25 @@ def layers_table(results: Results, rows: Sequence[StudyRow]) -> str:
     return markdown_table(lines)
 
 
+def pointing_table(results: Results, rows: Sequence[StudyRow]) -> str:
+    """How often the maps of every layer are highest on their target, a line for each row and side of the maps."""
+    found = {}
+    for row in rows:
+        for side in SIDES:
+            curves = [one["pointing"][side] for run in results.get(row.name, {}).values() for one in audits(run)
+                      if side in one.get("pointing", {})]  # fmt: skip
+            if curves:
+                found[row.title, side] = [spread(one[name]["value"] for one in curves).mean for name in curves[0]]
+    if not found:
+        return "No row has maps yet."
+    depth = max(map(len, found.values()))
+    lines = [["row", "map over", *map(str, range(depth))]]
+    for (title, side), shares in found.items():
+        # A system without a choice has the map of its last layer alone.
+        lines.append([title, side, *[""] * (depth - len(shares)), *(percent(share) for share in shares)])
+    return markdown_table(lines)
+
+
 def findings(results: Results, bases: Sequence[str]) -> str:
     """What the numbers say, as a list; differences are paired by seed."""
     claims = [
@@ -200,7 +209,7 @@ def findings(results: Results, bases: Sequence[str]) -> str:
         for row, other, a, b in claims:
             found = difference(results, prefix + row, prefix + other)
             if found:
-                lines.append(f"- **{a[0].upper()}{a[1:]} against {b}**{said}: {_interval(found)}.")
+                lines.append(f"- **{a[0].upper()}{a[1:]} against {b}**{said}: {interval(found)}.")
     runs = [run for of_row in results.values() for run in of_row.values() if favourite(run)]
     if runs:
         settled = [run for run in runs if favourite(run)[1] > 0.95]

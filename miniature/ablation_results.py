@@ -3,7 +3,7 @@
 from statistics import mean
 
 from groundscore.scoring.layers import GREEDY, LAST, ORACLE
-from miniature.study import Results, Spread, StudyRow, spread
+from miniature.study_results import Results, Spread, StudyRow, paired
 
 LAST_ROW, LEARNED = "mode1", "mode3_leave_one_out"  # the fixed last layer, and the policy that it is compared with
 COMPARED = ("explicit", "implicit", "multi")  # differences between rows are taken over the mean of these
@@ -65,9 +65,7 @@ def compared_score(result: dict) -> float | None:
 
 def difference(results: Results, row: str, other: str) -> Spread | None:
     """How much better `row` is than `other`, seed by seed, on the compared kinds of query."""
-    seeds = sorted(set(results.get(row, {})) & set(results.get(other, {})))
-    scores = [(compared_score(results[row][seed]), compared_score(results[other][seed])) for seed in seeds]
-    return spread(a - b for a, b in scores if a is not None and b is not None)
+    return paired(results, row, other, compared_score)
 
 
 def audits(result: dict) -> list[dict]:

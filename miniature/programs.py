@@ -31,6 +31,7 @@ def training_command(
         *("--vision_pretrained", base / "sam_miniature.pth", "--dataset_dir", options.dataset_dir),
         *("--model_key", system, "--exp_name", run.name, "--log_base_dir", run.parent, "--device", options.device),
         *("--batch_size", options.batch_size // options.processes, "--steps_per_epoch", steps, "--epochs", epochs),
+        *("--cache_features", options.runs / "features"),  # one cache for all runs: their encoders are the base's
         *RECIPE.split(),
         *flags.split(),
     ]
@@ -60,11 +61,16 @@ def audit_command(options: argparse.Namespace, run: Path, page: Path, *, splits:
     return [str(part) for part in command]
 
 
-def start(what: str, command: Sequence[str]) -> None:
-    """Run a command to its end; raises `UserError` where it fails."""
-    code = subprocess.run(command, check=False).returncode
+def start(what: str, command: Sequence[str], log: Path | None = None) -> None:
+    """Run a command to its end, what it prints behind what `log` has; raises `UserError` where it fails."""
+    if log is None:
+        code = subprocess.run(command, check=False).returncode
+    else:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            code = subprocess.run(command, check=False, stdout=file, stderr=subprocess.STDOUT).returncode
     if code:
-        raise UserError(f"{what} ended with code {code}; what it printed is above")
+        raise UserError(f"{what} ended with code {code}; what it printed is {f'in {log}' if log else 'above'}")
 
 
 def chosen_systems(names: str) -> list[str]:

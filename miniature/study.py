@@ -1,4 +1,4 @@
-"""What the two studies of the miniature share: rows are trained and audited seed by seed, and tables made of results.
+"""What the two studies of the miniature share: rows are trained and audited seed by seed, and what they scored is kept.
 
 Every run leaves one result file, from which the pages are made; a second call skips the runs that have one. All rows of
 a seed run before those of the next, so that what disturbs the machine disturbs all rows alike and a page can be written
@@ -8,54 +8,25 @@ early. A run that was stopped goes on where its last checkpoint was.
 import argparse
 import json
 import shlex
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from groundscore.errors import UserError
 from groundscore.progress import duration
 from groundscore.reading import parse_json, read_json, read_lines
-from groundscore.scoring import percent
-from groundscore.scoring.counts import QuestionCounts, Row, row_iou
-from groundscore.scoring.layers import LayerRow, read_layer_rows
-from groundscore.scoring.tables import markdown_table
-from groundscore.splits import QUERY_KINDS
+from groundscore.scoring.layers import read_layer_rows
 from miniature.programs import audit_command, start, training_command
+from miniature.study_results import Results, StudyRow, query_scores, read_results
 
-ANSWERS = ("generated", "given")
 # One split of every kind of query; the columns of the tables pool their expressions.
 SPLITS = "ReasonSeg|val||refcoco|unc|val||grefcoco|unc|val||refzom|final|val||fprefcoco|val||R-refcoco|val"
 SPLITS += "||MultiReasonSeg|val"
 STEPS_BETWEEN_CHECKPOINTS = 50
 SECONDS_PER_STEP, SECONDS_OF_SCORING = 1.0, 240  # on two idle cores, where no run has told better
-COLUMNS = """`explicit` (named), `implicit` (reasoned about), `single` and `multi` (one target, several) are mean IoU of
-the expressions with targets, `positive` the share of these that get a mask; `none` is the share of no-target
-expressions (gRefCOCO, Ref-ZOM) without a mask, `correction` that of false premises (FP- and R-RefCOCO). All in
-percent."""
-
-
-@dataclass(frozen=True)
-class StudyRow:
-    """A row of a study. name: of its runs and files. system: for --model_key. flags: beyond the recipe, as one string.
-
-    base: name of the base that it starts from, where a study has several.
-    """
-
-    name: str
-    title: str
-    system: str = "UGround"
-    flags: str = ""
-    base: str = ""
-
-    @property
-    def has_policy(self) -> bool:
-        """Whether a layer policy is trained."""
-        return self.system == "UGround" and "--mode 1" not in self.flags
-
-
-Results = dict[str, dict[int, dict]]  # row -> seed -> what `run_row` wrote
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
@@ -68,7 +39,10 @@ def add_study_arguments(parser: argparse.ArgumentParser, *, steps: int, seeds: s
     parser.add_argument("--limit", type=int, default=limit, help=f"images of each split ({limit})")
     parser.add_argument("--splits", default=SPLITS, help="held-out splits, joined by || (one of every kind)")
     parser.add_argument("--batch_size", type=int, default=16, help="images per step, over all processes (16)")
-    parser.add_argument("--processes", type=int, default=1, help="training processes (1)")
+    parser.add_argument("--processes", type=int, default=1, help="training processes of a run (1)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="runs at a time; of several each has a log of its own (1)"
+    )
     parser.add_argument("--base", type=Path, default=Path("miniature/weights"), help="base models (miniature/weights)")
     parser.add_argument(
         "--dataset_dir", type=Path, default=Path("dataset/miniature_pretrain"), help="root of the training data"
@@ -88,8 +62,8 @@ def check_study(options: argparse.Namespace, script: str) -> list[int]:
     except ValueError:
         raise UserError(f"--seeds {options.seeds}: expected numbers joined by commas") from None
     options.held_out = options.held_out or options.dataset_dir
-    if options.steps < 1 or options.limit < 1 or options.batch_size % options.processes:
-        raise UserError("--steps and --limit must be above 0, and --batch_size a multiple of --processes")
+    if min(options.steps, options.limit, options.jobs) < 1 or options.batch_size % options.processes:
+        raise UserError("--steps, --limit and --jobs must be above 0, and --batch_size a multiple of --processes")
     paths = {"--dataset_dir": options.dataset_dir, "--held_out": options.held_out}
     for flag, path in {} if options.dry_run or options.page_only else paths.items():
         if not path.is_dir():
@@ -123,13 +97,32 @@ def run_study(
     for row in {row.base: row for row, _ in ([] if options.page_only else todo)}.values():
         if not (bases[row.base] / "llava").is_dir():
             raise UserError(f"base {row.base or 'model'}: {bases[row.base] / 'llava'} does not exist")
-    for number, (row, seed) in enumerate([] if options.page_only else todo, start=1):
-        print(f"\n[{name}] {number} of {len(todo)}: {row.title}, seed {seed}", flush=True)
-        run_row(row, seed, directory, options, bases[row.base])
-        results = read_results(directory, rows)
-        write_page(results)
-        left = sum(estimate(row, results, options) for row, _ in todo[number:])
-        print(f"[{name}] about {duration(left)} left", flush=True)
+    left = [] if options.page_only else list(todo)
+
+    stopped = threading.Event()
+
+    def run(row: StudyRow, seed: int) -> tuple[StudyRow, int] | None:
+        if stopped.is_set():
+            return None
+        print(f"\n[{name}] {todo.index((row, seed)) + 1} of {len(todo)}: {row.title}, seed {seed}", flush=True)
+        try:
+            run_row(row, seed, directory, options, bases[row.base])
+        except BaseException:
+            stopped.set()  # here and not where the error arrives: until then this thread would begin the next run
+            raise
+        return row, seed
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        try:
+            for future in as_completed([pool.submit(run, row, seed) for row, seed in left]):
+                if done := future.result():
+                    left.remove(done)
+                    results = read_results(directory, rows)
+                    write_page(results)
+                    seconds = sum(estimate(row, results, options) for row, _ in left) / options.jobs
+                    print(f"[{name}] about {duration(seconds)} left", flush=True)
+        finally:
+            stopped.set()  # a Ctrl-C: what runs ends by itself, nothing else begins
     if options.page_only or not todo:
         if not results:
             raise UserError(f"{directory} holds no result; run the study without --page_only first")
@@ -148,7 +141,7 @@ def print_plan(
     for row, seed in runs:
         shown = duration(estimate(row, results, options)) if (row, seed) in todo else "done"
         print(f"{run_name(row, seed):<36} {shown:>8}  {row.title}")
-    total = sum(estimate(row, results, options) for row, _ in todo)
+    total = sum(estimate(row, results, options) for row, _ in todo) / options.jobs
     known = sum(row.name in results for row in {row for row, _ in runs})
     source = f"{known} rows by their finished runs, the others by two idle cores"
     print(f"{len(todo)} runs to go, about {duration(total)} ({source})")
@@ -192,10 +185,11 @@ def run_row(row: StudyRow, seed: int, directory: Path, options: argparse.Namespa
     name = run_name(row, seed)
     run = directory / name
     training, audit = commands_of(row, seed, run, options, base)
+    log = directory / f"{name}.log" if options.jobs > 1 else None
     started = time.monotonic()
-    start(f"training {name}", training)
+    start(f"training {name}", training, log)
     trained = time.monotonic()
-    start(f"the audit of {name}", audit)
+    start(f"the audit of {name}", audit, log)
     report = read_json(run / "audit.json", missing="python -m evaluation.audit writes it")
     result = {
         "row": row.name,
@@ -222,93 +216,3 @@ def history(metrics: Path) -> list[dict]:
     kept = ("step", "train/loss", "policy/entropy", "policy/reward", "policy/layers")
     lines = [parse_json(text, str(metrics)) for _, text in read_lines(metrics, missing="train_ds.py writes it")]
     return [{name: line[name] for name in kept if name in line} for line in lines if "train/loss" in line]
-
-
-# --- results ----------------------------------------------------------------------------------------------------------
-
-
-def read_results(directory: Path, rows: Sequence[StudyRow]) -> Results:
-    """All results of these rows, in their order, seeds rising.
-
-    Raises `UserError` where they were made with different settings.
-    """
-    found: Results = {}
-    first: tuple[Path, dict] | None = None
-    for row in rows:
-        for path in sorted(directory.glob(f"{row.name}.seed*.json")):
-            result = read_json(path, missing="run the study first")
-            first = first or (path, result["settings"])
-            if result["settings"] != first[1]:
-                differ = [name for name, value in first[1].items() if result["settings"].get(name) != value]
-                raise UserError(
-                    f"{path} was made with another --{', --'.join(differ)} than {first[0].name}; they do not belong in "
-                    "one table: remove it, or name another --runs"
-                )
-            found.setdefault(row.name, {})[result["seed"]] = result
-    return {name: dict(sorted(runs.items())) for name, runs in found.items()}
-
-
-def query_scores(rows: Iterable[LayerRow]) -> dict[str, dict[str, float]]:
-    """For each answer and kind of query the score of `COLUMNS`, over the expressions of all splits together."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for layer_row in rows:
-        row = layer_row.last if layer_row.greedy is None else layer_row.greedy
-        of_answer = found.setdefault(layer_row.answer, {})
-        for kind in layer_row.kinds:
-            if kind == "positive":
-                value = float(_has_mask(row))
-            elif kind in ("none", "correction"):
-                value = float(not _has_mask(row))
-            elif "positive" in layer_row.kinds:
-                value = row_iou(row)
-            else:
-                continue
-            of_answer.setdefault(kind, []).append(value)
-    return {answer: {kind: mean(values) for kind, values in kinds.items()} for answer, kinds in found.items()}
-
-
-def _has_mask(row: Row) -> bool:
-    if isinstance(row, QuestionCounts):
-        return any(row.predicted_areas)
-    return row.present and row.predicted_area > 0
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation over n seeds; the deviation is None for one seed."""
-
-    mean: float
-    deviation: float | None
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f}" if self.deviation is None else f"{self.mean:.3f} ± {self.deviation:.3f}"
-
-    @property
-    def percent(self) -> str:
-        """The same of scores: in percent."""
-        return percent(self.mean) + ("" if self.deviation is None else f" ± {percent(self.deviation)}")
-
-    @property
-    def error(self) -> float | None:
-        """Standard error of the mean."""
-        return None if self.deviation is None else self.deviation / self.n**0.5
-
-
-def spread(values: Iterable[float | None]) -> Spread | None:
-    """Mean and standard deviation of the known values; None if there are none."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    return Spread(mean(known), stdev(known) if len(known) > 1 else None, len(known))
-
-
-def queries_table(results: Results, rows: Sequence[StudyRow], answer: str) -> str:
-    """A line per row, a column per kind of query; mean ± deviation over seeds."""
-    table = [["row", "seeds", *QUERY_KINDS]]
-    for row in rows:
-        runs = list(results.get(row.name, {}).values())
-        if runs:
-            scores = [spread(run["queries"].get(answer, {}).get(kind) for run in runs) for kind in QUERY_KINDS]
-            table.append([row.title, str(len(runs)), *(one.percent if one else "-" for one in scores)])
-    return markdown_table(table)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import eval as eval_script
 from evaluation import audit
 from evaluation.report_files import report_path
-from groundscore.scoring.layers import LayerRow, summarise_rows
+from groundscore.scoring.layers import IMAGE_TOKENS, SIDES, LayerRow, summarise_rows
 from miniature import programs
 from tests.groundscore.scoring.rows import row
 from training.arguments import parse_arguments
@@ -30,7 +30,7 @@ def replace_programs(monkeypatch, root: Path, losses: list[dict], scores: dict) 
     (root / "data").mkdir()
     commands = []
 
-    def run(command, check):
+    def run(command, check, **output):
         commands.append(command)
         if "train_ds.py" in command:
             directory = parse_arguments(command[command.index("train_ds.py") + 1 :]).log_dir
@@ -60,7 +60,9 @@ def audit_rows(split: str, answer: str, *, last: int = 50, first: int = 20, luck
         target = 100 if "positive" in kinds else 0
         masks = [row(min(iou, target), min(iou, target), target, item=item) for iou in (first, last, luck)]
         choice = [0.9, 0.1] if greedy == 0 else [0.1, 0.9]
-        rows.append(LayerRow(split, answer, kinds, masks[:2], masks[greedy], {"0.2": masks[2:]}, [choice], [greedy]))
+        points = {side: [[0, int(side == IMAGE_TOKENS)]] for side in SIDES} if target else {}
+        redraws = {"0.2": masks[2:]}
+        rows.append(LayerRow(split, answer, kinds, masks[:2], masks[greedy], redraws, [choice], [greedy], points))
     return rows
 
 

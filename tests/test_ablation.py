@@ -1,14 +1,16 @@
 """The policy study: what it starts, what it skips, and what its page says."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from groundscore.errors import UserError
 from miniature import ablation
-from miniature.ablation_page import bounds, page
+from miniature.ablation_page import page
 from miniature.ablation_results import LAST_ROW, LEARNED, ROWS, STUDY, best_layer, difference, favourite, gain
-from miniature.study import SPLITS, query_scores, read_results, settings
+from miniature.study import SPLITS, settings
+from miniature.study_results import bounds, query_scores, read_results
 from model.settings import model_overrides
 from tests.fake_programs import audit_rows, replace_programs, write_audit
 from training.arguments import parse_arguments
@@ -97,9 +99,30 @@ def test_what_is_done_is_not_done_again(start):
     assert len(start("--rows", "lisa", "--seeds", "0,1,2")) == 2
 
 
+def test_two_runs_at_a_time_have_logs_of_their_own_and_one_that_fails_keeps_others_from_beginning(
+    start, tmp_path, monkeypatch
+):
+    directory = tmp_path / "runs/5_steps"
+    assert len(start("--rows", "lisa,read", "--seeds", "0,1", "--jobs", "2")) == 8
+    names = [f"{row}.seed{seed}" for row in ("lisa", "read") for seed in (0, 1)]
+    assert sorted(path.name for path in directory.glob("*.log")) == [f"{name}.log" for name in names]
+    assert all((directory / f"{name}.json").exists() for name in names)
+
+    def fails(command, check, stdout, stderr):
+        stdout.write(b"out of memory\n")
+        return SimpleNamespace(returncode=1)
+
+    monkeypatch.setattr("miniature.programs.subprocess.run", fails)
+    with pytest.raises(UserError, match="training lisa.seed[23] ended with code 1; what it printed is in .*[23].log"):
+        start("--rows", "lisa", "--seeds", "2,3,4,5,6,7,8,9", "--jobs", "2")
+    logs = [path for path in directory.glob("lisa.seed*.log") if b"out of memory" in path.read_bytes()]
+    assert len(logs) <= 2, "one of each thread"
+
+
 def test_mistakes_are_said(start, tmp_path):
     for flags, message in (
         (["--rows", "nothing"], "no nothing"),
+        (["--jobs", "0"], "--jobs must be above 0"),
         (["--bases", "none"], "expected NAME=DIR"),
         (["--bases", f"none={tmp_path}/nowhere", "--rows", "lisa"], "nowhere/llava does not exist"),
     ):
@@ -157,6 +180,10 @@ def test_the_page_says_where_a_policy_settled_and_whether_that_layer_is_the_best
     assert "in 2 of 2 runs with a policy one layer" in text
     assert "in 1 of these it is also the layer with the best gIoU" in text
     assert "1 (100%), 0 (100%)" in text
+    table = text.split("## Where the maps point")[1]
+    pointing = [line.split("|")[2:-1] for line in table.splitlines() if "mode 3" in line]
+    cells = [[cell.strip() for cell in line] for line in pointing]
+    assert cells == [["image tokens", "0.0", "100.0"], ["mask decoder", "0.0", "0.0"]]
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from groundscore.scoring.counts import QuestionCounts, Row, check_row, row_from_
 NOISE = 0.95  # a gain is more than noise if it exceeds this share of the gains from redraws,
 LEAST = 0.01  # and so much IoU, below which a mask is not another one
 LAST, GREEDY, ORACLE, REDRAWN = "last", "greedy", "best layer", "best redraw"
+SIDES = IMAGE_TOKENS, DECODER = "image tokens", "mask decoder"  # what a similarity map compares the `[SEG]` state with
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -41,6 +42,8 @@ class LayerRow:
     greedy: with each target's mask at the policy's likeliest layer; None where no policy chooses.
     redraws: by rate of dropout, the counts with L masks of the last layer.
     probabilities: the policy's, [L+1] of each target of the answer; chosen: its likeliest layer of each.
+    points: by side (`SIDES`) and for each target of the answer, whether each layer's similarity map is highest on a
+        true target, [L+1] of 0 and 1 (the pointing game of Zhang et al., 2016); empty without a true target.
     An expression with several targets has one layer for all of them in `layers` and `redraws`.
     """
 
@@ -52,6 +55,7 @@ class LayerRow:
     redraws: dict[str, list[Row]] = field(default_factory=dict)
     probabilities: list[list[float]] = field(default_factory=list)
     chosen: list[int] = field(default_factory=list)
+    points: dict[str, list[list[int]]] = field(default_factory=dict)
 
     @property
     def last(self) -> Row:
@@ -65,6 +69,8 @@ class LayerRow:
         if self.greedy is not None:
             content |= {"greedy": _differing(self.greedy), "probabilities": self.probabilities, "chosen": self.chosen}
         content["redraws"] = {rate: [_differing(row) for row in rows] for rate, rows in self.redraws.items()}
+        if self.points:
+            content["points"] = self.points
         return json.dumps(content) + "\n"
 
     @classmethod
@@ -73,13 +79,16 @@ class LayerRow:
         content = parse_json(line, where, remedy="make the audit again")
         try:
             mapping(anything, at_least=list(_OWN_FIELDS))(content, "")
-            own = {name: content.pop(name) for name in (*_OWN_FIELDS, *_POLICY_FIELDS) if name in content}
+            own = {name: content.pop(name) for name in (*_OWN_FIELDS, *_OTHER_FIELDS) if name in content}
             _OWN(own, "")
             check_row(content, "")
             last = row_from_dict(content)
             layers = [_with_counts(last, counts) for counts in own["layers"]]
             redraws = {rate: [_with_counts(last, one) for one in some] for rate, some in own["redraws"].items()}
             greedy = None if own.get("greedy") is None else _with_counts(last, own["greedy"])
+            points = own.get("points", {})
+            if not set(points) <= set(SIDES) or any(len(one) != len(layers) for of in points.values() for one in of):
+                raise ShapeError(f"points are by side ({', '.join(SIDES)}), for every layer of each target")
         except ShapeError as error:
             raise UserError(f"{where} is not a row of an audit ({error}); make the audit again") from error
         return cls(
@@ -91,6 +100,7 @@ class LayerRow:
             redraws,
             own.get("probabilities", []),
             own.get("chosen", []),
+            points,
         )
 
 
@@ -124,12 +134,13 @@ _OWN_FIELDS = {
     "layers": list_of(anything),
     "redraws": mapping(list_of(anything)),
 }
-_POLICY_FIELDS = {
+_OTHER_FIELDS = {
     "greedy": optional(anything),
     "probabilities": list_of(list_of(number)),
     "chosen": list_of(whole(0)),
+    "points": mapping(list_of(list_of(whole(0)))),
 }
-_OWN = record(_OWN_FIELDS, _POLICY_FIELDS)
+_OWN = record(_OWN_FIELDS, _OTHER_FIELDS)
 
 
 def read_layer_rows(path: Path) -> Iterator[LayerRow]:
@@ -151,6 +162,7 @@ class LayerColumns:
     layered: bool [N], the expression has a target and the answer a mask, so that the layer matters.
     layers, redraws: which candidates are the layers' and, by rate, the redraws'; greedy: the policy's, or None.
     probabilities: float64 [targets, L+1]; chosen: int64 [targets].
+    points: by side, the image int64 [targets] of each target that was to be found, and the hits int64 [targets, L+1].
     """
 
     images: int
@@ -166,12 +178,14 @@ class LayerColumns:
     greedy: int | None
     probabilities: np.ndarray
     chosen: np.ndarray
+    points: dict[str, tuple[np.ndarray, np.ndarray]]
 
     @classmethod
     def of(cls, rows: Iterable[LayerRow]) -> "LayerColumns":
         """Returns the columns of rows with the same candidates; ValueError where they differ or there are none."""
         first: LayerRow | None = None
         items, kinds, layered, probabilities, chosen, sums = [], [], [], [], [], []
+        points: dict[str, tuple[list[int], list[list[int]]]] = {side: ([], []) for side in SIDES}
         for row in rows:
             first = first or row
             if _candidates(row) != _candidates(first):
@@ -181,6 +195,9 @@ class LayerColumns:
             layered.append(_layer_matters(row.last))
             probabilities += row.probabilities
             chosen += row.chosen
+            for side, of_targets in row.points.items():
+                points[side][0].extend([row.last.item] * len(of_targets))
+                points[side][1].extend(of_targets)
             candidates = [*row.layers, *([row.greedy] if row.greedy is not None else [])]
             candidates += [one for some in row.redraws.values() for one in some]
             pairs = [one.pairs() for one in candidates]
@@ -214,6 +231,11 @@ class LayerColumns:
             greedy=None if first.greedy is None else depth,
             probabilities=np.array(probabilities, np.float64).reshape(-1, depth),
             chosen=np.array(chosen, np.int64),
+            points={
+                side: (np.searchsorted(known, of_item), np.array(hits, np.int64).reshape(-1, depth))
+                for side, (of_item, hits) in points.items()
+                if hits
+            },
         )
 
     @property
@@ -297,6 +319,9 @@ def summarise(columns: LayerColumns, *, bootstrap: int = 1000, seed: int = 0) ->
         for name in (LAST, GREEDY) if columns.greedy is not None else (LAST,):
             terms = Terms(columns.image[some], columns.ious(named[name])[some], columns.pairs[some])
             quantities.add(("kinds", kind, f"gIoU {name}"), terms)
+    for side, (image, hits) in columns.points.items():
+        for layer in range(columns.depth):
+            quantities.add(("pointing", side, f"layer {layer}"), Terms.mean(image, hits[:, layer]))
     found = quantities.results(bootstrap, seed)
     for kind, some in kinds.items():
         found["kinds"][kind] |= {"expressions": int(some.sum()), "layered": int((some & columns.layered).sum())}

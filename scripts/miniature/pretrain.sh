@@ -21,6 +21,8 @@ target, so that no layer of the LLM has a head start. The images' features are k
 About an hour and a half on two idle cores. Start it again to go on where it stopped. Arguments go to all runs of train_ds.py.
 
   BACKBONE llava or qwen3_vl       (default llava)
+  MAPS     random, none or last: whose similarity maps the last stage trains (default random); the others are for the
+           study of the layer policy, share the first stages and go to RUNS/base_none, RUNS/base_last
   DATA     images                  (default dataset/miniature_pretrain)
   SCALE    size of the data set    (default 5)
   RUNS     where stages are kept   (default runs/miniature_base, runs/miniature_base_qwen3_vl)
@@ -36,10 +38,21 @@ case "$BACKBONE" in
     qwen3_vl) suffix=_qwen3_vl encoder=qwen3_vl images=() ;;
     *) echo "BACKBONE=$BACKBONE: the miniature has llava and qwen3_vl" >&2 && exit 2 ;;
 esac
+MAPS="${MAPS:-random}"
 DATA="${DATA:-dataset/miniature_pretrain}"
 SCALE="${SCALE:-5}"
 RUNS="${RUNS:-runs/miniature_base$suffix}"
-OUT="${OUT:-miniature/weights$suffix}"
+case "$MAPS" in
+    random) maps=(--mode 2 --estimator sample --policy_loss_weight 0) ;;
+    none) maps=(--mode 1 --no_mask_prompt --no_map_loss) ;;
+    last) maps=(--mode 1) ;;
+    *) echo "MAPS=$MAPS: expected random, none or last" >&2 && exit 2 ;;
+esac
+if [[ "$MAPS" == random ]]; then
+    grounding=grounding OUT="${OUT:-miniature/weights$suffix}"
+else
+    grounding="grounding_$MAPS" OUT="${OUT:-$RUNS/base_$MAPS}"
+fi
 STEPS="${STEPS:-2500,4000}"
 # Small matrices on few cores: two processes of one thread each beat one process of two threads.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
@@ -70,7 +83,7 @@ train language --model_key LISA --dataset vqa --sample_rates 1 \
     --steps_per_epoch 550 --epochs 4 --lr 1.5e-3 --warmup_num_steps 50 "$@"
 .venv/bin/python -m miniature.base --out "$RUNS/speaking" --from_run "$RUNS/language"
 base_of "$RUNS/speaking"
-train grounding --model_key UGround --mode 2 --estimator sample --policy_loss_weight 0 \
+train "$grounding" --model_key UGround "${maps[@]}" \
     --sample_rates "3,12,3,3,5,4,2,3" --num_classes_per_sample 5 --use_expand_question_list \
     --ce_loss_weight 3 --dice_loss_weight 4 --steps_per_epoch 350 --epochs 4 --lr 1e-3 --warmup_num_steps 50 "$@"
-.venv/bin/python -m miniature.base --out "$OUT" --from_run "$RUNS/grounding"
+.venv/bin/python -m miniature.base --out "$OUT" --from_run "$RUNS/$grounding"

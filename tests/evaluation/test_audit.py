@@ -2,14 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from dataloaders.batching.collate import Collator
 from evaluation.audit import main
 from evaluation.auditing import LayerMeasure, draw_case, layer_rows_path
-from evaluation.layer_analysis import decoder_maps, target_states
+from evaluation.layer_analysis import decoder_maps, layer_analysis, sample_of, target_states
 from evaluation.questions import Protocol
 from evaluation.running import Effort, evaluate
 from groundscore.errors import UserError
@@ -21,6 +23,7 @@ from tests.evaluation.balls import item_of, muse_item
 from tests.tiny import tiny_model, write_answer
 
 ITEMS = [item_of(0, 1, ignored=True), item_of(1, 3), item_of(2, 2, empty=1, dataset="grefcoco")]
+AROUND = replace(item_of(1, 1), masks=item_of(1, 1).masks == 0)
 SEED = 1  # whose layers draw different masks
 MUSE = [muse_item(0, 2, 1), muse_item(1, 3)]
 
@@ -32,8 +35,8 @@ def fresh(system="UGround", answer="Sure, [SEG].", **settings):
     return model.eval(), processor
 
 
-def audited(answer, items=ITEMS, *, spec="balls|val", rates=(0.2,), seed=0, images=8, made=fresh):
-    protocol = Protocol(answer, max_new_tokens=16)
+def audited(answer, items=ITEMS, *, spec="balls|val", rates=(0.2,), seed=0, images=8, made=fresh, **options):
+    protocol = Protocol(answer, max_new_tokens=16, **options)
     measure = LayerMeasure(spec, rates, seed)
     outcome = evaluate(
         *made(), spec, "nowhere", protocol, items=items, effort=Effort(images=images), measure=measure
@@ -90,6 +93,28 @@ def test_an_answer_that_names_nothing_has_no_mask_at_any_layer():
     for row in rows:
         assert {one.predicted_area for one in row.layers} == {0} and not row.last.present and row.chosen == []
         assert len(row.redraws["0.2"]) == len(row.layers) - 1
+
+
+@pytest.mark.parametrize("items", [[item_of(0, 1), item_of(2, 1, empty=0), AROUND], MUSE])
+def test_a_map_points_where_it_is_highest_and_hits_what_the_expression_names(items):
+    _, rows = audited(
+        "given", items, spec="MultiReasonSeg|val" if items is MUSE else "b|v", images=1, expressions="single"
+    )
+    model, processor = fresh()
+    collate = Collator(processor, packed=True, max_length=None, check_masks=False)
+    expected = []
+    for item in items:
+        for number, masks in enumerate(item.target_masks or item.masks[:, None]):
+            truth = masks.any(0).reshape(-1)
+            expected.append({})
+            if truth.any():
+                analysis = layer_analysis(model, collate([sample_of(item, [number])]), both_sides=True)
+                for side, maps in {"image tokens": analysis.maps, "mask decoder": analysis.decoder_maps}.items():
+                    pixels = maps[0].flatten(2).argmax(2).numpy()
+                    expected[-1][side] = truth[pixels].astype(int).tolist()
+    assert [row.points for row in rows] == expected
+    hits = {hit for hits in expected for of_targets in hits.values() for target in of_targets for hit in target}
+    assert items is MUSE or hits == {0, 1}
 
 
 def test_the_checkpoint_s_own_choice_is_what_the_outcome_counts():

@@ -132,6 +132,21 @@ def test_questions_with_many_targets_are_scored_over_their_pairs():
     assert again == rows[0]
 
 
+def test_the_share_of_maps_that_are_highest_on_their_target_is_counted_for_each_side_over_targets():
+    two = {"image tokens": [[0, 1, 1], [0, 0, 1]], "mask decoder": [[1, 0, 0], [0, 0, 0]]}
+    rows = [
+        replace(layer_row([80, 10, 50], greedy=0), points=two),
+        replace(layer_row([80, 10, 50], greedy=0, item=1), points={"image tokens": [[1, 0, 1]]}),
+        layer_row([10, 20, 50], greedy=2, item=2),
+    ]
+    assert [LayerRow.from_line(one.to_line(), "here") for one in rows] == rows
+    pointing = summarise(LayerColumns.of(rows), bootstrap=30)["pointing"]
+    values = {side: [one["value"] for one in layers.values()] for side, layers in pointing.items()}
+    assert values == {"image tokens": pytest.approx([1 / 3, 1 / 3, 1]), "mask decoder": pytest.approx([0.5, 0, 0])}
+    assert pointing["image tokens"]["layer 2"]["ci95"] == [1, 1]
+    assert "pointing" not in summarise(LayerColumns.of(rows[2:]), bootstrap=0)
+
+
 def test_rows_return_from_their_file(tmp_path):
     rows = [layer_row([80, 10, 50], [40, 60], greedy=0), layer_row([10, 20, 50], [70, 30], greedy=2, item=1)]
     (tmp_path / "rows.jsonl").write_text("".join(one.to_line() for one in rows))
@@ -143,7 +158,10 @@ def test_rows_return_from_their_file(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"layers": [[1]]}, {"layers": [[101, 100]]}, {"layers": "no"}, {"redraws": []}, {"split": None}, {"kinds": [3]}],
+    [
+        *({"layers": [[1]]}, {"layers": [[101, 100]]}, {"layers": "no"}, {"redraws": []}, {"split": None}),
+        *({"kinds": [3]}, {"points": {"behind": [[1, 0]]}}, {"points": {"mask decoder": [[1]]}}),
+    ],
 )
 def test_a_damaged_row_is_refused_with_its_line(tmp_path, change):
     good = layer_row([80, 50], [60]).to_line()

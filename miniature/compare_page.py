@@ -1,0 +1,110 @@
+"""docs/six_systems.md: what the rows differ in, tables by kind of query, and what training took."""
+
+import argparse
+from collections.abc import Sequence
+
+from groundscore.scoring import percent
+from groundscore.scoring.tables import markdown_table
+from groundscore.splits import QUERY_KINDS
+from miniature.study_results import COLUMNS, LEVEL, Results, StudyRow, bounds, paired, queries_table, spread
+
+SHOWN_LOSSES = 5
+# Rows that are compared, seed by seed: (row, other, what differs).
+CLAIMS = (
+    ("UGround.full", "LISA.full", "UGround against LISA, both on everything"),
+    ("READ.full", "LISA.full", "READ against LISA, both on everything"),
+    ("UGround.full", "READ.full", "UGround against READ, both on everything"),
+    ("PixelLM.full", "LISA.full", "PixelLM against LISA, both on everything"),
+    ("GSVA.full", "SESAME.full", "GSVA's `[REJ]` against SESAME's words, both on everything"),
+    ("LISA.full", "LISA.published", "LISA on everything against its own diet"),
+    ("READ.full", "READ.published", "READ on everything against its own diet"),
+    ("PixelLM.full", "PixelLM.published", "PixelLM on everything against its own diet"),
+    ("GSVA.full", "GSVA.published", "GSVA on everything against its own diet"),
+    ("SESAME.full", "SESAME.published", "SESAME on everything against its own diet"),
+)
+
+
+def page(results: Results, rows: Sequence[StudyRow], options: argparse.Namespace) -> str:
+    """The tables with what they were made of."""
+    seeds = sorted({seed for runs in results.values() for seed in runs})
+    missing = [row.title for row in rows if row.name not in results]
+    return f"""# Six systems, one budget
+
+Each row is trained for {options.steps} steps of {options.batch_size} images on the miniature, from one base, with LoRA
+and the same flags but for its data: "as published" are the families that the system's paper trains on, "everything" all
+eight families (UGround's own diet). Scored on the first {options.limit} images of each split; means over seeds
+({", ".join(map(str, seeds))}) ± standard deviation. PixelLM has 3 × 2 tokens and its own decoder on CLIP features of
+256 pixels, the others SAM.
+{f"{chr(10)}Not trained yet: {'; '.join(missing)}.{chr(10)}" if missing else ""}
+## What it shows
+
+Differences of generated answers in percent, paired by seed, with {LEVEL:.0%} intervals by Student's t; kinds of query
+whose interval has 0 in it are not decided.
+
+{findings(results)}
+
+What it does not show: how the systems compare at 7B, or with each paper's own schedule. The budget is one and short,
+the world is drawn, and the base has seen all eight families with UGround's network (maps of a random layer as mask
+prompts, no policy, no tokens of any system): UGround's prompts and all kinds of answer were there before, PixelLM's
+decoder alone starts from nothing. LISA, GSVA and SESAME are one network; on everything they differ in how they answer
+what is not there (GSVA writes `[REJ]`, SESAME denies and corrects in words).
+
+{COLUMNS}
+
+## Answers that the system writes itself
+
+{queries_table(results, rows, "generated")}
+
+## Given answers
+
+{queries_table(results, rows, "given")}
+
+## Training
+
+"Loss" is the mean of the first and of the last {SHOWN_LOSSES} recorded ones; seconds on {options.processes} processes,
+{options.jobs} runs at a time (device: {options.device}).
+
+{_training_table(results, rows)}
+
+PixelLM decodes 16 × 16 and 32 × 32 cells where SAM's decoder has 8 × 8, which makes its step about three times LISA's,
+at the same width (`--out_dim 64`; at the 7B's 256, its default without a SAM, ten times).
+
+`./scripts/miniature/six_systems.sh --steps {options.steps} --limit {options.limit}` makes this page again, and
+`--seeds 7` adds a seed.
+"""
+
+
+def findings(results: Results) -> str:
+    """What the pairs of rows differ in, a line for each pair."""
+    lines = []
+    for row, other, what in CLAIMS:
+        parts: dict[str, list[str]] = {"better at": [], "worse at": [], "not decided:": []}
+        for kind in QUERY_KINDS:
+            found = paired(results, row, other, lambda run, kind=kind: run["queries"].get("generated", {}).get(kind))
+            if found is None:
+                continue
+            low, high = bounds(found) if found.n > 1 else (-1.0, 1.0)
+            if low <= 0 <= high:
+                parts["not decided:"].append(kind)
+            else:
+                shown = f"{kind} {percent(found.mean, '+')} ({percent(low, '+')} to {percent(high, '+')})"
+                parts["better at" if found.mean > 0 else "worse at"].append(shown)
+        told = [f"{name} {', '.join(kinds)}" for name, kinds in parts.items() if kinds]
+        if told:
+            lines.append(f"- **{what}**: {'; '.join(told)}.")
+    return "\n".join(lines) or "No pair of rows has run yet."
+
+
+def _training_table(results: Results, rows: Sequence[StudyRow]) -> str:
+    table = [["row", "loss", "seconds"]]
+    for row in rows:
+        runs = list(results.get(row.name, {}).values())
+        if runs:
+            losses = [[line["train/loss"] for line in run["history"]] for run in runs]
+            first, last = (
+                spread(sum(part) / len(part) for part in parts)
+                for parts in ([one[:SHOWN_LOSSES] for one in losses], [one[-SHOWN_LOSSES:] for one in losses])
+            )
+            seconds = spread(run["seconds"]["training"] for run in runs)
+            table.append([row.title, f"{first.mean:.2f} → {last.mean:.2f}", f"{seconds.mean:.0f}"])
+    return markdown_table(table)
