@@ -20,8 +20,8 @@ from groundscore.writing import write_text
 from miniature.ablation_results import QUICK, ROWS, STUDY
 from miniature.study import Results, StudyRow, add_study_arguments, check_study, run_study
 
-STEPS, QUICK_STEPS = 400, 30
-LIMIT, QUICK_LIMIT = 40, 10
+STEPS, QUICK_STEPS = 100, 30
+LIMIT, QUICK_LIMIT = 30, 10
 SEEDS, QUICK_SEEDS = "0,1,2,3,4", "0"
 DATA = "--refer_seg_data refcoco||grefcoco"
 

@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--systems", default=",".join(SYSTEMS), help="systems to train, joined by commas (default: all)"
     )
     parser.add_argument("--diets", default=",".join(DIETS), help="published, full, or both joined by a comma (both)")
-    add_study_arguments(parser, steps=400, seeds="0,1,2", limit=40, runs="runs/six_systems")
+    add_study_arguments(parser, steps=200, seeds="0,1,2", limit=30, runs="runs/six_systems")
     parser.add_argument("--out", type=Path, default=Path("docs/six_systems.md"), help="the page to write")
     return parser
 

@@ -69,8 +69,8 @@ what is not there (GSVA writes `[REJ]`, SESAME denies and corrects in words).
 PixelLM decodes 16 × 16 and 32 × 32 cells where SAM's decoder has 8 × 8, which makes its step about three times LISA's,
 at the same width (`--out_dim 64`; at the 7B's 256, its default without a SAM, ten times).
 
-`./scripts/miniature/six_systems.sh --steps {options.steps} --limit {options.limit}` makes this page again, and
-`--seeds 7` adds a seed.
+`./scripts/miniature/six_systems.sh --steps {options.steps} --batch_size {options.batch_size} --limit {options.limit}`
+makes this page again; with `--seeds 7`, too, it adds a seed.
 """
 
 

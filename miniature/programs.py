@@ -13,8 +13,8 @@ from groundscore.errors import UserError
 from model.systems import SYSTEMS
 
 RECIPE = """--dataset refer_seg||reason_seg --sample_rates 1,1 --explanatory -1 --num_classes_per_sample 4
-    --pad_train_clip_images --no_gradient_checkpointing --lora_r 8 --lora_dropout 0 --lr 1e-3 --warmup_num_steps 20 --dice_loss_weight 4
-    --grad_accumulation_steps 1 --print_freq 5 --no_eval"""
+    --pad_train_clip_images --no_gradient_checkpointing --lora_r 8 --lora_dropout 0 --lr 1e-3 --warmup_num_steps 20
+    --ce_loss_weight 3 --dice_loss_weight 4 --grad_accumulation_steps 1 --print_freq 5 --no_eval"""
 
 
 def training_command(

@@ -26,12 +26,12 @@ DATA="${DATA:-dataset/miniature_pretrain}"
 HELD_OUT="${HELD_OUT:-dataset/miniature_all}"
 BASE="${BASE:-miniature/weights}"
 
-# Small matrices on few cores: two processes of one thread each beat one process of two threads.
-processes=$(($(nproc) > 1 ? 2 : 1))
+# Small matrices on few cores: two runs of one thread each beat one run of two threads.
+jobs=$(($(nproc) > 1 ? 2 : 1))
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 ./build.sh
 .venv/bin/python -m miniature.data --out "$DATA" --seed 1 --scale 5
 .venv/bin/python -m miniature.data --out "$HELD_OUT" --scale 0.75
 .venv/bin/python -m miniature.compare --dataset_dir "$DATA" --held_out "$HELD_OUT" --base "$BASE" \
-    --processes "$processes" "$@"
+    --jobs "$jobs" "$@"
