@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundscore.errors import UserError, run_main
-from miniature.sizes import MiniatureSizes
+from miniature.sizes import BACKBONES, MiniatureSizes
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, SamConfig
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--backbone",
-        choices=("llava", "qwen3_vl"),
+        choices=BACKBONES,
         default="llava",
         help="backbone of an untrained base (llava); a run has its own",
     )

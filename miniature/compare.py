@@ -22,6 +22,8 @@ from miniature.study_results import Results, StudyRow
 from model.systems import SYSTEMS
 
 PUBLISHED, FULL = DIETS = ("published", "full")
+# PixelLM has a decoder of its own where all images have one grid; elsewhere its tokens prompt SAM.
+PIXELLM_BY_SAM = "--seg_token_num 3"
 PIXELLM = """--seg_token_num 3 --image_feature_scale_num 2 --vision_tower_for_mask --separate_mm_projector
     --resize_vision_tower --resize_vision_tower_size 256 --unfreeze image_feature_neck --out_dim 64"""
 _NAMED = "--refer_seg_data refclef||refcoco||refcoco+||refcocog"
@@ -38,15 +40,18 @@ PUBLISHED_DIETS = {
 _OPTIONS = "--num_classes_per_sample 5 --use_expand_question_list"
 
 
-def study_rows(systems: Sequence[str], diets: Sequence[str]) -> list[StudyRow]:
-    """Rows of these systems on these diets; UGround's published one is everything, so that it has one row."""
+def study_rows(systems: Sequence[str], diets: Sequence[str], pixellm: str = PIXELLM) -> list[StudyRow]:
+    """Rows of these systems on these diets; UGround's published one is everything, so that it has one row.
+
+    pixellm: PixelLM's own flags.
+    """
     rows = []
     for diet in diets:
         for system in systems:
             own = PUBLISHED_DIETS.get(system) if diet == PUBLISHED else EVERYTHING
             if own is None and FULL in diets:
                 continue
-            flags = f"{own or EVERYTHING} {_OPTIONS} {PIXELLM if system == 'PixelLM' else ''}"
+            flags = f"{own or EVERYTHING} {_OPTIONS} {pixellm if system == 'PixelLM' else ''}"
             if own is None:
                 diet_of_row, title = FULL, f"{system}, everything"
             else:
@@ -63,7 +68,8 @@ def main(argv: Sequence[str]) -> None:
     if unknown:
         raise UserError(f"--diets: there is no {', '.join(sorted(unknown))}; choose from {', '.join(DIETS)}")
     seeds = check_study(options, "six_systems.sh")
-    rows = study_rows(chosen_systems(options.systems), [diet for diet in DIETS if diet in diets])
+    pixellm = PIXELLM if (options.base / "llava").is_dir() else PIXELLM_BY_SAM
+    rows = study_rows(chosen_systems(options.systems), [diet for diet in DIETS if diet in diets], pixellm)
 
     def write(results: Results) -> None:
         from miniature.compare_page import page

@@ -9,6 +9,13 @@ from groundscore.splits import QUERY_KINDS
 from miniature.study_results import COLUMNS, LEVEL, Results, StudyRow, bounds, paired, queries_table, spread
 
 SHOWN_LOSSES = 5
+_PIXELLM = """PixelLM has 3 × 2 tokens and its own decoder on CLIP features of
+256 pixels, which alone starts from nothing; the others have SAM."""
+_PIXELLM_BY_SAM = """PixelLM has 3 tokens a target, which
+prompt SAM as those of the others do: its own decoder needs images of one shape."""
+_PIXELLM_COST = """PixelLM decodes 16 × 16 and 32 × 32 cells where SAM's decoder has 8 × 8, which makes its step about
+three times LISA's, at the same width (`--out_dim 64`; at the 7B's 256, its default without a SAM, ten times).
+"""
 # Rows that are compared, seed by seed: (row, other, what differs).
 CLAIMS = (
     ("UGround.full", "LISA.full", "UGround against LISA, both on everything"),
@@ -27,14 +34,14 @@ CLAIMS = (
 def page(results: Results, rows: Sequence[StudyRow], options: argparse.Namespace) -> str:
     """The tables with what they were made of."""
     seeds = sorted({seed for runs in results.values() for seed in runs})
+    own_decoder = (options.base / "llava").is_dir()
     missing = [row.title for row in rows if row.name not in results]
     return f"""# Six systems, one budget
 
 Each row is trained for {options.steps} steps of {options.batch_size} images on the miniature, from one base, with LoRA
 and the same flags but for its data: "as published" are the families that the system's paper trains on, "everything" all
 eight families (UGround's own diet). Scored on the first {options.limit} images of each split; means over seeds
-({", ".join(map(str, seeds))}) ± standard deviation. PixelLM has 3 × 2 tokens and its own decoder on CLIP features of
-256 pixels, the others SAM.
+({", ".join(map(str, seeds))}) ± standard deviation. {_PIXELLM if own_decoder else _PIXELLM_BY_SAM}
 {f"{chr(10)}Not trained yet: {'; '.join(missing)}.{chr(10)}" if missing else ""}
 ## What it shows
 
@@ -45,9 +52,9 @@ whose interval has 0 in it are not decided.
 
 What it does not show: how the systems compare at 7B, or with each paper's own schedule. The budget is one and short,
 the world is drawn, and the base has seen all eight families with UGround's network (maps of a random layer as mask
-prompts, no policy, no tokens of any system): UGround's prompts and all kinds of answer were there before, PixelLM's
-decoder alone starts from nothing. LISA, GSVA and SESAME are one network; on everything they differ in how they answer
-what is not there (GSVA writes `[REJ]`, SESAME denies and corrects in words).
+prompts, no policy, no tokens of any system): UGround's prompts and all kinds of answer were there before. LISA,
+GSVA and SESAME are one network; on everything they differ in how they answer what is not there (GSVA writes `[REJ]`,
+SESAME denies and corrects in words).
 
 {COLUMNS}
 
@@ -66,9 +73,7 @@ what is not there (GSVA writes `[REJ]`, SESAME denies and corrects in words).
 
 {_training_table(results, rows)}
 
-PixelLM decodes 16 × 16 and 32 × 32 cells where SAM's decoder has 8 × 8, which makes its step about three times LISA's,
-at the same width (`--out_dim 64`; at the 7B's 256, its default without a SAM, ten times).
-
+{_PIXELLM_COST if own_decoder else ""}
 `./scripts/miniature/six_systems.sh --steps {options.steps} --batch_size {options.batch_size} --limit {options.limit}`
 makes this page again; with `--seeds 7`, too, it adds a seed.
 """

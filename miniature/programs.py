@@ -10,11 +10,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from groundscore.errors import UserError
+from miniature.sizes import BACKBONES
 from model.systems import SYSTEMS
 
 RECIPE = """--dataset refer_seg||reason_seg --sample_rates 1,1 --explanatory -1 --num_classes_per_sample 4
-    --pad_train_clip_images --no_gradient_checkpointing --lora_r 8 --lora_dropout 0 --lr 1e-3 --warmup_num_steps 20
+    --no_gradient_checkpointing --lora_r 8 --lora_dropout 0 --lr 1e-3 --warmup_num_steps 20
     --ce_loss_weight 3 --dice_loss_weight 4 --grad_accumulation_steps 1 --print_freq 5 --no_eval"""
+
+
+def base_flags(base: Path) -> list[str]:
+    """Returns the flags by which a training starts from a base; `UserError` where it is none."""
+    backbones = [name for name in BACKBONES if (base / name).is_dir()]
+    decoders = sorted(base.glob("*_miniature*"))
+    if len(backbones) != 1 or len(decoders) != 1:
+        raise UserError(
+            f"{base} is not a base: it should have one of {', '.join(BACKBONES)} and one mask decoder (*_miniature*), "
+            f"and has {', '.join(backbones + [path.name for path in decoders]) or 'neither'}"
+        )
+    flags = ["--version", str(base / backbones[0]), "--vision_pretrained", str(decoders[0])]
+    if backbones == ["llava"]:
+        flags += ["--vision_tower", str(base / "clip"), "--pad_train_clip_images"]
+    return flags
 
 
 def training_command(
@@ -27,8 +43,8 @@ def training_command(
     command = [
         *launcher,
         "train_ds.py",
-        *("--version", base / "llava", "--vision_tower", base / "clip"),
-        *("--vision_pretrained", base / "sam_miniature.pth", "--dataset_dir", options.dataset_dir),
+        *base_flags(base),
+        *("--dataset_dir", options.dataset_dir),
         *("--model_key", system, "--exp_name", run.name, "--log_base_dir", run.parent, "--device", options.device),
         *("--batch_size", options.batch_size // options.processes, "--steps_per_epoch", steps, "--epochs", epochs),
         *("--cache_features", options.runs / "features"),  # one cache for all runs: their encoders are the base's

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+BACKBONES = ("llava", "qwen3_vl")  # that a base may have, in a directory of that name
+
 
 @dataclass(frozen=True)
 class MiniatureSizes:

@@ -19,7 +19,7 @@ from groundscore.errors import UserError
 from groundscore.progress import duration
 from groundscore.reading import parse_json, read_json, read_lines
 from groundscore.scoring.layers import read_layer_rows
-from miniature.programs import audit_command, start, training_command
+from miniature.programs import audit_command, base_flags, start, training_command
 from miniature.study_results import Results, StudyRow, query_scores, read_results
 
 # One split of every kind of query; the columns of the tables pool their expressions.
@@ -94,9 +94,8 @@ def run_study(
     if options.dry_run:
         print_plan(runs, todo, results, options, bases)
         return
-    for row in {row.base: row for row, _ in ([] if options.page_only else todo)}.values():
-        if not (bases[row.base] / "llava").is_dir():
-            raise UserError(f"base {row.base or 'model'}: {bases[row.base] / 'llava'} does not exist")
+    for base in {row.base for row, _ in ([] if options.page_only else todo)}:
+        base_flags(bases[base])
     left = [] if options.page_only else list(todo)
 
     stopped = threading.Event()

@@ -26,7 +26,7 @@ def replace_programs(monkeypatch, root: Path, losses: list[dict], scores: dict) 
 
     root: where an experiment may write. losses: lines of a run's metrics. scores: of every split.
     """
-    (root / "base/llava").mkdir(parents=True)
+    make_base(root / "base")
     (root / "data").mkdir()
     commands = []
 
@@ -51,6 +51,12 @@ def replace_programs(monkeypatch, root: Path, losses: list[dict], scores: dict) 
 
     monkeypatch.setattr(programs.subprocess, "run", run)
     return commands
+
+
+def make_base(directory: Path) -> None:
+    """What a base has, empty."""
+    (directory / "llava").mkdir(parents=True)
+    (directory / "sam_miniature.pth").touch()
 
 
 def audit_rows(split: str, answer: str, *, last: int = 50, first: int = 20, luck: int = 55, greedy: int = 1):

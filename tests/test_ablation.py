@@ -12,7 +12,7 @@ from miniature.ablation_results import LAST_ROW, LEARNED, ROWS, STUDY, best_laye
 from miniature.study import SPLITS, settings
 from miniature.study_results import bounds, query_scores, read_results
 from model.settings import model_overrides
-from tests.fake_programs import audit_rows, replace_programs, write_audit
+from tests.fake_programs import audit_rows, make_base, replace_programs, write_audit
 from training.arguments import parse_arguments
 
 
@@ -75,7 +75,7 @@ def test_every_row_trains_with_flags_that_train_ds_knows(start):
 
 def test_bases_and_rows_of_a_seed_come_before_the_next_seed(start, tmp_path):
     for name in ("none", "last"):
-        (tmp_path / name / "llava").mkdir(parents=True)
+        make_base(tmp_path / name)
     bases = f"none={tmp_path / 'none'},last={tmp_path / 'last'}"
     configs = trained(start("--bases", bases, "--rows", "mode3_context,mode1", "--seeds", "0,1"))
     rows = ["none.mode1", "last.mode1", "none.mode3_context", "last.mode3_context"]
@@ -124,7 +124,10 @@ def test_mistakes_are_said(start, tmp_path):
         (["--rows", "nothing"], "no nothing"),
         (["--jobs", "0"], "--jobs must be above 0"),
         (["--bases", "none"], "expected NAME=DIR"),
-        (["--bases", f"none={tmp_path}/nowhere", "--rows", "lisa"], "nowhere/llava does not exist"),
+        (
+            ["--bases", f"none={tmp_path}/nowhere", "--rows", "lisa"],
+            "nowhere is not a base: it should have one of llava",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             start(*flags)
