@@ -40,6 +40,13 @@ def main(argv: Sequence[str]) -> None:
     parser = benchmark_parser("loader", __doc__)
     parser.usage = "%(prog)s SOURCE [OPTION ...]"  # the sources in one pair of brackets do not fit 80 columns
     source = add_source_flags(parser)
+    parser.add_argument(
+        "--fast_decode",
+        type=int,
+        default=0,
+        metavar="SIDE",
+        help="as of train_ds.py (default: off)",
+    )
     source.add_argument("--megapixels", type=float, metavar="N", help="generate four photographs of this size")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], metavar="N", help="processes (default: 1 2)")
     parser.add_argument("--batch_size", type=int, default=2, metavar="N", help="samples of a micro-batch (default: 2)")
@@ -62,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
     with _data(flags) as (root, families):
         print("|workers|samples/s|CPU ms a sample|times what a GPU needs|\n|---|---|---|---|", flush=True)
         for workers in flags.workers:
-            arguments = (root, families, workers, flags.batch_size, flags.samples, flags.tokenizer)
+            arguments = (root, families, workers, flags.batch_size, flags.samples, flags.tokenizer, flags.fast_decode)
             rate = in_a_new_process(loader_rate, *arguments)
             print(
                 f"|{workers}|{rate.samples_per_second:.1f}|{1000 * rate.cpu_seconds:.0f}"
@@ -83,7 +90,15 @@ def _data(flags: argparse.Namespace) -> Iterator[tuple[Path, str | None]]:
         yield Path(folder), "custom"
 
 
-def loader_rate(root: Path, families: str | None, workers: int, batch_size: int, samples: int, tokenizer: Path) -> Rate:
+def loader_rate(
+    root: Path,
+    families: str | None,
+    workers: int,
+    batch_size: int,
+    samples: int,
+    tokenizer: Path,
+    fast_decode: int = 0,
+) -> Rate:
     """Draw `samples` of the mixture of `families` (None: all) as fast as the workers give them."""
     import torch
 
@@ -98,7 +113,8 @@ def loader_rate(root: Path, families: str | None, workers: int, batch_size: int,
     torch.set_num_threads(1)
     names = families or ALL_FAMILIES
     rates = [1.0] * len(names.split("||"))
-    mixture = build_mixture(root, dataset=names, sample_rates=rates, samples_per_epoch=samples, custom_data=PHOTOS)
+    chosen = {"dataset": names, "sample_rates": rates, "custom_data": PHOTOS, "fast_decode": fast_decode}
+    mixture = build_mixture(root, samples_per_epoch=samples, **chosen)
     steps = samples // batch_size
     ahead = PREFETCHED * workers  # ready before the clock starts
     if steps <= ahead:

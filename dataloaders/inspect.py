@@ -167,8 +167,8 @@ def describe_sample(sample: Sample, root: Path) -> dict[str, Any]:
         "family": sample.family,
         "dataset": sample.dataset,
         "image": path_below(root, sample.image_path),
-        "height": sample.image.shape[0],
-        "width": sample.image.shape[1],
+        "height": sample.size[0],
+        "width": sample.size[1],
         "conversations": [
             [{"question": turn.question, "answer": turn.answer} for turn in turns] for turns in sample.conversations
         ],

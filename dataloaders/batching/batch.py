@@ -68,6 +68,22 @@ class Geometry:
         cells = torch.stack([torch.zeros_like(rows), rows, columns]).flatten(1)
         return cells + start, start + max(self.grid)
 
+    def on_full_image(self, size: tuple[int, int], full: tuple[int, int]) -> "Geometry":
+        """The same on the full image, of which an image of `size` was decoded smaller; both (H, W).
+
+        Raises ValueError for tiles, which are chosen by the size of the image.
+        """
+        if self.tiles != (1, 1) or self.cell_tokens is not None:
+            raise ValueError("tiles are chosen by the size of the full image")
+        down, right = (long / short for long, short in zip(full, size, strict=True))
+        window = tuple(round(side * by) for side, by in zip(self.window, (down, right, down, right), strict=True))
+        return replace(
+            self,
+            window=(0, 0, max(full), max(full)) if self.padded else window,
+            row_centres=None if self.row_centres is None else self.row_centres * down,
+            column_centres=None if self.column_centres is None else self.column_centres * right,
+        )
+
     def as_padded(self, size: tuple[int, int]) -> "Geometry":
         """The same where the pixels are taken for those of an image of `size`, (H, W), padded to a square."""
         window = (0, 0, max(size), max(size))

@@ -177,7 +177,7 @@ class Collator:
         masks: list[Tensor] = []
         kinds: list[list[bool]] = []
         for sample in samples:
-            image = self.processor.backbone_images(sample.image)
+            image = _prepared(self.processor.backbone_images, sample)
             conversations, sample_masks, sample_kinds = self._encode(sample, image[1].tokens)
             if not conversations:
                 continue
@@ -197,8 +197,8 @@ class Collator:
             **self._token_tensors(layout, images),
             target_is_seg=kinds,
             backbone_images=images,
-            decoder_images=prepare and PreparedImages.of([prepare(sample.image) for sample in kept]),
-            original_sizes=[sample.image.shape[:2] for sample in kept],
+            decoder_images=prepare and PreparedImages.of([_prepared(prepare, sample) for sample in kept]),
+            original_sizes=[sample.size for sample in kept],
             masks=masks,
             ignore=[None if s.ignore is None else torch.from_numpy(np.array(s.ignore, dtype=bool)) for s in kept],
             sources=[_source(sample) for sample in kept],
@@ -316,13 +316,24 @@ def _as_bool(masks: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(masks != 0)
 
 
+def _prepared(prepare: ImagePreparation, sample: Sample) -> tuple[Tensor, Geometry]:
+    """The sample's image as an encoder takes it, its geometry on the full image."""
+    pixels, geometry = prepare(sample.image)
+    if sample.size == sample.image.shape[:2]:
+        return pixels, geometry
+    try:
+        return pixels, geometry.on_full_image(sample.image.shape[:2], sample.size)
+    except ValueError as error:
+        raise UserError(f"{_source(sample)}: {error}, so --fast_decode does not go with this backbone") from error
+
+
 def _source(sample: Sample) -> str:
     return f"{sample.family}/{sample.dataset} {sample.image_path}"
 
 
 def _check_targets(sample: Sample, kinds: Sequence[bool], check_masks: bool) -> None:
     """Complain unless there is one mask per target, of the image's size and of the right kind."""
-    size = sample.image.shape[:2]
+    size = sample.size
     if sample.masks.ndim != 3 or (len(sample.masks) and sample.masks.shape[1:] != size):
         raise UserError(f"{_source(sample)}: masks {list(sample.masks.shape)} do not fit an image of {list(size)}")
     if sample.ignore is not None and sample.ignore.shape != size:

@@ -13,7 +13,7 @@ from dataloaders.known_sets import LOSSLESS_STARTS, Entry, Findings, KnownSet, r
 from dataloaders.sample import Sample, Turn
 from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.custom import CustomEntry, CustomFile, custom_path
-from groundscore.annotations.images import read_image
+from groundscore.annotations.images import read_image, read_reduced
 from groundscore.annotations.records import Joined
 from groundscore.errors import UserError
 from groundscore.names import split_names
@@ -36,6 +36,7 @@ class Custom(Family):
     def __init__(
         self, root: Path, settings: Any, *, excluded: Collection[int] = (), bad_samples: BadSamples | None = None
     ):
+        self._least = settings.fast_decode
         names = split_names(settings.custom_data)
         self._entries = Joined([CustomFile(root, name, bad_samples=bad_samples) for name in names])
 
@@ -58,10 +59,10 @@ class Custom(Family):
 
     def draw(self, rng: np.random.Generator) -> Sample:
         entry: CustomEntry = self._entries[int(rng.integers(len(self._entries)))]
-        image = read_image(entry.path)
+        image, size = read_reduced(entry.path, least=self._least)
         kinds = entry.target_kinds
-        masks = np.zeros((len(kinds), *image.shape[:2]), np.uint8)
-        masks[kinds], ignore = entry.regions(*image.shape[:2])
+        masks = np.zeros((len(kinds), *size), np.uint8)
+        masks[kinds], ignore = entry.regions(*size)
         return Sample(
             image_path=entry.path,
             image=image,
@@ -70,6 +71,7 @@ class Custom(Family):
             ignore=ignore,
             family=self.name,
             dataset=entry.dataset,
+            full_size=size,
         )
 
     @classmethod

@@ -19,7 +19,7 @@ from dataloaders.known_sets import KnownSet
 from dataloaders.sample import Sample, Turn
 from dataloaders.wording import choose, fill, pick, read_pool
 from groundscore.annotations.bad_entries import BadSamples
-from groundscore.annotations.images import read_image
+from groundscore.annotations.images import read_reduced
 from groundscore.annotations.refer_files import CORRECTED, FALSE_PREMISE_SETS, ReferTables
 from groundscore.annotations.refer_index import (
     Expression,
@@ -44,6 +44,7 @@ class _FalsePremises(Family):
     ):
         options = {"excluded": excluded, "bad_samples": bad_samples}
         self._indices = open_indices(root, self._names(settings), "train", sets=FALSE_PREMISE_SETS, **options)
+        self._least = settings.fast_decode
         self._num_sentences = settings.num_classes_per_sample
         self._questions = read_pool("conditional_short_questions", ("{class_name}",))
         self._answers = read_pool("present_answers", (SEG,))
@@ -63,7 +64,7 @@ class _FalsePremises(Family):
         chosen = [usable[i] for i in choose(rng, len(usable), self._num_sentences)]
         if not chosen:
             return None
-        pixels = read_image(image.path, size=(image.height, image.width))
+        pixels, size = read_reduced(image.path, size=(image.height, image.width), least=self._least)
         there = [expression for expression in chosen if expression.exists]
         masks = [index.mask(image, expression) for expression in there]
         return Sample(
@@ -75,6 +76,7 @@ class _FalsePremises(Family):
             family=self.name,
             dataset=index.name,
             expressions=tuple(expression.words for expression in there),
+            full_size=size,
         )
 
     def _ask(self, rng: np.random.Generator, index: ReferIndex, expression: Expression) -> Turn:

@@ -14,7 +14,7 @@ from dataloaders.known_sets import Entry, Findings, KnownSet, require_file
 from dataloaders.sample import Sample, Turn
 from dataloaders.wording import fill, pick, read_pool
 from groundscore.annotations.bad_entries import BadSamples
-from groundscore.annotations.images import read_image
+from groundscore.annotations.images import read_image, read_reduced
 from groundscore.annotations.muse import (
     MUSE_SPLITS,
     PLACEHOLDER,
@@ -56,6 +56,7 @@ class MultiReasonSeg(Family):
     ):
         self._dataset, split = settings.multi_reason_seg_data.split("|")
         self._entries = open_muse(root, self._dataset, split, excluded=excluded, bad_samples=bad_samples)
+        self._least = settings.fast_decode
         self._questions = read_pool("long_questions", ("{sent}",))
         if settings.use_expand_question_list:
             self._questions += read_pool("expanded_long_questions", ("{sent}",))
@@ -87,7 +88,7 @@ class MultiReasonSeg(Family):
         entry: MuseEntry = self._entries[int(rng.integers(len(self._entries)))]
         if not entry.has_objects:
             return None
-        image = read_image(entry.path, size=(entry.height, entry.width))
+        image, size = read_reduced(entry.path, size=(entry.height, entry.width), least=self._least)
         conversations, names = [], []
         for question in entry.questions:
             called = [self._name(rng, target) for target in question.targets]
@@ -98,10 +99,11 @@ class MultiReasonSeg(Family):
             image_path=entry.path,
             image=image,
             conversations=conversations,
-            masks=decode_all([mask for question in entry.questions for mask in entry.masks(question)], image.shape[:2]),
+            masks=decode_all([mask for question in entry.questions for mask in entry.masks(question)], size),
             ignore=None,
             family=self.name,
             dataset=self._dataset,
+            full_size=size,
             expressions=tuple(names),
         )
 

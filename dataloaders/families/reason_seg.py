@@ -15,7 +15,7 @@ from dataloaders.sample import Sample, Turn
 from dataloaders.wording import choose, fill, pick, read_pool
 from groundscore.annotations.bad_entries import BadSamples
 from groundscore.annotations.image_files import read_sizes
-from groundscore.annotations.images import read_image
+from groundscore.annotations.images import read_image, read_reduced
 from groundscore.annotations.labelme import ReasonAnnotation, draw_regions, read_annotation, require_target
 from groundscore.annotations.reason_seg import list_split, read_explanations, read_split, split_folder
 from groundscore.errors import UserError
@@ -54,6 +54,7 @@ class ReasonSeg(Family):
         self._dataset, splits = settings.reason_seg_data.split("|")
         self._images = [path for split in splits.split("_") for path in list_split(root, self._dataset, split)]
         read_split(self._images)  # structural faults stop here; bad entries are told when they are drawn
+        self._least = settings.fast_decode
         self._num_sentences = settings.num_classes_per_sample
         self._explanatory = settings.explanatory
         self._explanations: dict[str, str] = {}
@@ -87,8 +88,8 @@ class ReasonSeg(Family):
     def draw(self, rng: np.random.Generator) -> Sample:
         path = self._images[int(rng.integers(len(self._images)))]
         annotation = read_annotation(path.with_suffix(".json"))
-        image = read_image(path, size=annotation.size)
-        target, ignore = draw_regions(annotation, *image.shape[:2])
+        image, size = read_reduced(path, size=annotation.size, least=self._least)
+        target, ignore = draw_regions(annotation, *size)
         sentences = [annotation.sentences[i] for i in choose(rng, len(annotation.sentences), self._num_sentences)]
         explanation = self._explanations.get(path.name)
         in_words, explained = False, False
@@ -111,6 +112,7 @@ class ReasonSeg(Family):
             family=self.name,
             dataset=self._dataset,
             expressions=tuple(sentences[:targets]),
+            full_size=size,
         )
 
     def _ask_for_mask(self, rng: np.random.Generator, sentence: str, annotation: ReasonAnnotation) -> Turn:

@@ -15,7 +15,7 @@ from dataloaders.known_sets import Entry, Findings, KnownSet
 from dataloaders.sample import Sample, Turn
 from dataloaders.wording import fill, pick, read_pool
 from groundscore.annotations.bad_entries import BadSamples
-from groundscore.annotations.images import read_image
+from groundscore.annotations.images import read_image, read_reduced
 from groundscore.annotations.lisa_plus import (
     SUBSETS,
     PlusEntry,
@@ -48,6 +48,7 @@ class ReasonSegPlus(Family):
     ):
         subsets = split_names(settings.reason_seg_plus_data)
         self._files = [PlusFile(root, subset, excluded=excluded, bad_samples=bad_samples) for subset in subsets]
+        self._least = settings.fast_decode
         self._num_turns = settings.num_classes_per_sample
         self._conditional = read_pool("conditional_long_questions", ("{sent}",))
         words = read_pool("instruction_words")
@@ -70,8 +71,8 @@ class ReasonSegPlus(Family):
 
     def _draw_from(self, rng: np.random.Generator, file: PlusFile) -> Sample | None:
         entry = file[int(rng.integers(len(file)))]
-        image = read_image(entry.path)
-        masks = entry.masks(*image.shape[:2])
+        image, size = read_reduced(entry.path, least=self._least)
+        masks = entry.masks(*size)
         written = self._write(rng, file.name, entry, masks.keys())
         written = [(question, answer, ids) for question, answer, ids in written if answer.strip()]
         if not written:
@@ -81,10 +82,11 @@ class ReasonSegPlus(Family):
             image_path=entry.path,
             image=image,
             conversations=[(Turn(question, answer),) for question, answer, _ in written],
-            masks=np.stack([masks[number] for number in used]) if used else np.zeros((0, *image.shape[:2]), np.uint8),
+            masks=np.stack([masks[number] for number in used]) if used else np.zeros((0, *size), np.uint8),
             ignore=None,
             family=self.name,
             dataset=file.name,
+            full_size=size,
             expressions=tuple(entry.names[number] or number for number in used),
         )
 

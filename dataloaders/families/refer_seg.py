@@ -26,7 +26,7 @@ from dataloaders.known_sets import Entry, Findings, KnownSet
 from dataloaders.sample import Sample, Turn
 from dataloaders.wording import TargetAnswers, choose, distribute, fill, pick, read_pool
 from groundscore.annotations.bad_entries import BadSamples
-from groundscore.annotations.images import read_image
+from groundscore.annotations.images import read_image, read_reduced
 from groundscore.annotations.refer_files import FALSE_PREMISE_SETS, REFER_SETS, ReferFiles, ReferTables
 from groundscore.annotations.refer_index import ReferImage, ReferIndex, check_names, held_out_images, open_indices
 from groundscore.names import split_names
@@ -56,6 +56,7 @@ class ReferSeg(Family):
     ):
         names = split_names(settings.refer_seg_data)
         self._indices = open_indices(root, names, "train", excluded=excluded, bad_samples=bad_samples)
+        self._least = settings.fast_decode
         self._questions_per_sample = settings.num_classes_per_sample
         self._targets_per_question = settings.num_classes_per_question
         self._questions = read_pool("short_questions", ("{class_name}",))
@@ -78,7 +79,7 @@ class ReferSeg(Family):
         image = index[int(rng.integers(len(index)))]
         limit = self._questions_per_sample * self._targets_per_question
         chosen = [image.expressions[i] for i in choose(rng, len(image.expressions), limit)]
-        pixels = read_image(image.path, size=(image.height, image.width))
+        pixels, size = read_reduced(image.path, size=(image.height, image.width), least=self._least)
         usable = [(expression, index.mask(image, expression)) for expression in chosen if expression.words]
         if not usable:
             return None
@@ -100,6 +101,7 @@ class ReferSeg(Family):
             family=self.name,
             dataset=index.name,
             expressions=tuple(names[i] for i in order),
+            full_size=size,
         )
 
     @classmethod

@@ -18,7 +18,7 @@ from dataloaders.known_sets import LOSSLESS_STARTS, Entry, Findings, KnownSet, R
 from dataloaders.sample import Sample, Turn
 from dataloaders.wording import TargetAnswers, choose, distribute, fill, pick, read_pool
 from groundscore.annotations.bad_entries import BadSamples
-from groundscore.annotations.images import list_images, list_names, read_image
+from groundscore.annotations.images import list_images, list_names, read_image, read_reduced
 from groundscore.annotations.label_maps import Ade20k, CocoStuff, LabelMaps, Mapillary
 from groundscore.annotations.part_annotations import PacoLvis, PartAnnotations, PascalPart
 from groundscore.names import look_up, require_some, split_names
@@ -32,23 +32,27 @@ DATA_SETS = {kind.name: kind for kind in (Ade20k, CocoStuff, PascalPart, PacoLvi
 class Scene:
     """An image with some of its classes.
 
-    image: uint8 RGB [H, W, 3]. names: of the regions. masks: uint8 [N, H, W] in {0, 1}, none empty.
+    image: uint8 RGB [h, w, 3], which may be smaller than `size` (H, W), see `read_reduced`. names: of the regions.
+    masks: uint8 [N, H, W] in {0, 1}, none empty.
     absent: names of classes that the image does not show.
     """
 
     image_path: Path
     image: np.ndarray
+    size: tuple[int, int]
     names: Sequence[str]
     masks: np.ndarray
     absent: Sequence[str]
 
 
-def draw_scene(source: LabelMaps | PartAnnotations, rng: np.random.Generator, limit: int) -> Scene | None:
-    """Returns a random image with at most `limit` regions, None if it has none."""
+def draw_scene(
+    source: LabelMaps | PartAnnotations, rng: np.random.Generator, limit: int, least: int = 0
+) -> Scene | None:
+    """Returns a random image with at most `limit` regions, None if it has none; least: see `read_reduced`."""
     entry = source[int(rng.integers(len(source)))]
     present = entry.categories
     chosen = [present[index] for index in choose(rng, len(present), limit)] if present else []
-    image = read_image(entry.path, size=entry.size) if present else None
+    image, size = read_reduced(entry.path, size=entry.size, least=least) if present else (None, None)
     names, masks = [], []
     for category in chosen:
         mask = entry.mask(category)
@@ -63,7 +67,7 @@ def draw_scene(source: LabelMaps | PartAnnotations, rng: np.random.Generator, li
         for category, pieces in enumerate(source.names)
         if category not in present and category not in source.ignored
     ]
-    return Scene(entry.path, image, names, np.stack(masks), absent)
+    return Scene(entry.path, image, size, names, np.stack(masks), absent)
 
 
 def _spoken(pieces: Sequence[str], in_one_word: bool) -> str:
@@ -96,6 +100,7 @@ class SemSeg(Family):
             DATA_SETS[name](root, excluded=excluded, bad_samples=bad_samples)
             for name in split_names(settings.sem_seg_data)
         ]
+        self._least = settings.fast_decode
         self._questions_per_sample = settings.num_classes_per_sample
         self._targets_per_question = settings.num_classes_per_question
         self._negative_weight = max(settings.negative_sampling_weight, 0.0)
@@ -120,7 +125,7 @@ class SemSeg(Family):
     def draw(self, rng: np.random.Generator) -> Sample:
         source = self._sets[int(rng.integers(len(self._sets)))]
         limit = self._questions_per_sample * self._targets_per_question
-        scene = draw_until(lambda: draw_scene(source, rng, limit), f"sem_seg/{source.name}")
+        scene = draw_until(lambda: draw_scene(source, rng, limit, self._least), f"sem_seg/{source.name}")
         groups = distribute(rng, len(scene.names), self._questions_per_sample, self._targets_per_question)
         chance = rng.random()
         if chance < self._negative_weight and scene.absent:
@@ -146,6 +151,7 @@ class SemSeg(Family):
             family=self.name,
             dataset=name,
             expressions=tuple(scene.names[index].lower() for index in order),
+            full_size=scene.size,
         )
 
     def _ask_absent(
@@ -162,10 +168,11 @@ class SemSeg(Family):
             image_path=scene.image_path,
             image=scene.image,
             conversations=conversations,
-            masks=np.zeros((0, *scene.image.shape[:2]), np.uint8),
+            masks=np.zeros((0, *scene.size), np.uint8),
             ignore=None,
             family=self.name,
             dataset=name,
+            full_size=scene.size,
         )
 
     @classmethod

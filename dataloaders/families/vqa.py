@@ -14,7 +14,7 @@ from dataloaders.known_sets import Entry, Findings, KnownSet, require_file
 from dataloaders.sample import Sample, Turn
 from dataloaders.wording import choose
 from groundscore.annotations.bad_entries import BadSamples
-from groundscore.annotations.images import read_image
+from groundscore.annotations.images import read_image, read_reduced
 from groundscore.annotations.llava import LlavaDialogues, dialogues_path
 from groundscore.errors import UserError
 from groundscore.names import split_names
@@ -53,6 +53,7 @@ class Vqa(Family):
     ):
         (name,) = split_names(settings.vqa_data)
         self._dialogues = LlavaDialogues(root, name, excluded=excluded, bad_samples=bad_samples)
+        self._least = settings.fast_decode
         self._most = settings.vqa_conversations
 
     @classmethod
@@ -71,7 +72,7 @@ class Vqa(Family):
     def draw(self, rng: np.random.Generator) -> Sample:
         drawn = int(rng.integers(len(self._dialogues)))
         path, turns = self._dialogues[drawn]
-        image = read_image(path)
+        image, size = read_reduced(path, least=self._least)
         spoken = [turns]
         if self._most > 1:
             others = self._dialogues.others_of_image(drawn)
@@ -80,10 +81,11 @@ class Vqa(Family):
             image_path=path,
             image=image,
             conversations=[tuple(Turn(question, answer) for question, answer in turns) for turns in spoken],
-            masks=np.zeros((0, *image.shape[:2]), np.uint8),
+            masks=np.zeros((0, *size), np.uint8),
             ignore=None,
             family=self.name,
             dataset=self._dialogues.name,
+            full_size=size,
         )
 
     @classmethod

@@ -77,7 +77,7 @@ def open_image(
     pixels: int | None = None,
     content: bytes | None = None,
     missing: str = WHERE,
-    coarse: bool = False,
+    least: int | None = None,
 ) -> Image.Image:
     """The decoded image in a file, its first frame, neither rotated nor converted; colours of 16 bits have 8, by the
     depth that they fill (`usual_top`).
@@ -86,8 +86,8 @@ def open_image(
     formats: those of `FORMATS` that it may have. pixels: how many it may have; None: what `UGROUND_MAX_PIXELS` says.
     content: the bytes of an image that is written within the file, in base64 for example.
     missing: what to say when there is no such file.
-    coarse: decode a JPEG at an eighth of its size, which reads all of the file in half the time; `info[SIZE]` is the
-        size (height, width) of the file's image.
+    least: decode a JPEG at an eighth, a quarter or a half of its size where its longer side keeps as many pixels, which
+        reads all of the file in half the time; `info[SIZE]` is the size (height, width) of the file's image.
     Every way in which a file can be bad is a `BadEntry` that names it.
     """
     with _naming(path):
@@ -97,8 +97,9 @@ def open_image(
         raw_mode = _raw_mode(image)
         factor = _FACTORS.get(raw_mode, 1)
         size = (image.height, image.width)
-        if coarse:
-            image.draft(image.mode, (image.width // 8, image.height // 8))
+        if least is not None:
+            by = next((by for by in (8, 4, 2) if max(size) >= by * least), 1)
+            image.draft(image.mode, (image.width // by, image.height // by))
         try:
             if _is_plain_ycbcr(image):
                 _load_plain_ycbcr(image)

@@ -33,17 +33,34 @@ def read_image(
         such file; see `open_image`.
     """
     path = Path(path)
-    raw = open_image(path, pixels=pixels, content=content, missing=missing)
-    image = upright(raw, path)
-    if size is not None and size != (image.height, image.width):
-        _check_frame(path, size, (raw.height, raw.width), (image.height, image.width))
-        image = raw
-    return np.asarray(_to_rgb(image, path))
+    return _in_frame(open_image(path, pixels=pixels, content=content, missing=missing), path, size)[0]
+
+
+def read_reduced(
+    path: Path, *, size: tuple[int, int] | None = None, least: int = 0
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """As `read_image`, but a JPEG may be decoded smaller, a half, a quarter or an eighth of its size.
+
+    least: pixels that its longer side keeps; 0 decodes all at their full size.
+    Returns the pixels uint8 [h, w, 3], and the size (height, width) of the full image, which is that of its masks.
+    """
+    return _in_frame(open_image(path, least=least or None), path, size)
+
+
+def _in_frame(raw: Image.Image, path: Path, size: tuple[int, int] | None) -> tuple[np.ndarray, tuple[int, int]]:
+    """The pixels of an opened image, upright or as they are stored, by which has the `size` of its annotations; and the
+    size that the image has at its full size."""
+    stored = raw.info[SIZE]
+    full = stored[::-1] if is_turned(raw) else stored
+    if size is None or size == full:
+        return np.asarray(_to_rgb(upright(raw, path), path)), full
+    _check_frame(path, size, stored, full)
+    return np.asarray(_to_rgb(raw, path)), stored
 
 
 def check_image_file(path: Path, *, size: tuple[int, int]) -> None:
-    """Raises where `read_image` would, in half the time: a JPEG is not decoded at its full size."""
-    image = open_image(path, coarse=True)
+    """Raises where `read_image` would, in half the time: a JPEG is decoded at an eighth of its size."""
+    image = open_image(path, least=1)
     stored = image.info[SIZE]
     _check_frame(path, size, stored, stored[::-1] if is_turned(image) else stored)
 

@@ -34,7 +34,7 @@ def family_of(name: str, root, **settings):
     return FAMILIES[name](root, data_settings(**settings))
 
 
-def families(root) -> dict:
+def families(root, **more) -> dict:
     given = {
         "sem_seg": {"num_classes_per_question": 2, "negative_sampling_weight": 0.5, "use_expand_question_list": True},
         "refer_seg": {"num_classes_per_question": 2},
@@ -42,7 +42,7 @@ def families(root) -> dict:
         "multi_reason_seg": {"use_expand_question_list": True},
         "custom": {"custom_data": "mine"},
     }
-    return {name: family_of(name, root, **given.get(name, {})) for name in NAMES}
+    return {name: family_of(name, root, **given.get(name, {}), **more) for name in NAMES}
 
 
 NAMES = list(FAMILIES)
@@ -72,6 +72,19 @@ def test_a_draw_depends_on_its_generator_only(data_root, name):
         assert one.conversations == other.conversations
         assert np.array_equal(one.masks, other.masks)
         assert one.image_path == other.image_path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_that_is_decoded_smaller_changes_nothing_else(data_root, make_processor, name):
+    family, smaller = (families(data_root, fast_decode=least)[name] for least in (0, 8))
+    shapes = set()
+    for one, other in zip(draws(family, 10), draws(smaller, 10), strict=True):
+        assert one.conversations == other.conversations and np.array_equal(one.masks, other.masks)
+        assert one.size == other.size == one.image.shape[:2] and one.masks.shape[1:] == other.masks.shape[1:]
+        shapes.add((one.image.shape, other.image.shape))
+        batch = Collator(make_processor())([other])
+        assert batch.original_sizes == [one.size] and batch.masks[0].shape[1:] == one.masks.shape[1:]
+    assert any(full[0] >= 2 * half[0] for full, half in shapes)
 
 
 def test_ade20k_classes_count_from_the_first_grey_value(data_root):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import MODEL_MAPPING
 
 from dataloaders.batching.batch import PreparedImages
@@ -110,6 +111,20 @@ def test_a_square_is_found_where_it_was_drawn(name, size):
         assert logits.shape == size
         assert np.abs(np.subtract(found(logits), box)).max() <= 1
     assert ((seen > 0) != (prompt > 0)).float().mean() < 0.02  # the prompt lies on the image
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_square_on_an_image_that_was_decoded_smaller_is_found_in_the_full_one(name):
+    decoder, config = decoder_for(name, 512)
+    size = (901, 1203)
+    mask, box = square_on(size)
+    half = Image.fromarray(mask).convert("RGB").reduce(2)
+    pixels, geometry = decoder.preparation(config)(np.asarray(half))
+    side = (decoder.prompt_side, decoder.prompt_side)
+    seen = torch.nn.functional.interpolate(pixels[None, :1].float(), side, mode="bilinear", antialias=True)[0] - 127.5
+    (logits,) = decoder.upscale(seen, geometry, size)
+    assert logits.shape == size
+    assert np.abs(np.subtract(found(logits), box)).max() <= 3  # of 1203: a pixel of the prepared image is more than 2
 
 
 @pytest.mark.parametrize("size", SHAPES)

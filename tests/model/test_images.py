@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from dataloaders.batching.batch import Geometry
 from model.backbones.llava import LlavaPreparation
 from model.decoders.sam import SamPreparation
-from model.images import bilinear_line, fitted_size, twice_bilinear_line
+from model.images import bilinear_line, fill_and_crop, fit_and_pad, fitted_size, stretch, twice_bilinear_line
+from model.similarity import map_on_image
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -72,3 +74,29 @@ def test_a_product_with_lines_resizes_as_torch_does(cells, between, kept, pixels
 
     torch.testing.assert_close(once @ values @ columns.T, resized(values, (between, 30)))
     torch.testing.assert_close(twice @ values, resized(resized(values, (between, 12))[:kept], (pixels, 12)))
+
+
+@pytest.mark.parametrize("prepare", [fill_and_crop, fit_and_pad, stretch])
+@pytest.mark.parametrize("full", [(201, 303), (640, 427), (200, 200)])
+def test_a_map_of_an_image_that_was_decoded_smaller_lies_where_that_of_the_full_one_does(prepare, full):
+    small = tuple(-(-side // 2) for side in full)
+    torch.manual_seed(0)
+    scores = torch.rand(2, 16)
+    expected, found = (
+        map_on_image(scores, geometry, full)
+        for geometry in (
+            prepare(noise(*full), 64, (4, 4))[1],
+            prepare(noise(*small), 64, (4, 4))[1].on_full_image(small, full),
+        )
+    )
+    assert found.shape == expected.shape == (2, *full)
+    reach = expected.diff(dim=1).abs().max() + expected.diff(dim=2).abs().max()  # of a pixel, down and to the right
+    inside = (expected > 0) & (found > 0)  # where the window begins, a pixel is the whole height of the map
+    assert (expected - found).abs()[inside].max() <= 3 * reach
+    assert ((expected > 0) == (found > 0)).float().mean() > 0.98
+
+
+def test_tiles_are_chosen_by_the_size_of_the_full_image():
+    tiles = Geometry((64, 64), (0, 0, 64, 64), False, (4, 4), cell_tokens=torch.arange(16))
+    with pytest.raises(ValueError, match="tiles are chosen by the size of the full image"):
+        tiles.on_full_image((64, 64), (128, 128))

@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 
 from groundscore.annotations.bad_entries import BadEntry, noting_repairs
 from groundscore.annotations.image_files import open_image
-from groundscore.annotations.images import check_image, read_image
+from groundscore.annotations.images import check_image, read_image, read_reduced
 from groundscore.annotations.label_maps import read_label_map, read_mask
 from groundscore.errors import UserError
 from tests.groundscore.annotations.image_bytes import COLOURS, encode, png
@@ -32,6 +32,32 @@ def test_a_rotated_photograph_is_read_upright(tmp_path):
 
     assert read_image(tmp_path / "photo.png").shape == (30, 20, 3)
     assert read_image(tmp_path / "photo.png", size=(20, 30)).shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize(
+    ("least", "size"),
+    [(0, (600, 800)), (401, (600, 800)), (400, (300, 400)), (200, (150, 200)), (100, (75, 100)), (1, (75, 100))],
+)
+def test_a_jpeg_is_decoded_smaller_while_its_longer_side_keeps_enough_pixels(tmp_path, least, size):
+    photo = np.zeros((600, 800, 3), np.uint8)
+    photo[:300, :, 0] = 200
+    path, turned, lossless = tmp_path / "a.jpg", tmp_path / "turned.jpg", tmp_path / "a.png"
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.fromarray(photo).save(path)
+    Image.fromarray(photo).save(turned, exif=exif)
+    Image.fromarray(photo).save(lossless)
+    for annotated in (None, (600, 800)):
+        pixels, full = read_reduced(path, size=annotated, least=least)
+        assert (pixels.shape, full) == ((*size, 3), (600, 800))
+        assert pixels[: size[0] // 2 - 1, :, 0].min() > 190 and pixels[size[0] // 2 + 1 :, :, 0].max() < 10
+    pixels, full = read_reduced(turned, least=least)
+    assert (pixels.shape, full) == ((*size[::-1], 3), (800, 600)) and pixels[:, -5:, 0].min() > 190
+    pixels, full = read_reduced(turned, size=(600, 800), least=least)  # annotated as it is stored
+    assert (pixels.shape, full) == ((*size, 3), (600, 800))
+    assert read_reduced(lossless, least=least)[0].shape == (600, 800, 3)
+    with pytest.raises(BadEntry, match="600 high and 800 wide, but its annotations are for 300 × 400"):
+        read_reduced(path, size=(300, 400), least=least)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])
