@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from checkpoints import LoadReport, architecture, open_model
@@ -241,6 +242,16 @@ def cache_features(model: GroundingModel, config: TrainingConfig) -> list[str]:
     return [f"features of {' and '.join(names)} are kept in {config.cache_features}"]
 
 
+def check_fast_decode(backbone: str, processor: GroundingProcessor) -> None:
+    """Raises `UserError` where the backbone cuts images into tiles, which it chooses by their size."""
+    _, geometry = processor.backbone_images(np.zeros((64, 64, 3), np.uint8))
+    if geometry.is_tiled:
+        raise UserError(
+            f"--fast_decode: {backbone} cuts an image into tiles by its size, so that one of fewer pixels is another "
+            "image to it; leave the flag out"
+        )
+
+
 def build_validation(config: TrainingConfig, device: torch.device) -> Validation:
     """The validation splits, opened; their images are read by as many processes as those of training."""
     return Validation(
@@ -270,6 +281,8 @@ def build(launch: Launch) -> Built:
     mixture = build_data(config, schedule)
     model, processor, report = build_model(config, precision=launch.precision)
     processor.identifies_images = bool(config.cache_features)
+    if config.fast_decode:
+        check_fast_decode(model.config.backbone, processor)
     say(report.whole() if config.debug else str(report))
     add_adapters_and_freeze(model, config)
     settings = describe_run(config, model, launch.precision, world)

@@ -56,6 +56,11 @@ class Geometry:
         """How many cells the grid has."""
         return self.grid[0] * self.grid[1]
 
+    @property
+    def is_tiled(self) -> bool:
+        """Whether the pixels were cut into tiles, which are chosen by the size of the image."""
+        return self.tiles != (1, 1) or self.cell_tokens is not None
+
     def token_positions(self, start: int) -> tuple[Tensor, int]:
         """Position ids int64 [axes, tokens] of its tokens, the first at `start`, and the position that follows them.
 
@@ -73,7 +78,7 @@ class Geometry:
 
         Raises ValueError for tiles, which are chosen by the size of the image.
         """
-        if self.tiles != (1, 1) or self.cell_tokens is not None:
+        if self.is_tiled:
             raise ValueError("tiles are chosen by the size of the full image")
         down, right = (long / short for long, short in zip(full, size, strict=True))
         window = tuple(round(side * by) for side, by in zip(self.window, (down, right, down, right), strict=True))

@@ -321,10 +321,7 @@ def _prepared(prepare: ImagePreparation, sample: Sample) -> tuple[Tensor, Geomet
     pixels, geometry = prepare(sample.image)
     if sample.size == sample.image.shape[:2]:
         return pixels, geometry
-    try:
-        return pixels, geometry.on_full_image(sample.image.shape[:2], sample.size)
-    except ValueError as error:
-        raise UserError(f"{_source(sample)}: {error}, so --fast_decode does not go with this backbone") from error
+    return pixels, geometry.on_full_image(sample.image.shape[:2], sample.size)
 
 
 def _source(sample: Sample) -> str:

@@ -122,9 +122,10 @@ def upright(image: Image.Image, path: Path) -> Image.Image:
         return image if turn is None else image.transpose(turn)
 
 
-def is_turned(image: Image.Image) -> bool:
-    """Whether the image is as high as its file's image is wide, once it is upright."""
-    return _orientation(image) in (5, 6, 7, 8)
+def is_turned(image: Image.Image, path: Path) -> bool:
+    """Whether the image is as high as its file's image is wide, once it is upright. path: its file, for errors."""
+    with _naming(path):
+        return _orientation(image) in (5, 6, 7, 8)
 
 
 def read_sizes(path: Path) -> set[tuple[int, int]]:
@@ -134,7 +135,7 @@ def read_sizes(path: Path) -> set[tuple[int, int]]:
         _check_metadata(data)
         image = _open(data, path, FORMATS, None)
         stored = (image.height, image.width)
-        return {stored, stored[::-1] if is_turned(image) else stored}
+        return {stored, stored[::-1] if is_turned(image, path) else stored}
 
 
 def _read(path: Path, missing: str) -> bytes:

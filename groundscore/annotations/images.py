@@ -51,7 +51,7 @@ def _in_frame(raw: Image.Image, path: Path, size: tuple[int, int] | None) -> tup
     """The pixels of an opened image, upright or as they are stored, by which has the `size` of its annotations; and the
     size that the image has at its full size."""
     stored = raw.info[SIZE]
-    full = stored[::-1] if is_turned(raw) else stored
+    full = stored[::-1] if is_turned(raw, path) else stored
     if size is None or size == full:
         return np.asarray(_to_rgb(upright(raw, path), path)), full
     _check_frame(path, size, stored, full)
@@ -62,7 +62,7 @@ def check_image_file(path: Path, *, size: tuple[int, int]) -> None:
     """Raises where `read_image` would, in half the time: a JPEG is decoded at an eighth of its size."""
     image = open_image(path, least=1)
     stored = image.info[SIZE]
-    _check_frame(path, size, stored, stored[::-1] if is_turned(image) else stored)
+    _check_frame(path, size, stored, stored[::-1] if is_turned(image, path) else stored)
 
 
 def _check_frame(path: Path, size: tuple[int, int], stored: tuple[int, int], upright: tuple[int, int]) -> None:

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from dataloaders.batching.collate import Collator
 from groundscore.errors import UserError
 from model.lora import add_lora, merge_lora
 from model.systems import build_system
+from tests.model.test_tiles import PREPARATIONS
 from tests.tiny import tiny_config, tiny_model, tiny_samples
 from training import building
 from training.arguments import parse_arguments
@@ -37,6 +39,13 @@ def test_flags_that_repeat_the_model_must_agree_with_it(tmp_path):
     path.write_text("[]")
     with pytest.raises(UserError, match="not a CLIP image-processor file"):
         check("--preprocessor_config", str(path))
+
+
+def test_images_that_are_cut_into_tiles_are_not_decoded_smaller():
+    building.check_fast_decode("llava", tiny_model()[1])
+    for prepare in PREPARATIONS.values():
+        with pytest.raises(UserError, match="--fast_decode: internvl3 cuts an image into tiles by its size"):
+            building.check_fast_decode("internvl3", SimpleNamespace(backbone_images=prepare))
 
 
 def test_flash_attention_needs_the_checkpoint_the_machine_and_the_package(monkeypatch):
