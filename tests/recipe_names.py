@@ -10,9 +10,9 @@ LARGE = ("7b_reason_seg_val", "7b_reason_seg_test", "7b_refer_seg", "7b_grefer_s
          "13b_reason_seg_test")  # fmt: skip
 FOLDERS = (*LARGE, "miniature")
 UGROUND = [f"uground_{base}_{baseline}" for base in ("llava1.5", "llava1.6") for baseline in ("ema", "critic")]
-WITHOUT_SCRIPTS = ("qwen3-vl-8b/uground_sam2.1",)  # started by train_ds.py --recipe
-# Folders of the other backbones, with the scripts of UGround alone.
+# Folders of the other backbones, and their recipes; all have scripts of UGround alone.
 BACKBONES = ("qwen2.5-vl-7b", "qwen3-vl-8b", "internvl3-8b")
+OF_BACKBONES = (*(f"{folder}/uground" for folder in BACKBONES), "qwen3-vl-8b/uground_sam2.1")
 OTHERS = [system.lower() for system in SYSTEMS if system != "UGround"]
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.published_recipes import OTHER_RECIPES, UGROUND_RECIPES
-from tests.recipe_names import BACKBONES, FOLDERS, LARGE, OTHERS, UGROUND, WITHOUT_SCRIPTS, recipe_of, settings
+from tests.recipe_names import BACKBONES, FOLDERS, LARGE, OF_BACKBONES, OTHERS, UGROUND, recipe_of, settings
 from utils.recipes import RECIPES, recipe_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,8 +20,7 @@ def recipe_file(recipe: str) -> dict:
 
 def test_every_recipe_has_scripts_and_a_sentence():
     used = {recipe_of(folder, name) for folder in FOLDERS for name in (*UGROUND, *OTHERS)}
-    used |= {f"{folder}/uground" for folder in BACKBONES}
-    assert used | {*WITHOUT_SCRIPTS} == set(recipe_names())
+    assert used | {*OF_BACKBONES} == set(recipe_names())
     for recipe in recipe_names():
         assert recipe_file(recipe)["about"].endswith("."), recipe
 

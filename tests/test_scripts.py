@@ -13,7 +13,7 @@ import app
 import chat
 import eval as eval_script
 import merge_lora_weights
-from tests.recipe_names import BACKBONES, FOLDERS, OTHERS, UGROUND, recipe_of, settings
+from tests.recipe_names import FOLDERS, OF_BACKBONES, OTHERS, UGROUND, recipe_of, settings
 from training.arguments import parse_arguments
 from training.config import TrainingConfig
 
@@ -106,16 +106,17 @@ def test_every_script_is_a_small_file_that_names_its_recipe(folder):
     assert common == set(expected)
 
 
-@pytest.mark.parametrize("folder", BACKBONES)
-def test_the_folders_of_other_backbones_train_merge_score_and_chat(folder):
+@pytest.mark.parametrize("recipe", OF_BACKBONES)
+def test_the_folders_of_other_backbones_train_merge_score_and_chat(recipe):
+    folder, _, system = recipe.partition("/")
     programs = {"train": "train_ds.py", "merge_lora_weight": "merge_lora_weights.py", "eval": "eval.py"}
     for name, program in (programs | {"chat": "chat.py"}).items():
-        path = SCRIPTS / folder / f"{name}_uground.sh"
+        path = SCRIPTS / folder / f"{name}_{system}.sh"
         assert os.access(path, os.X_OK) and path.read_text(encoding="utf-8").count("\n") == 4, path
-        words = dry_run(f"{folder}/{name}_uground")
+        words = dry_run(f"{folder}/{name}_{system}")
         assert program in words, words
         if name == "train":
-            assert training_flags(words).to_dict() == settings(f"{folder}/uground").to_dict() | {"recipe": ""}
+            assert training_flags(words).to_dict() == settings(recipe).to_dict() | {"recipe": ""}
             assert "--vision_tower" not in words
 
 
