@@ -27,15 +27,17 @@ PIXELLM_BY_SAM = "--seg_token_num 3"
 PIXELLM = """--seg_token_num 3 --image_feature_scale_num 2 --vision_tower_for_mask --separate_mm_projector
     --resize_vision_tower --resize_vision_tower_size 256 --unfreeze image_feature_neck --out_dim 64"""
 _NAMED = "--refer_seg_data refclef||refcoco||refcoco+||refcocog"
-# Families as the papers name them; a short training needs rates by which each family has its share.
-EVERYTHING = f"--dataset {ALL_FAMILIES} --sample_rates 3,12,4,4,4,4,2,4"
+# Families as the papers name them, and what each paper is about often enough for a short training: at a tenth of the
+# samples `[REJ]` is not learned, gRefCOCO is therefore half of the expressions of GSVA.
+EVERYTHING = f"""--dataset {ALL_FAMILIES} --sample_rates 3,12,6,6,4,4,2,4
+    --refer_seg_data refclef||refcoco||refcoco+||refcocog||grefcoco||grefcoco||refzom"""
 PUBLISHED_DIETS = {
     "LISA": f"--dataset sem_seg||refer_seg||vqa||reason_seg --sample_rates 3,12,4,4 {_NAMED}",
-    "READ": f"""--dataset sem_seg||refer_seg||correct_refer_seg||vqa||reason_seg --sample_rates 3,12,4,4,4 {_NAMED}""",
+    "READ": f"""--dataset sem_seg||refer_seg||correct_refer_seg||vqa||reason_seg --sample_rates 3,12,6,4,4 {_NAMED}""",
     "PixelLM": f"--dataset sem_seg||refer_seg||vqa||multi_reason_seg --sample_rates 3,12,4,4 {_NAMED}",
-    "GSVA": f"--dataset sem_seg||refer_seg||vqa||reason_seg --sample_rates 3,12,4,4 {_NAMED}||grefcoco",
+    "GSVA": f"--dataset sem_seg||refer_seg||vqa||reason_seg --sample_rates 3,12,4,4 {_NAMED}{'||grefcoco' * 4}",
     "SESAME": f"""--dataset sem_seg||refer_seg||neg_refer_seg||correct_refer_seg||vqa||reason_seg
-        --sample_rates 3,12,4,4,4,4 {_NAMED}""",
+        --sample_rates 3,12,6,6,4,4 {_NAMED}""",
 }
 _OPTIONS = "--num_classes_per_sample 5 --use_expand_question_list"
 
