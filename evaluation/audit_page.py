@@ -16,7 +16,8 @@ from PIL import Image
 from groundscore.colours import Colour, choose_colours
 from groundscore.drawing import heat_map, overlay, resize_mask, size_within
 from groundscore.scoring import percent
-from groundscore.scoring.layers import DECODER, GREEDY, IMAGE_TOKENS, LAST, LEAST, NOISE, ORACLE, REDRAWN
+from groundscore.scoring.layer_rows import DECODER, IMAGE_TOKENS
+from groundscore.scoring.layers import GREEDY, LAST, LEAST, NOISE, ORACLE, REDRAWN
 from groundscore.scoring.pages import PAGE_END, facts_list, inline_image, page_head
 
 SIDE = 116  # pixels of the longest side of a small image

@@ -34,7 +34,8 @@ from evaluation.running import Counted, evaluate
 from groundscore.errors import UserError
 from groundscore.scoring import percent
 from groundscore.scoring.counts import Row, mask_iou, row_iou
-from groundscore.scoring.layers import DECODER, IMAGE_TOKENS, LayerRow, read_layer_rows, summarise_rows
+from groundscore.scoring.layer_rows import DECODER, IMAGE_TOKENS, LayerRow, read_layer_rows
+from groundscore.scoring.layers import summarise_rows
 from groundscore.scoring.report import Report
 from groundscore.splits import EvaluationItem
 from groundscore.terminal import fitted, terminal_width

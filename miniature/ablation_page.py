@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from groundscore.errors import UserError
 from groundscore.scoring import percent
-from groundscore.scoring.layers import SIDES
+from groundscore.scoring.layer_rows import SIDES
 from groundscore.scoring.tables import markdown_table
 from groundscore.splits import QUERY_KINDS
 from miniature.ablation_results import (

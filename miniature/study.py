@@ -18,7 +18,7 @@ from statistics import mean
 from groundscore.errors import UserError
 from groundscore.progress import duration
 from groundscore.reading import parse_json, read_json, read_lines
-from groundscore.scoring.layers import read_layer_rows
+from groundscore.scoring.layer_rows import read_layer_rows
 from miniature.programs import audit_command, base_flags, start, training_command
 from miniature.study_results import Results, StudyRow, query_scores, read_results
 

@@ -9,7 +9,7 @@ from groundscore.errors import UserError
 from groundscore.reading import read_json
 from groundscore.scoring import percent
 from groundscore.scoring.counts import QuestionCounts, Row, row_iou
-from groundscore.scoring.layers import LayerRow
+from groundscore.scoring.layer_rows import LayerRow
 from groundscore.scoring.tables import markdown_table
 from groundscore.splits import QUERY_KINDS
 

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import eval as eval_script
 from evaluation import audit
 from evaluation.report_files import report_path
-from groundscore.scoring.layers import IMAGE_TOKENS, SIDES, LayerRow, summarise_rows
+from groundscore.scoring.layer_rows import IMAGE_TOKENS, SIDES, LayerRow
+from groundscore.scoring.layers import summarise_rows
 from miniature import programs
 from tests.groundscore.scoring.rows import row
 from training.arguments import parse_arguments

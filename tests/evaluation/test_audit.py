@@ -16,7 +16,8 @@ from evaluation.questions import Protocol
 from evaluation.running import Effort, evaluate
 from groundscore.errors import UserError
 from groundscore.scoring.counts import row_iou
-from groundscore.scoring.layers import LayerRow, read_layer_rows, summarise_rows
+from groundscore.scoring.layer_rows import LayerRow, read_layer_rows
+from groundscore.scoring.layers import summarise_rows
 from tests.axe import complaints
 from tests.dashboard.conftest import browser  # noqa: F401
 from tests.evaluation.balls import item_of, muse_item

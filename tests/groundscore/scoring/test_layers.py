@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from groundscore.errors import UserError
-from groundscore.scoring.layers import LayerColumns, LayerRow, read_layer_rows, summarise, summarise_rows
+from groundscore.scoring.layer_rows import LayerRow, read_layer_rows
+from groundscore.scoring.layers import LayerColumns, summarise, summarise_rows
 from tests.groundscore.scoring.rows import question, row
 
 SPLIT = "refcoco|unc|val"
