@@ -28,7 +28,7 @@ PIXELLM = """--seg_token_num 3 --image_feature_scale_num 2 --vision_tower_for_ma
     --resize_vision_tower --resize_vision_tower_size 256 --unfreeze image_feature_neck --out_dim 64"""
 _NAMED = "--refer_seg_data refclef||refcoco||refcoco+||refcocog"
 # Families as the papers name them, and what each paper is about often enough for a short training: at a tenth of the
-# samples `[REJ]` is not learned, gRefCOCO is therefore half of the expressions of GSVA.
+# samples `[REJ]` is not learned, therefore gRefCOCO is half of what GSVA draws of refer_seg.
 EVERYTHING = f"""--dataset {ALL_FAMILIES} --sample_rates 3,12,6,6,4,4,2,4
     --refer_seg_data refclef||refcoco||refcoco+||refcocog||grefcoco||grefcoco||refzom"""
 PUBLISHED_DIETS = {
