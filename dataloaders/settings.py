@@ -8,7 +8,7 @@ from dataloaders.families import FAMILIES
 from groundscore.annotations.bad_entries import DEFAULT_SHARE, Tolerance
 from groundscore.errors import UserError
 from groundscore.names import look_up, split_names
-from utils.settings import FRACTION, at_least, check_settings, compose, option, settings_of
+from utils.settings import SHARE, at_least, check_settings, compose, option, settings_of
 
 _RATES = {name: family.rate for name, family in FAMILIES.items() if family.rate}
 ALL_FAMILIES = "||".join(_RATES)  # of the default mixture
@@ -33,7 +33,7 @@ class MixtureSettings:
         0.0,
         "data",
         "share of the samples whose questions follow one another, two or three conversations in one dialogue",
-        check=FRACTION,
+        check=SHARE,
     )
     fast_decode: int = option(
         0,

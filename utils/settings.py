@@ -64,6 +64,7 @@ def one_of(*values: Any) -> Rule:
 
 
 FRACTION = Rule("at least 0 and below 1", lambda value: _is_number(value) and 0 <= value < 1)
+SHARE = Rule("from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
 
 
 def _is_number(value: Any) -> bool:

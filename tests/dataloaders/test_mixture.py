@@ -107,6 +107,8 @@ def test_questions_follow_one_another_in_a_share_of_the_samples(data_root):
         joined += len(turns) > 1 and len(other.conversations) < len(one.conversations)
     several = sum(len(plain[index].conversations) > 1 for index in range(60))
     assert several >= 20 and 0.3 * several < joined < 0.7 * several
+    always = build_mixture(data_root, samples_per_epoch=60, multi_turn_share=1, **settings)
+    assert sum(len(always[index].conversations) < len(plain[index].conversations) for index in range(60)) == several
 
 
 def test_the_mixture_can_leave_out_what_is_tested_on(data_root):
