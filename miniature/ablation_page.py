@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from groundscore.errors import UserError
 from groundscore.scoring import percent
 from groundscore.scoring.layer_rows import SIDES
+from groundscore.scoring.layers import LEAST
 from groundscore.scoring.tables import markdown_table
 from groundscore.splits import QUERY_KINDS
 from miniature.ablation_results import (
@@ -26,7 +27,7 @@ from miniature.ablation_results import (
     gain,
     layer_curve,
 )
-from miniature.study_results import COLUMNS, LEVEL, Results, StudyRow, interval, queries_table, spread
+from miniature.study_results import COLUMNS, LEVEL, Results, StudyRow, bounds, interval, queries_table, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,7 +102,8 @@ Reward is minus the map loss of the chosen layer. The histograms show the first 
 
 
 def verdicts(results: Results, rows: Sequence[StudyRow], bases: Sequence[str]) -> str:
-    """For each base the policy against the last layer, and what is left of the best layer's gain without luck."""
+    """The finding; then for each base the policy against the last layer, and what is left of the best layer's gain
+    without luck."""
     lines = []
     for base in bases:
         learned, last = (f"{base}.{name}" if base else name for name in (LEARNED, LAST_ROW))
@@ -114,7 +116,24 @@ def verdicts(results: Results, rows: Sequence[StudyRow], bases: Sequence[str]) -
         if share:
             parts.append(f"{100 * share.mean:+.1f} % of the expressions need another layer, beyond luck")
         lines.append(f"**{base or 'This base'}**: {'; '.join(parts)}.")
-    return "\n".join(f"- {line}" for line in lines) if len(lines) > 1 else "".join(lines)
+    told = "\n".join(f"- {line}" for line in lines) if len(lines) > 1 else "".join(lines)
+    return f"{_headline(results, bases)}\n{told}"
+
+
+def _headline(results: Results, bases: Sequence[str]) -> str:
+    """The finding in a sentence: on which bases the policy is better than the last layer, or worse, beyond noise."""
+    better, worse, open_ones = [], [], []
+    for base in bases:
+        learned, last = (f"{base}.{name}" if base else name for name in (LEARNED, LAST_ROW))
+        found = difference(results, learned, last)
+        low, high = (-1.0, 1.0) if found is None or found.n < 2 else bounds(found)
+        decided = found is not None and abs(found.mean) >= LEAST and not low <= 0 <= high
+        (open_ones if not decided else better if found.mean > 0 else worse).append(base or "this base")
+    if not better and not worse:
+        return "**The policy buys nothing that these runs can show**: no base decides between it and the last layer."
+    parts = [f"{name} on {', '.join(some)}" for name, some in (("better", better), ("worse", worse)) if some]
+    rest = f", not decided on {', '.join(open_ones)}" if open_ones else ""
+    return f"**The policy against the last layer: {' and '.join(parts)}**{rest}."
 
 
 def gains_table(results: Results, rows: Sequence[StudyRow]) -> str:

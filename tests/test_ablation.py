@@ -158,7 +158,11 @@ def test_the_page_says_first_what_the_policy_buys_with_an_interval(tmp_path, lea
         write(tmp_path, LEARNED, seed, last=iou)
     results = read_results(tmp_path, ROWS)
     text = page(results, ROWS, {}, options_for(tmp_path))
-    first = text.splitlines()[2]
+    headline, first = text.splitlines()[2:4]
+    if verdict == "not decided":
+        assert headline.startswith("**The policy buys nothing that these runs can show**")
+    else:
+        assert headline == f"**The policy against the last layer: {verdict} on this base**."
     found = difference(results, LEARNED, LAST_ROW)
     low, high = bounds(found)
     between = f"{100 * low:+.1f} to {100 * high:+.1f}"
