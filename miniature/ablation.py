@@ -41,7 +41,8 @@ def main(argv: Sequence[str]) -> None:
     rows = study_rows(options, list(bases))
 
     def write(results: Results) -> None:
-        from miniature.ablation_page import draw, page
+        from miniature.ablation_page import page
+        from miniature.ablation_plots import draw
 
         options.out.parent.mkdir(parents=True, exist_ok=True)
         images = draw(results, rows, options.out.with_suffix(""))

@@ -45,7 +45,7 @@ def write(directory, name: str, seed: int, *, last: int, **options) -> None:
 def start(monkeypatch, tmp_path):
     """Runs `ablation` in `tmp_path` with training and scoring replaced; returns the commands that it started."""
     commands = replace_programs(monkeypatch, tmp_path, [{"step": 5, "train/loss": 2.0}], {"gIoU": 0.5})
-    monkeypatch.setattr("miniature.ablation_page.draw", lambda results, rows, directory: {})
+    monkeypatch.setattr("miniature.ablation_plots.draw", lambda results, rows, directory: {})
 
     def go(*more):
         commands.clear()
