@@ -20,12 +20,13 @@ CLAIMS = (
     ("READ.full", "LISA.full", "READ against LISA, both on everything"),
     ("UGround.full", "READ.full", "UGround against READ, both on everything"),
     ("PixelLM.full", "LISA.full", "PixelLM against LISA, both on everything"),
-    ("GSVA.full", "SESAME.full", "GSVA's `[REJ]` against SESAME's words, both on everything"),
+    ("GSVA.published", "LISA.published", "GSVA's diet against LISA's, one network"),
+    ("SESAME.published", "LISA.published", "SESAME's diet against LISA's, one network"),
     ("LISA.full", "LISA.published", "LISA on everything against its own diet"),
     ("READ.full", "READ.published", "READ on everything against its own diet"),
     ("PixelLM.full", "PixelLM.published", "PixelLM on everything against its own diet"),
-    ("GSVA.full", "GSVA.published", "GSVA on everything against its own diet"),
-    ("SESAME.full", "SESAME.published", "SESAME on everything against its own diet"),
+    ("LISA.full", "GSVA.published", "GSVA, the same network as LISA, on everything against its own diet"),
+    ("LISA.full", "SESAME.published", "SESAME, the same network as LISA, on everything against its own diet"),
 )
 
 
@@ -51,8 +52,8 @@ whose interval has 0 in it are not decided.
 What it does not show: how the systems compare at 7B, or with each paper's own schedule. The budget is one and short,
 the world is drawn, and the base has seen all eight families with UGround's network (maps of a random layer as mask
 prompts, no policy, no tokens of any system): UGround's prompts and all kinds of answer were there before. LISA,
-GSVA and SESAME are one network; on everything they differ in how they answer what is not there (GSVA writes `[REJ]`,
-SESAME denies and corrects in words).
+GSVA and SESAME are one network and differ in their data (GSVA's answers `[REJ]` to what is not there, SESAME's denies
+and corrects in words): on everything they have one row.
 
 {COLUMNS}
 
