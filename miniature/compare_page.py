@@ -1,6 +1,7 @@
 """docs/six_systems.md: what the rows differ in, tables by kind of query, and what training took."""
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 
 from groundscore.scoring import percent
@@ -9,10 +10,10 @@ from groundscore.splits import QUERY_KINDS
 from miniature.study_results import COLUMNS, LEVEL, Results, StudyRow, bounds, paired, queries_table, spread
 
 SHOWN_LOSSES = 5
-_PIXELLM = """PixelLM has 3 × 2 tokens and its own decoder on CLIP features of
-256 pixels, which alone starts from nothing; the others have SAM."""
-_PIXELLM_BY_SAM = """PixelLM has 3 tokens a target, which
-prompt SAM as those of the others do: its own decoder needs images of one shape."""
+_PIXELLM = """PixelLM has 3 × 2 tokens and its own decoder on CLIP features of 256 pixels, which alone starts from
+nothing; the others have SAM."""
+_PIXELLM_BY_SAM = """PixelLM has 3 tokens a target, which prompt SAM as those of the others do: its own decoder needs
+images of one shape."""
 _PIXELLM_AND_LISA = ("PixelLM.full", "LISA.full")
 # Rows that are compared, seed by seed: (row, other, what differs).
 CLAIMS = (
@@ -38,14 +39,15 @@ def page(results: Results, rows: Sequence[StudyRow], options: argparse.Namespace
     return f"""# Six systems, one budget
 
 Each row is trained for {options.steps} steps of {options.batch_size} images on the miniature, from one base, with LoRA
-and the same flags but for its data: "as published" are the families that the system's paper trains on, "everything" all
-eight families (UGround's own diet). Scored on the first {options.limit} images of each split; means over seeds
-({", ".join(map(str, seeds))}) ± standard deviation. {_PIXELLM if own_decoder else _PIXELLM_BY_SAM}
+and the same flags but for its data: "as published" are the families that the system's paper trains on (gRefCOCO is half
+of what GSVA draws of expressions), "everything" all eight families (UGround's own diet). Scored on the first
+{options.limit} images of each split; means over seeds ({", ".join(map(str, seeds))}) ± standard deviation.
+{_PIXELLM if own_decoder else _PIXELLM_BY_SAM}
 {f"{chr(10)}Not trained yet: {'; '.join(missing)}.{chr(10)}" if missing else ""}
 ## What it shows
 
 Differences of generated answers in percent, paired by seed, with {LEVEL:.0%} intervals by Student's t; kinds of query
-whose interval has 0 in it are not decided.
+whose interval has 0 in it are not decided. One in twenty is decided by chance.
 
 {findings(results)}
 
@@ -55,6 +57,8 @@ prompts, no policy, no tokens of any system): UGround's prompts and all kinds of
 GSVA and SESAME are one network and differ in their data (GSVA's answers `[REJ]` to what is not there, SESAME's denies
 and corrects in words): on everything they have one row.
 
+What training on everything reaches beyond this budget, absent targets above all, is on [its own page](unified.md).
+
 {COLUMNS}
 
 ## Answers that the system writes itself
@@ -62,6 +66,9 @@ and corrects in words): on everything they have one row.
 {queries_table(results, rows, "generated")}
 
 ## Given answers
+
+All expressions of an image are in one given answer, as published scores have it. No row was trained on such answers,
+which is why masks are worse than above, and why nobody writes `[REJ]` inside them.
 
 {queries_table(results, rows, "given")}
 
@@ -95,7 +102,7 @@ def findings(results: Results) -> str:
                 parts["better at" if found.mean > 0 else "worse at"].append(shown)
         told = [f"{name} {', '.join(kinds)}" for name, kinds in parts.items() if kinds]
         if told:
-            lines.append(f"- **{what}**: {'; '.join(told)}.")
+            lines.append(textwrap.fill(f"- **{what}**: {'; '.join(told)}.", 120, subsequent_indent="  "))
     return "\n".join(lines) or "No pair of rows has run yet."
 
 
