@@ -1,6 +1,7 @@
 """docs/policy_study.md: what the policy buys in its first lines, tables of all rows, findings, and plots."""
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from groundscore.splits import QUERY_KINDS
 from miniature.ablation_results import (
     ANALYSED,
     COMPARED,
+    GENERATED,
+    GIVEN,
     LAST_ROW,
     LEARNED,
     above_noise,
@@ -24,6 +27,8 @@ from miniature.ablation_results import (
     layer_curve,
 )
 from miniature.study_results import COLUMNS, LEVEL, Results, StudyRow, bounds, interval, queries_table, spread
+
+FEW = 4  # rows that are named where they are missing
 
 
 def page(results: Results, rows: Sequence[StudyRow], images: dict[str, Path], options: argparse.Namespace) -> str:
@@ -45,7 +50,7 @@ UGround lets every `[SEG]` choose the hidden state whose similarity map prompts 
 {options.steps} steps of LoRA, on the same batches for the same seed, and scored on the first {options.limit} images of
 each held-out split; means over seeds ({", ".join(map(str, seeds))}) ± standard deviation. Rows of one seed ran before
 those of the next. Every run has a page of its own with all layers (`python -m evaluation.audit`).
-{f"{chr(10)}Not trained yet: {'; '.join(missing)}.{chr(10)}" if missing else ""}
+{_missing(missing, len(rows))}
 {COLUMNS}
 
 ## Answers that the model writes itself
@@ -62,26 +67,33 @@ those of the next. Every run has a page of its own with all layers (`python -m e
 
 ## The best layer, and luck
 
-Masks of given answers, decoded from each hidden state. The best of all layers, taken by the truth, gains over the last
-layer; the best of as many redraws of the last layer (dropout on its `[SEG]` state) gains by luck. What is left is the
-layers'. "Above noise" is the share of expressions for which another layer is better by more than 95 % of the
-expressions gain from redraws; beside it the same share of the redraws. Means over {", ".join(ANALYSED)}.
+Masks decoded from each hidden state. The best of all layers, taken by the truth, gains over the last layer; the best of
+as many redraws of the last layer (dropout on its `[SEG]` state) gains by luck. What is left is the layers'. "Above
+noise" is the share of expressions for which another layer is better by more than 95 % of the expressions gain from
+redraws; beside it the same share of the redraws. Means over {", ".join(ANALYSED)}.
 
-{gains_table(results, rows)}
+Answers that the model writes itself:
 
-Which kinds of query gain from another layer, beyond luck (all UGround rows of a base together):
+{gains_table(results, rows, GENERATED)}
+
+Given answers, which hold all expressions of an image at once, as no row was trained:
+
+{gains_table(results, rows, GIVEN)}
+
+Which kinds of query gain from another layer, beyond luck, in answers that the model writes itself (all rows of a base
+together):
 
 {kinds_table(results, rows, bases)}
 
-gIoU by layer, of the policy, and of the best layer of each expression:
+gIoU by layer, of the policy, and of the best layer of each expression, in answers that the model writes itself:
 
 {layers_table(results, rows)}
 {image("layers", "gIoU of every layer")}
 ## Where the maps point
 
 How often the map of a layer is highest on the target: over the layer's image tokens, with which UGround prompts SAM,
-and over SAM's image embedding, as READ draws it (the similarity to the projected `[SEG]` state). Given answers, in
-percent of the targets, means over the three splits and seeds. The audits show such maps, layer by layer.
+and over SAM's image embedding, as READ draws it (the similarity to the projected `[SEG]` state). Answers that
+the model writes itself, in percent of the targets, means over the three splits and seeds. The audits show such maps.
 
 {pointing_table(results, rows)}
 
@@ -94,6 +106,15 @@ Reward is minus the map loss of the chosen layer. The histograms show the first 
 """
 
 
+def _missing(titles: Sequence[str], rows: int) -> str:
+    """Which rows have no result yet, by name if there are few."""
+    if not titles:
+        return ""
+    if len(titles) > FEW:
+        return f"\n{len(titles)} of {rows} rows (every row on every base) are not trained; `--dry_run` lists them.\n"
+    return f"\nNot trained yet: {'; '.join(titles)}.\n"
+
+
 def verdicts(results: Results, rows: Sequence[StudyRow], bases: Sequence[str]) -> str:
     """The finding; then for each base the policy against the last layer, and what is left of the best layer's gain
     without luck."""
@@ -102,14 +123,17 @@ def verdicts(results: Results, rows: Sequence[StudyRow], bases: Sequence[str]) -
         learned, last = (f"{base}.{name}" if base else name for name in (LEARNED, LAST_ROW))
         found = difference(results, learned, last)
         left = spread(gain(run, "beyond_luck") for run in results.get(learned, {}).values())
-        share = spread(above_noise(run, "beyond_luck") for run in results.get(learned, {}).values())
+        shares = [
+            spread(above_noise(run, of) for run in results.get(learned, {}).values()) for of in ("layers", "redraws")
+        ]
         parts = [f"the policy against the last layer {interval(found)}" if found else "the policy is not trained yet"]
         if left:
-            parts.append(f"the best layer beyond luck {interval(left)}")
-        if share:
-            parts.append(f"{100 * share.mean:+.1f} % of the expressions need another layer, beyond luck")
+            parts.append(f"the best layer of each expression beyond luck {interval(left)}")
+        if None not in shares:
+            another, redraw = (f"{percent(share.mean)} %" for share in shares)
+            parts.append(f"more than noise is gained by another layer on {another} of them, by a redraw on {redraw}")
         lines.append(f"**{base or 'This base'}**: {'; '.join(parts)}.")
-    told = "\n".join(f"- {line}" for line in lines) if len(lines) > 1 else "".join(lines)
+    told = "\n".join(textwrap.fill(f"- {line}", 120, subsequent_indent="  ") for line in lines)
     return f"{_headline(results, bases)}\n{told}"
 
 
@@ -129,18 +153,19 @@ def _headline(results: Results, bases: Sequence[str]) -> str:
     return f"**The policy against the last layer: {' and '.join(parts)}**{rest}."
 
 
-def gains_table(results: Results, rows: Sequence[StudyRow]) -> str:
-    """One line for each row that has layers."""
+def gains_table(results: Results, rows: Sequence[StudyRow], answer: str) -> str:
+    """One line for each row that has layers; answer: `GENERATED` or `GIVEN`."""
     lines = [
         ["row", "likeliest layer (share)", "entropy", "best layer", "luck", "beyond luck", "above noise", "redraws"]
     ]
     for row in rows:
-        runs = [run for run in results.get(row.name, {}).values() if any(one.get("gains") for one in audits(run))]
+        all_runs = results.get(row.name, {}).values()
+        runs = [run for run in all_runs if any(one.get("gains") for one in audits(run, answer))]
         if not runs:
             continue
         likes = [favourite(run) for run in runs] if row.has_policy else []
-        numbers = [spread(gain(run, name) for run in runs) for name in ("layers", "luck", "beyond_luck")]
-        numbers += [spread(above_noise(run, name) for run in runs) for name in ("layers", "redraws")]
+        numbers = [spread(gain(run, name, answer) for run in runs) for name in ("layers", "luck", "beyond_luck")]
+        numbers += [spread(above_noise(run, name, answer) for run in runs) for name in ("layers", "redraws")]
         shown = ", ".join(f"{layer} ({share:.0%})" for layer, share in filter(None, likes))
         entropy = spread(final_entropy(run) for run in runs)
         lines.append([row.title, shown or "-", str(entropy or "-"), *(one.percent if one else "-" for one in numbers)])

@@ -83,7 +83,7 @@ def _histograms(policies: dict[StudyRow, dict], path: Path) -> Path:
 
 
 def _layers(analysed: dict[StudyRow, dict], path: Path) -> Path:
-    """Mean mask IoU with every layer, given answers; a dot where the policy's own choice ends up."""
+    """Mean mask IoU with every layer, generated answers; a dot where the policy's own choice ends up."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(ANALYSED), figsize=(13, 4.2), layout="constrained", sharey=True)
@@ -100,7 +100,7 @@ def _layers(analysed: dict[StudyRow, dict], path: Path) -> Path:
             axis.plot(number + 1, curve["best"], color=colour, marker="^", linestyle="none")
             axis.set_xticks(range(number + 2), [*map(str, range(number)), "policy", "best"], fontsize=8)
         axis.set(xlabel="hidden state that prompts the mask", title=split)
-    axes[0].set_ylabel("gIoU with given answers")
+    axes[0].set_ylabel("gIoU with generated answers")
     figure.legend(loc="outside right center", fontsize=8)
     return _save(figure, path)
 

@@ -7,6 +7,7 @@ from miniature.study_results import Results, Spread, StudyRow, paired
 
 LAST_ROW, LEARNED = "mode1", "mode3_leave_one_out"  # the fixed last layer, and the policy that it is compared with
 COMPARED = ("explicit", "implicit", "multi")  # differences between rows are taken over the mean of these
+GENERATED, GIVEN = "generated", "given"  # answers; those that the model writes itself are what its user gets
 ANALYSED = ("ReasonSeg|val", "refcoco|unc|val", "grefcoco|unc|val")  # splits whose layers the page shows
 
 
@@ -68,14 +69,14 @@ def difference(results: Results, row: str, other: str) -> Spread | None:
     return paired(results, row, other, compared_score)
 
 
-def audits(result: dict) -> list[dict]:
-    """The audit's summaries of the analysed splits with given answers."""
-    return [result["audit"][split]["given"] for split in ANALYSED if split in result["audit"]]
+def audits(result: dict, answer: str = GENERATED) -> list[dict]:
+    """The audit's summaries of the analysed splits."""
+    return [result["audit"][split][answer] for split in ANALYSED if split in result["audit"]]
 
 
 def layer_curve(runs: dict[int, dict], split: str) -> dict | None:
-    """gIoU of every layer, of the policy and of the best layer on a split with given answers, averaged over seeds."""
-    found = [run["audit"].get(split, {}).get("given") for run in runs.values()]
+    """gIoU of every layer, of the policy and of the best layer on a split, averaged over seeds."""
+    found = [run["audit"].get(split, {}).get(GENERATED) for run in runs.values()]
     found = [one["scores"] for one in found if one and one["depth"] > 1]
     if not found:
         return None
@@ -87,15 +88,15 @@ def layer_curve(runs: dict[int, dict], split: str) -> dict | None:
     }
 
 
-def gain(result: dict, name: str) -> float | None:
+def gain(result: dict, name: str, answer: str = GENERATED) -> float | None:
     """A gain of an audit ("layers", "luck", "beyond_luck"), the mean over the analysed splits."""
-    found = [one["gains"][name]["value"] for one in audits(result) if one.get("gains")]
+    found = [one["gains"][name]["value"] for one in audits(result, answer) if one.get("gains")]
     return mean(found) if found else None
 
 
-def above_noise(result: dict, name: str) -> float | None:
+def above_noise(result: dict, name: str, answer: str = GENERATED) -> float | None:
     """The share of expressions for which a layer, or a redraw, is better than the last layer by more than noise."""
-    found = [one["gains"]["above_noise"][name]["value"] for one in audits(result) if one.get("gains")]
+    found = [one["gains"]["above_noise"][name]["value"] for one in audits(result, answer) if one.get("gains")]
     return mean(found) if found else None
 
 

@@ -158,7 +158,8 @@ def test_the_page_says_first_what_the_policy_buys_with_an_interval(tmp_path, lea
         write(tmp_path, LEARNED, seed, last=iou)
     results = read_results(tmp_path, ROWS)
     text = page(results, ROWS, {}, options_for(tmp_path))
-    headline, first = text.splitlines()[2:4]
+    headline, *told = text.splitlines()[2:6]
+    first = " ".join(" ".join(told).split())
     if verdict == "not decided":
         assert headline.startswith("**The policy buys nothing that these runs can show**")
     else:
@@ -167,7 +168,10 @@ def test_the_page_says_first_what_the_policy_buys_with_an_interval(tmp_path, lea
     low, high = bounds(found)
     between = f"{100 * low:+.1f} to {100 * high:+.1f}"
     assert f"{100 * found.mean:+.1f} IoU ({between}, 3 seeds: {verdict})" in first
-    assert "the best layer beyond luck" in first and "Not trained yet: " in text
+    assert "the best layer of each expression beyond luck" in first
+    assert f"{len(ROWS) - 2} of {len(ROWS)} rows" in text
+    few = [row for row in ROWS if row.name in (LAST_ROW, LEARNED, "lisa")]
+    assert "Not trained yet: LISA." in page(results, few, {}, options_for(tmp_path))
 
 
 def test_luck_is_subtracted_from_what_the_best_layer_gains(tmp_path):
