@@ -80,8 +80,7 @@ which is why masks are worse than above, and why nobody writes `[REJ]` inside th
 {_training_table(results, rows)}
 
 {_pixellm_cost(results) if own_decoder else ""}
-`./scripts/miniature/six_systems.sh --steps {options.steps} --batch_size {options.batch_size} --limit {options.limit}`
-makes this page again; with `--seeds 7`, too, it adds a seed.
+`./scripts/miniature/six_systems.sh`, with the steps, images and seeds above, makes this page again.
 """
 
 
