@@ -29,6 +29,12 @@ from miniature.ablation_results import (
 from miniature.study_results import COLUMNS, LEVEL, Results, StudyRow, bounds, interval, queries_table, spread
 
 FEW = 4  # rows that are named where they are missing
+# What `scripts/miniature/pretrain.sh` makes, by the names that the study's script gives them.
+BASES = {
+    "none": "whose pretraining trained no map (`MAPS=none`)",
+    "all": "with the map of a random layer for each target, which is the shipped one",
+    "last": "with the map of the last layer (`MAPS=last`)",
+}
 
 
 def page(results: Results, rows: Sequence[StudyRow], images: dict[str, Path], options: argparse.Namespace) -> str:
@@ -36,6 +42,9 @@ def page(results: Results, rows: Sequence[StudyRow], images: dict[str, Path], op
     seeds = sorted({seed for runs in results.values() for seed in runs})
     bases = list(dict.fromkeys(row.base for row in rows))
     missing = [row.title for row in rows if row.name not in results]
+
+    told = [f"`{base}` {BASES[base]}" for base in bases if base in BASES]
+    made = textwrap.fill(f"Bases of `scripts/miniature/pretrain.sh`: {'; '.join(told)}.", 120) if told else ""
 
     def image(name: str, title: str) -> str:
         if name not in images:
@@ -50,6 +59,7 @@ UGround lets every `[SEG]` choose the hidden state whose similarity map prompts 
 {options.steps} steps of LoRA, on the same batches for the same seed, and scored on the first {options.limit} images of
 each held-out split; means over seeds ({", ".join(map(str, seeds))}) ± standard deviation. Rows of one seed ran before
 those of the next. Every run has a page of its own with all layers (`python -m evaluation.audit`).
+{made}
 {_missing(missing, len(rows))}
 {COLUMNS}
 

@@ -83,6 +83,8 @@ def test_bases_and_rows_of_a_seed_come_before_the_next_seed(start, tmp_path):
     assert configs[1].version == str(tmp_path / "last/llava") and configs[2].gate == "context"
     text = (tmp_path / "page.md").read_text()
     assert "- **none**: " in text and "| last: mode 1: last layer" in text
+    assert "`none` whose pretraining trained no map (`MAPS=none`); `last` with" in " ".join(text.split())
+    assert "`all`" not in text
 
 
 def test_the_study_has_modes_estimators_gates_and_deep_supervision_and_five_seeds(start, capsys):

@@ -11,7 +11,8 @@ Writes the miniature's data sets, then trains and audits UGround with and withou
 Finished runs are kept in runs/ablation: start it again to go on. The page is written after every run.
 
   ./scripts/miniature/ablation.sh --dry_run                                what would run, and about how long
-  ./scripts/miniature/ablation.sh --bases none=DIR,all=DIR,last=DIR        on several bases
+  ./scripts/miniature/ablation.sh --bases none=DIR,all=DIR,last=DIR        on several bases, which
+                                           MAPS=none (or last) ./scripts/miniature/pretrain.sh makes
   ./scripts/miniature/ablation.sh --quick                                  three rows, one seed
   ./scripts/miniature/ablation.sh --rows mode1,mode3_expected --seeds 7    some rows, another seed
   .venv/bin/python -m miniature.ablation --help                            all arguments and rows
