@@ -2,6 +2,7 @@
 
 import argparse
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,7 +74,7 @@ those of the next. Every run has a page of its own with all layers (`python -m e
 
 ## What holds
 
-{findings(results, bases)}
+{findings(results, rows, bases)}
 
 ## The best layer, and luck
 
@@ -229,7 +230,7 @@ def pointing_table(results: Results, rows: Sequence[StudyRow]) -> str:
     return markdown_table(lines)
 
 
-def findings(results: Results, bases: Sequence[str]) -> str:
+def findings(results: Results, rows: Sequence[StudyRow], bases: Sequence[str]) -> str:
     """What the numbers say, as a list; differences are paired by seed."""
     claims = [
         (LEARNED, LAST_ROW, "the policy", "the fixed last layer"),
@@ -257,16 +258,18 @@ def findings(results: Results, bases: Sequence[str]) -> str:
             found = difference(results, prefix + row, prefix + other)
             if found:
                 lines.append(f"- **{a[0].upper()}{a[1:]} against {b}**{said}: {interval(found)}.")
-    runs = [run for of_row in results.values() for run in of_row.values() if favourite(run)]
-    if runs:
-        settled = [run for run in runs if favourite(run)[1] > 0.95]
-        right = [run for run in settled if favourite(run)[0] == best_layer(run)]
-        lines.append(
-            f"- **One layer for all**: in {len(settled)} of {len(runs)} runs with a policy one layer is the likeliest "
-            f"for more than 95 % of the targets; in {len(right)} of these it is also the layer with the best gIoU."
-        )
+    for base in bases:
+        runs = [run for row in rows if row.base == base for run in results.get(row.name, {}).values() if favourite(run)]
+        if not runs:
+            continue
+        said = f" ({base})" if base else ""
+        times = Counter(favourite(run)[0] for run in runs).most_common()
+        layers = ", ".join(f"layer {layer} in {count}" for layer, count in times)
+        best = sum(favourite(run)[0] == best_layer(run) for run in runs)
+        told = f"{layers}; in {best} its gIoU is the best"
+        lines.append(f"- **The likeliest layer**{said}, of {len(runs)} runs with a policy: {told}.")
     head = (
         f"Differences are in IoU, generated answers, the mean of {', '.join(COMPARED)} queries, paired by seed, with "
         f"{LEVEL:.0%}\nintervals by Student's t. A difference below 0.01 is no finding, whatever its verdict here."
     )
-    return "\n".join([head, "", *lines])
+    return "\n".join([head, "", *(textwrap.fill(line, 120, subsequent_indent="  ") for line in lines)])
