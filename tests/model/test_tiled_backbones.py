@@ -168,7 +168,8 @@ def test_all_shapes_of_images_are_one_call_and_give_what_each_alone_gives(kind, 
     for hook in hooks:
         hook.remove()
     for (one, visible), other in zip(together, alone, strict=True):
-        assert visible is None and torch.equal(one, other)
+        assert visible is None
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)  # several threads sum in another order
 
 
 @pytest.mark.parametrize("kind", KINDS)
