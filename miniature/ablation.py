@@ -17,10 +17,11 @@ from pathlib import Path
 from groundscore.errors import UserError, run_main
 from groundscore.flags import PageHelp
 from groundscore.writing import write_text
-from miniature.ablation_results import QUICK, ROWS, STUDY
-from miniature.study import Results, StudyRow, add_study_arguments, check_study, run_study
+from miniature.ablation_results import ANALYSED, QUICK, ROWS, STUDY
+from miniature.study import add_study_arguments, check_study, run_study
+from miniature.study_results import Results, StudyRow
 
-STEPS, QUICK_STEPS = 100, 30
+STEPS, QUICK_STEPS = 200, 30
 LIMIT, QUICK_LIMIT = 30, 10
 SEEDS, QUICK_SEEDS = "0,1,2,3,4", "0"
 DATA = "--refer_seg_data refcoco||grefcoco"
@@ -59,8 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", help=f"joined by commas, or all (default: {', '.join(STUDY)}): {names}")
     parser.add_argument("--bases", help="NAME=DIR joined by commas: several bases beside each other (default: --base)")
     add_study_arguments(parser, steps=STEPS, seeds=SEEDS, limit=LIMIT, runs="runs/ablation")
-    parser.set_defaults(steps=None, seeds=None, limit=None)
-    parser.add_argument("--out", type=Path, default=Path("docs/policy_study.md"), help="the page; plots go beside it")
+    parser.set_defaults(steps=None, seeds=None, limit=None, splits="||".join(ANALYSED))
     return parser
 
 

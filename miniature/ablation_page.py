@@ -1,4 +1,4 @@
-"""docs/policy_study.md: what the policy buys in its first lines, tables of all rows, findings, and plots."""
+"""The page of the policy study: what the policy buys in its first lines, tables of all rows, findings, and plots."""
 
 import argparse
 import textwrap
@@ -58,8 +58,8 @@ def page(results: Results, rows: Sequence[StudyRow], images: dict[str, Path], op
 
 UGround lets every `[SEG]` choose the hidden state whose similarity map prompts SAM. Each row is trained for
 {options.steps} steps of LoRA, on the same batches for the same seed, and scored on the first {options.limit} images of
-each held-out split; means over seeds ({", ".join(map(str, seeds))}) ± standard deviation. Rows of one seed ran before
-those of the next. Every run has a page of its own with all layers (`python -m evaluation.audit`).
+each held-out split; means over seeds ({", ".join(map(str, seeds))}) ± standard deviation, "seeds" of them where a row
+has not all. Every run has a page of its own with all layers (`python -m evaluation.audit`).
 {made}
 {_missing(missing, len(rows))}
 {COLUMNS}
@@ -112,8 +112,8 @@ the model writes itself, in percent of the targets, means over the three splits 
 
 Reward is minus the map loss of the chosen layer. The histograms show the first seed of each row.
 {image("training", "entropy and reward over training")}{image("histograms", "chosen layers over training")}
-`./scripts/miniature/ablation.sh` makes this page again; `--rows mode1,{LEARNED} --seeds 7` adds a seed to two rows. An
-[earlier study](ablation.md) used a base whose pretraining had settled on the last layer.
+The results are in `docs/reports/policy_study`, a directory for `--runs`; `./scripts/miniature/ablation.sh` makes some
+of one's own. An [earlier study](ablation.md) used a base whose pretraining had settled on the last layer.
 """
 
 

@@ -10,7 +10,6 @@ Every row starts from the same base with one budget, and is scored on answers th
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from dataloaders.settings import ALL_FAMILIES
 from groundscore.errors import UserError, run_main
@@ -92,7 +91,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--diets", default=",".join(DIETS), help="published, full, or both joined by a comma (both)")
     add_study_arguments(parser, steps=200, seeds="0,1,2", limit=30, runs="runs/six_systems")
-    parser.add_argument("--out", type=Path, default=Path("docs/six_systems.md"), help="the page to write")
     return parser
 
 

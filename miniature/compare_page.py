@@ -1,4 +1,4 @@
-"""docs/six_systems.md: what the rows differ in, tables by kind of query, and what training took."""
+"""The page of the six systems: what the rows differ in, tables by kind of query, and what training took."""
 
 import argparse
 import textwrap
@@ -80,7 +80,8 @@ which is why masks are worse than above, and why nobody writes `[REJ]` inside th
 {_training_table(results, rows)}
 
 {_pixellm_cost(results) if own_decoder else ""}
-`./scripts/miniature/six_systems.sh`, with the steps, images and seeds above, makes this page again.
+The results are in `docs/reports/six_systems`, a directory for `--runs`; `./scripts/miniature/six_systems.sh` makes some
+of one's own.
 """
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from groundscore.errors import UserError
 from groundscore.progress import duration
@@ -26,6 +27,7 @@ from miniature.study_results import Results, StudyRow, query_scores, read_result
 SPLITS = "ReasonSeg|val||refcoco|unc|val||grefcoco|unc|val||refzom|final|val||fprefcoco|val||R-refcoco|val"
 SPLITS += "||MultiReasonSeg|val"
 STEPS_BETWEEN_CHECKPOINTS = 100
+DECIMALS = 6  # of the numbers in a result
 SECONDS_PER_STEP, SECONDS_OF_SCORING = 0.6, 40  # on an idle core, where no run has told better
 
 
@@ -50,6 +52,7 @@ def add_study_arguments(parser: argparse.ArgumentParser, *, steps: int, seeds: s
     parser.add_argument("--held_out", type=Path, help="root of the data to score on (default: --dataset_dir)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     parser.add_argument("--runs", type=Path, default=Path(runs), help=f"where runs and results are kept ({runs})")
+    parser.add_argument("--out", type=Path, help="the page to write (default: page.md in --runs)")
     parser.add_argument("--page_only", action="store_true", help="write the page from existing results, train nothing")
     parser.add_argument("--dry_run", action="store_true", help="print what would run and about how long; do nothing")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -62,6 +65,7 @@ def check_study(options: argparse.Namespace, script: str) -> list[int]:
     except ValueError:
         raise UserError(f"--seeds {options.seeds}: expected numbers joined by commas") from None
     options.held_out = options.held_out or options.dataset_dir
+    options.out = options.out or options.runs / "page.md"
     if min(options.steps, options.limit, options.jobs) < 1 or options.batch_size % options.processes:
         raise UserError("--steps, --limit and --jobs must be above 0, and --batch_size a multiple of --processes")
     paths = {"--dataset_dir": options.dataset_dir, "--held_out": options.held_out}
@@ -194,8 +198,7 @@ def run_row(row: StudyRow, seed: int, directory: Path, options: argparse.Namespa
         "row": row.name,
         "seed": seed,
         "settings": settings(options),
-        "splits": report["splits"],
-        "audit": report["audit"],
+        "audit": _values(report["audit"]),
         "queries": query_scores(read_layer_rows(run / "audit.layers.jsonl")),
         "history": history(run / "metrics.jsonl"),
         "seconds": {"training": round(trained - started), "scoring": round(time.monotonic() - trained)},
@@ -203,6 +206,15 @@ def run_row(row: StudyRow, seed: int, directory: Path, options: argparse.Namespa
     unfinished = directory / f"{name}.part"
     unfinished.write_text(json.dumps(result) + "\n", encoding="utf-8")
     unfinished.replace(result_path(directory, row, seed))
+
+
+def _values(found: Any) -> Any:
+    """An audit's numbers without their intervals over images, which pages do not show: theirs are over seeds."""
+    if isinstance(found, dict):
+        return {name: _values(one) for name, one in found.items() if name != "ci95"}
+    if isinstance(found, list):
+        return [_values(one) for one in found]
+    return round(found, DECIMALS) if isinstance(found, float) else found
 
 
 def settings(options: argparse.Namespace) -> dict[str, str]:

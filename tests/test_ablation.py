@@ -1,6 +1,7 @@
 """The policy study: what it starts, what it skips, and what its page says."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,9 @@ from miniature.study_results import bounds, query_scores, read_results
 from model.settings import model_overrides
 from tests.fake_programs import audit_rows, make_base, replace_programs, write_audit
 from training.arguments import parse_arguments
+
+ROOT = Path(__file__).resolve().parents[1]
+REPORTS = ROOT / "docs/reports/policy_study"
 
 
 def options_for(tmp_path, *more):
@@ -32,7 +36,6 @@ def write(directory, name: str, seed: int, *, last: int, **options) -> None:
         "row": name,
         "seed": seed,
         "settings": settings(options_for(directory)),
-        "splits": report["splits"],
         "audit": report["audit"],
         "queries": query_scores(rows),
         "history": [line if "mode1" not in name else {"step": 5, "train/loss": 2.0}],
@@ -99,6 +102,18 @@ def test_the_study_has_modes_estimators_gates_and_deep_supervision_and_five_seed
 def test_what_is_done_is_not_done_again(start):
     assert len(start("--rows", "lisa", "--seeds", "0,1")) == 4
     assert len(start("--rows", "lisa", "--seeds", "0,1,2")) == 2
+
+
+def test_the_shipped_page_follows_from_the_shipped_results(monkeypatch, tmp_path):
+    directory = tmp_path / "policy_study"
+    plots = {name: directory / f"{name}.png" for name in ("training", "histograms", "layers")}
+    monkeypatch.setattr("miniature.ablation_plots.draw", lambda results, rows, to: plots)
+    bases = ",".join(f"{name}=nowhere/{name}" for name in ("none", "all", "last"))
+    rows = ",".join({path.name.split(".")[1] for path in (REPORTS / "200_steps").glob("*.json")})
+    flags = ["--runs", str(REPORTS), "--out", str(tmp_path / "policy_study.md")]
+    ablation.main([*flags, "--bases", bases, "--rows", rows, "--page_only"])
+    assert (tmp_path / "policy_study.md").read_text() == (ROOT / "docs/policy_study.md").read_text()
+    assert all((ROOT / "docs" / plot.relative_to(tmp_path)).is_file() for plot in plots.values())
 
 
 def test_two_runs_at_a_time_have_logs_of_their_own_and_one_that_fails_keeps_others_from_beginning(

@@ -1,5 +1,7 @@
 """The study of the six systems: what it starts, what it skips, and its page; and the table of all benchmarks."""
 
+from pathlib import Path
+
 import pytest
 
 from groundscore.errors import UserError
@@ -8,6 +10,8 @@ from miniature import benchmarks, compare
 from model.systems import SYSTEMS
 from tests.fake_programs import replace_programs
 from training.arguments import parse_arguments
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -65,6 +69,20 @@ def test_all_rows_of_a_seed_come_before_the_next_seed_and_what_is_done_is_not_do
     equal = "not decided: explicit, implicit, single, multi, positive, none, correction"
     assert f"- **UGround against LISA, both on everything**: {equal}." in " ".join(claims.split())
     assert "7.00 → 6.00" in page and "READ" not in page.split("## Training")[0]
+
+
+def test_the_shipped_page_follows_from_the_shipped_results(tmp_path):
+    results = ["--runs", str(ROOT / "docs/reports/six_systems"), "--out", str(tmp_path / "page.md")]
+    compare.main([*results, "--base", str(ROOT / "miniature/weights"), "--jobs", "2", "--page_only"])
+    assert (tmp_path / "page.md").read_text() == (ROOT / "docs/six_systems.md").read_text()
+
+
+def test_without_out_the_page_lies_among_the_runs(started, tmp_path):
+    compare.main(
+        ["--systems", "LISA", "--diets", "full", "--seeds", "0", "--base", str(tmp_path / "base")]
+        + ["--dataset_dir", str(tmp_path / "data"), "--runs", str(tmp_path / "runs")]
+    )
+    assert "| LISA: everything" in (tmp_path / "runs/page.md").read_text()
 
 
 def test_a_dry_run_names_every_run_its_time_and_the_first_commands(started, capsys):

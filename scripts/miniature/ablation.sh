@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures what UGround's layer policy buys on the miniature and writes docs/policy_study.md with its plots.
+# Measures what UGround's layer policy buys on the miniature and writes a page with plots.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -8,7 +8,8 @@ if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
 Usage: ./scripts/miniature/ablation.sh [ARGUMENT OF miniature.ablation...]
 
 Writes the miniature's data sets, then trains and audits UGround with and without its policy, five seeds in turn.
-Finished runs are kept in runs/ablation: start it again to go on. The page is written after every run.
+Finished runs are kept in runs/ablation: start it again to go on. The page, runs/ablation/page.md, is written after every
+run. docs/policy_study.md was made in the same way; its results are in docs/reports/policy_study.
 
   ./scripts/miniature/ablation.sh --dry_run                                what would run, and about how long
   ./scripts/miniature/ablation.sh --bases none=DIR,all=DIR,last=DIR        on several bases, which

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains six systems on their own data and on everything, and writes their scores to docs/six_systems.md.
+# Trains six systems on their own data and on everything, and writes a page with their scores.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -9,10 +9,12 @@ Usage: ./scripts/miniature/six_systems.sh [ARGUMENT OF miniature.compare...]
 
 Writes the miniature's data sets, then trains and audits LISA, READ, PixelLM, GSVA, SESAME and UGround, each on the data
 of its paper and on all eight families, three seeds in turn. Finished runs are kept in runs/six_systems: start it again
-to go on. The page is written after every run.
+to go on. The page, runs/six_systems/page.md, is written after every run. docs/six_systems.md was made in the same way;
+its results are in docs/reports/six_systems, which may be copied to runs/six_systems to add to them.
 
   ./scripts/miniature/six_systems.sh --dry_run                     what would run, and about how long
   ./scripts/miniature/six_systems.sh --systems LISA,UGround        some of them
+  ./scripts/miniature/six_systems.sh --diets full --seeds 7        another seed, of all on everything
   .venv/bin/python -m miniature.compare --help                     all arguments
 
   DATA     images to train on      (default dataset/miniature_pretrain)
