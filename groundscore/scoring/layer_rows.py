@@ -71,8 +71,9 @@ class LayerRow:
             redraws = {rate: [_with_counts(last, one) for one in some] for rate, some in own["redraws"].items()}
             greedy = None if own.get("greedy") is None else _with_counts(last, own["greedy"])
             points = own.get("points", {})
-            if not set(points) <= set(SIDES) or any(len(one) != len(layers) for of in points.values() for one in of):
-                raise ShapeError(f"points are by side ({', '.join(SIDES)}), for every layer of each target")
+            of_targets = [hits for of_side in points.values() for hits in of_side]
+            if not set(points) <= set(SIDES) or any(len(one) != len(layers) or max(one) > 1 for one in of_targets):
+                raise ShapeError(f"points are by side ({', '.join(SIDES)}), 0 or 1 for every layer of each target")
         except ShapeError as error:
             raise UserError(f"{where} is not a row of an audit ({error}); make the audit again") from error
         return cls(

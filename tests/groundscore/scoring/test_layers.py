@@ -162,6 +162,7 @@ def test_rows_return_from_their_file(tmp_path):
     [
         *({"layers": [[1]]}, {"layers": [[101, 100]]}, {"layers": "no"}, {"redraws": []}, {"split": None}),
         *({"kinds": [3]}, {"points": {"behind": [[1, 0]]}}, {"points": {"mask decoder": [[1]]}}),
+        {"points": {"mask decoder": [[1, 2]]}},
     ],
 )
 def test_a_damaged_row_is_refused_with_its_line(tmp_path, change):
