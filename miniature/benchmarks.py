@@ -47,9 +47,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--answer", choices=("given", "generated", "both"), default="both", help="protocols (both)")
     parser.add_argument("--limit", type=int, default=40, help="images of each split (40)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks_miniature.md"), help="the table to write")
+    parser.add_argument("--out", type=Path, help="the table to write (default: benchmarks.md in --runs)")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options = parser.parse_args(argv)
+    options.out = options.out or options.runs / "benchmarks.md"
     if not options.dataset_dir.is_dir():
         raise UserError(
             f"--dataset_dir {options.dataset_dir} does not exist; scripts/miniature/all_benchmarks.sh makes it"
