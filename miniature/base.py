@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundscore.errors import UserError, run_main
-from miniature.sizes import BACKBONES, MiniatureSizes
+from miniature.sizes import BACKBONES, SEGMENTERS, MiniatureSizes
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, SamConfig
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     parser.add_argument(
         "--decoder",
-        choices=("sam", "sam_hq", "sam2", "sam3_tracker"),
+        choices=SEGMENTERS,
         default="sam",
         help="mask decoder of an untrained base (sam); a run has its own",
     )
@@ -270,7 +270,7 @@ def build(
         from miniature.qwen import build_qwen
 
         build_qwen(out, training_text(dataset_dir), seed, sizes)
-    _write_decoder(out, _untrained_decoder(decoder, sizes))
+    write_decoder(out, untrained_decoder(decoder, sizes))
 
 
 def _build_llava(out: Path, dataset_dir: Path, seed: int, sizes: MiniatureSizes) -> None:
@@ -291,7 +291,7 @@ def _build_llava(out: Path, dataset_dir: Path, seed: int, sizes: MiniatureSizes)
     _write(out, tokenizer, language.model, language.lm_head, tower, projector, dtype=torch.float32)
 
 
-def _untrained_decoder(name: str, sizes: MiniatureSizes) -> "PreTrainedModel":
+def untrained_decoder(name: str, sizes: MiniatureSizes) -> "PreTrainedModel":
     """The model of a mask decoder, weights as the random state has it."""
     from transformers import MODEL_MAPPING
 
@@ -324,7 +324,7 @@ def extract(out: Path, run: Path) -> None:
         extract_qwen(out, model, processor)
     else:
         raise UserError(f"--from_run {run}: the miniature has bases of llava and qwen3_vl, not {model.config.backbone}")
-    _write_decoder(out, model.sam.float())
+    write_decoder(out, model.sam.float())
 
 
 def _write(out: Path, tokenizer, language, head, tower, projector, *, dtype) -> None:
@@ -360,8 +360,8 @@ def _write(out: Path, tokenizer, language, head, tower, projector, *, dtype) -> 
     clip.to(dtype).save_pretrained(out / "clip")
 
 
-def _write_decoder(out: Path, sam: "PreTrainedModel") -> None:
-    """SAM as segment-anything publishes it, another mask decoder as transformers does; float32."""
+def write_decoder(out: Path, sam: "PreTrainedModel") -> None:
+    """SAM as segment-anything publishes it, in float32, another mask decoder as transformers does, in half precision."""
     import torch
     from transformers import MODEL_MAPPING, SamConfig
 
@@ -372,7 +372,7 @@ def _write_decoder(out: Path, sam: "PreTrainedModel") -> None:
         return
     theirs = MODEL_MAPPING[type(sam.config)](sam.config)
     theirs.load_state_dict(sam.state_dict())
-    theirs.save_pretrained(out / f"{sam.config.model_type}_miniature")
+    theirs.half().save_pretrained(out / f"{sam.config.model_type}_miniature")
 
 
 if __name__ == "__main__":

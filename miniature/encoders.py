@@ -1,6 +1,7 @@
-"""The training of the miniature's vision encoders; `vision.py` is the program.
+"""The training of the encoders that an LLM sees images with, and the scenes as all of them see them; `vision.py` is the
+program, `segmenters.py` trains the mask decoders.
 
-Legend: I images, S side of the square, P patches, V width of CLIP, C classes, M masks, K points per mask.
+Legend: I images, S side of the square, P patches, C classes.
 """
 
 import time
@@ -13,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from miniature.base import sam_config, vision_config
+from dataloaders.batching.batch import ImagePreparation
+from miniature.base import vision_config
 from miniature.language import BOARD
 from miniature.scenes import Scene, random_scene
 from miniature.sizes import MiniatureSizes
@@ -22,8 +24,6 @@ from miniature.vocabulary import CATEGORIES, COLOURS, LOWER_GROUNDS, SIZES, UPPE
 SCENES, BATCH = 4000, 16
 WARM_UP = 100  # steps
 PRINT_EVERY = 50  # steps
-MASKS, POINTS = 4, 3  # masks per image, points per mask at most
-BACKGROUND_SHARE = 0.2  # of the masks
 
 KINDS = (*UPPER_GROUNDS, *LOWER_GROUNDS, *(category.name for category in CATEGORIES))
 HUES = (None, *COLOURS)
@@ -62,20 +62,24 @@ class Images:
             yield Images(pixels, sizes, owners, [self.classes[index] for index in chosen])
 
 
-def draw(side: int, seed: int) -> Images:
-    """Generate `SCENES` scenes as squares of `side` pixels."""
-    from model.images import fit_and_pad
-
+def draw(prepare: ImagePreparation, seed: int) -> Images:
+    """Generate `SCENES` scenes, each as the square that `prepare` makes of an image."""
     pixels, sizes, owners, classes = [], [], [], []
     for scene_seed in np.random.SeedSequence(seed).generate_state(SCENES):
         scene = random_scene(int(scene_seed) >> 1)
-        square, geometry = fit_and_pad(scene.image, side, (1, 1))
-        size = geometry.size
+        square, geometry = prepare(scene.image)
         pixels.append(square)
-        sizes.append(size)
-        owners.append(_owners(scene, side, size))
+        sizes.append(geometry.size)
+        owners.append(_owners(scene, square.shape[-1], geometry.size))
         classes.append(_classes(scene))
     return Images(torch.stack(pixels), sizes, torch.stack(owners), classes)
+
+
+def padded(side: int) -> ImagePreparation:
+    """What fits an image into the upper left corner of a square of `side` pixels."""
+    from model.images import fit_and_pad
+
+    return lambda rgb: fit_and_pad(rgb, side, (1, 1))
 
 
 def _owners(scene: Scene, side: int, size: tuple[int, int]) -> Tensor:
@@ -130,7 +134,7 @@ def train_clip(base: Path, *, steps: int, lr: float, seed: int) -> None:
     cells = sizes.clip_image // sizes.clip_patch
     numbers = (*PATCH_CLASSES, cells, cells)
     heads = nn.ModuleList(nn.Linear(sizes.clip_width, sum(numbers)) for _ in range(2))
-    images = draw(sizes.clip_image, seed)
+    images = draw(padded(sizes.clip_image), seed)
 
     def loss(batch: Images) -> Tensor:
         shares = class_shares(batch, sizes.clip_patch)
@@ -181,7 +185,7 @@ def train_qwen(base: Path, *, steps: int, lr: float, seed: int) -> None:
                 total = total - (share * scores.log_softmax(dim=2)).sum() / share.sum()
         return total
 
-    images = draw(sizes.clip_image, seed)
+    images = draw(padded(sizes.clip_image), seed)
     losses = map(loss, images.batches(steps, np.random.default_rng(seed)))
     optimize([*encoder.parameters(), *heads.parameters()], losses, name=FOLDER, steps=steps, lr=lr)
     theirs = Qwen3VLForConditionalGeneration.from_pretrained(base / FOLDER, dtype=torch.float32)
@@ -222,136 +226,3 @@ def squares(batch: Images) -> list[Tensor]:
                 table[owner] = (centre * BOARD / owners.shape[-1]).long() + 1
         found.append(table)
     return found
-
-
-def train_sam(base: Path, *, steps: int, lr: float, seed: int) -> None:
-    """Train `base/sam_miniature.pth` to segment what is pointed at, what is described and what a coarse map shows."""
-    from checkpoints.names import sam_state_dict_to_original
-    from dataloaders.batching.batch import Geometry, ImageGroup
-    from model.config import GroundingConfig
-    from model.decoders.sam import SamDecoder
-    from model.losses import mask_bce, mask_dice
-
-    sizes = MiniatureSizes()
-    square = (sizes.sam_image, sizes.sam_image)
-    whole = Geometry(square, (0, 0, *square), False, (1, 1))
-    decoder = SamDecoder(GroundingConfig(sam_config=sam_config(sizes)))
-    words = Description(sizes.decoder_width)
-    images = draw(sizes.sam_image, seed + 1)
-    rng = np.random.default_rng(seed)
-
-    def loss(batch: Images) -> Tensor:
-        geometries = [Geometry(size, (0, 0, *square), True, (1, 1)) for size in batch.sizes]
-        features = decoder.encode(ImageGroup(list(range(len(geometries))), batch.pixels, geometries))
-        points, labels, pointed = point_prompts(batch, rng)
-        (clicks,) = decoder.embed_points([points], [labels], [whole], [square])
-        attributes, described = description_prompts(batch, rng)
-        text = words(attributes)
-        maps = coarse_maps(described, batch, sizes.clip_image // sizes.clip_patch, rng)
-        unsaid = torch.from_numpy(rng.random(len(text)) < 0.5).view(-1, 1, 1)
-        said = torch.where(unsaid, torch.randn_like(text) * text.detach().std(), text)  # the map alone must do
-        image = torch.arange(len(batch.sizes)).repeat_interleave(MASKS)
-        total = torch.zeros(())
-        for sparse, dense, masks in (
-            (clicks, None, pointed),
-            (text, None, described),
-            (said, decoder.mask_prompts([maps]), described),
-        ):
-            (low_res,) = decoder.decode(features, image, sparse, dense).low_res
-            logits = F.interpolate(low_res.unsqueeze(1), masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-            padding = (batch.owners < 0)[image]
-            total = total + 2 * (mask_bce(logits, masks, padding) + mask_dice(logits, masks, padding)).mean()
-        return total
-
-    losses = map(loss, images.batches(steps, rng))
-    optimize([*decoder.parameters(), *words.parameters()], losses, name="sam", steps=steps, lr=lr)
-    torch.save(sam_state_dict_to_original(decoder.sam.state_dict()), base / "sam_miniature.pth")
-
-
-class Description(nn.Module):
-    """A prompt token [M, 1, C] for attributes int64 [M, 3]: indices in `KINDS`, `HUES` and `EXTENTS`, -1 for any.
-
-    It stands for the `[SEG]` of a language model that is yet to come, and is not kept.
-    """
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(number + 1, width) for number in CLASSES)
-
-    def forward(self, attributes: Tensor) -> Tensor:
-        """The sum of the attributes' embeddings."""
-        parts = zip(self.tables, attributes.unbind(1), strict=True)
-        return sum(table(index % table.num_embeddings) for table, index in parts).unsqueeze(1)
-
-
-def description_prompts(batch: Images, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Draw `MASKS` descriptions per image, each of some of the attributes of an object or a background in it.
-
-    Returns attributes int64 [M, 3] (see `Description`), and masks bool [M, S, S] of all that they are true of.
-    """
-    attributes, masks = [], []
-    for owners, classes in zip(batch.owners.numpy(), batch.classes):
-        present = [owner for owner in np.unique(owners) if owner >= 0]
-        objects = [owner for owner in present if owner >= 2]
-        for _ in range(MASKS):
-            backgrounds = [owner for owner in present if owner < 2]
-            owner = int(rng.choice(backgrounds if rng.random() < BACKGROUND_SHARE else objects))
-            told = rng.random(3) < (0.85, 0.5, 0.3)
-            told[0] |= owner < 2 or not told.any()
-            wanted = np.where(told, classes[owner].numpy(), -1)
-            if owner < 2:
-                wanted[1:] = -1
-            matching = [each for each in present if ((classes[each].numpy() == wanted) | (wanted < 0)).all()]
-            attributes.append(wanted)
-            masks.append(np.isin(owners, matching))
-    return torch.from_numpy(np.stack(attributes)), torch.from_numpy(np.stack(masks))
-
-
-def coarse_maps(masks: Tensor, batch: Images, cells: int, rng: np.random.Generator) -> Tensor:
-    """Similarity maps float32 [M, S, S] in [0, 1] as an LLM with `cells` image tokens along a side would draw them of
-    masks bool [M, S, S]: blurred, noisy, and with some of the other objects showing through."""
-    from model.losses import gaussian_target
-
-    image = torch.arange(len(batch.sizes)).repeat_interleave(MASKS)
-    owners = batch.owners[image]
-    uniform = lambda high: torch.from_numpy(rng.random(len(masks)) * high).float().view(-1, 1, 1)  # noqa: E731
-    shown = torch.where(masks, torch.ones(()), uniform(0.5) * (owners >= 2))
-    coarse = F.adaptive_avg_pool2d(gaussian_target(shown), cells)
-    coarse = coarse + uniform(0.25) * torch.from_numpy(rng.standard_normal(coarse.shape)).float()
-    low, high = coarse.amin(dim=(1, 2), keepdim=True), coarse.amax(dim=(1, 2), keepdim=True)
-    coarse = ((coarse - low) / (high - low)).unsqueeze(1)
-    return F.interpolate(coarse, masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0] * (owners >= 0)
-
-
-def point_prompts(batch: Images, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw `MASKS` prompts per image, each of one to three objects or of one background.
-
-    Returns points float32 [M, K, 2] (x, y), a random one on each object; labels int64 [M, K]: 1 inside, -1 unused;
-    masks bool [M, S, S].
-    """
-    points, labels, masks = [], [], []
-    for owners in batch.owners.numpy():
-        present = [owner for owner in np.unique(owners) if owner >= 0]
-        objects = [owner for owner in present if owner >= 2]
-        for _ in range(MASKS):
-            if rng.random() < BACKGROUND_SHARE:
-                chosen = [int(rng.choice([owner for owner in present if owner < 2]))]
-            else:
-                number = int(rng.choice((1, 2, 3), p=(0.65, 0.25, 0.1)))
-                chosen = rng.permutation(objects)[:number].tolist()
-            at, kind = np.zeros((POINTS, 2), np.float32), np.full(POINTS, -1)
-            for index, owner in enumerate(chosen):
-                rows, columns = np.nonzero(owners == owner)
-                pixel = int(rng.integers(len(rows)))
-                at[index], kind[index] = (columns[pixel], rows[pixel]), 1
-            points.append(at)
-            labels.append(kind)
-            masks.append(np.isin(owners, chosen))
-    return tuple(torch.from_numpy(np.stack(each)) for each in (points, labels, masks))
-
-
-def train_encoder(encoder: str, base: Path, *, steps: int, lr: float, seed: int) -> None:
-    """Trains the encoder "clip", "qwen3_vl" or "sam" of the base models in `base`, in place."""
-    torch.manual_seed(seed)
-    train = {"clip": train_clip, "qwen3_vl": train_qwen, "sam": train_sam}[encoder]
-    train(base, steps=steps, lr=lr, seed=seed)

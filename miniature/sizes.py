@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 BACKBONES = ("llava", "qwen3_vl")  # that a base may have, in a directory of that name
+SEGMENTERS = ("sam", "sam_hq", "sam2", "sam3_tracker")  # mask decoders that it may have, as NAME_miniature
 
 
 @dataclass(frozen=True)
