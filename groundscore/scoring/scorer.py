@@ -9,40 +9,33 @@ A scorer holds the counts of every expression, no mask. With a file it appends e
 killed program goes on where it was; several processes write files of their own, which one scorer merges.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from groundscore.errors import UserError, shown
+from groundscore.errors import UserError
 from groundscore.rle import Rle, area, encode, union
-from groundscore.schema import DamagedFile, anything, list_of, mapping, one_of, parse, record, text, whole
 from groundscore.scoring import UNITS
 from groundscore.scoring.counts import (
     ExpressionCounts,
     QuestionCounts,
     Row,
     SplitCounts,
-    check_row,
     counted_pixels,
     expression_counts,
     question_counts,
-    row_from_dict,
 )
 from groundscore.scoring.masks import parts_of, to_rle
 from groundscore.scoring.metrics import kind_of
 from groundscore.scoring.report import Report, versions_of
+from groundscore.scoring.score_file import CountedImage, OpenScoreFile, header_of, read_score_file, write_score_file
 from groundscore.splits import EvaluationItem, OpenSplit
-from groundscore.writing import open_locked, write_lines
 
 PREDICTED = "predicted"  # the protocol of predictions that do not say how the model was asked
 PACKAGES = ("numpy", "scipy", "pycocotools")
 SHOWN = 5  # missing expressions that an error names
-FORMAT = "groundscore scorer 1"
-_HEADER = record({"format": one_of(FORMAT), "split": text, "images": whole(0), "data": text})
-_ADDED = record({"rows": list_of(check_row), "repaired": list_of(mapping(anything))})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,11 +82,11 @@ class Scorer:
         self._masks: dict[int, list[list[Rle]]] | None = {} if keep_masks else None
         self._several = kind_of(benchmark.spec) == "muse"
         self._protocols: set[str] = set()
-        self._rows: dict[int, list[Row]] = {}
-        self._repaired: dict[int, list[dict[str, Any]]] = {}
-        self._file = None
+        self._images: dict[int, CountedImage] = {}
+        self._file: OpenScoreFile | None = None
         if file is not None:
-            self._open(Path(file))
+            self._file = OpenScoreFile(Path(file), benchmark)
+            self._images = {image.rows[0].item: image for image in self._file.images}
 
     def __enter__(self) -> "Scorer":
         return self
@@ -109,7 +102,7 @@ class Scorer:
 
     def __len__(self) -> int:
         """How many images are counted."""
-        return len(self._rows)
+        return len(self._images)
 
     @property
     def protocol(self) -> str:
@@ -118,12 +111,12 @@ class Scorer:
 
     def __contains__(self, item: EvaluationItem) -> bool:
         """Whether an item is counted."""
-        return item.number in self._rows
+        return item.number in self._images
 
     def remaining(self, numbers: Iterable[int] | None = None) -> Iterator[EvaluationItem]:
         """Yields the items that are not counted yet; numbers: of these only, such as one process's share."""
         numbers = range(len(self.benchmark)) if numbers is None else numbers
-        return self.benchmark.items_at(number for number in numbers if number not in self._rows)
+        return self.benchmark.items_at(number for number in numbers if number not in self._images)
 
     # --- adding -------------------------------------------------------------------------------------------------------
 
@@ -173,7 +166,8 @@ class Scorer:
         counted = counted_pixels(item.ignore)
         rows = [self._count(item, number, one, masks[number], counted) for number, one in enumerate(answered)]
         image = item.path_below(self.benchmark.root)
-        self._keep(rows, [{"item": item.number, "image": image, **one.to_dict()} for one in item.repairs])
+        repaired = [{"item": item.number, "image": image, **one.to_dict()} for one in item.repairs]
+        self._keep(CountedImage(rows, repaired))
         if self._masks is not None:
             self._masks[item.number] = masks
         return rows
@@ -231,18 +225,16 @@ class Scorer:
             return
         raise UserError(f"{self._name(item)} is not an item of this benchmark; it is from {item.dataset}|{item.split}")
 
-    def _keep(self, rows: list[Row], repaired: list[dict[str, Any]]) -> None:
-        number = rows[0].item
-        self._rows[number], self._repaired[number] = rows, repaired
+    def _keep(self, image: CountedImage) -> None:
+        self._images[image.rows[0].item] = image
         if self._file is not None:
-            self._append(_line(rows, repaired))
+            self._file.add(image)
 
     # --- files --------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
         """Writes everything that is counted, whole or not at all; `Scorer(benchmark, path)` and `merge` read it."""
-        lines = (_line(self._rows[number], self._repaired[number]) for number in sorted(self._rows))
-        write_lines(Path(path), [json.dumps(self._header()) + "\n", *lines])
+        write_score_file(Path(path), self.benchmark, self._ordered())
 
     def merge(self, *others: "Scorer | str | Path") -> None:
         """Adds what other scorers of the same benchmark, or files of theirs, have counted.
@@ -250,93 +242,27 @@ class Scorer:
         Raises `UserError` for another benchmark, and for an image that both have counted.
         """
         for other in others:
-            added = other if isinstance(other, Scorer) else Scorer(self.benchmark)
-            if added is not other:
-                added._read_file(Path(other))
-            if added._header() != self._header():
-                raise UserError(
-                    f"a scorer of {added.benchmark.spec} cannot be merged into one of {self.benchmark.spec}"
-                )
-            twice = sorted(self._rows.keys() & added._rows.keys())
+            if isinstance(other, Scorer):
+                if header_of(other.benchmark) != header_of(self.benchmark):
+                    raise UserError(
+                        f"a scorer of {other.benchmark.spec} cannot be merged into one of {self.benchmark.spec}"
+                    )
+                images, protocols = list(other._images.values()), other._protocols
+            else:
+                images, protocols = read_score_file(Path(other), self.benchmark)[0], set()
+            twice = sorted(image.rows[0].item for image in images if image.rows[0].item in self._images)
             if twice:
-                row = added._rows[twice[0]][0]
+                row = self._images[twice[0]].rows[0]
                 raise UserError(
                     f"{self.benchmark.spec}: {row.image} (item {row.item}) is counted in both"
-                    f"{'' if added is other else f', here and in {other}'}; {len(twice)} images are"
+                    f"{'' if isinstance(other, Scorer) else f', here and in {other}'}; {len(twice)} images are"
                 )
-            for number, rows in added._rows.items():
-                self._keep(rows, added._repaired[number])
-            self._protocols |= added._protocols
+            for image in images:
+                self._keep(image)
+            self._protocols |= protocols
 
-    def _header(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "split": self.benchmark.spec,
-            "images": len(self.benchmark),
-            "data": self.benchmark.digest,
-        }
-
-    def _open(self, path: Path) -> None:
-        """Counts what the file has, and appends to it from now on; nobody else may."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open_locked(path)
-        except OSError as error:
-            raise UserError(f"{path} cannot be written ({error.strerror})") from error
-        if self._file is None:
-            raise UserError(
-                f"{path} is in use by another scorer; give each process a file of its own, or close() the scorer before"
-            )
-        header = (json.dumps(self._header()) + "\n").encode()
-        try:
-            if header.startswith(path.read_bytes()[: len(header)]) and path.stat().st_size < len(header):
-                self._file.truncate(0)  # new, or killed before its first line was whole
-                self._append(header.decode())
-            else:
-                self._file.truncate(self._read_file(path))
-        except UserError:
-            self.close()
-            raise
-
-    def _append(self, line: str) -> None:
-        data = line.encode()
-        try:
-            while data:
-                data = data[os.write(self._file.fileno(), data) :]
-        except OSError as error:
-            raise UserError(f"{self._file.name} cannot be written ({error.strerror}); free some space") from error
-
-    def _read_file(self, path: Path) -> int:
-        """Counts what a file has; returns where its last whole line ends: a killed program may have cut one short."""
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror})") from error
-        first, *lines, last = content.split(b"\n") if b"\n" in content else (content, b"")
-        header = parse(first, _HEADER, f"{path}, line 1")
-        if header != self._header():
-            raise UserError(
-                f"{path} has the counts of {shown(header['split'])}, {header['images']} images, which is not "
-                f"{self.benchmark.spec} as it is on disk, {len(self.benchmark)} images; remove it, or name another file"
-            )
-        for number, line in enumerate(lines, start=2):
-            where = f"{path}, line {number}"
-            added = parse(line, _ADDED, where)
-            rows = [row_from_dict(row) for row in added["rows"]]
-            self._check_rows(rows, where)
-            self._rows[rows[0].item], self._repaired[rows[0].item] = rows, added["repaired"]
-        return len(content) - len(last)
-
-    def _check_rows(self, rows: list[Row], where: str) -> None:
-        """Raises `DamagedFile` for rows that are not those of one item of the benchmark, each once."""
-        number = rows[0].item if rows else -1
-        if not 0 <= number < len(self.benchmark) or number in self._rows:
-            raise DamagedFile(f"{where} is damaged (item {number} is counted already, or no item of the benchmark)")
-        item = self.benchmark[number]
-        named = [(number, item.path_below(self.benchmark.root), index) for index in range(len(item.expressions))]
-        kinds = {isinstance(row, QuestionCounts) for row in rows}
-        if [(row.item, row.image, row.expression) for row in rows] != named or kinds != {self._several}:
-            raise DamagedFile(f"{where} is damaged (its rows are not those of item {number})")
+    def _ordered(self) -> list[CountedImage]:
+        return [self._images[number] for number in sorted(self._images)]
 
     # --- results ------------------------------------------------------------------------------------------------------
 
@@ -346,7 +272,7 @@ class Scorer:
         Raises `UserError`, which names some, where expressions are not counted; images that cannot be used are left out
         as far as the benchmark permits.
         """
-        missing = [number for number in range(len(self.benchmark)) if number not in self._rows]
+        missing = [number for number in range(len(self.benchmark)) if number not in self._images]
         unread, left_out = self.benchmark.unusable(missing)
         if unread:
             names = [f"{item.path_below(self.benchmark.root)} expression {n}"
@@ -355,12 +281,12 @@ class Scorer:
                 f"{self.benchmark.spec}: {len(unread)} of {len(self.benchmark)} images are not counted: "
                 f"{', '.join(names[:SHOWN])}{' and more' if len(names) > SHOWN or len(unread) > SHOWN else ''}"
             )
-        ordered = sorted(self._rows)
+        ordered = self._ordered()
         return SplitCounts(
-            rows=[row for number in ordered for row in self._rows[number]],
-            masks=[masks for number in ordered for masks in (self._masks or {}).get(number, ())],
+            rows=[row for image in ordered for row in image.rows],
+            masks=[masks for image in ordered for masks in (self._masks or {}).get(image.rows[0].item, ())],
             left_out=left_out,
-            repaired=[one for number in ordered for one in self._repaired[number]],
+            repaired=[one for image in ordered for one in image.repaired],
         )
 
     def report(
@@ -421,7 +347,3 @@ def _given(one: Answered, target: Rle, item: EvaluationItem) -> tuple[int, int, 
             f"{wanted}: they were counted against another ground truth"
         )
     return overlap, together, together + overlap - wanted, wanted
-
-
-def _line(rows: Sequence[Row], repaired: Sequence[dict[str, Any]]) -> str:
-    return json.dumps({"rows": [row.to_dict() for row in rows], "repaired": repaired}) + "\n"
