@@ -17,13 +17,14 @@ from transformers.initialization import no_init_weights
 
 from checkpoints.adapters import Adapter
 from checkpoints.adapting import CLIP_POSITIONS, initialise, resize_clip_positions
+from checkpoints.consolidated import find_weight
 from checkpoints.digests import check_digests
 from checkpoints.files import CONFIG_FILE
 from checkpoints.hub import find_model
 from checkpoints.names import to_reference
 from checkpoints.processing import GroundingProcessor
 from checkpoints.quantizing import quantize
-from checkpoints.sources import BASE, REFERENCE, Source, add_clip, add_line_break, add_sam, find_weight, read_source
+from checkpoints.sources import BASE, REFERENCE, Source, add_clip, add_line_break, add_sam, read_source
 from checkpoints.vocabulary import complete_vocabulary, tables_of
 from checkpoints.weights import Weights, check_names, check_shapes, fill
 from groundscore.errors import UserError

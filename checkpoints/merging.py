@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from checkpoints.adapting import merge_lora
+from checkpoints.consolidated import refuse_deepspeed
 from checkpoints.loading import PRECISIONS, OpenedModel, load_model, open_model
 from checkpoints.processing import GroundingProcessor
 from checkpoints.runs import is_run, read_settings, resolve_checkpoint, scores_at, trained_weights, verify_checkpoint
 from checkpoints.runs.restoring import load_trained, open_base
-from checkpoints.sources import refuse_deepspeed
 from checkpoints.vocabulary import tables_of
 from checkpoints.weights import check_names, check_shapes
 from checkpoints.writing import TensorToWrite

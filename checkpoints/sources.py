@@ -1,31 +1,22 @@
-"""What a directory or file holds: our own model, a reference checkpoint, or a base of a backbone, described alike.
+"""What a directory or file holds: our own model, a reference checkpoint, or a base of a backbone, described alike."""
 
-`--weight` names the tensors of a training of the reference, put together by DeepSpeed's `zero_to_fp32`: one file or,
-from today's `zero_to_fp32`, a directory named like a file (`pytorch_model.bin/`) with shards and an index.
-"""
-
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
-
 from checkpoints import architecture, names, sam_configs
 from checkpoints.adapting import merge_lora
 from checkpoints.config_checks import build_part, dictionary
+from checkpoints.consolidated import refuse_deepspeed
+from checkpoints.decoders import complete_frequencies, read_decoder
 from checkpoints.files import (
-    ADAPTER_CONFIG,
     CONFIG_FILE,
     SETTINGS_FILE,
-    TORCH_FILE,
-    WEIGHT_LAYOUTS,
     TensorFiles,
     open_tensors,
     read_config,
     read_json_object,
-    shards_of_index,
 )
 from checkpoints.hub import HubName, find_model
 from checkpoints.own_configs import build_grounding, own_config
@@ -38,7 +29,6 @@ from groundscore.reading import user_path
 from groundscore.targets import REJ, SEG
 from model.backbones import BACKBONES, backbone_of, backbone_of_base
 from model.config import GroundingConfig
-from model.decoders import DECODERS
 from model.decoders.sam import SamDecoder
 
 OWN, REFERENCE, BASE = "merged directory", "reference checkpoint", "LLaVA base"
@@ -81,7 +71,7 @@ def read_source(path: Path, *, system: str | None, weight: Path | None = None, l
         model_config = own_config(config, path / CONFIG_FILE)
         weights = Weights()
         weights.add(open_tensors(path), lambda name: (name,), str(path))
-        _complete_frequencies(weights)
+        complete_frequencies(weights)
         tokenizer = backbone_of(model_config).tokenizer.from_directory(path)
         return Source(OWN, path, model_config, tokenizer, weights, describes_clip=True)
     member = backbone_of_base(config.get("model_type"))
@@ -159,15 +149,6 @@ def _image_settings(path: Path) -> Mapping[str, Any]:
         found = read_json_object(path / PROCESSOR_FILE).get("image_processor") or {}
         return dictionary(found, f"{path / PROCESSOR_FILE}: image_processor")
     return {}
-
-
-def _complete_frequencies(weights: Weights) -> None:
-    """`save_pretrained` of transformers writes one of SAM's two equal matrices of frequencies; put the other beside."""
-    pair = (names.SAM_FREQUENCIES, names.SAM_FREQUENCIES_COPY)
-    held = [name for name in pair if name in weights]
-    if len(held) == 1:
-        (absent,) = set(pair) - set(held)
-        weights.put(absent, weights.shape(held[0]), weights.reader(held[0]))
 
 
 def _refuse_training_runs(path: Path) -> None:
@@ -319,75 +300,3 @@ def add_sam(source: Source, vision_pretrained: str | None) -> None:
     source.config.out_dim = source.config.sam_config.prompt_encoder_config.hidden_size
     for name in tensors:
         source.weights.put(name, tensors.shape(name), tensors.reader(name))
-
-
-def read_decoder(path: Path) -> tuple[str, PreTrainedConfig, Weights]:
-    """The mask decoder that a file of its authors or a directory of transformers holds: its name in `DECODERS`, its
-    configuration, and its tensors."""
-    tensors, files = Weights(), open_tensors(path)
-    if path.is_dir():
-        name, config = sam_configs.decoder_of_directory(path)
-        tensors.add(files, names.from_decoder_directory(DECODERS[name].published), str(path))
-        _complete_frequencies(tensors)
-        return name, config, tensors
-    name = sam_configs.decoder_of_file(files)
-    decoder = DECODERS[name]
-    tensors.add(files, names.from_decoder_file(decoder.published), str(path))
-    for stacked in decoder.published.stacked:
-        tensors.stack(f"sam.{stacked}")
-    shapes = {ours.removeprefix("sam."): shape for ours, shape in tensors.shapes().items()}
-    return name, sam_configs.config_from_shapes(decoder, shapes, path), tensors
-
-
-_INDICES = tuple(index for index, _ in WEIGHT_LAYOUTS)
-_NUMBERED = re.compile(r".*-\d{5}-of-\d{5}\.(bin|safetensors|pt|pth)")
-_DEEPSPEED_FILES = ("*_model_states.pt", "*_optim_states.pt")
-
-
-def find_weight(name: str | Path) -> Path:
-    """The consolidated file or directory that `--weight` names, here or on the hub; `UserError` for anything else."""
-    path = find_model(name, "--weight")
-    if path.is_dir():
-        if (path / TORCH_FILE).is_dir():  # what zero_to_fp32 wrote into this directory
-            path = path / TORCH_FILE
-        refuse_deepspeed(path)
-        _refuse_models(path)
-    else:
-        _refuse_parts(path)
-    return path
-
-
-def refuse_deepspeed(path: Path, flag: str = "--weight") -> None:
-    """Raise `UserError` for a training checkpoint as DeepSpeed leaves it, which holds weights in pieces by process."""
-    for piece in _deepspeed_pieces(path):
-        if not (piece.parent / "settings.json").exists():  # which every checkpoint of ours has
-            directory = piece.parent.parent if piece.parent.name.startswith("global_step") else piece.parent
-            raise UserError(
-                f"{flag} {path} is a training checkpoint of DeepSpeed that this program did not write "
-                f"({piece.name}): merge its weights with the script beside it, python zero_to_fp32.py "
-                f"{directory} OUT, then pass --weight OUT, with its base as --version"
-            )
-
-
-def _deepspeed_pieces(path: Path) -> list[Path]:
-    """Files of a DeepSpeed checkpoint: the path itself, or what a checkpoint, their directory or a run holds."""
-    if path.is_file():
-        return [path] if any(path.match(pattern) for pattern in _DEEPSPEED_FILES) else []
-    places = ("", "global_step*/", "*/global_step*/")
-    return sorted(piece for place in places for pattern in _DEEPSPEED_FILES for piece in path.glob(place + pattern))
-
-
-def _refuse_models(path: Path) -> None:
-    if (path / ADAPTER_CONFIG).is_file():
-        raise UserError(f"--weight {path} is an adapter, which knows its base; pass it as --version, without --weight")
-    if (path / CONFIG_FILE).is_file() and "text_config" in read_config(path):
-        raise UserError(f"--weight {path} is the directory of a model; pass it as --version, without --weight")
-
-
-def _refuse_parts(path: Path) -> None:
-    refuse_deepspeed(path)
-    if path.name.endswith(".index.json"):
-        raise UserError(f"--weight {path} is the index of shards, not weights; pass the directory, {path.parent}")
-    indices = [path.parent / index for index in _INDICES if (path.parent / index).is_file()]
-    if _NUMBERED.fullmatch(path.name) or any(path.name in shards_of_index(index) for index in indices):
-        raise UserError(f"--weight {path} is one shard of several; pass the directory that has them all, {path.parent}")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from checkpoints import load_model, reference_state_dict
+from checkpoints.consolidated import find_weight
 from checkpoints.files import read_config
-from checkpoints.sources import find_weight
 from groundscore.errors import UserError
 from merge_lora_weights import main as merge
 from tests.checkpoints.test_loading import PIXELLM

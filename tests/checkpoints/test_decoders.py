@@ -9,10 +9,10 @@ import torch
 from transformers import MODEL_MAPPING, Sam2Config, Sam2Model
 
 from checkpoints import load_model, save_model
+from checkpoints.decoders import read_decoder
 from checkpoints.names import Layout, from_decoder_directory, from_decoder_file
 from checkpoints.sam_configs import config_from_shapes
 from checkpoints.saving import export_reference
-from checkpoints.sources import read_decoder
 from groundscore.errors import UserError
 from model.config import GroundingConfig
 from model.decoders import DECODERS
