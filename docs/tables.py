@@ -2,6 +2,7 @@
 
     python docs/tables.py                                              after a report was edited
     python docs/tables.py --quickstart runs/quickstart                 takes the report and contact sheet of a run first
+    python docs/tables.py --quickstart_qwen3_vl runs/quickstart        takes the report of a run with that backbone
     python docs/tables.py --unified runs/miniature_unified             takes the scores and contact sheet of that run
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; `TABLES` has a function for each name.
@@ -13,17 +14,19 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 REPORTS = DOCS / "reports"
-PAGES = (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md")))
+ROOT = DOCS.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "miniature").glob("weights*/README.md")), *sorted(DOCS.glob("*.md")))
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def quickstart() -> list[list[str]]:
-    """Rows of the quickstart's scores, one per split, from the report that `miniature.report` writes."""
-    report = _read("quickstart")
+def quickstart(name: str = "quickstart") -> list[list[str]]:
+    """Rows of a quickstart's scores, one per split, from the report that `miniature.report` writes."""
+    report = _read(name)
     rows = [
         [
             "held-out split (gIoU / cIoU, percent)",
@@ -88,6 +91,7 @@ def metrics() -> list[list[str]]:
 KIND_NAMES = {"plain": "plain", "gres": "GRES", "false_premise": "false premise", "robust": "robust", "muse": "MUSE"}
 TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "quickstart": quickstart,
+    "quickstart_qwen3_vl": partial(quickstart, "quickstart_qwen3_vl"),
     "unified": unified,
     "speed": speed,
     "metrics": metrics,
@@ -109,11 +113,14 @@ def main() -> None:
     """Fills the pages in place."""
     parser = argparse.ArgumentParser(description="Fill the measured tables of README.md and docs/ from docs/reports.")
     parser.add_argument("--quickstart", type=Path, metavar="RUN", help="directory of a quickstart run to take over")
+    parser.add_argument("--quickstart_qwen3_vl", type=Path, metavar="RUN", help="one with --backbone qwen3_vl")
     parser.add_argument("--unified", type=Path, metavar="RUN", help="run of train_unified.sh to take over")
     options = parser.parse_args()
     if options.quickstart is not None:
         shutil.copyfile(options.quickstart / "report.json", REPORTS / "quickstart.json")
         shutil.copyfile(options.quickstart / "contact_sheet.png", DOCS / "quickstart.png")
+    if options.quickstart_qwen3_vl is not None:
+        shutil.copyfile(options.quickstart_qwen3_vl / "report.json", REPORTS / "quickstart_qwen3_vl.json")
     if options.unified is not None:
         _take_unified(options.unified)
     for page in PAGES:
@@ -155,5 +162,5 @@ def _ratio(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(DOCS.parent))
+    sys.path.insert(0, str(ROOT))
     main()

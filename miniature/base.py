@@ -361,7 +361,7 @@ def _write(out: Path, tokenizer, language, head, tower, projector, *, dtype) -> 
 
 
 def write_decoder(out: Path, sam: "PreTrainedModel") -> None:
-    """SAM as segment-anything publishes it, in float32, another mask decoder as transformers does, in half precision."""
+    """SAM in float32, as segment-anything publishes it; another mask decoder in half precision, for transformers."""
     import torch
     from transformers import MODEL_MAPPING, SamConfig
 

@@ -3,6 +3,7 @@
 import argparse
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 from groundscore.scoring import percent
 from groundscore.scoring.tables import markdown_table
@@ -10,10 +11,12 @@ from groundscore.splits import QUERY_KINDS
 from miniature.study_results import COLUMNS, LEVEL, Results, StudyRow, bounds, paired, queries_table, spread
 
 SHOWN_LOSSES = 5
+DECODER_TITLES = {"sam": "SAM", "sam2": "SAM 2.1", "sam_hq": "SAM-HQ", "sam3_tracker": "SAM 3's tracker"}
+BACKBONE_TITLES = {"llava": "LLaVA", "qwen3_vl": "Qwen3-VL"}
 _PIXELLM = """PixelLM has 3 × 2 tokens and its own decoder on CLIP features of 256 pixels, which alone starts from
-nothing; the others have SAM."""
-_PIXELLM_BY_SAM = """PixelLM has 3 tokens a target, which prompt SAM as those of the others do: its own decoder needs
-images of one shape."""
+nothing; the others have {decoder}."""
+_PIXELLM_BY_SAM = """PixelLM has 3 tokens a target, which prompt {decoder} as those of the others do: its own decoder
+needs images of one shape."""
 _PIXELLM_AND_LISA = ("PixelLM.full", "LISA.full")
 # Rows that are compared, seed by seed: (row, other, what differs).
 CLAIMS = (
@@ -35,21 +38,23 @@ def page(results: Results, rows: Sequence[StudyRow], options: argparse.Namespace
     """The tables with what they were made of."""
     seeds = sorted({seed for runs in results.values() for seed in runs})
     own_decoder = (options.base / "llava").is_dir()
+    backbone, decoder = titles(options.base, options.decoder)
+    pixellm = (_PIXELLM if own_decoder else _PIXELLM_BY_SAM).format(decoder=decoder)
     missing = [row.title for row in rows if row.name not in results]
-    return f"""# Six systems, one budget
+    return f"""# Six systems, one budget: {backbone} with {decoder}
 
 Each row is trained for {options.steps} steps of {options.batch_size} images on the miniature, from one base, with LoRA
 and the same flags but for its data: "as published" are the families that the system's paper trains on (gRefCOCO is half
 of what GSVA draws of expressions), "everything" all eight families (UGround's own diet). Scored on the first
 {options.limit} images of each split; means over seeds ({", ".join(map(str, seeds))}) ± standard deviation.
-{_PIXELLM if own_decoder else _PIXELLM_BY_SAM}
+{pixellm}
 {f"{chr(10)}Not trained yet: {'; '.join(missing)}.{chr(10)}" if missing else ""}
 ## What it shows
 
 Differences of generated answers in percent, paired by seed, with {LEVEL:.0%} intervals by Student's t; kinds of query
 whose interval has 0 in it are not decided. One in twenty is decided by chance.
 
-{findings(results)}
+{findings(results, CLAIMS)}
 
 What it does not show: how the systems compare at 7B, or with each paper's own schedule. The budget is one and short,
 the world is drawn, and the base has seen all eight families with UGround's network (maps of a random layer as mask
@@ -57,7 +62,8 @@ prompts, no policy, no tokens of any system): UGround's prompts and all kinds of
 GSVA and SESAME are one network and differ in their data (GSVA's answers `[REJ]` to what is not there, SESAME's denies
 and corrects in words): on everything they have one row.
 
-What training on everything reaches beyond this budget, absent targets above all, is on [its own page](unified.md).
+The same with other backbones and mask decoders is on [the page of the pairs](pairs.md); what training on everything
+reaches beyond this budget, absent targets above all, on [its own page](unified.md).
 
 {COLUMNS}
 
@@ -77,18 +83,25 @@ which is why masks are worse than above, and why nobody writes `[REJ]` inside th
 "Loss" is the mean of the first and of the last {SHOWN_LOSSES} recorded ones; seconds on {options.processes} processes,
 {options.jobs} runs at a time (device: {options.device}).
 
-{_training_table(results, rows)}
+{training_table(results, rows)}
 
 {_pixellm_cost(results) if own_decoder else ""}
-The results are in `docs/reports/six_systems`, a directory for `--runs`; `./scripts/miniature/six_systems.sh` makes some
-of one's own.
+The results are in `{options.runs}`, a directory for `--runs`; `./scripts/miniature/six_systems.sh`
+makes some of one's own.
 """
 
 
-def findings(results: Results) -> str:
-    """What the pairs of rows differ in, a line for each pair."""
+def titles(base: Path, decoder: Path | None) -> tuple[str, str]:
+    """What the backbone and the mask decoder of a base are called; decoder: the weights of another one."""
+    backbones = [title for name, title in BACKBONE_TITLES.items() if (base / name).is_dir()]
+    names = [path.name.partition("_miniature")[0] for path in ([decoder] if decoder else base.glob("*_miniature*"))]
+    return ", ".join(backbones), ", ".join(DECODER_TITLES.get(name, name) for name in names)
+
+
+def findings(results: Results, claims: Sequence[tuple[str, str, str]]) -> str:
+    """What pairs of rows differ in, a line for each; claims: (row, other, what differs)."""
     lines = []
-    for row, other, what in CLAIMS:
+    for row, other, what in claims:
         parts: dict[str, list[str]] = {"better at": [], "worse at": [], "not decided:": []}
         for kind in QUERY_KINDS:
             found = paired(results, row, other, lambda run, kind=kind: run["queries"].get("generated", {}).get(kind))
@@ -118,7 +131,7 @@ without a SAM, its step takes ten times as long).
 """
 
 
-def _training_table(results: Results, rows: Sequence[StudyRow]) -> str:
+def training_table(results: Results, rows: Sequence[StudyRow]) -> str:
     table = [["row", "loss", "seconds"]]
     for row in rows:
         runs = list(results.get(row.name, {}).values())

@@ -18,8 +18,11 @@ RECIPE = """--dataset refer_seg||reason_seg --sample_rates 1,1 --explanatory -1 
     --ce_loss_weight 3 --dice_loss_weight 4 --grad_accumulation_steps 1 --print_freq 5 --no_eval"""
 
 
-def base_flags(base: Path) -> list[str]:
-    """Returns the flags by which a training starts from a base; `UserError` where it is none."""
+def base_flags(base: Path, decoder: Path | None = None) -> list[str]:
+    """Returns the flags by which a training starts from a base; `UserError` where it is none.
+
+    decoder: the weights of a mask decoder, if not the base's own.
+    """
     backbones = [name for name in BACKBONES if (base / name).is_dir()]
     decoders = sorted(base.glob("*_miniature*"))
     if len(backbones) != 1 or len(decoders) != 1:
@@ -27,7 +30,7 @@ def base_flags(base: Path) -> list[str]:
             f"{base} is not a base: it should have one of {', '.join(BACKBONES)} and one mask decoder (*_miniature*), "
             f"and has {', '.join(backbones + [path.name for path in decoders]) or 'neither'}"
         )
-    flags = ["--version", str(base / backbones[0]), "--vision_pretrained", str(decoders[0])]
+    flags = ["--version", str(base / backbones[0]), "--vision_pretrained", str(decoder or decoders[0])]
     if backbones == ["llava"]:
         flags += ["--vision_tower", str(base / "clip"), "--pad_train_clip_images"]
     return flags
@@ -43,7 +46,7 @@ def training_command(
     command = [
         *launcher,
         "train_ds.py",
-        *base_flags(base),
+        *base_flags(base, options.decoder),
         *("--dataset_dir", options.dataset_dir),
         *("--model_key", system, "--exp_name", run.name, "--log_base_dir", run.parent, "--device", options.device),
         *("--batch_size", options.batch_size // options.processes, "--steps_per_epoch", steps, "--epochs", epochs),

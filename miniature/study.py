@@ -47,6 +47,9 @@ def add_study_arguments(parser: argparse.ArgumentParser, *, steps: int, seeds: s
     )
     parser.add_argument("--base", type=Path, default=Path("miniature/weights"), help="base models (miniature/weights)")
     parser.add_argument(
+        "--decoder", type=Path, metavar="PATH", help="weights of a mask decoder that takes the place of the base's own"
+    )
+    parser.add_argument(
         "--dataset_dir", type=Path, default=Path("dataset/miniature_pretrain"), help="root of the training data"
     )
     parser.add_argument("--held_out", type=Path, help="root of the data to score on (default: --dataset_dir)")
@@ -99,7 +102,7 @@ def run_study(
         print_plan(runs, todo, results, options, bases)
         return
     for base in {row.base for row, _ in ([] if options.page_only else todo)}:
-        base_flags(bases[base])
+        base_flags(bases[base], options.decoder)
     left = [] if options.page_only else list(todo)
 
     stopped = threading.Event()

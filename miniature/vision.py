@@ -4,7 +4,8 @@ The published models start from a CLIP that recognises what images show and from
 at; so does the miniature. CLIP learns to classify its patches: what is there, in which colour, of which size and on
 which square of a board; so does the image encoder in Qwen3-VL's layout. SAM learns the masks of objects (or of the
 background) from points on them, from their names, colours and sizes, and from coarse maps like those of an LLM; any
-other mask decoder learns the same. Scenes are generated in memory. The encoders are independent: train both at the same time, each on one core.
+other mask decoder learns the same, and whether there is an object where it scores that. Scenes are generated in memory.
+The encoders are independent: train both at the same time, each on one core.
 """
 
 import argparse

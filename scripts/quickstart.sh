@@ -5,37 +5,48 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
     cat <<'HELP'
-Usage: ./scripts/quickstart.sh [--backbone llava|qwen3_vl] [TRAIN_DS ARGUMENT...]
+Usage: ./scripts/quickstart.sh [--backbone llava|qwen3_vl] [--decoder sam|sam2] [TRAIN_DS ARGUMENT...]
 
 Installs the environment, writes the miniature's images, fine-tunes the shipped miniature base with LoRA as the 7B
 recipes do, scores it on held-out images before and after, merges the adapters, asks one question, and draws a
 contact sheet. Everything lands in RUNS/quickstart, but for the features of the frozen encoders, which are kept in
 RUNS/features and used again. Arguments go to train_ds.py.
 
-With --backbone qwen3_vl the base is a small model in Qwen3-VL's layout. No trained one is shipped: make it first with
-BACKBONE=qwen3_vl ./scripts/miniature/pretrain.sh, which takes hours.
+With --backbone qwen3_vl the base is a small model in Qwen3-VL's layout, with masks by a small SAM 2.1. --decoder takes
+the mask decoder of the other base: any of the two goes with any of the two.
 
   RUNS       where runs are kept     (default runs)
   DATA       data set                (default dataset/miniature)
   SCALE      size of the data set    (default 0.75)
   LIMIT      images scored per split (default 60)
   BASE       base models             (default miniature/weights, miniature/weights_qwen3_vl)
-  SAM        mask decoder, any kind  (default $BASE/sam_miniature.pth)
+  SAM        mask decoder, any kind  (default the one of --decoder, else of BASE)
   DEVICE     cpu, cuda or auto       (default cpu)
   PROCESSES  that train on a CPU     (default 1 or 2, as measured; scores differ by a point or so)
 HELP
     exit 0
 fi
 
-backbone=llava
-case "${1:-}" in
-    --backbone=*) backbone="${1#*=}" && shift ;;
-    --backbone) backbone="${2:-}" && shift "$(($# > 1 ? 2 : 1))" ;;
-esac
+backbone=llava decoder=""
+while [[ "${1:-}" =~ ^--(backbone|decoder)(=(.*))?$ ]]; do
+    name="${BASH_REMATCH[1]}"
+    if [[ -n "${BASH_REMATCH[2]}" ]]; then
+        value="${BASH_REMATCH[3]}" && shift
+    else
+        value="${2:-}" && shift "$(($# > 1 ? 2 : 1))"
+    fi
+    if [[ "$name" == backbone ]]; then backbone="$value"; else decoder="${value:-none}"; fi
+done
 case "$backbone" in
     llava) suffix="" ;;
     qwen3_vl) suffix=_qwen3_vl ;;
     *) echo "[quickstart] --backbone '$backbone': the miniature has llava and qwen3_vl" >&2 && exit 2 ;;
+esac
+case "$decoder" in
+    "") segmenter= ;;
+    sam) segmenter=miniature/weights/sam_miniature.pth ;;
+    sam2) segmenter=miniature/weights_qwen3_vl/sam2_miniature ;;
+    *) echo "[quickstart] --decoder '$decoder': the miniature has sam and sam2" >&2 && exit 2 ;;
 esac
 
 RUNS="${RUNS:-runs}"
@@ -43,7 +54,10 @@ DATA="${DATA:-dataset/miniature}"
 SCALE="${SCALE:-0.75}"
 LIMIT="${LIMIT:-60}"
 BASE="${BASE:-miniature/weights$suffix}"
-SAM="${SAM:-$BASE/sam_miniature.pth}"
+for own in "$BASE"/*_miniature*; do
+    if [[ -z "$segmenter" || "${own##*/}" == "${segmenter##*/}" ]]; then segmenter="$own"; fi
+done
+SAM="${SAM:-$segmenter}"
 DEVICE="${DEVICE:-cpu}"
 RUN="$RUNS/quickstart"
 SPLITS="ReasonSeg|val||ReasonSeg|test||refcoco|unc|val||grefcoco|unc|val"
@@ -58,8 +72,8 @@ if [[ "$backbone" == llava ]]; then
 fi
 if [[ ! -d "$BASE/$backbone" ]]; then
     cat >&2 <<MISSING
-[quickstart] $BASE/$backbone: there is no base model. One of $backbone that is trained is not shipped; it is made from nothing,
-[quickstart] in hours, by: BACKBONE=$backbone OUT="$BASE" ./scripts/miniature/pretrain.sh
+[quickstart] $BASE/$backbone: there is no base model. The shipped ones are in miniature/weights and miniature/weights_qwen3_vl;
+[quickstart] another is made from nothing, in an hour or two, by: BACKBONE=$backbone OUT="$BASE" ./scripts/miniature/pretrain.sh
 [quickstart] An untrained one, which learns nothing in a quickstart but shows that all of it runs, by:
 [quickstart]   .venv/bin/python -m miniature.data --out "$DATA" --scale "$SCALE"
 [quickstart]   .venv/bin/python -m miniature.base --backbone $backbone --dataset_dir "$DATA" --out "$BASE"

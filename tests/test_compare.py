@@ -71,10 +71,19 @@ def test_all_rows_of_a_seed_come_before_the_next_seed_and_what_is_done_is_not_do
     assert "7.00 → 6.00" in page and "READ" not in page.split("## Training")[0]
 
 
-def test_the_shipped_page_follows_from_the_shipped_results(tmp_path):
-    results = ["--runs", str(ROOT / "docs/reports/six_systems"), "--out", str(tmp_path / "page.md")]
-    compare.main([*results, "--base", str(ROOT / "miniature/weights"), "--jobs", "2", "--page_only"])
-    assert (tmp_path / "page.md").read_text() == (ROOT / "docs/six_systems.md").read_text()
+@pytest.mark.parametrize(
+    ("name", "base"), [("six_systems", "miniature/weights"), ("six_systems_qwen3_vl", "miniature/weights_qwen3_vl")]
+)
+def test_the_shipped_pages_follow_from_the_shipped_results(name, base, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    results = ["--runs", f"docs/reports/{name}", "--out", str(tmp_path / "page.md")]
+    compare.main([*results, "--base", base, "--jobs", "2", "--page_only"])
+    assert (tmp_path / "page.md").read_text() == (ROOT / f"docs/{name}.md").read_text()
+
+
+def test_the_decoder_of_another_base_takes_the_place_of_its_own(started):
+    (config,) = trainings(started("--systems", "UGround", "--seeds", "0", "--decoder", "elsewhere/sam2_miniature"))
+    assert config.vision_pretrained == "elsewhere/sam2_miniature"
 
 
 def test_without_out_the_page_lies_among_the_runs(started, tmp_path):

@@ -21,7 +21,8 @@ from tests.page_plugins import importable_plugins
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    *(ROOT / f"{folder}README.md" for folder in ("", "dataloaders/", "groundscore/", "miniature/weights/")),
+    *(ROOT / f"{folder}README.md" for folder in ("", "dataloaders/", "groundscore/")),
+    *sorted((ROOT / "miniature").glob("weights*/README.md")),
     ROOT / "groundscore/DATA.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]

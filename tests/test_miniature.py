@@ -12,7 +12,7 @@ from transformers import MODEL_MAPPING
 from dataloaders.mixture import build_mixture
 from groundscore.errors import UserError
 from groundscore.splits import evaluation_set
-from miniature import base, classes, data, encoders, report, vision, words
+from miniature import base, classes, data, encoders, report, segmenters, vision, words
 from miniature.language import QUESTIONS, absent_expressions, ask, group_expressions, reasoning, referring_expressions
 from miniature.scenes import random_scene
 from miniature.vocabulary import CATEGORIES, LONG_TEMPLATES, SHORT_TEMPLATES, is_held_out
@@ -157,11 +157,11 @@ def test_a_failing_write_leaves_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("decoder", ["sam_hq", "sam2", "sam3_tracker"])
 def test_a_mask_decoder_of_the_miniature_s_size_loads_by_its_directory(decoder, tmp_path):
-    from checkpoints.sources import read_decoder
+    from checkpoints.decoders import read_decoder
 
     config = base.decoder_config(decoder, base.MiniatureSizes())
     theirs = MODEL_MAPPING[type(config)](config)
-    base._write_decoder(tmp_path, theirs)
+    base.write_decoder(tmp_path, theirs)
     name, found, tensors = read_decoder(tmp_path / f"{decoder}_miniature")
     assert name == decoder and found.prompt_encoder_config.hidden_size == 64
     assert len(tensors) == len(theirs.state_dict())
@@ -185,13 +185,14 @@ def test_the_untrained_base_loads_and_its_tokenizer_knows_every_word(world, tmp_
             assert processor.decode(ids) == text
 
 
-@pytest.mark.parametrize("encoder", ["clip", "sam"])
+@pytest.mark.parametrize("encoder", ["clip", "sam", "sam2"])
 def test_vision_training_improves_an_encoder_of_the_base_once(encoder, world, tmp_path, monkeypatch, capsys):
     from checkpoints import load_model
 
     for name, value in {"SCENES": 12, "BATCH": 4, "WARM_UP": 1, "PRINT_EVERY": 6}.items():
         monkeypatch.setattr(encoders, name, value)
-    base.build(tmp_path / "base", world, seed=0)
+    decoder = "sam" if encoder == "clip" else encoder
+    base.build(tmp_path / "base", world, seed=0, decoder=decoder)
     command = [encoder, "--base", str(tmp_path / "base"), "--steps", "18"]
     vision.main(command)
     losses = [float(line.split()[4]) for line in capsys.readouterr().out.splitlines() if line.startswith(encoder)]
@@ -200,12 +201,27 @@ def test_vision_training_improves_an_encoder_of_the_base_once(encoder, world, tm
     trained = contents(tmp_path / "base")
     vision.main(command)
     assert contents(tmp_path / "base") == trained
-    load_model(
+    model, _, _ = load_model(
         tmp_path / "base/llava",
         system="LISA",
         vision_tower=str(tmp_path / "base/clip"),
-        vision_pretrained=str(tmp_path / "base/sam_miniature.pth"),
+        vision_pretrained=str(tmp_path / "base" / ("sam_miniature.pth" if decoder == "sam" else "sam2_miniature")),
     )
+    assert model.config.mask_decoder == decoder
+
+
+def test_a_description_from_another_image_is_true_only_where_something_fits_it(monkeypatch):
+    owners = torch.zeros(2, 4, 4, dtype=torch.int8)
+    owners[0, 1, 1], owners[1, 2, 2] = 2, 2  # a red object in the first image, a blue one in the second
+    red, blue = ((torch.tensor([[0, 0, 0], [1, 0, 0], [5, hue, 1]])) for hue in (1, 2))
+    images = encoders.Images(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), [(4, 4)] * 2, owners, [red, blue])
+    attributes = torch.tensor([[5, 1, -1]] * 4 + [[-1, 2, -1]] * 4)
+    monkeypatch.setattr(segmenters, "ABSENT_SHARE", 1.0)
+    asked, present = segmenters.elsewhere(attributes, images, np.random.default_rng(0))
+    assert asked.tolist() == attributes.roll(4, 0).tolist() and not present.any()
+    monkeypatch.setattr(segmenters, "ABSENT_SHARE", 0.0)
+    asked, present = segmenters.elsewhere(attributes, images, np.random.default_rng(0))
+    assert asked.tolist() == attributes.tolist() and present.all()
 
 
 def test_patches_know_what_they_show_and_where_it_is():

@@ -119,12 +119,26 @@ def test_it_trains_is_scored_merged_asked_and_is_a_base_again(built, world, tmp_
     torch.testing.assert_close(kept, of_run, atol=1e-3, rtol=1e-2)
 
 
+@pytest.mark.parametrize("decoder", ["weights_qwen3_vl/sam2_miniature", "weights/sam_miniature.pth"])
+def test_the_shipped_base_is_small_and_goes_with_the_mask_decoder_of_either(decoder):
+    shipped = ROOT / "miniature/weights_qwen3_vl"
+    assert sum(path.stat().st_size for path in shipped.rglob("*") if path.is_file()) < 10e6
+    model, processor, _ = load_model(
+        shipped / "qwen3_vl", system="UGround", vision_pretrained=str(ROOT / "miniature" / decoder)
+    )
+    assert (model.config.backbone, model.config.mask_decoder) == ("qwen3_vl", "sam2" if "sam2" in decoder else "sam")
+    text = "What is to the left of the red mug in this image? Please output segmentation mask."
+    assert processor.decode(processor.tokenizer.encode(text)) == text
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--backbone", "qwen3_vl"], "BACKBONE=qwen3_vl OUT="),
         (["--backbone=internvl3"], "the miniature has llava and qwen3_vl"),
         (["--backbone"], "the miniature has llava and qwen3_vl"),
+        (["--decoder=sam3"], "--decoder 'sam3': the miniature has sam and sam2"),
+        (["--backbone", "qwen3_vl", "--decoder"], "the miniature has sam and sam2"),
     ],
 )
 def test_a_quickstart_without_its_base_says_how_one_is_made_before_anything_is_written(arguments, said, tmp_path):

@@ -11,6 +11,7 @@ Writes the miniature's data sets, then trains and audits LISA, READ, PixelLM, GS
 of its paper and on all eight families, three seeds in turn. Finished runs are kept in runs/six_systems: start it again
 to go on. The page, runs/six_systems/page.md, is written after every run. docs/six_systems.md was made in the same way;
 its results are in docs/reports/six_systems, which may be copied to runs/six_systems to add to them.
+docs/six_systems_qwen3_vl.md was made with BASE=miniature/weights_qwen3_vl and --runs runs/six_systems_qwen3_vl.
 
   ./scripts/miniature/six_systems.sh --dry_run                     what would run, and about how long
   ./scripts/miniature/six_systems.sh --systems LISA,UGround        some of them
@@ -19,7 +20,7 @@ its results are in docs/reports/six_systems, which may be copied to runs/six_sys
 
   DATA     images to train on      (default dataset/miniature_pretrain)
   HELD_OUT images to score on      (default dataset/miniature_all)
-  BASE     base models             (default miniature/weights)
+  BASE     base models             (default miniature/weights; or miniature/weights_qwen3_vl)
 HELP
     exit 0
 fi
