@@ -155,7 +155,7 @@ The two shipped bases were pretrained apart, with other numbers of steps ([LLaVA
 widths, and says nothing of LLaVA-1.5 and Qwen3-VL at 7B. Both have seen UGround's prompts, so that their decoders know
 similarity maps, without which LISA has to do; from a base without maps the advantage may be another.
 {apart}Images are as small as the encoders like them: what tiles, dynamic resolution and SAM 2's finer features are
-worth on photographs is not seen. Seconds are of one machine, two runs at a time.
+worth on photographs is not seen. Seconds are of one machine, two runs at a time; the median of the runs.
 
 {COLUMNS}
 
