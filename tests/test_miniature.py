@@ -185,7 +185,7 @@ def test_the_untrained_base_loads_and_its_tokenizer_knows_every_word(world, tmp_
             assert processor.decode(ids) == text
 
 
-@pytest.mark.parametrize("encoder", ["clip", "sam", "sam2"])
+@pytest.mark.parametrize("encoder", ["clip", "sam", "sam_hq", "sam2", "sam3_tracker"])
 def test_vision_training_improves_an_encoder_of_the_base_once(encoder, world, tmp_path, monkeypatch, capsys):
     from checkpoints import load_model
 
@@ -205,7 +205,7 @@ def test_vision_training_improves_an_encoder_of_the_base_once(encoder, world, tm
         tmp_path / "base/llava",
         system="LISA",
         vision_tower=str(tmp_path / "base/clip"),
-        vision_pretrained=str(tmp_path / "base" / ("sam_miniature.pth" if decoder == "sam" else "sam2_miniature")),
+        vision_pretrained=str(next((tmp_path / "base").glob(f"{decoder}_miniature*"))),
     )
     assert model.config.mask_decoder == decoder
 
