@@ -247,14 +247,14 @@ def test_a_description_means_all_that_it_is_true_of():
     rng = np.random.default_rng(0)
     seen = set()
     for _ in range(60):
-        attributes, masks = encoders.description_prompts(batch, rng)
+        attributes, masks = segmenters.description_prompts(batch, rng)
         for wanted, mask in zip(attributes, masks):
             true_of = [n for n, has in enumerate(classes[0]) if ((has == wanted) | (wanted < 0)).all()]
             assert true_of and torch.equal(mask, torch.isin(owners[0], torch.tensor(true_of)))
             seen.add(tuple(true_of))
     assert {(2,), (2, 3), (2, 3, 4), (4,), (0,), (1,)} <= seen
 
-    maps = encoders.coarse_maps(masks, batch, 2, rng)
+    maps = segmenters.coarse_maps(masks, batch, 2, rng)
     assert maps.shape == masks.shape and maps.min() >= 0 and maps.max() <= 1 and not maps[:, 3].any()
 
 
