@@ -84,7 +84,7 @@ which is why masks are worse than above, and why nobody writes `[REJ]` inside th
 "Loss" is the mean of the first and of the last {SHOWN_LOSSES} recorded ones; seconds are the median of the runs, on
 {options.processes} processes, {options.jobs} runs at a time (device: {options.device}).
 
-{training_table(results, rows)}
+{_training_table(results, rows)}
 
 {_pixellm_cost(results) if own_decoder else ""}
 The results are in `{options.runs}`, a directory for `--runs`; `./scripts/miniature/six_systems.sh`
@@ -138,7 +138,7 @@ def _seconds(runs: Iterable[dict]) -> float | None:
     return median(seconds) if seconds else None
 
 
-def training_table(results: Results, rows: Sequence[StudyRow]) -> str:
+def _training_table(results: Results, rows: Sequence[StudyRow]) -> str:
     table = [["row", "loss", "seconds"]]
     for row in rows:
         runs = list(results.get(row.name, {}).values())

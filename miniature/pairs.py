@@ -14,12 +14,14 @@ from groundscore.errors import UserError, run_main
 from groundscore.flags import PageHelp
 from groundscore.writing import write_text
 from miniature.compare import FULL
-from miniature.compare_page import BACKBONE_TITLES, DECODER_TITLES, findings, training_table
+from miniature.compare_page import BACKBONE_TITLES, DECODER_TITLES, findings
 from miniature.study_results import COLUMNS, LEVEL, Results, StudyRow, queries_table, read_results
 
 SYSTEMS = ("LISA", "UGround")
 PAIRS = (
     "llava+sam=docs/reports/six_systems",
+    "llava+sam2=docs/reports/pairs/llava_sam2",
+    "qwen3_vl+sam=docs/reports/pairs/qwen3_vl_sam",
     "qwen3_vl+sam2=docs/reports/six_systems_qwen3_vl",
 )
 PRETRAINED_TOGETHER = (("llava", "sam"), ("qwen3_vl", "sam2"))
@@ -129,7 +131,7 @@ def claims(pairs: Sequence[Pair]) -> dict[str, list[tuple[str, str, str]]]:
 
 
 def page(results: Results, rows: Sequence[StudyRow], pairs: Sequence[Pair], steps: int) -> str:
-    """Differences by question, tables by kind of query, what training took, and what all this does not show."""
+    """Differences by question, what they do not show, and tables by kind of query."""
     seeds = sorted({seed for runs in results.values() for seed in runs})
     settings = next(iter(next(iter(results.values())).values()))["settings"]
     told = "\n\n".join(
@@ -155,7 +157,7 @@ The two shipped bases were pretrained apart, with other numbers of steps ([LLaVA
 widths, and says nothing of LLaVA-1.5 and Qwen3-VL at 7B. Both have seen UGround's prompts, so that their decoders know
 similarity maps, without which LISA has to do; from a base without maps the advantage may be another.
 {apart}Images are as small as the encoders like them: what tiles, dynamic resolution and SAM 2's finer features are
-worth on photographs is not seen. Seconds are of one machine, two runs at a time; the median of the runs.
+worth on photographs is not seen.
 
 {COLUMNS}
 
@@ -166,10 +168,6 @@ worth on photographs is not seen. Seconds are of one machine, two runs at a time
 ## Given answers
 
 {queries_table(results, rows, "given")}
-
-## Training
-
-{training_table(results, rows)}
 
 The results are in:
 
