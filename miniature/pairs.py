@@ -31,8 +31,7 @@ QUESTIONS = {  # what differs, and the heading that it is under
     "decoder": "The decoder, the rest alike",
     "method": "The method, the rest alike",
 }
-_APART = """A decoder of the other base meets the backbone for the first time in this training, as published
-parts do.
+_APART = """A decoder of the other base meets the backbone for the first time in this training, as published parts do.
 """
 
 
