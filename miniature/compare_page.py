@@ -3,7 +3,6 @@
 import argparse
 import textwrap
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from statistics import median
 
 from groundscore.scoring import percent
@@ -38,8 +37,9 @@ CLAIMS = (
 def page(results: Results, rows: Sequence[StudyRow], options: argparse.Namespace) -> str:
     """The tables with what they were made of."""
     seeds = sorted({seed for runs in results.values() for seed in runs})
-    own_decoder = (options.base / "llava").is_dir()
-    backbone, decoder = titles(options.base, options.decoder)
+    base = next(iter(next(iter(results.values())).values()))["settings"]["base"]
+    backbone, decoder = titles(base)
+    own_decoder = base.startswith("llava+")
     pixellm = (_PIXELLM if own_decoder else _PIXELLM_BY_SAM).format(decoder=decoder)
     missing = [row.title for row in rows if row.name not in results]
     return f"""# Six systems, one budget: {backbone} with {decoder}
@@ -92,11 +92,10 @@ makes some of one's own.
 """
 
 
-def titles(base: Path, decoder: Path | None) -> tuple[str, str]:
-    """What the backbone and the mask decoder of a base are called; decoder: the weights of another one."""
-    backbones = [title for name, title in BACKBONE_TITLES.items() if (base / name).is_dir()]
-    names = [path.name.partition("_miniature")[0] for path in ([decoder] if decoder else base.glob("*_miniature*"))]
-    return ", ".join(backbones), ", ".join(DECODER_TITLES.get(name, name) for name in names)
+def titles(base: str) -> tuple[str, str]:
+    """What readers call the backbone and the mask decoder of a base; base: as `pair_of` names it."""
+    backbone, _, decoder = base.partition("+")
+    return BACKBONE_TITLES.get(backbone, backbone), DECODER_TITLES.get(decoder, decoder)
 
 
 def findings(results: Results, claims: Sequence[tuple[str, str, str]]) -> str:

@@ -14,17 +14,12 @@ from groundscore.errors import UserError, run_main
 from groundscore.flags import PageHelp
 from groundscore.writing import write_text
 from miniature.compare import FULL
-from miniature.compare_page import BACKBONE_TITLES, DECODER_TITLES, findings
-from miniature.study_results import COLUMNS, LEVEL, Results, StudyRow, queries_table, read_results
+from miniature.compare_page import findings, titles
+from miniature.study_results import COLUMNS, LEVEL, StudyRow, queries_table, read_results
 
 SYSTEMS = ("LISA", "UGround")
-PAIRS = (
-    "llava+sam=docs/reports/six_systems",
-    "llava+sam2=docs/reports/pairs/llava_sam2",
-    "qwen3_vl+sam=docs/reports/pairs/qwen3_vl_sam",
-    "qwen3_vl+sam2=docs/reports/six_systems_qwen3_vl",
-)
-PRETRAINED_TOGETHER = (("llava", "sam"), ("qwen3_vl", "sam2"))
+SHIPPED = ("six_systems", "pairs/llava_sam2", "pairs/qwen3_vl_sam", "six_systems_qwen3_vl")  # in docs/reports
+PRETRAINED_TOGETHER = ("llava+sam", "qwen3_vl+sam2")
 QUESTIONS = {  # what differs, and the heading that it is under
     "both": "Both, the method alike",
     "backbone": "The backbone, the rest alike",
@@ -37,88 +32,89 @@ _APART = """A decoder of the other base meets the backbone for the first time in
 
 @dataclass(frozen=True)
 class Pair:
-    """A backbone and a mask decoder by their names, and where the results of `miniature.compare` with them are."""
+    """A backbone and a mask decoder, and what `miniature.compare` found with them.
 
-    backbone: str
-    decoder: str
-    results: Path
+    base: as `miniature.programs.pair_of` names it; directory: its --runs; settings: what its numbers depend on beside
+    the base; results: by system.
+    """
+
+    base: str
+    directory: Path
+    settings: dict[str, str]
+    results: dict[str, dict[int, dict]]
 
     @property
     def title(self) -> str:
         """What a reader calls it."""
-        return f"{BACKBONE_TITLES[self.backbone]} + {DECODER_TITLES[self.decoder]}"
+        return " + ".join(titles(self.base))
 
     def name_of(self, system: str) -> str:
         """The name of a system's row with this pair."""
-        return f"{system}.{self.backbone}.{self.decoder}"
+        return f"{system}.{self.base}"
 
 
 def main(argv: Sequence[str]) -> None:
     """Writes the page."""
     parser = argparse.ArgumentParser(prog="python -m miniature.pairs", description=__doc__, formatter_class=PageHelp)
     parser.add_argument(
-        "pairs",
+        "runs",
         nargs="*",
-        default=PAIRS,
-        metavar="BACKBONE+DECODER=DIR",
-        help="a --runs of miniature.compare with this pair (default: the shipped results)",
+        type=Path,
+        default=[Path("docs/reports") / name for name in SHIPPED],
+        metavar="DIR",
+        help="a --runs of miniature.compare for each pair (default: the shipped results)",
     )
     parser.add_argument("--steps", type=int, default=200, help="of the runs (200)")
     parser.add_argument("--out", type=Path, required=True, help="the page to write")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options = parser.parse_args(argv)
-    pairs = [parse_pair(text) for text in options.pairs]
-    if len({(pair.backbone, pair.decoder) for pair in pairs}) < len(pairs):
-        raise UserError(f"{' '.join(options.pairs)}: each pair once")
-    rows = [StudyRow(pair.name_of(system), f"{system}, {pair.title}", system) for system in SYSTEMS for pair in pairs]
-    results = read_pairs(pairs, options.steps)
+    pairs = [read_pair(directory, options.steps) for directory in options.runs]
+    check_pairs(pairs)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(options.out, page(results, rows, pairs, options.steps))
+    write_text(options.out, page(pairs, options.steps))
     print(f"[pairs] {options.out}")
 
 
-def parse_pair(text: str) -> Pair:
-    """Reads `BACKBONE+DECODER=DIR`; raises `UserError` where a name is not one of the miniature's."""
-    names, _, directory = text.partition("=")
-    backbone, _, decoder = names.partition("+")
-    if backbone not in BACKBONE_TITLES or decoder not in DECODER_TITLES or not directory:
+def read_pair(directory: Path, steps: int) -> Pair:
+    """The results of `SYSTEMS` on everything in a directory; raises `UserError` where there is none."""
+    found = read_results(directory / f"{steps}_steps", [StudyRow(f"{one}.{FULL}", one, one) for one in SYSTEMS])
+    if not found:
         raise UserError(
-            f"{text}: expected BACKBONE+DECODER=DIR, with one of {', '.join(BACKBONE_TITLES)} and one of "
-            f"{', '.join(DECODER_TITLES)}"
+            f"{directory}/{steps}_steps holds no result of {' or '.join(SYSTEMS)} on everything; make one with python "
+            f"-m miniature.compare --systems {','.join(SYSTEMS)} --diets {FULL} --runs {directory}"
         )
-    return Pair(backbone, decoder, Path(directory))
+    first = next(iter(next(iter(found.values())).values()))
+    settings = dict(first["settings"])
+    base = settings.pop("base", None)
+    if base is None:
+        raise UserError(f"{directory}/{steps}_steps: its results do not say from which base; make them again")
+    return Pair(base, directory, settings, {name.partition(".")[0]: runs for name, runs in found.items()})
 
 
-def read_pairs(pairs: Sequence[Pair], steps: int) -> Results:
-    """The results of `SYSTEMS` with all pairs; raises `UserError` where one has none, or was made otherwise."""
-    found: Results = {}
-    settings: dict[Path, dict] = {}
-    for pair in pairs:
-        directory = pair.results / f"{steps}_steps"
-        own = read_results(directory, [StudyRow(f"{system}.{FULL}", system, system) for system in SYSTEMS])
-        if not own:
-            raise UserError(
-                f"{directory} holds no result of {' or '.join(SYSTEMS)} on everything; make one with python -m "
-                f"miniature.compare --systems {','.join(SYSTEMS)} --diets {FULL} --runs {pair.results}"
-            )
-        for system in SYSTEMS:
-            if runs := own.get(f"{system}.{FULL}"):
-                found[pair.name_of(system)] = runs
-                settings[pair.results] = next(iter(runs.values()))["settings"]
-    first, *others = settings
-    for path in others:
-        differ = [name for name, value in settings[first].items() if settings[path].get(name) != value]
+def check_pairs(pairs: Sequence[Pair]) -> None:
+    """Raises `UserError` for a pair that is there twice, or was scored in another way than the first."""
+    first = pairs[0]
+    for pair in pairs[1:]:
+        differ = [name for name, value in first.settings.items() if pair.settings.get(name) != value]
         if differ:
-            raise UserError(f"{path} was made with another --{', --'.join(differ)} than {first}: no table of both")
-    return found
+            raise UserError(
+                f"{pair.directory} was made with another --{', --'.join(differ)} than {first.directory}: they do not "
+                "belong in one table"
+            )
+    for one, other in combinations(pairs, 2):
+        if one.base == other.base:
+            raise UserError(f"{one.directory} and {other.directory} are both of {one.base}: each pair once")
 
 
 def claims(pairs: Sequence[Pair]) -> dict[str, list[tuple[str, str, str]]]:
     """What is compared, by what differs: (row, other, description). A later pair is compared with an earlier one."""
     asked: dict[str, list[tuple[str, str, str]]] = {differs: [] for differs in QUESTIONS}
     for other, one in combinations(pairs, 2):
-        differ = [part for part in ("backbone", "decoder") if getattr(one, part) != getattr(other, part)]
-        asked["both" if len(differ) == 2 else differ[0]] += [
+        backbone, decoder = (
+            mine != yours
+            for mine, yours in zip(one.base.partition("+")[::2], other.base.partition("+")[::2], strict=True)
+        )
+        asked["both" if backbone and decoder else "backbone" if backbone else "decoder"] += [
             (one.name_of(system), other.name_of(system), f"{system}: {one.title} against {other.title}")
             for system in SYSTEMS
         ]
@@ -129,15 +125,17 @@ def claims(pairs: Sequence[Pair]) -> dict[str, list[tuple[str, str, str]]]:
     return asked
 
 
-def page(results: Results, rows: Sequence[StudyRow], pairs: Sequence[Pair], steps: int) -> str:
+def page(pairs: Sequence[Pair], steps: int) -> str:
     """Differences by question, what they do not show, and tables by kind of query."""
+    rows = [StudyRow(pair.name_of(system), f"{system}, {pair.title}", system) for system in SYSTEMS for pair in pairs]
+    results = {pair.name_of(system): runs for pair in pairs for system, runs in pair.results.items()}
     seeds = sorted({seed for runs in results.values() for seed in runs})
-    settings = next(iter(next(iter(results.values())).values()))["settings"]
+    settings = pairs[0].settings
     told = "\n\n".join(
         f"## {QUESTIONS[differs]}\n\n{findings(results, asked)}" for differs, asked in claims(pairs).items() if asked
     )
-    apart = _APART if any((pair.backbone, pair.decoder) not in PRETRAINED_TOGETHER for pair in pairs) else ""
-    parts = "\n".join(f"- {pair.title}: `{pair.results}`" for pair in pairs)
+    apart = _APART if any(pair.base not in PRETRAINED_TOGETHER for pair in pairs) else ""
+    parts = "\n".join(f"- {pair.title}: `{pair.directory}`" for pair in pairs)
     return f"""# Backbone, decoder or method?
 
 LISA and UGround with {len(pairs)} pairs of a backbone and a mask decoder on the miniature, each trained on all eight
@@ -174,7 +172,7 @@ The results are in:
 
 Those of another pair come from
 `python -m miniature.compare --systems {",".join(SYSTEMS)} --diets {FULL} --base BASE --decoder WEIGHTS --runs DIR`, the
-page from `python -m miniature.pairs BACKBONE+DECODER=DIR ... --out PAGE`.
+page from `python -m miniature.pairs DIR ... --out PAGE`.
 """
 
 

@@ -18,10 +18,10 @@ RECIPE = """--dataset refer_seg||reason_seg --sample_rates 1,1 --explanatory -1 
     --ce_loss_weight 3 --dice_loss_weight 4 --grad_accumulation_steps 1 --print_freq 5 --no_eval"""
 
 
-def base_flags(base: Path, decoder: Path | None = None) -> list[str]:
-    """Returns the flags by which a training starts from a base; `UserError` where it is none.
+def parts_of(base: Path, decoder: Path | None = None) -> tuple[str, Path]:
+    """Returns the name of a base's backbone and the weights of its mask decoder; `UserError` where it is no base.
 
-    decoder: the weights of a mask decoder, if not the base's own.
+    decoder: weights that take the place of the base's own.
     """
     backbones = [name for name in BACKBONES if (base / name).is_dir()]
     decoders = sorted(base.glob("*_miniature*"))
@@ -30,8 +30,20 @@ def base_flags(base: Path, decoder: Path | None = None) -> list[str]:
             f"{base} is not a base: it should have one of {', '.join(BACKBONES)} and one mask decoder (*_miniature*), "
             f"and has {', '.join(backbones + [path.name for path in decoders]) or 'neither'}"
         )
-    flags = ["--version", str(base / backbones[0]), "--vision_pretrained", str(decoder or decoders[0])]
-    if backbones == ["llava"]:
+    return backbones[0], decoder or decoders[0]
+
+
+def pair_of(base: Path, decoder: Path | None = None) -> str:
+    """Returns what tells results of different bases apart: "llava+sam", the names of the two parts."""
+    backbone, weights = parts_of(base, decoder)
+    return f"{backbone}+{weights.name.partition('_miniature')[0]}"
+
+
+def base_flags(base: Path, decoder: Path | None = None) -> list[str]:
+    """Returns the flags by which a training starts from a base; the arguments are those of `parts_of`."""
+    backbone, weights = parts_of(base, decoder)
+    flags = ["--version", str(base / backbone), "--vision_pretrained", str(weights)]
+    if backbone == "llava":
         flags += ["--vision_tower", str(base / "clip"), "--pad_train_clip_images"]
     return flags
 

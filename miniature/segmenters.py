@@ -29,11 +29,10 @@ def train_segmenter(name: str, base: Path, *, steps: int, lr: float, seed: int) 
 
     sizes = MiniatureSizes()
     untrained = untrained_decoder(name, sizes)
-    config = GroundingConfig(sam_config=untrained.config)
+    config = GroundingConfig(mask_decoder=name, sam_config=untrained.config)
     decoder = DECODERS[name](config)
     decoder.sam.load_state_dict(untrained.state_dict())
-    prepare = DECODERS[name].preparation(config)
-    images = draw(prepare, seed + 1)
+    images = draw(decoder.preparation(config), seed + 1)
     square = tuple(images.pixels.shape[-2:])
     whole = Geometry(square, (0, 0, *square), False, (1, 1))
     words = Description(sizes.decoder_width)
@@ -50,17 +49,15 @@ def train_segmenter(name: str, base: Path, *, steps: int, lr: float, seed: int) 
         unsaid = torch.from_numpy(rng.random(len(text)) < 0.5).view(-1, 1, 1)
         said = torch.where(unsaid, torch.randn_like(text) * text.detach().std(), text)  # the map alone must do
         image = torch.arange(len(batch.sizes)).repeat_interleave(MASKS)
+        padding = (batch.owners < 0)[image]
+        prompts = ((clicks, None), (text, None), (said, decoder.mask_prompts([maps])))
+        decoded = [decoder.decode(features, image, sparse, dense) for sparse, dense in prompts]
         total = torch.zeros(())
-        for sparse, dense, masks in (
-            (clicks, None, pointed),
-            (text, None, described),
-            (said, decoder.mask_prompts([maps]), described),
-        ):
-            decoded = decoder.decode(features, image, sparse, dense)
-            logits = F.interpolate(decoded.low_res[0].unsqueeze(1), masks.shape[-2:], mode="bilinear")[:, 0]
-            padding = (batch.owners < 0)[image]
+        for one, masks in zip(decoded, (pointed, described, described), strict=True):
+            (low_res,) = one.low_res
+            logits = F.interpolate(low_res.unsqueeze(1), masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
             total = total + 2 * (mask_bce(logits, masks, padding) + mask_dice(logits, masks, padding)).mean()
-        if decoded.object_scores is not None:
+        if decoded[0].object_scores is not None:
             asked, present = elsewhere(attributes, batch, rng)
             scores = decoder.decode(features, image, words(asked), None).object_scores
             total = total + F.binary_cross_entropy_with_logits(scores, present.float())

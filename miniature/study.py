@@ -20,7 +20,7 @@ from groundscore.errors import UserError
 from groundscore.progress import duration
 from groundscore.reading import parse_json, read_json, read_lines
 from groundscore.scoring.layer_rows import read_layer_rows
-from miniature.programs import audit_command, base_flags, start, training_command
+from miniature.programs import audit_command, pair_of, start, training_command
 from miniature.study_results import Results, StudyRow, query_scores, read_results
 
 # One split of every kind of query; the columns of the tables pool their expressions.
@@ -101,8 +101,8 @@ def run_study(
     if options.dry_run:
         print_plan(runs, todo, results, options, bases)
         return
-    for base in {row.base for row, _ in ([] if options.page_only else todo)}:
-        base_flags(bases[base], options.decoder)
+    if not options.page_only:
+        check_bases(results, rows, bases, options.decoder)
     left = [] if options.page_only else list(todo)
 
     stopped = threading.Event()
@@ -134,6 +134,19 @@ def run_study(
             raise UserError(f"{directory} holds no result; run the study without --page_only first")
         write_page(results)
     print(f"[{name}] {options.out}")
+
+
+def check_bases(results: Results, rows: Sequence[StudyRow], bases: dict[str, Path], decoder: Path | None) -> None:
+    """Raises `UserError` where a base is none, or a row has a result from one of another backbone or mask decoder."""
+    pairs = {name: pair_of(base, decoder) for name, base in bases.items()}
+    for row in rows:
+        for seed, result in results.get(row.name, {}).items():
+            made_of = result["settings"].get("base")
+            if made_of != pairs[row.base]:
+                raise UserError(
+                    f"the result of {run_name(row, seed)} is from a base of {made_of or 'unnamed parts'}, "
+                    f"and this one is of {pairs[row.base]}; name another --runs"
+                )
 
 
 def print_plan(
@@ -200,7 +213,7 @@ def run_row(row: StudyRow, seed: int, directory: Path, options: argparse.Namespa
     result = {
         "row": row.name,
         "seed": seed,
-        "settings": settings(options),
+        "settings": settings(options) | {"base": pair_of(base, options.decoder)},
         "audit": _values(report["audit"]),
         "queries": query_scores(read_layer_rows(run / "audit.layers.jsonl")),
         "history": history(run / "metrics.jsonl"),
@@ -221,7 +234,7 @@ def _values(found: Any) -> Any:
 
 
 def settings(options: argparse.Namespace) -> dict[str, str]:
-    """What the numbers of a result depend on, beside its row and seed."""
+    """What the numbers of a result depend on, beside its row, seed and base."""
     return {name: str(getattr(options, name)) for name in ("batch_size", "limit", "splits", "held_out")}
 
 
