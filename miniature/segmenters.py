@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from miniature.base import untrained_decoder, write_decoder
+from miniature.decoders import untrained_decoder, write_decoder
 from miniature.encoders import CLASSES, Images, draw, optimize
 from miniature.sizes import MiniatureSizes
 

@@ -12,9 +12,10 @@ from transformers import MODEL_MAPPING
 from dataloaders.mixture import build_mixture
 from groundscore.errors import UserError
 from groundscore.splits import evaluation_set
-from miniature import base, classes, data, encoders, report, segmenters, vision, words
+from miniature import base, classes, data, decoders, encoders, report, segmenters, vision, words
 from miniature.language import QUESTIONS, absent_expressions, ask, group_expressions, reasoning, referring_expressions
 from miniature.scenes import random_scene
+from miniature.sizes import MiniatureSizes
 from miniature.vocabulary import CATEGORIES, LONG_TEMPLATES, SHORT_TEMPLATES, is_held_out
 
 SCENES = [random_scene(seed) for seed in range(40)]
@@ -159,9 +160,9 @@ def test_a_failing_write_leaves_nothing(tmp_path, monkeypatch):
 def test_a_mask_decoder_of_the_miniature_s_size_loads_by_its_directory(decoder, tmp_path):
     from checkpoints.decoders import read_decoder
 
-    config = base.decoder_config(decoder, base.MiniatureSizes())
+    config = decoders.decoder_config(decoder, MiniatureSizes())
     theirs = MODEL_MAPPING[type(config)](config)
-    base.write_decoder(tmp_path, theirs)
+    decoders.write_decoder(tmp_path, theirs)
     name, found, tensors = read_decoder(tmp_path / f"{decoder}_miniature")
     assert name == decoder and found.prompt_encoder_config.hidden_size == 64
     assert len(tensors) == len(theirs.state_dict())
