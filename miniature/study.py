@@ -98,11 +98,11 @@ def run_study(
     todo = [run for run in runs if not result_path(directory, *run).exists()]
     print(f"[{name}] {len(runs)} runs, {len(runs) - len(todo)} of them already done, in {directory}")
     results = read_results(directory, rows)
+    if not options.page_only:
+        check_bases(results, rows, bases, options.decoder)
     if options.dry_run:
         print_plan(runs, todo, results, options, bases)
         return
-    if not options.page_only:
-        check_bases(results, rows, bases, options.decoder)
     left = [] if options.page_only else list(todo)
 
     stopped = threading.Event()

@@ -115,11 +115,11 @@ def test_results_of_other_settings_are_not_taken(started, flags):
 def test_results_of_another_base_are_neither_taken_nor_continued(started, tmp_path):
     flags = ("--systems", "LISA", "--diets", "full")
     started(*flags, "--seeds", "0")
-    for seeds in ("0", "0,1"):
+    for seeds in (("0",), ("0,1",), ("0,1", "--dry_run")):
         with pytest.raises(
             UserError, match=r"LISA.full.seed0 is from a base of llava\+sam, .* llava\+sam2; name another"
         ):
-            started(*flags, "--seeds", seeds, "--decoder", "elsewhere/sam2_miniature")
+            started(*flags, "--seeds", *seeds, "--decoder", "elsewhere/sam2_miniature")
     path = tmp_path / "runs/100_steps/LISA.full.seed0.json"
     path.write_text(path.read_text().replace(', "base": "llava+sam"', ""))
     with pytest.raises(UserError, match="from a base of unnamed parts"):
