@@ -5,7 +5,7 @@
     python -m miniature.ablation --quick                                  three rows, one seed; not conclusive
     python -m miniature.ablation --rows mode1,mode3_expected --seeds 7
 
-A base is a directory with `llava`, `clip` and `sam_miniature.pth`. It decides much of what a policy finds: one whose
+A base is what `python -m miniature.base` writes. It decides much of what a policy finds: one whose
 pretraining trained the map of one layer has a favourite. Results are kept as `miniature/study.py` says.
 """
 

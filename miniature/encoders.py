@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dataloaders.batching.batch import ImagePreparation
 from miniature.base import vision_config
 from miniature.language import BOARD
+from miniature.programs import parts_of
 from miniature.scenes import Scene, random_scene
 from miniature.sizes import MiniatureSizes
 from miniature.vocabulary import CATEGORIES, COLOURS, LOWER_GROUNDS, SIZES, UPPER_GROUNDS
@@ -162,9 +163,7 @@ def train_qwen(base: Path, *, steps: int, lr: float, seed: int) -> None:
     from miniature.qwen import DEEPSTACK, FOLDER, MERGE, PATCH
 
     sizes, cell = MiniatureSizes(), PATCH * MERGE
-    model, _, _ = load_model(
-        base / FOLDER, system="LISA", vision_pretrained=str(base / "sam_miniature.pth"), precision="fp32"
-    )
+    model, _, _ = load_model(base / FOLDER, system="LISA", vision_pretrained=str(parts_of(base)[1]), precision="fp32")
     encoder = model.backbone.encoder.train().requires_grad_(True)
     cells = sizes.clip_image // cell
     numbers = (*PATCH_CLASSES, cells, cells)

@@ -29,9 +29,9 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(world, tmp_path_factory):
-    """The directory of an untrained base."""
+    """The directory of an untrained base, with the mask decoder of the shipped one."""
     directory = tmp_path_factory.mktemp("base")
-    base.main(["--backbone", "qwen3_vl", "--dataset_dir", str(world), "--out", str(directory)])
+    base.main(["--backbone", "qwen3_vl", "--decoder", "sam2", "--dataset_dir", str(world), "--out", str(directory)])
     return directory
 
 
@@ -66,7 +66,7 @@ def test_it_trains_is_scored_merged_asked_and_is_a_base_again(built, world, tmp_
         "--version",
         built / "qwen3_vl",
         "--vision_pretrained",
-        built / "sam_miniature.pth",
+        built / "sam2_miniature",
         "--dataset_dir",
         world,
     ]
@@ -108,7 +108,7 @@ def test_it_trains_is_scored_merged_asked_and_is_a_base_again(built, world, tmp_
 
     base.main(["--out", str(tmp_path / "again"), "--from_run", str(tmp_path / "run")])
 
-    load = partial(load_model, vision_pretrained=str(tmp_path / "again/sam_miniature.pth"), system="LISA")
+    load = partial(load_model, vision_pretrained=str(tmp_path / "again/sam2_miniature"), system="LISA")
     model, processor, report = load(tmp_path / "again/qwen3_vl")
     trained, _, _ = load_model(tmp_path / "hf")
     rows = len(without_targets(processor.tokenizer))
